@@ -1,0 +1,9 @@
+"""The network: a DAG of affine operators and activations."""
+
+from lipcert.network.graph import Input, Network, NetworkBuilder, Node, Sum
+from lipcert.network.segment import Segment, segments
+from lipcert.network.simplify import simplify
+
+__all__ = [
+    "Input", "Network", "NetworkBuilder", "Node", "Segment", "Sum", "segments", "simplify",
+]  # fmt: skip

@@ -1,0 +1,66 @@
+"""What a bound needs of an activation ``σ``: its value, its image of a box, and its gain.
+
+Boxes are pairs of tensors ``l ≤ u``, ``(B, *shape)``; a NaN in them never shrinks anything.
+The gain ``w`` and the mask ``M`` of the inputs that vary state one claim, for any two points
+``z, z'`` of the box:
+
+    σ(z) − σ(z') = diag(w) r   for some r with   ‖r‖₂ ≤ ‖M (z − z')‖₂.
+
+So a layer ``A`` after ``σ`` and a layer ``A'`` before it cost ``‖A diag(w)‖₂ · ‖M A'‖₂``: the local
+norms of Huang et al. (NeurIPS 2021), where ``w`` and ``M`` are the 0/1 indicators.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from lipcert.network.operators.base import Shape, move_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(ABC):
+    """A map without parameters of the network's affine kind; shapes are those of one sample."""
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return in_shape
+
+    @abstractmethod
+    def value(self, z: Tensor) -> Tensor:
+        """``σ(z)``."""
+
+    @abstractmethod
+    def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """A box that holds ``σ(z)`` for every ``z`` of the box."""
+
+    @abstractmethod
+    def gain(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """``w ≥ 0``, of the output's shape; 0 where the output is constant over the box."""
+
+    @abstractmethod
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The mask ``M`` of the inputs that the outputs depend on, a boolean tensor."""
+
+    @property
+    @abstractmethod
+    def lipschitz(self) -> float:
+        """The largest gain over all boxes: an upper bound of the L2 Lipschitz constant of σ."""
+
+    @property
+    def rounding(self) -> tuple[float, float]:
+        """``(r, a)``: a computed ``σ(z)`` is off by at most ``u (r |σ(z)| + a)``, u the roundoff."""
+        return 0.0, 0.0
+
+    def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return move_tensors(self, change)
+
+
+class Elementwise(Activation):
+    """One input a neuron: an input varies exactly where its output does."""
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.gain(lower, upper) != 0

@@ -1,0 +1,71 @@
+"""Activations that compare neurons: MaxMin, and the maximum of a group (max-pooling's second half).
+
+Sorting a group never moves it further than its inputs moved: both have L2 gain 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.network.activations.base import Activation
+from lipcert.network.operators.base import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class MaxMin(Activation):
+    """Halves ``(a, b)`` along ``axis`` of a sample become ``(max(a, b), min(a, b))``.
+
+    Never constant, as in the paper. Clipped MaxMin is this followed by ``Clip`` with
+    ``upper = θ⁺`` on the first half and ``lower = θ⁻`` on the second.
+    """
+
+    axis: int
+
+    def value(self, z: Tensor) -> Tensor:
+        first, second = z.chunk(2, dim=self.axis + 1)
+        return torch.cat(
+            [torch.maximum(first, second), torch.minimum(first, second)], dim=self.axis + 1
+        )
+
+    def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(lower), self.value(upper)
+
+    def gain(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.ones_like(lower)
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.ones_like(lower, dtype=torch.bool)
+
+    @property
+    def lipschitz(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMax(Activation):
+    """The maximum over the last axis of a sample, which it drops.
+
+    An input whose upper bound does not pass the largest lower bound of its group never matters.
+    """
+
+    def out_shape(self, in_shape: Shape) -> Shape:
+        return in_shape[:-1]
+
+    def value(self, z: Tensor) -> Tensor:
+        return z.amax(-1)
+
+    def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return lower.amax(-1), upper.amax(-1)
+
+    def gain(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.varying(lower, upper).any(-1).to(lower.dtype)
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return ~(upper <= lower.amax(-1, keepdim=True))
+
+    @property
+    def lipschitz(self) -> float:
+        return 1.0

@@ -1,0 +1,164 @@
+"""The network: a DAG of affine operators, activations and sums, as a function of one sample.
+
+Shapes are the file's shapes for a batch of one, its own leading 1 included; tensors carry the
+samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of CIFAR images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator, Shape
+
+
+@dataclass(frozen=True)
+class Input:
+    """The network's input, node 0."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all inputs, the only node with several. Concatenation is a sum of placed parts."""
+
+
+Kind = Input | Sum | Operator | Activation
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the network; ``origin`` names the place in the file that it comes from."""
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    shape: Shape
+    origin: str
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Nodes in topological order: node 0 is the input, the last one holds the logits."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def in_shape(self) -> Shape:
+        return self.nodes[0].shape
+
+    @property
+    def classes(self) -> int:
+        return math.prod(self.nodes[-1].shape)
+
+    @property
+    def output(self) -> int:
+        return len(self.nodes) - 1
+
+    @cached_property
+    def activations(self) -> tuple[int, ...]:
+        """The nodes that are activations, in order."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Activation))
+
+    @cached_property
+    def sources(self) -> tuple[int, ...]:
+        """The nodes where an affine segment starts: the input and every activation."""
+        return (0, *self.activations)
+
+    @property
+    def parameters(self) -> int:
+        """The numbers held by the affine operators, biases included."""
+        tensors = (
+            tensor
+            for node in self.nodes
+            if isinstance(node.kind, Operator)
+            for tensor in (node.kind.entries(), node.kind.bias)
+        )
+        return sum(tensor.numel() for tensor in tensors if tensor is not None)
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """The value of every node; ``x`` is ``(B, *in_shape)`` or any reshape of that."""
+        values: list[Tensor] = []
+        for node in self.nodes:
+            parts = [values[i] for i in node.inputs]
+            match node.kind:
+                case Input():
+                    value = x.reshape(-1, *node.shape)
+                case Sum():
+                    value = torch.stack(parts).sum(0) if len(parts) > 2 else parts[0] + parts[-1]
+                case Operator() as operator:
+                    value = operator.forward(parts[0])
+                case Activation() as activation:
+                    value = activation.value(parts[0])
+            values.append(value)
+        return values
+
+    def logits(self, x: Tensor) -> Tensor:
+        """``(B, classes)``."""
+        return self.values(x)[-1].flatten(1)
+
+    def to(
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Network:
+        """The same network with its tensors elsewhere; indices keep their integer type."""
+
+        def change(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        return Network(
+            tuple(
+                replace(node, kind=node.kind.convert(change))
+                if isinstance(node.kind, Operator | Activation)
+                else node
+                for node in self.nodes
+            )
+        )
+
+
+class NetworkBuilder:
+    """Grows a network node by node; every method returns the new node's number."""
+
+    def __init__(self, in_shape: Shape, origin: str = "input") -> None:
+        self.nodes: list[Node] = [Node(Input(), (), tuple(in_shape), origin)]
+
+    def shape(self, node: int) -> Shape:
+        return self.nodes[node].shape
+
+    def operator(self, operator: Operator, source: int, origin: str = "") -> int:
+        if operator.in_shape != self.shape(source):
+            raise ValueError(f"{origin}: {operator} does not take {list(self.shape(source))}")
+        return self._add(operator, (source,), operator.out_shape, origin)
+
+    def activation(self, activation: Activation, source: int, origin: str = "") -> int:
+        return self._add(activation, (source,), activation.out_shape(self.shape(source)), origin)
+
+    def sum(self, sources: Sequence[int], origin: str = "") -> int:
+        shapes = {self.shape(source) for source in sources}
+        if len(shapes) != 1:
+            raise ValueError(f"{origin}: a sum of different shapes {sorted(map(list, shapes))}")
+        if len(sources) == 1:
+            return sources[0]
+        return self._add(Sum(), tuple(sources), shapes.pop(), origin)
+
+    def build(self, output: int) -> Network:
+        """The network up to ``output``, without nodes that it does not use."""
+        used = {output}
+        for i in range(output, -1, -1):
+            if i in used:
+                used.update(self.nodes[i].inputs)
+        kept = sorted(used | {0})
+        place = {old: new for new, old in enumerate(kept)}
+        return Network(
+            tuple(
+                replace(self.nodes[i], inputs=tuple(place[j] for j in self.nodes[i].inputs))
+                for i in kept
+            )
+        )
+
+    def _add(self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str) -> int:
+        self.nodes.append(Node(kind, inputs, tuple(shape), origin))
+        return len(self.nodes) - 1

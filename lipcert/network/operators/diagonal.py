@@ -1,0 +1,37 @@
+"""Element-wise scale and shift: normalisation, batch norm in evaluation mode, constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lipcert.network.operators.base import Operator, Shape
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagonal(Operator):
+    """``v ↦ s∘v + b``; ``scale`` and ``bias`` broadcast to the shape, None is 1 and 0."""
+
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, scale: Tensor | None, bias: Tensor | None, shape: Shape) -> Diagonal:
+        return cls(shape, shape, bias, scale)
+
+    def entries(self) -> Tensor | None:
+        return self.scale
+
+    def _forward(self, v: Tensor, entries: Tensor | None) -> Tensor:
+        return v if entries is None else v * entries
+
+    def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
+        return v if entries is None else v * entries
+
+    @property
+    def terms(self) -> int:
+        return 0 if self.scale is None else 1
+
+    @property
+    def transposed_terms(self) -> int:
+        return self.terms

@@ -1,0 +1,222 @@
+"""Rewrites of a network that keep its function, so that each bound meets one operator a layer.
+
+Normalisation and batch norm go into the neighbouring layer, moves of values are composed, clips
+are merged, and parts that are cut out and put together again become whole. The rules:
+
+    Select ∘ Select → Select                  Select that changes nothing → nothing
+    Diagonal ∘ (Dense | Convolution | Diagonal), (Dense | Convolution) ∘ Diagonal → one operator
+    Clip ∘ Clip → Clip                        Σ of disjoint Selects of one value → Select
+    Σ of disjoint, placed Clips of one value → Clip of the value      (clipped MaxMin)
+
+The results are real-valued identities; their rounding in float64 is charged by
+``lipcert.bounds.rounding``, which looks at the network before simplification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lipcert.network.activations import Activation, Clip
+from lipcert.network.graph import Input, Network, NetworkBuilder, Sum
+from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+
+
+def simplify(network: Network) -> Network:
+    """The same function with fewer nodes."""
+    while True:
+        smaller = _pass(network)
+        if len(smaller.nodes) == len(network.nodes):
+            return smaller
+        network = smaller
+
+
+def _pass(network: Network) -> Network:
+    uses = [0] * len(network.nodes)
+    for node in network.nodes:
+        for i in node.inputs:
+            uses[i] += 1
+    builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
+    place: dict[int, int] = {0: 0}
+    for i, node in enumerate(network.nodes):
+        sources = [place[j] for j in node.inputs]
+        match node.kind:
+            case Input():
+                continue
+            case Sum():
+                place[i] = _sum(builder, sources, node.origin)
+            case Operator() as operator:
+                alone = uses[node.inputs[0]] == 1
+                place[i] = _operator(builder, operator, sources[0], alone, node.origin)
+            case Activation() as activation:
+                place[i] = _activation(builder, activation, sources[0], node.origin)
+    return builder.build(place[network.output])
+
+
+def _operator(
+    builder: NetworkBuilder, operator: Operator, source: int, alone: bool, origin: str
+) -> int:
+    before = builder.nodes[source]
+    fused: Operator | None = None
+    if isinstance(operator, Select):
+        if operator.is_reshape and operator.in_shape == operator.out_shape:
+            return source
+        if isinstance(before.kind, Select):
+            fused = _compose(operator, before.kind)
+    elif isinstance(before.kind, Diagonal):
+        fused = _absorb(operator, before.kind)
+    elif isinstance(operator, Diagonal) and alone and isinstance(before.kind, Dense | Convolution):
+        fused = _scale_outputs(operator, before.kind)
+    if fused is None:
+        return builder.operator(operator, source, origin)
+    return builder.operator(fused, before.inputs[0], origin or before.origin)
+
+
+def _compose(second: Select, first: Select) -> Select:
+    index = torch.where(second.index < 0, -1, first.index[second.index.clamp(min=0)])
+    return Select(first.in_shape, second.out_shape, None, index)
+
+
+def _absorb(operator: Operator, before: Diagonal) -> Operator | None:
+    """``operator ∘ before`` where the scale fits into the operator's own entries."""
+    scale = before.scale
+    entries: Tensor | None
+    if isinstance(operator, Diagonal):
+        entries = scale if operator.scale is None else operator.scale
+        if scale is not None and operator.scale is not None:
+            entries = scale * operator.scale
+    elif scale is None:
+        entries = operator.entries()
+    elif isinstance(operator, Dense):
+        full = scale.expand(operator.in_shape)
+        if any(size != 1 for size in operator.in_shape[:-1]):
+            return None
+        entries = operator.weight * full.reshape(1, -1)
+    elif isinstance(operator, Convolution):
+        channel = _per_channel(scale, operator.in_shape)
+        if channel is None:
+            return None
+        grouped = channel.reshape(operator.groups, 1, -1).expand(
+            -1, operator.out_shape[1] // operator.groups, -1
+        )
+        spread = grouped.reshape(operator.weight.shape[:2])
+        entries = operator.weight * spread.reshape(*spread.shape, *(1,) * len(operator.stride))
+    else:
+        return None
+    bias = operator.bias
+    if before.bias is not None:
+        moved = operator.apply(before.bias.expand(1, *operator.in_shape)).squeeze(0)
+        bias = moved if bias is None else moved + bias
+    if isinstance(operator, Diagonal):
+        return replace(operator, scale=entries, bias=bias)
+    return replace(operator, weight=entries, bias=bias)  # type: ignore[call-arg]
+
+
+def _per_channel(scale: Tensor, shape: Shape) -> Tensor | None:
+    """The scale as one number a channel (axis 1), or None where it is anything else."""
+    padded = scale.reshape((1,) * (len(shape) - scale.dim()) + tuple(scale.shape))
+    if any(size != 1 for axis, size in enumerate(padded.shape) if axis != 1):
+        return None
+    return padded.flatten().expand(shape[1])
+
+
+def _scale_outputs(diagonal: Diagonal, before: Dense | Convolution) -> Operator | None:
+    """``diagonal ∘ before``."""
+    weight = before.weight
+    if diagonal.scale is not None:
+        if isinstance(before, Dense):
+            if any(size != 1 for size in before.out_shape[:-1]):
+                return None
+            rows: Tensor | None = diagonal.scale.expand(before.out_shape).reshape(-1)
+        else:
+            rows = _per_channel(diagonal.scale, before.out_shape)
+        if rows is None:
+            return None
+        weight = weight * rows.reshape(-1, *(1,) * (weight.dim() - 1))
+    bias = before.bias
+    if bias is not None and diagonal.scale is not None:
+        bias = bias * diagonal.scale
+    if diagonal.bias is not None:
+        bias = diagonal.bias if bias is None else bias + diagonal.bias
+    return replace(before, weight=weight, bias=bias)
+
+
+def _activation(builder: NetworkBuilder, activation: Activation, source: int, origin: str) -> int:
+    before = builder.nodes[source]
+    if isinstance(activation, Clip) and isinstance(before.kind, Clip):
+        merged = _merge_clips(before.kind, activation)
+        return builder.activation(merged, before.inputs[0], origin)
+    return builder.activation(activation, source, origin)
+
+
+def _merge_clips(first: Clip, second: Clip) -> Clip:
+    """``second ∘ first``: the limits of the first, seen through the second."""
+
+    def through(limit: Tensor | None, missing: Tensor | None) -> Tensor | None:
+        return missing if limit is None else second.value(limit)
+
+    lower, upper = first.lower, first.upper
+    if lower is not None and upper is not None:
+        lower = torch.minimum(lower, upper)
+    # Where the second has no limit on a side and the first has none, there is none; where only
+    # the second has one, an unlimited value meets that limit, unless it crosses the other one.
+    low, high = second.lower, second.upper
+    if low is not None and high is not None:
+        low = torch.minimum(low, high)
+    return Clip(through(lower, low), through(upper, high))
+
+
+def _sum(builder: NetworkBuilder, sources: list[int], origin: str) -> int:
+    """A sum whose parts are disjoint pieces of one value is a Select (of a Clip) of that value."""
+    pieces = [_piece(builder, source) for source in sources]
+    base = pieces[0][0]
+    read = torch.stack([index >= 0 for _, index, _ in pieces])
+    if any(piece[0] != base for piece in pieces) or bool((read.sum(0) > 1).any()):
+        return builder.sum(sources, origin)
+    index = torch.stack([index for _, index, _ in pieces]).amax(0)
+    shape = builder.shape(sources[0])
+    node = _operator(builder, Select(builder.shape(base), shape, None, index), base, False, origin)
+    clips = [clip for _, _, clip in pieces]
+    if all(clip is None for clip in clips):
+        return node
+    lower = torch.full(shape, -torch.inf, dtype=torch.float64)
+    upper = torch.full(shape, torch.inf, dtype=torch.float64)
+    for mask, clip in zip(read, clips, strict=True):
+        if clip is not None:
+            lower = torch.where(mask.reshape(shape), clip[0], lower)
+            upper = torch.where(mask.reshape(shape), clip[1], upper)
+    return builder.activation(Clip(lower, upper), node, origin)
+
+
+def _piece(builder: NetworkBuilder, node: int) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]:
+    """``node`` as (base, index into the base, clip limits): Select? ∘ Clip? ∘ Select? ∘ base."""
+    shape = builder.shape(node)
+    outer = _identity(shape)
+    clip: tuple[Tensor, Tensor] | None = None
+    kind = builder.nodes[node].kind
+    if isinstance(kind, Select):
+        outer, node = kind.index, builder.nodes[node].inputs[0]
+        kind = builder.nodes[node].kind
+    if isinstance(kind, Clip):
+        limits = []
+        for limit, missing in ((kind.lower, -torch.inf), (kind.upper, torch.inf)):
+            own = torch.tensor(missing, dtype=torch.float64) if limit is None else limit
+            flat = own.expand(builder.shape(node)).reshape(-1)
+            limits.append(flat[outer.clamp(min=0)].reshape(shape))
+        clip = (limits[0], limits[1])
+        node = builder.nodes[node].inputs[0]
+        kind = builder.nodes[node].kind
+        # A constant 0 inside the clip may come out as something else: leave it there.
+        if isinstance(kind, Select) and bool((kind.index >= 0).all()):
+            outer = torch.where(outer < 0, -1, kind.index[outer.clamp(min=0)])
+            node = builder.nodes[node].inputs[0]
+    return node, outer, clip
+
+
+def _identity(shape: Shape) -> Tensor:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return torch.arange(size)
