@@ -69,6 +69,16 @@ class Network:
         """The nodes where an affine segment starts: the input and every activation."""
         return (0, *self.activations)
 
+    @cached_property
+    def anchor(self) -> Tensor:
+        """Some floating tensor of the network, for its dtype and device."""
+        for node in self.nodes:
+            if isinstance(node.kind, Operator):
+                for tensor in (node.kind.entries(), node.kind.bias):
+                    if tensor is not None:
+                        return tensor
+        return torch.zeros((), dtype=torch.float64)
+
     @property
     def parameters(self) -> int:
         """The numbers held by the affine operators, biases included."""

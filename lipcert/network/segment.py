@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation
 from lipcert.network.graph import Network
-from lipcert.network.operators import Operator, Select, Shape
+from lipcert.network.operators import Diagonal, Operator, Select, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +54,13 @@ class Segment:
         return self.source == self.sink or self.sink in self.path
 
     @cached_property
-    def operators(self) -> tuple[Operator, ...] | None:
-        """The operators one after the other where there is a single path, else None."""
-        kinds = [self.network.nodes[i].kind for i in self.path]
-        chain = tuple(kind for kind in kinds if isinstance(kind, Operator))
-        return chain if len(chain) == len(kinds) and self._is_chain() else None
-
-    def _is_chain(self) -> bool:
+    def is_monomial(self) -> bool:
+        """Whether each row of ``A`` has at most one entry: one path of moves and scales only."""
         before = (self.source, *self.path)
+        nodes = self.network.nodes
         return all(
-            self.network.nodes[i].inputs == (j,) for j, i in zip(before, self.path, strict=False)
+            nodes[i].inputs == (j,) and isinstance(nodes[i].kind, Select | Diagonal)
+            for j, i in zip(before, self.path, strict=False)
         )
 
     @cached_property
@@ -77,7 +74,8 @@ class Segment:
 
     def _depth(self, *, transposed: bool) -> int:
         nodes, on_path = self.network.nodes, {self.source, *self.path}
-        consumers = {i: sum(i in nodes[k].inputs for k in self.path) for i in on_path}
+        # Backwards, a value read n times gathers n parts: n − 1 roundings.
+        reads = {i: sum(nodes[k].inputs.count(i) for k in self.path) for i in on_path}
         depth = {self.source: 0}
         for i in self.path:
             parts = [j for j in nodes[i].inputs if j in on_path]
@@ -86,8 +84,7 @@ class Segment:
                 own = kind.transposed_terms if transposed else kind.terms
             else:
                 own = 0 if transposed else len(parts) - 1
-            fan_out = max(consumers[j] - 1 for j in parts) if transposed else 0
-            depth[i] = own + fan_out + max(depth[j] for j in parts)
+            depth[i] = own + max(depth[j] + (reads[j] - 1 if transposed else 0) for j in parts)
         return depth[self.sink] if self.exists else 0
 
     def apply(self, v: Tensor) -> Tensor:
@@ -103,21 +100,19 @@ class Segment:
     def transpose_magnitude(self, v: Tensor) -> Tensor:
         return self._backward(v, "transpose_magnitude")
 
-    def rows(self) -> Tensor:
-        """``A`` itself, one row an output: ``(outputs, *in_shape)``. For few outputs only."""
-        anchor = self._anchor()
+    def transpose_squared(self, v: Tensor) -> Tensor:
+        """``(A∘A)ᵀ v`` for a monomial segment; elsewhere squares of parts do not multiply out."""
+        if not self.is_monomial:
+            raise ValueError("the squares of a segment that sums are not those of its parts")
+        return self._backward(v, "transpose_squared")
+
+    def rows(self, *, magnitude: bool = False) -> Tensor:
+        """``A`` itself (or ``|A|``), one row an output: ``(outputs, *in_shape)``; for few outputs."""
+        anchor = self.network.anchor
         size = math.prod(self.out_shape)
         unit = torch.eye(size, dtype=anchor.dtype, device=anchor.device)
-        return self.transpose(unit.reshape(size, *self.out_shape))
-
-    def _anchor(self) -> Tensor:
-        """Some floating tensor of the network, for its dtype and device."""
-        for node in self.network.nodes:
-            if isinstance(node.kind, Operator):
-                for tensor in (node.kind.entries(), node.kind.bias):
-                    if tensor is not None:
-                        return tensor
-        return torch.zeros((), dtype=torch.float64)
+        unit = unit.reshape(size, *self.out_shape)
+        return self.transpose_magnitude(unit) if magnitude else self.transpose(unit)
 
     def _forward(self, v: Tensor, name: str) -> Tensor:
         values = {self.source: v}
@@ -144,15 +139,6 @@ class Segment:
                 if j in on_path:
                     pending[j] = pending[j] + value if j in pending else value
         return pending[self.source]
-
-
-def is_permutation(operator: Operator) -> bool:
-    """Whether it only reorders: each input read once, no constant."""
-    return isinstance(operator, Select) and (
-        operator.is_reshape
-        or (operator.multiplicity == 1 and math.prod(operator.in_shape) == operator.index.numel()
-            and bool((operator.index >= 0).all()))
-    )  # fmt: skip
 
 
 def segments(network: Network, sink: int) -> tuple[Segment, ...]:

@@ -178,41 +178,52 @@ def _sum(builder: NetworkBuilder, sources: list[int], origin: str) -> int:
     index = torch.stack([index for _, index, _ in pieces]).amax(0)
     shape = builder.shape(sources[0])
     node = _operator(builder, Select(builder.shape(base), shape, None, index), base, False, origin)
-    clips = [clip for _, _, clip in pieces]
-    if all(clip is None for clip in clips):
+    lower, upper = (
+        _joined([piece[2][side] for piece in pieces], read.reshape(-1, *shape), missing)
+        for side, missing in ((0, -torch.inf), (1, torch.inf))
+    )
+    if lower is None and upper is None:
         return node
-    lower = torch.full(shape, -torch.inf, dtype=torch.float64)
-    upper = torch.full(shape, torch.inf, dtype=torch.float64)
-    for mask, clip in zip(read, clips, strict=True):
-        if clip is not None:
-            lower = torch.where(mask.reshape(shape), clip[0], lower)
-            upper = torch.where(mask.reshape(shape), clip[1], upper)
     return builder.activation(Clip(lower, upper), node, origin)
 
 
-def _piece(builder: NetworkBuilder, node: int) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]:
+def _joined(limits: list[Tensor | None], read: Tensor, missing: float) -> Tensor | None:
+    """The limits of all pieces as one, each where its piece is read; None if there are none."""
+    joined: Tensor | None = None
+    for mask, limit in zip(read, limits, strict=True):
+        if limit is not None:
+            before = torch.full_like(limit, missing) if joined is None else joined
+            joined = torch.where(mask, limit, before)
+    return joined
+
+
+_Limits = tuple[Tensor | None, Tensor | None]
+
+
+def _piece(builder: NetworkBuilder, node: int) -> tuple[int, Tensor, _Limits]:
     """``node`` as (base, index into the base, clip limits): Select? ∘ Clip? ∘ Select? ∘ base."""
     shape = builder.shape(node)
     outer = _identity(shape)
-    clip: tuple[Tensor, Tensor] | None = None
+    lower: Tensor | None = None
+    upper: Tensor | None = None
     kind = builder.nodes[node].kind
     if isinstance(kind, Select):
         outer, node = kind.index, builder.nodes[node].inputs[0]
         kind = builder.nodes[node].kind
     if isinstance(kind, Clip):
-        limits = []
-        for limit, missing in ((kind.lower, -torch.inf), (kind.upper, torch.inf)):
-            own = torch.tensor(missing, dtype=torch.float64) if limit is None else limit
-            flat = own.expand(builder.shape(node)).reshape(-1)
-            limits.append(flat[outer.clamp(min=0)].reshape(shape))
-        clip = (limits[0], limits[1])
+        lower, upper = (
+            None
+            if limit is None
+            else limit.expand(builder.shape(node)).reshape(-1)[outer.clamp(min=0)].reshape(shape)
+            for limit in (kind.lower, kind.upper)
+        )
         node = builder.nodes[node].inputs[0]
         kind = builder.nodes[node].kind
         # A constant 0 inside the clip may come out as something else: leave it there.
         if isinstance(kind, Select) and bool((kind.index >= 0).all()):
             outer = torch.where(outer < 0, -1, kind.index[outer.clamp(min=0)])
             node = builder.nodes[node].inputs[0]
-    return node, outer, clip
+    return node, outer, (lower, upper)
 
 
 def _identity(shape: Shape) -> Tensor:

@@ -45,6 +45,10 @@ class Activation(ABC):
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The mask ``M`` of the inputs that the outputs depend on, a boolean tensor."""
 
+    @abstractmethod
+    def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        """The most that each output moves when ``z`` of the box moves by ``|Δz| ≤ error``."""
+
     @property
     @abstractmethod
     def lipschitz(self) -> float:
@@ -52,7 +56,7 @@ class Activation(ABC):
 
     @property
     def rounding(self) -> tuple[float, float]:
-        """``(r, a)``: a computed ``σ(z)`` is off by at most ``u (r |σ(z)| + a)``, u the roundoff."""
+        """``(r, a)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a)``, u the unit roundoff."""
         return 0.0, 0.0
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -64,3 +68,6 @@ class Elementwise(Activation):
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.gain(lower, upper) != 0
+
+    def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        return self.gain(lower - error, upper + error) * error

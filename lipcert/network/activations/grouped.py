@@ -24,6 +24,11 @@ class MaxMin(Activation):
 
     axis: int
 
+    def out_shape(self, in_shape: Shape) -> Shape:
+        if not 0 <= self.axis < len(in_shape) or in_shape[self.axis] % 2:
+            raise ValueError(f"axis {self.axis} of {list(in_shape)} has no two halves")
+        return in_shape
+
     def value(self, z: Tensor) -> Tensor:
         first, second = z.chunk(2, dim=self.axis + 1)
         return torch.cat(
@@ -38,6 +43,10 @@ class MaxMin(Activation):
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.ones_like(lower, dtype=torch.bool)
+
+    def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        larger = torch.maximum(*error.chunk(2, dim=self.axis + 1))
+        return torch.cat([larger, larger], dim=self.axis + 1)
 
     @property
     def lipschitz(self) -> float:
@@ -65,6 +74,9 @@ class GroupMax(Activation):
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return ~(upper <= lower.amax(-1, keepdim=True))
+
+    def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        return error.amax(-1)
 
     @property
     def lipschitz(self) -> float:

@@ -87,7 +87,7 @@ class Convolution(Operator):
         native = all(before == after >= 0 for before, after in self.padding)
         v = v.flatten(0, 1)
         if not native:
-            v = F.pad(v, [side for pair in reversed(self.padding) for side in pair])
+            v = _fit(v, self.padding)
         pads = tuple(before if native else 0 for before, _ in self.padding)
         out = _CONVOLVE[dims](v, entries, None, self.stride, pads, self.dilation, self.groups)
         return out.reshape(batch, *self.out_shape)
@@ -95,18 +95,31 @@ class Convolution(Operator):
     def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
         assert entries is not None
         batch, dims = v.shape[0], len(self.padding)
-        v = _TRANSPOSE[dims](
-            v.flatten(0, 1), entries, None, self.stride, 0, 0, self.groups, self.dilation
-        )
-        # What the transposed convolution yields lives on the padded grid, from its first cell on
-        # and perhaps short of its end (a stride can leave cells unread): crop and fill.
-        sides = [
-            (-before, before + size - have)
-            for size, have, (before, _) in zip(
-                self.in_shape[2:], v.shape[2:], self.padding, strict=True
+        # What the transpose yields lives on the padded grid, from its first cell on, and a stride
+        # can leave cells at its end unread.
+        unread = [
+            size + sum(pad) - ((have - 1) * step + gap * (width - 1) + 1)
+            for size, have, pad, step, gap, width in zip(
+                self.in_shape[2:],
+                self.out_shape[2:],
+                self.padding,
+                self.stride,
+                self.dilation,
+                self.weight.shape[2:],
+                strict=True,
             )
         ]
-        v = F.pad(v, [side for pair in reversed(sides) for side in pair])
+        v, transposed = v.flatten(0, 1), _TRANSPOSE[dims]
+        if all(before == after >= 0 for before, after in self.padding):
+            pads = tuple(before for before, _ in self.padding)
+            v = transposed(v, entries, None, self.stride, pads, unread, self.groups, self.dilation)
+        else:
+            v = transposed(v, entries, None, self.stride, 0, 0, self.groups, self.dilation)
+            sides = [
+                (-before, rest - after)
+                for (before, after), rest in zip(self.padding, unread, strict=True)
+            ]
+            v = F.pad(v, [side for pair in reversed(sides) for side in pair])
         return v.reshape(batch, *self.in_shape)
 
     @property
@@ -123,3 +136,15 @@ class Convolution(Operator):
             for width, step in zip(kernel, self.stride, strict=True)
         )
         return outputs // self.groups * math.prod(per_axis)
+
+
+def _fit(v: Tensor, sides: Sequence[tuple[int, int]]) -> Tensor:
+    """Zeros put on, or cells cut off where negative, before and after each spatial axis.
+
+    Zeros first: a cut may be longer than what there is without them.
+    """
+    flat = [side for pair in reversed(sides) for side in pair]
+    if min(flat) < 0 < max(flat):
+        v = F.pad(v, [max(side, 0) for side in flat])
+        flat = [min(side, 0) for side in flat]
+    return F.pad(v, flat)

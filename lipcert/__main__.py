@@ -1,0 +1,7 @@
+"""``python -m lipcert`` is ``lipcert``."""
+
+import sys
+
+from lipcert.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,110 @@
+"""The library: ``lipcert.load`` and ``lipcert.certify``, the same road as the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from lipcert.certify import Epsilon, Options
+from lipcert.certify.options import Deployed, Method, NormMethod
+from lipcert.data.dataset import to_dataset
+from lipcert.run import (
+    Execution,
+    Model,
+    ModelSource,
+    Preprocessing,
+    Result,
+    certify_dataset,
+    open_model,
+)
+from lipcert.run.progress import ConsoleWatch, Watch
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    weights: str | PathLike[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: str | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    arch: str | None = None,
+    image_shape: Sequence[int] | None = None,
+) -> Model:
+    """Load a pretrained classifier.
+
+    ``path``: an ONNX file, where ``weights`` (a .safetensors file) may replace its own; or a
+    .safetensors file with ``arch``, the ``package.module:factory`` of the model.
+    ``mean``, ``std`` (one a channel), ``layout`` (of the model's input, such as ``HWC``) and
+    ``value_range`` (the model's numbers for black and white) say what the model expects; they
+    become part of it, so that eps is always in pixels of [0, 1]. ``image_shape``: (C, H, W), for
+    ``arch`` alone. Raises ``UsageError`` and ``CannotCertify``.
+    """
+    preprocessing = Preprocessing(
+        mean=None if mean is None else tuple(float(value) for value in mean),
+        std=None if std is None else tuple(float(value) for value in std),
+        layout=layout,
+        value_range=(float(value_range[0]), float(value_range[1])),
+    )
+    source = ModelSource(Path(path), None if weights is None else Path(weights), arch)
+    return open_model(source, preprocessing, image_shape=image_shape)
+
+
+def certify(
+    model: Model,
+    images: Any,
+    labels: Any,
+    eps: float | str | Iterable[float | str],
+    *,
+    method: Method = "local",
+    norms: NormMethod = "randomised",
+    failure_probability: float = 1e-9,
+    seed: int = 0,
+    deployed: Deployed = "float32",
+    batch_size: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    output: str | PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_implausible: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Certify that small L2 changes of ``images`` do not change the model's prediction.
+
+    ``images``: (N, C, H, W) or (N, features), floats in [0, 1] or uint8, an array or a CPU tensor;
+    ``labels``: (N,) whole numbers. ``eps``: one radius or several, in pixels of [0, 1], as numbers
+    or as text such as ``"36/255"``. The other options are those of ``lipcert certify``; with
+    ``output`` the results and the journal are written there. ``progress`` shows a bar on stderr.
+
+    The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
+    those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
+    """
+    dataset = to_dataset(
+        "arrays", "given", np.asarray(images), np.asarray(labels), source="images", layout="nchw"
+    )
+    radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
+    options = Options(
+        eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
+        method=method,
+        norms=norms,
+        failure_probability=failure_probability,
+        seed=seed,
+        deployed=deployed,
+    )
+    execution = Execution(
+        batch_size=batch_size,
+        threads=threads,
+        device=device,
+        output=None if output is None else Path(output),
+        resume=resume,
+        overwrite=overwrite,
+        allow_implausible=allow_implausible,
+    )
+    watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
+    return certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)

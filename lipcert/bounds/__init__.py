@@ -1,0 +1,21 @@
+"""From a network, a centre and a radius to lower bounds of the margins."""
+
+from lipcert.bounds.ball import node_constants
+from lipcert.bounds.boxes import Centre, Propagation, rounding_errors
+from lipcert.bounds.lipschitz import (
+    Layers,
+    Weights,
+    global_margins,
+    local_margins,
+    local_radii,
+    logit_constant,
+    weights,
+)
+from lipcert.bounds.methods import Bound, EdgeNorms, GlobalBound, LocalBallBound, LocalBound
+from lipcert.bounds.support import ball_box_support
+
+__all__ = [
+    "Bound", "Centre", "EdgeNorms", "GlobalBound", "Layers", "LocalBallBound", "LocalBound",
+    "Propagation", "Weights", "ball_box_support", "global_margins", "local_margins",
+    "local_radii", "logit_constant", "node_constants", "rounding_errors", "weights",
+]  # fmt: skip

@@ -1,0 +1,63 @@
+"""How far each node can move: global Lipschitz constants from the input to every node.
+
+A ball of radius ``eps`` around the input reaches a node within ``L · eps``. Norms multiply along a
+path and add up where branches meet, so residual networks need nothing special.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lipcert.network import Network
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator
+from lipcert.norms import SegmentNorms
+from lipcert.norms.bounds import operator_norm
+from lipcert.rounding import FLOAT64, gamma
+
+Edge = tuple[int, int]
+
+
+def node_constants(network: Network, norms: Mapping[Edge, SegmentNorms]) -> list[float]:
+    """For each node an upper bound of the L2 Lipschitz constant from the input to it.
+
+    ``norms`` holds whole segments, by (source, sink); a sink whose segments are all there is
+    bounded by them, any other affine node by its operator's own norm.
+    """
+    constants: list[float] = []
+    for i, node in enumerate(network.nodes):
+        parts = [constants[j] for j in node.inputs]
+        arriving = [(edge[0], norm) for edge, norm in norms.items() if edge[1] == i]
+        if i == 0:
+            bound = 1.0
+        elif arriving and not isinstance(node.kind, Activation):
+            bound = sum(norm.norm.value * constants[source] for source, norm in arriving)
+        elif isinstance(node.kind, Activation):
+            bound = parts[0] * node.kind.lipschitz
+        elif isinstance(node.kind, Operator):
+            bound = parts[0] * operator_norm(node.kind)
+        else:
+            bound = sum(parts)
+        constants.append(bound * (1 + (len(arriving) + len(parts) + 4) * FLOAT64))
+    return constants
+
+
+def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | None]:
+    """For each affine node how far one neuron moves for each unit of ``eps``: ``(1, *shape)``.
+
+    ``L_in ‖row_k(A)‖₂`` with the row norms ``sqrt((A∘A) 1)``; None for sums and activations, where
+    the boxes before them say as much.
+    """
+    like = network.anchor
+    reach: list[Tensor | None] = []
+    for node in network.nodes:
+        if isinstance(node.kind, Operator) and math.isfinite(constants[node.inputs[0]]):
+            ones = like.new_ones(1, *node.kind.in_shape)
+            rows = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
+            reach.append(rows * constants[node.inputs[0]])
+        else:
+            reach.append(None)
+    return reach

@@ -1,0 +1,160 @@
+"""Boxes by bound constraint propagation: what every node can be while the input stays in its ball.
+
+At each affine node two boxes are met: the interval image of the box before it, and
+``centre ± eps · L ‖row‖₂`` from the ball (Lee, Lee and Park, NeurIPS 2020; Huang et al., NeurIPS
+2021). Every computed box holds the real one: half-widths are widened by the rounding of their own
+computation (``γ`` of the terms summed, §3.1 of Higham), centres by the error of the forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.ball import coordinate_reach
+from lipcert.network import Input, Network, Sum
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator
+from lipcert.rounding import DOUBLE, FLOAT64, FLOAT64_TINY, Arithmetic, gamma
+
+Box = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """The values of every node at the samples, and how far each may be from the real value."""
+
+    values: list[Tensor]
+    errors: list[Tensor]
+
+    @property
+    def logits(self) -> Tensor:
+        return self.values[-1].flatten(1)
+
+    @property
+    def logit_errors(self) -> Tensor:
+        return self.errors[-1].flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """Forward propagation over one network, with the constants that all samples share."""
+
+    network: Network
+    reach: list[Tensor | None]
+
+    @classmethod
+    def of(cls, network: Network, constants: list[float]) -> Propagation:
+        return cls(network, coordinate_reach(network, constants))
+
+    def centre(self, x: Tensor) -> Centre:
+        """``x``: ``(B, …)`` float64, exact. Errors are those of this float64 evaluation."""
+        values = self.network.values(x)
+        boxes = [(value, value) for value in values]
+        return Centre(values, rounding_errors(self.network, boxes, DOUBLE))
+
+    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
+        """A box for every node, for the balls of radius ``eps``, ``(B,)``, in raw input space."""
+        boxes: list[Box] = []
+        for i, node in enumerate(self.network.nodes):
+            parts = [boxes[j] for j in node.inputs]
+            match node.kind:
+                case Input():
+                    radius = _column(eps, centre.values[0])
+                    box = _around(centre.values[0], radius.expand_as(centre.values[0]))
+                case Sum():
+                    box = _sum_box(parts)
+                case Activation() as activation:
+                    box = activation.image(*parts[0])
+                case Operator() as operator:
+                    box = _affine_box(operator, parts[0])
+            reach = self.reach[i]
+            if reach is not None:
+                radius = _column(eps, reach) * reach * (1 + 4 * FLOAT64) + centre.errors[i]
+                low, high = _around(centre.values[i], radius)
+                # A NaN on either side must stay: it can only mean "unknown".
+                box = (torch.maximum(box[0], low), torch.minimum(box[1], high))
+            boxes.append(box)
+        return boxes
+
+
+def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) -> list[Tensor]:
+    """How far a run in this arithmetic can be from real arithmetic, at each node.
+
+    For every input whose node values lie in ``boxes``, for any order of the sums, with or without
+    fused multiply-add:
+
+        e ← |A| (e (1 + γ) + γ |v|) + γ |b|       through an affine operator
+        e ← the most that ``σ`` makes of e, + u (r |σ| + a)
+
+    ``γ`` counts three roundings beyond the terms, for constants that are rounded themselves (a
+    mean, a reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
+    the rounding of this formula's own evaluation in float64.
+    """
+    unit = arithmetic.unit
+    errors: list[Tensor] = []
+    for node, box in zip(network.nodes, boxes, strict=True):
+        parts = [errors[j] for j in node.inputs]
+        match node.kind:
+            case Input():
+                error = torch.zeros_like(box[0])
+            case Sum():
+                passed = torch.stack(parts).sum(0)
+                sizes = torch.stack([_size(boxes[j]) for j in node.inputs]).sum(0) + passed
+                error = passed + gamma(len(parts), unit) * sizes
+                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
+            case Activation() as activation:
+                relative, absolute = activation.rounding
+                error = activation.perturbation(*boxes[node.inputs[0]], parts[0])
+                error = error + unit * (relative * (_size(box) + error) + absolute)
+            case Operator() as operator if not operator.terms and operator.bias is None:
+                error = operator.magnitude(parts[0])
+            case Operator() as operator:
+                slack = gamma(operator.terms + 3, unit)
+                size = _size(boxes[node.inputs[0]])
+                error = operator.magnitude(parts[0] * (1 + slack) + slack * size)
+                error = error + slack * operator.bias_magnitude()
+                error = error + (operator.terms + 1) * arithmetic.tiny
+                # |A||v| + |b|, which no partial sum passes, is at most error / slack.
+                error = torch.where(error <= slack * (arithmetic.largest / 2), error, torch.inf)
+        errors.append(error * (1 + gamma(getattr(node.kind, "terms", 0) + 16)))
+    return errors
+
+
+def _affine_box(operator: Operator, box: Box) -> Box:
+    """The interval image, widened by the rounding of its centre and of its radius."""
+    lower, upper = box
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    # The halves cover the box in spite of their own rounding.
+    radius = radius * (1 + 4 * FLOAT64) + 2 * FLOAT64 * centre.abs()
+    slack = gamma(operator.terms + 4)
+    middle = operator.forward(centre)
+    width = operator.magnitude(radius * (1 + slack) + slack * (centre.abs() + radius))
+    width = width + slack * operator.bias_magnitude()
+    if operator.terms or operator.bias is not None:
+        width = width + (operator.terms + 1) * FLOAT64_TINY
+    return _around(middle, width)
+
+
+def _sum_box(parts: list[Box]) -> Box:
+    lower = torch.stack([low for low, _ in parts])
+    upper = torch.stack([high for _, high in parts])
+    slack = gamma(len(parts)) * (1 + 4 * FLOAT64)
+    low, high = lower.sum(0), upper.sum(0)
+    return low - slack * lower.abs().sum(0), high + slack * upper.abs().sum(0)
+
+
+def _around(middle: Tensor, radius: Tensor) -> Box:
+    """``middle ± radius``, rounded outwards."""
+    radius = radius * (1 + 4 * FLOAT64) + 2 * FLOAT64 * middle.abs()
+    return middle - radius, middle + radius
+
+
+def _size(box: Box) -> Tensor:
+    return torch.maximum(box[0].abs(), box[1].abs())
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,132 @@
+"""The certificate: what a run found, as plain records that every report is a function of.
+
+``Certificate`` becomes ``certificate.json``, its samples ``samples.jsonl``; the JSON Schemas in
+``lipcert/report`` describe both. An ESTIMATE (norms by power iteration, which bounds nothing)
+never fills a field that says certified, radius or lipschitz: it has fields of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, median
+from typing import Any, Literal
+
+SCHEMA = "https://lipcert.dev/schema/certificate/1"
+SAMPLE_SCHEMA = "https://lipcert.dev/schema/sample/1"
+
+Verdict = Literal[
+    "certified", "falsified", "unknown", "misclassified", "timeout", "error", "estimated"
+]
+
+THREAT_MODEL = {"norm": "l2", "space": "pixels [0,1]"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One input's outcome.
+
+    ``verdict`` is at the largest eps asked for. ``certified`` lists the eps, as written, at which
+    the sample is certified (``estimated`` likewise, for an ESTIMATE). ``margin``: the prediction's
+    logit at the sample minus the largest other one. ``radius``: the largest certified L2 radius
+    found, in pixels of [0, 1]; 0 where there is none. ``lipschitz``: an upper bound of the local
+    Lipschitz constant of the logits, between any two points of the ball of the largest eps.
+    ``failure_probability``: that of the randomised norms that this sample used.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    verdict: Verdict
+    margin: float
+    radius: float | None
+    lipschitz: float | None
+    method: str
+    seconds: float
+    certified: tuple[str, ...] = ()
+    failure_probability: float = 0.0
+    radius_estimate: float | None = None
+    lipschitz_estimate: float | None = None
+    estimated: tuple[str, ...] = ()
+    message: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        return self.prediction == self.label
+
+    def to_json(self) -> dict[str, Any]:
+        """As in ``samples.jsonl``: fields that do not apply are left out, infinities are null."""
+        record = asdict(self)
+        optional = ("radius_estimate", "lipschitz_estimate", "estimated", "message")
+        for name in optional:
+            if not record[name]:
+                del record[name]
+        return {name: _finite(value) for name, value in record.items()}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Sample:
+        lists = {name: tuple(record.get(name, ())) for name in ("certified", "estimated")}
+        numbers = {"margin": record["margin"] if record["margin"] is not None else float("nan")}
+        return cls(**(record | lists | numbers))
+
+
+@dataclass(frozen=True)
+class Assurance:
+    """How far the norms behind the verdicts can be trusted.
+
+    ``kind``: ``deterministic``; ``randomised`` (every norm of the run is an upper bound with
+    probability at least 1 − ``failure_probability`` over lipcert's own coins); or ``estimate``.
+    """
+
+    kind: Literal["deterministic", "randomised", "estimate"]
+    failure_probability: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Everything a reader needs to judge a run, but the single samples."""
+
+    lipcert: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    options: dict[str, Any]
+    options_digest: str
+    assurance: Assurance
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
+    schema: str = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) -> dict[str, Any]:
+    """The ``summary`` of a certificate: shares are over all samples, misclassified included;
+    radii over the correctly classified ones."""
+    n = len(samples)
+    correct = [sample for sample in samples if sample.correct]
+    word = "estimated" if estimate else "certified"
+    radii = [(s.radius_estimate if estimate else s.radius) or 0.0 for s in correct]
+    counts = {text: sum(text in getattr(s, word) for s in samples) for text in eps}
+    verdicts: dict[str, int] = {}
+    for sample in samples:
+        verdicts[sample.verdict] = verdicts.get(sample.verdict, 0) + 1
+    return {
+        "n": n,
+        "clean_correct": len(correct),
+        "clean_accuracy": len(correct) / n if n else None,
+        f"{word}_count": counts,
+        f"{word}_accuracy": {text: count / n if n else None for text, count in counts.items()},
+        "radius_estimate" if estimate else "radius": {
+            "mean": fmean(radii) if radii else None,
+            "median": median(radii) if radii else None,
+        },
+        "verdicts": dict(sorted(verdicts.items())),
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

@@ -1,0 +1,43 @@
+"""What the arithmetic of the deployed network can add to its logits, over a whole ball.
+
+The deployed network runs the file's own operators in float32, in any summation order. Its logits
+differ from real arithmetic by at most the error that is propagated here through the network as it
+was loaded, before any simplification. A certificate needs a margin above the error of its pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lipcert.bounds import Centre, Propagation, node_constants, rounding_errors
+from lipcert.network import Network
+from lipcert.rounding import DOUBLE, SINGLE
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """The network as loaded; ``covered`` says whether float32 is to be covered, or real numbers."""
+
+    propagation: Propagation
+    covered: bool
+
+    @classmethod
+    def of(cls, network: Network, *, covered: bool) -> Deployment:
+        return cls(Propagation.of(network, node_constants(network, {})), covered)
+
+    def centre(self, x: Tensor) -> Centre:
+        return self.propagation.centre(x)
+
+    def logit_errors(self, centre: Centre, eps: Tensor) -> Tensor:
+        """``(B, K)``: the deployed logits' distance from the real ones, anywhere in the ball.
+
+        The analysis works on a simplified network, whose coefficients were fused in float64 out of
+        the very magnitudes that are summed here; its own deviation is this error with the unit of
+        float64 in place of float32's, a few times over. That is charged in either case.
+        """
+        boxes = self.propagation.boxes(centre, eps)
+        errors = rounding_errors(self.propagation.network, boxes, SINGLE)[-1].flatten(1)
+        fused = 16 * DOUBLE.unit / SINGLE.unit
+        return errors * (1 + fused) if self.covered else errors * fused

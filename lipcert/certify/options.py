@@ -1,0 +1,104 @@
+"""What changes a certified number, in one record that is part of the certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+from lipcert.errors import UsageError
+
+Method = Literal["local", "global"]
+NormMethod = Literal["randomised", "deterministic", "estimate"]
+Deployed = Literal["float32", "real"]
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """A radius in raw input space (pixels in [0, 1]), as written and exactly."""
+
+    text: str
+    value: Fraction
+
+    @classmethod
+    def parse(cls, text: str) -> Epsilon:
+        """``0.14``, ``36/255``, ``1e-3``, ``0``."""
+        bad = UsageError(f"--eps {text!r}: give a number ≥ 0 or a fraction such as 36/255")
+        number = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?"
+        if not re.fullmatch(rf"\s*{number}(?:\s*/\s*{number})?\s*", text):
+            raise bad
+        above, _, below = text.replace(" ", "").partition("/")
+        denominator = Fraction(below or 1)
+        if denominator == 0:
+            raise bad
+        return cls(text.replace(" ", ""), Fraction(above) / denominator)
+
+    @property
+    def rounded_up(self) -> float:
+        """The smallest double that is not below the exact value."""
+        nearest = float(self.value)
+        return nearest if Fraction(nearest) >= self.value else math.nextafter(nearest, math.inf)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to certify.
+
+    ``eps``: the radii asked for. ``method``: ``local`` (Huang et al., NeurIPS 2021) or ``global``
+    (product of norms). ``norms``: ``randomised`` (exact where cheap, else an upper bound that fails
+    with a stated probability), ``deterministic``, or ``estimate`` (power iteration, which bounds
+    nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
+    lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the
+    arithmetic whose rounding a certificate covers, ``float32`` in any summation order or ``real``.
+    """
+
+    eps: tuple[Epsilon, ...]
+    method: Method = "local"
+    norms: NormMethod = "randomised"
+    failure_probability: float = 1e-9
+    seed: int = 0
+    deployed: Deployed = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.eps:
+            raise UsageError("--eps: give at least one radius")
+        texts = [eps.value for eps in self.eps]
+        if len(set(texts)) != len(texts):
+            raise UsageError("--eps: the same radius is given twice")
+        for name, value, allowed in (
+            ("--method", self.method, get_args(Method)),
+            ("--norms", self.norms, get_args(NormMethod)),
+            ("--deployed", self.deployed, get_args(Deployed)),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+        if not 0 <= self.failure_probability < 1:
+            raise UsageError("--failure-probability: give a number in [0, 1), 0 for deterministic")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError("--seed: give a whole number from 0 to 2^63 − 1")
+
+    @property
+    def estimate(self) -> bool:
+        """Whether the results bound nothing and must never be called certified."""
+        return self.norms == "estimate"
+
+    @property
+    def deterministic(self) -> bool:
+        return self.norms == "deterministic" or self.failure_probability == 0
+
+    @property
+    def largest(self) -> Epsilon:
+        return max(self.eps, key=lambda eps: eps.value)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"eps": [eps.text for eps in self.eps]}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of the options, radii as exact fractions."""
+        canonical = self.to_json() | {"eps": sorted(str(eps.value) for eps in self.eps)}
+        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()

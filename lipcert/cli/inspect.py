@@ -1,0 +1,68 @@
+"""``lipcert inspect``: what a model file holds, and what its layers cost."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcert.cli import parse
+from lipcert.cli.certify import Norms
+from lipcert.errors import CannotCertify
+
+
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An ONNX file, or .safetensors with --arch.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors file that replaces the ONNX file's weights.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="package.module:factory, which builds the model.")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="Of one image, such as 3,32,32, for --arch."),
+    ] = None,
+    norms: Annotated[
+        Norms, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
+    ] = "randomised",
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show a model's operators, shapes and operator norms, and whether it can be certified.
+
+    Example:
+
+      lipcert inspect model.onnx
+    """
+    from rich.console import Console
+
+    from lipcert.certify.options import Epsilon, Options
+    from lipcert.report.inspection import model_tables, operator_table
+    from lipcert.run import ModelSource
+    from lipcert.run.inspection import inspect_model, operators_of
+
+    console = Console(stderr=True)
+    source = ModelSource(model, weights, arch)
+    shape = parse.shape("--input-shape", input_shape)
+    # No radius matters to the norms; the options ask for one.
+    options = Options(eps=(Epsilon.parse("0"),), norms=norms)
+
+    operators = operators_of(source)
+    if operators:
+        console.print(operator_table(operators))
+    record = {"operators": operators}
+    try:
+        found = inspect_model(source, options, input_shape=shape)
+    except CannotCertify:
+        if json:
+            typer.echo(dumps(record, indent=2))
+        raise
+    for table in model_tables(found):
+        console.print(table)
+    if json:
+        typer.echo(dumps(record | found, indent=2))

@@ -1,0 +1,80 @@
+"""The command ``lipcert`` and the meaning of its exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lipcert import __version__
+from lipcert.cli.certify import certify
+from lipcert.cli.inspect import inspect
+from lipcert.errors import LipcertError
+
+app = typer.Typer(
+    name="lipcert",
+    help="Certify the L2 robustness of pretrained classifiers.",
+    epilog=(
+        "Exit codes: 0 done, 1 a gate failed, 2 wrong use, 3 cannot certify, 4 internal error, "
+        "130 interrupted."
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command()(certify)
+app.command()(inspect)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lipcert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit."),
+    ] = False,
+) -> None:
+    """Certify the L2 robustness of pretrained classifiers."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Failures are one line on stderr, and with ``--debug`` their traceback before it.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        outcome = app(arguments, prog_name="lipcert", standalone_mode=False)
+    except SystemExit as error:
+        # typer's answer to a reader of stdout that has gone, as in `lipcert … --json | head`.
+        return 0 if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(f"lipcert: {message}", file=sys.stderr)
+        return code
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    match error:
+        case LipcertError():
+            return f"error: {_one_line(error)}", error.exit_code
+        case typer.TyperException():
+            said = getattr(error, "format_message", error.__str__)()
+            return f"error: {_one_line(said)} Try 'lipcert --help'.", 2
+        case _:
+            what = f"{type(error).__name__}: {_one_line(error)}"[:300]
+            return f"internal error: {what}; please report this with what --debug shows", 4
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -1,0 +1,249 @@
+"""Upper bounds of the norms of a network's affine segments, each with its assurance.
+
+For one segment ``A``: its norm once for the whole run, and the norms of ``diag(w) A diag(d)`` for
+each sample. Of the bounds that are at hand the smallest is taken:
+
+* exact: a matrix small enough to write down (``norms.matrix``), or one entry a row at most;
+* structural: products along paths and sums over branches of the operators' own norms;
+* Schur test: ``‖M‖² ≤ max_o (|M|p)_o/q_o · max_i (|M|ᵀq)_i/p_i`` for any ``p, q > 0``;
+* randomised: ``norms.krylov.chebyshev_bound``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lipcert.network import Segment, Sum
+from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
+from lipcert.norms.coins import unit_vectors
+from lipcert.norms.krylov import chebyshev_bound, degree_for, lanczos
+from lipcert.norms.matrix import spectral_norm
+from lipcert.norms.spectrum import convolution_norm
+from lipcert.norms.weighted import WeightedMap
+from lipcert.rounding import FLOAT64, gamma
+
+_MATRIX_SIDE = 256
+_MATRIX_SIZE = 2**22
+_BATCH_SIZE = 2**25
+_PROBES = 2
+# How far above the truth a randomised norm aims to be: shared ones can afford more steps.
+_EXCESS_SHARED = 0.001
+_EXCESS_SAMPLE = 0.01
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An upper bound of an operator norm, with what it rests on."""
+
+    value: float
+    assurance: str
+    failure_probability: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentNorms:
+    """The norms of one segment. ``norm`` is that of the whole ``A``, shared by all samples."""
+
+    segment: Segment
+    norm: Norm
+
+    @classmethod
+    def of(
+        cls, segment: Segment, *, seed: int, call: int, failure_probability: float
+    ) -> SegmentNorms:
+        """``failure_probability`` is this norm's own share; 0 leaves the randomised bound out."""
+        bare = cls(segment, Norm(math.inf, "unknown"))
+        if bare.is_exact:
+            ones = bare.unweighted()
+            return cls(segment, Norm(float(bare.exact(ones)[0]), "deterministic"))
+        value = min(structural_norm(segment), bare.absolute) + bare.fusion_slack
+        norm = Norm(value, "deterministic")
+        if failure_probability > 0:
+            ones = bare.unweighted()
+            found = bare.randomised(
+                ones,
+                streams=torch.full((1,), -1),
+                seed=seed,
+                call=call,
+                failure_probability=failure_probability,
+                excess=_EXCESS_SHARED,
+                steps=60,
+            )
+            if float(found[0]) < value:
+                norm = Norm(float(found[0]), "randomised", failure_probability)
+        return cls(segment, norm)
+
+    def unweighted(self) -> WeightedMap:
+        """The segment itself, as a batch of one."""
+        like = self.segment.network.anchor
+        ones = (
+            like.new_ones(1, *shape) for shape in (self.segment.in_shape, self.segment.out_shape)
+        )
+        return WeightedMap(self.segment, *ones)
+
+    def weighted(self, inner: Tensor, outer: Tensor) -> WeightedMap:
+        return WeightedMap(self.segment, inner, outer)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its norms, weighted or not, are found without coins, exact but for rounding."""
+        return self.segment.is_monomial or self.matrix is not None
+
+    @cached_property
+    def matrix(self) -> Tensor | None:
+        """``A`` as ``(out, in)`` where one side is small, else None."""
+        outputs, inputs = math.prod(self.segment.out_shape), math.prod(self.segment.in_shape)
+        if min(outputs, inputs) > _MATRIX_SIDE or outputs * inputs > _MATRIX_SIZE:
+            return None
+        if outputs <= inputs:
+            return self.segment.rows().flatten(1)
+        like = self.segment.network.anchor
+        unit = torch.eye(inputs, dtype=like.dtype, device=like.device)
+        return self.segment.apply(unit.reshape(inputs, *self.segment.in_shape)).flatten(1).mT
+
+    @cached_property
+    def absolute(self) -> float:
+        """An upper bound of ``‖ |A| ‖₂`` by the Schur test with a few steps towards its best
+        weights."""
+        return float(schur_bound(self.unweighted())[0])
+
+    @cached_property
+    def fusion_slack(self) -> float:
+        """What rounding in the network's own entries can add: a few roundings of each."""
+        return 16 * FLOAT64 * self.absolute
+
+    def exact(self, mapping: WeightedMap) -> Tensor:
+        """The norms, but for rounding, of a small or monomial segment: ``(B,)``."""
+        if self.segment.is_monomial:
+            squares = self.segment.transpose_squared(mapping.outer.square())
+            columns = (squares * mapping.inner.square()).flatten(1)
+            relative = gamma(2 * len(self.segment.path) + self.segment.transposed_terms + 8)
+            return columns.amax(1).sqrt() * (1 + relative) + self.fusion_slack
+        matrix = self.matrix
+        assert matrix is not None
+        inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
+        chunk = max(1, _BATCH_SIZE // matrix.numel())
+        parts = [
+            spectral_norm(rows[:, :, None] * matrix * columns[:, None, :])
+            for rows, columns in zip(
+                torch.split(outer, chunk), torch.split(inner, chunk), strict=True
+            )
+        ]
+        # The entries come out of a sweep, and are weighted: a few roundings each.
+        relative = gamma(self.segment.terms + self.segment.transposed_terms + 4)
+        weight = inner.amax(1) * outer.amax(1)
+        return torch.cat(parts) + weight * (relative * self.absolute + self.fusion_slack)
+
+    def from_whole(self, mapping: WeightedMap) -> Tensor:
+        """The whole segment's norm times the largest weights: ``(B,)``."""
+        inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
+        return self.norm.value * inner.amax(1) * outer.amax(1) * (1 + 4 * FLOAT64)
+
+    def deterministic(self, mapping: WeightedMap) -> Tensor:
+        """An upper bound without coins: ``(B,)``."""
+        if self.is_exact:
+            return self.exact(mapping)
+        return torch.minimum(self.from_whole(mapping), schur_bound(mapping) + self.fusion_slack)
+
+    def randomised(
+        self,
+        mapping: WeightedMap,
+        *,
+        streams: Tensor,
+        seed: int,
+        call: int,
+        failure_probability: float,
+        excess: float = _EXCESS_SAMPLE,
+        steps: int = 24,
+        rough: Segment | None = None,
+    ) -> Tensor:
+        """An upper bound that fails with at most this probability for each sample: ``(B,)``.
+
+        ``streams`` and ``call`` name the coins, never used twice. ``rough``: the segment in lower
+        precision, good enough for choosing the scale.
+        """
+        if self.is_exact:
+            return self.exact(mapping)
+        support = mapping.support
+        start = unit_vectors(seed, streams, 4 * call, support)
+        if rough is None:
+            estimate = lanczos(mapping, start, steps)
+        else:
+            lower = mapping.to(rough, rough.network.anchor.dtype)
+            estimate = lanczos(lower, start.to(lower.inner.dtype), steps).to(support.dtype)
+        # A Ritz value lies a little below the norm, and the bound is best a little above it.
+        scale = (estimate * (1 + excess / 2)).square()
+        probes = torch.cat(
+            [unit_vectors(seed, streams, 4 * call + 1 + p, support) for p in range(_PROBES)]
+        )
+        weight = mapping.inner.flatten(1).amax(1) * mapping.outer.flatten(1).amax(1)
+        found = chebyshev_bound(
+            mapping,
+            probes,
+            scale,
+            failure_probability=failure_probability,
+            degree=degree_for(excess, failure_probability, _PROBES, support[0].numel()),
+            absolute=weight * self.absolute,
+        )
+        found = found + weight * self.fusion_slack
+        return torch.minimum(found, self.from_whole(mapping))
+
+
+def schur_bound(mapping: WeightedMap, steps: int = 8) -> Tensor:
+    """The Schur test, its weights moved a few steps towards the top singular pair of ``|M|``."""
+    inner, outer = mapping.inner != 0, mapping.outer != 0
+    p, q = inner.to(mapping.inner.dtype), outer.to(mapping.outer.dtype)
+    best = torch.full((mapping.batch,), math.inf, dtype=p.dtype, device=p.device)
+    for _ in range(steps):
+        rows, columns = mapping.absolute(p), mapping.absolute_transpose(q)
+        ratio = _largest_ratio(rows, q, outer) * _largest_ratio(columns, p, inner)
+        best = torch.minimum(best, torch.where(ratio.isnan(), math.inf, ratio))
+        # Floored, so that no weight is 0 where a neuron counts.
+        p, q = _floored(columns, inner), _floored(rows, outer)
+    segment = mapping.segment
+    relative = gamma(segment.terms + segment.transposed_terms + 12)
+    return best.sqrt() * (1 + relative)
+
+
+def _largest_ratio(above: Tensor, below: Tensor, where: Tensor) -> Tensor:
+    ratio = torch.where(where, above / torch.where(where, below, 1), 0)
+    return ratio.flatten(1).amax(1)
+
+
+def _floored(weights: Tensor, where: Tensor) -> Tensor:
+    top = weights.flatten(1).amax(1).reshape(-1, *(1,) * (weights.dim() - 1))
+    return torch.where(
+        where, torch.maximum(weights / torch.where(top > 0, top, 1), weights.new_tensor(1e-4)), 0
+    )
+
+
+def operator_norm(operator: Operator) -> float:
+    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure."""
+    match operator:
+        case Dense():
+            return float(spectral_norm(operator.weight[None])[0])
+        case Convolution():
+            found = convolution_norm(operator)
+            return math.inf if found is None else found
+        case Diagonal():
+            return 1.0 if operator.scale is None else float(operator.scale.abs().max())
+        case Select():
+            return math.sqrt(operator.multiplicity) * (1 + FLOAT64)
+    raise TypeError(f"no norm is known for {type(operator).__name__}")
+
+
+def structural_norm(segment: Segment) -> float:
+    """Norms multiply along a path and add up where branches meet."""
+    nodes = segment.network.nodes
+    bound = {segment.source: 1.0}
+    for i in segment.path:
+        kind = nodes[i].kind
+        parts = [bound[j] for j in nodes[i].inputs if j in bound]
+        own = 1.0 if isinstance(kind, Sum) else operator_norm(kind)  # type: ignore[arg-type]
+        bound[i] = own * sum(parts) * (1 + (len(parts) + 2) * FLOAT64)
+    return bound[segment.sink]

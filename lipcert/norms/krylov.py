@@ -1,0 +1,129 @@
+"""Norms of matrix-free maps: estimates from below, and a randomised bound from above.
+
+Power iteration and Lanczos converge from below and certify nothing; they only choose the scale
+``t`` of the bound, which is right for every ``t``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lipcert.norms.weighted import WeightedMap
+from lipcert.rounding import FLOAT64, gamma
+
+
+def power_iteration(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
+    """The published estimate of ``‖M‖₂``: ``(B,)``, never above the truth but for rounding.
+
+    ``steps`` applications of the Gram map to ``start``; a start that the map sends to 0 gives 0
+    for this one call, and nothing is stored.
+    """
+    v, square = start, start.new_zeros(start.shape[0])
+    for _ in range(steps):
+        v = mapping.gram(v)
+        square = _length(v)
+        v = v / _column(torch.where(square > 0, square, 1), v)
+    return square.sqrt()
+
+
+def lanczos(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
+    """The largest Ritz value after ``steps``, as an estimate of ``‖M‖₂`` from below: ``(B,)``."""
+    steps = min(steps, math.prod(start.shape[1:]))
+    previous, v = torch.zeros_like(start), start
+    off = start.new_zeros(start.shape[0])
+    diagonal, beside = [], []
+    for _ in range(steps):
+        w = mapping.gram(v).sub_(_column(off, v) * previous)
+        along = torch.linalg.vecdot(w.flatten(1), v.flatten(1))
+        w = w.sub_(_column(along, v) * v)
+        off = _length(w)
+        diagonal.append(along)
+        beside.append(off)
+        # An invariant subspace: what is left is noise, and the next vectors are 0.
+        alive = off > 1e-6 * along.abs()
+        off = torch.where(alive, off, 0)
+        previous, v = v, w / _column(torch.where(alive, off, torch.inf), w)
+    main = torch.stack(diagonal, 1)
+    side = torch.stack(beside[:-1], 1) if steps > 1 else main[:, :0]
+    side = torch.where(side > 1e-6 * main[:, : steps - 1].abs(), side, 0)
+    tri = torch.diag_embed(main) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+    tri = torch.where(torch.isfinite(tri).flatten(1).all(1)[:, None, None], tri, 0)
+    largest: Tensor = torch.linalg.eigvalsh(tri.double())[:, -1]
+    return largest.clamp(min=0).sqrt().to(start.dtype)
+
+
+def chebyshev_bound(
+    mapping: WeightedMap,
+    probes: Tensor,
+    scale: Tensor,
+    *,
+    failure_probability: float,
+    degree: int,
+    absolute: Tensor,
+) -> Tensor:
+    """An upper bound of ``‖M‖₂`` that fails with at most this probability: ``(B,)``, float64.
+
+    ``probes``: ``(P·B, *shape)``, for each sample P independent uniform unit vectors on the
+    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``, chosen
+    without knowledge of the probes. ``absolute``: an upper bound of ``‖ |M| ‖₂``.
+
+    A probe ``v`` has a component below ``τ`` on the top eigenvector with probability at most
+    ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(2G/t − I) v‖ ≥ τ T_k(2λ/t − 1)``, so that with
+    ``2λ/t − 1 = cosh θ``: ``cosh(kθ) ≤ y/τ``, and ``λ ≤ t/2 · (1 + cosh θ)``. All P probes must
+    fail for the largest of their bounds to fail: ``δ^P``.
+
+    Rounding: if step j of the recurrence errs by at most ``ε_j``, the component along the top
+    eigenvector errs by at most ``Σ_j ε_j sinh((k−j)θ)/sinh θ ≤ cosh(kθ) g(θ)`` with
+    ``g(θ) = Σ_j ε_j e^(−jθ) / sinh θ``, decreasing. For any ``θ₀``, then, ``θ ≤ θ₀`` or
+    ``cosh(kθ) ≤ y / (τ − g(θ₀))``.
+    """
+    batch = mapping.batch
+    copies = probes.shape[0] // batch
+    size = (mapping.support != 0).flatten(1).sum(1).to(torch.float64).repeat(copies)
+    t = scale.to(torch.float64).repeat(copies)
+    single = failure_probability ** (1 / copies)
+    # The probe itself has unit length, and its place on the sphere, only up to rounding.
+    tau = single * torch.sqrt(math.pi / (2 * size.clamp(min=1))) - 32 * FLOAT64
+
+    before, now = probes, mapping.gram(probes).mul_(_column(2 / t, probes)).sub_(probes)
+    lengths = [_length(before), _length(now)]
+    for _ in range(degree - 1):
+        following = mapping.gram(now).mul_(_column(4 / t, now)).sub_(now, alpha=2).sub_(before)
+        before, now = now, following
+        lengths.append(_length(now))
+    y = lengths[-1] * (1 + gamma(math.prod(now.shape[1:]) + 4))
+
+    segment = mapping.segment
+    per_gram = gamma(segment.terms + segment.transposed_terms + 8) * absolute.repeat(copies) ** 2
+    first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
+    first = torch.maximum(first, torch.full_like(first, 1 / degree))
+    # Step j starts from the two vectors before it.
+    longest = torch.stack(lengths).unfold(0, 2, 1).amax(2)
+    longest = torch.cat([longest[:1], torch.maximum(longest[1:], longest[:-1])])
+    decay = torch.exp(-torch.arange(1, degree + 1, device=t.device)[:, None] * first)
+    per_step = 4 / t * per_gram * (1 + 8 * FLOAT64) + 16 * FLOAT64
+    kept = tau - per_step * (longest * decay).sum(0) * (1 + gamma(degree)) / torch.sinh(first)
+    theta = torch.maximum(first, torch.acosh((y / kept).clamp(min=1)) / degree)
+    bound = (t / 2 * (1 + torch.cosh(theta))).sqrt() * (1 + 16 * FLOAT64)
+    sound = (kept > 0) & torch.isfinite(y) & torch.isfinite(t) & (t > 1e-200) & (t < 1e200)
+    bound = torch.where(sound & torch.isfinite(bound), bound, torch.inf)
+    bound = bound.reshape(copies, batch).amax(0)
+    return torch.where(size[:batch] == 0, 0, bound)
+
+
+def degree_for(excess: float, failure_probability: float, copies: int, dimension: int) -> int:
+    """The polynomial degree at which the bound is about this much above a well-met scale."""
+    tau = failure_probability ** (1 / copies) * math.sqrt(math.pi / (2 * max(1, dimension)))
+    return max(4, math.ceil(math.log(2 / tau) / math.sqrt(8 * excess)))
+
+
+def _length(v: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return length
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,1 @@
+"""Reports: every one a pure function of the certificate and its samples."""

@@ -1,0 +1,55 @@
+"""Before anything is certified: is this the right model, fed in the right way?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lipcert.data import Dataset
+from lipcert.network import Network
+
+Indices = NDArray[np.int64]
+
+CROSS_CHECK_SAMPLES = 32
+PLAUSIBILITY_SAMPLES = 1000
+# Of fewer, even a model of three times chance level often gets no more right than a guess would.
+FEWEST_SAMPLES = 20
+
+
+def spread(indices: Indices, most: int) -> Indices:
+    """At most ``most`` of the indices, evenly spaced: sets sorted by class keep their variety."""
+    if len(indices) <= most:
+        return indices
+    return indices[np.arange(most) * len(indices) // most]
+
+
+def predictions(
+    network: Network, dataset: Dataset, indices: Indices, *, device: str, batch: int = 32
+) -> Indices:
+    """The predicted class of every index, in float32; raises what torch raises."""
+    network = network.to(device=device, dtype=torch.float32)
+    parts = [
+        network.logits(torch.from_numpy(dataset.pixels(some)).to(device)).argmax(1).cpu().numpy()
+        for some in np.split(indices, range(batch, len(indices), batch))
+    ]
+    return np.concatenate(parts)
+
+
+def implausible(predicted: Indices, labels: Indices, classes: int) -> str | None:
+    """Why the clean accuracy speaks for wrong preprocessing, or None where it does not.
+
+    Two signs, each on at least 20 samples: no more predictions are right than guessing gets,
+    ``1 / classes``; or one class is predicted for everything, wrongly for most. A model three times
+    as good as guessing shows the first sign with a probability below 4 % (20 samples, 10 classes),
+    which is why the caller may overrule it; a wrong mean and standard deviation often shows
+    neither, so a pass proves nothing.
+    """
+    n, right = len(labels), int((predicted == labels).sum())
+    if n < FEWEST_SAMPLES:
+        return None
+    if right * classes <= n:
+        return f"{right} of {n} samples are classified correctly, no more than guessing would"
+    if len(np.unique(predicted)) == 1 and 2 * right <= n:
+        return f"all {n} samples are predicted as class {predicted[0]}, {right} of them correctly"
+    return None

@@ -1,0 +1,63 @@
+"""What a model file holds and what its layers cost, as a plain record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lipcert.certify import Certifier
+from lipcert.certify.options import Options
+from lipcert.load import inspect_operators, normalisation_found
+from lipcert.run.environment import suitable_threads, threads
+from lipcert.run.job import ModelSource, Preprocessing
+from lipcert.run.model import open_model
+from lipcert.run.result import assurance
+
+Record = dict[str, Any]
+
+
+def operators_of(source: ModelSource) -> list[Record]:
+    """The nodes of an ONNX file, those of one operator, version and note together.
+
+    ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
+    no nodes to show before they are loaded: an empty list. Raises ``UsageError`` and
+    ``CannotCertify`` where the file cannot be read.
+    """
+    if source.arch is not None:
+        return []
+    grouped: dict[tuple[object, ...], list[str]] = {}
+    for row in inspect_operators(source.path):
+        kind = (row.operator, row.domain, row.version, row.supported, row.note)
+        grouped.setdefault(kind, []).append(row.module or row.name)
+    names = ("operator", "domain", "version", "supported", "note")
+    return [
+        dict(zip(names, kind, strict=True))
+        | {"count": len(nodes), "names": [node for node in nodes if node]}
+        for kind, nodes in grouped.items()
+    ]
+
+
+def inspect_model(
+    source: ModelSource, options: Options, *, input_shape: Sequence[int] | None = None
+) -> Record:
+    """The model's shapes, its normalisation, its operator norms and their product.
+
+    ``norms.layers`` are the norms between activations, ``norms.product`` an upper bound of the
+    logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE.
+    Raises ``UsageError`` and ``CannotCertify``.
+    """
+    model = open_model(source, Preprocessing(), image_shape=input_shape)
+    network = model.loaded.network
+    with threads(suitable_threads(network)):
+        certifier = Certifier(network, options, samples=1)
+        kind = assurance(options, certifier.global_failure_probability, ())
+        norms = {
+            "assurance": "ESTIMATE" if kind.kind == "estimate" else kind.kind,
+            "failure_probability": kind.failure_probability,
+            "layers": [asdict(layer) for layer in certifier.layer_norms],
+            "product": certifier.product,
+        }
+    record = model.to_json() | {"normalisation": normalisation_found(network), "norms": norms}
+    del record["preprocessing"]
+    return record

@@ -1,0 +1,124 @@
+"""What a run is asked to do: plain records, filled by the command line or by the library call."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lipcert.certify.options import Options
+from lipcert.data.dataset import Layout, ValueRange
+from lipcert.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the model expects of its input, applied to pixels in [0, 1] in this order.
+
+    ``value_range``: the model's own numbers for black and white; ``mean`` and ``std``, one a
+    channel or one for all, are in that range; ``layout``: the order of its axes, such as ``HWC``.
+    All of it becomes part of the network, so that eps stays in pixels of [0, 1].
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        record = asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in record.items()}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An ONNX file, perhaps with other ``weights``; or weights and the factory they are for."""
+
+    path: Path
+    weights: Path | None = None
+    arch: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the samples are and which of them count, see ``lipcert.data``."""
+
+    spec: str
+    split: str = "test"
+    data_dir: Path | None = None
+    offline: bool = False
+    layout: Layout = "auto"
+    value_range: ValueRange | None = None
+    limit: int | None = None
+    indices_file: Path | None = None
+    random: bool = False
+
+    def __post_init__(self) -> None:
+        if self.random and (self.limit is None or self.indices_file is not None):
+            raise UsageError("--random: goes with --limit, which says how many, and no --indices")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count``: every ``count``-th sample, from the ``number``-th on."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``2/4``: the second of four parts. Raises ``UsageError``."""
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+        number, count = (int(part) for part in match.groups()) if match else (0, 0)
+        if not 1 <= number <= count:
+            raise UsageError(f"--shard {text!r}: give i/n with i from 1 to n, such as 1/4")
+        return cls(number, count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the run is carried out; nothing here changes what a certified number means.
+
+    ``batch_size``: 32 where it is None; it halves where memory runs out. ``threads``: None suits
+    the network and the machine. ``output``: the folder of the journal and the results; None keeps
+    both in memory. ``allow_implausible``: go on where the clean accuracy is no better than a guess.
+    """
+
+    batch_size: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    shard: Shard | None = None
+    output: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    allow_implausible: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("--batch-size", self.batch_size), ("--threads", self.threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: give a whole number of at least 1")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other: give one of them")
+        for name, asked in (("--resume", self.resume), ("--overwrite", self.overwrite)):
+            if asked and self.output is None:
+                raise UsageError(f"{name}: name the folder of the earlier run with --output")
+
+    @property
+    def part(self) -> str | None:
+        """The shard as written, ``2/4``; None for the whole."""
+        return str(self.shard) if self.shard else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A whole run of ``lipcert certify``."""
+
+    model: ModelSource
+    data: DataSource
+    options: Options
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    execution: Execution = field(default_factory=Execution)

@@ -1,0 +1,169 @@
+"""The journal: what a run has finished, kept on disk as it goes, so that nothing is computed twice.
+
+``journal.jsonl`` holds one header line, which says what the samples depend on, and one line a
+finished sample. Lines are only ever appended, a batch in one write, so a killed process leaves at
+most its last line unfinished; that line is dropped. Shards that share a folder write a journal
+each and, when they resume, read all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lipcert.certificate import Sample
+from lipcert.errors import UsageError
+from lipcert.report import json_file
+from lipcert.run.job import Execution
+
+Header = Mapping[str, Any]
+
+_REMEDY = "or start afresh with --overwrite"
+
+
+class Journal:
+    """The samples finished so far, by index, and the file that the next ones are appended to.
+
+    ``finished`` leaves out samples that ended in an error: they are tried again.
+    """
+
+    def __init__(self, execution: Execution, header: Header) -> None:
+        """Open the journal of ``execution.output``, which ``check_output`` has accepted.
+
+        Raises ``UsageError`` where the journal to resume is damaged or was written for another
+        header, naming what differs, or where the folder cannot be written.
+        """
+        self.finished: dict[int, Sample] = {}
+        self.path: Path | None = None
+        if execution.output is None:
+            return
+        self.path = journal_path(execution)
+        try:
+            self._open(self.path, execution, header)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _open(self, path: Path, execution: Execution, header: Header) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if execution.overwrite:
+            remove_results(execution)
+        if execution.resume:
+            for other in sorted(path.parent.glob("journal*.jsonl")):
+                self._read(other, header, repair=other == path)
+        self._file = path.open("ab", buffering=0)
+        if self._file.tell() == 0:
+            self._write([dict(header)])
+
+    def _read(self, path: Path, header: Header, *, repair: bool) -> None:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if repair and whole != content:
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines()):
+            try:
+                record = json.loads(line)
+                if number == 0:
+                    _compare(path, record, header)
+                    continue
+                sample = Sample.from_json(record)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UsageError(
+                    f"{path}: line {number + 1} is damaged; remove the lines from there on, "
+                    f"{_REMEDY}"
+                ) from error
+            if sample.verdict == "error":
+                self.finished.pop(sample.index, None)
+            else:
+                self.finished[sample.index] = sample
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Append finished samples; they are on their way to the disk when this returns."""
+        samples = list(samples)
+        self.finished.update({s.index: s for s in samples if s.verdict != "error"})
+        self._write([sample.to_json() for sample in samples])
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        if self.path is None:
+            return
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        rest = memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise UsageError(
+                f"{self.path}: cannot be written: {error.strerror}; "
+                "what is there can be continued with --resume"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.path is not None:
+            self._file.close()
+
+
+def journal_path(execution: Execution) -> Path:
+    """Where the journal of this run, or of this shard of it, lies."""
+    assert execution.output is not None
+    return execution.output / f"journal{json_file.suffix(execution.part)}.jsonl"
+
+
+def remove_results(execution: Execution) -> None:
+    """Remove the journal and the results of an earlier run of the same shard, nothing else."""
+    assert execution.output is not None
+    for path in (journal_path(execution), *json_file.paths(execution.output, execution.part)):
+        path.unlink(missing_ok=True)
+
+
+def check_output(execution: Execution) -> None:
+    """Refuse, before anything is computed, to write over an earlier run.
+
+    Raises ``UsageError`` where the folder is no folder, holds results while neither ``resume`` nor
+    ``overwrite`` is asked for, or holds no journal to resume.
+    """
+    folder = execution.output
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: is a file; name a folder")
+    if execution.resume:
+        # A shard may join the others before it has a journal of its own.
+        if not any(folder.glob("journal*.jsonl")):
+            raise UsageError(f"--resume: {folder} holds no journal; leave --resume out to start")
+        return
+    own = (journal_path(execution), *json_file.paths(folder, execution.part))
+    kept = [path.name for path in own if path.exists()]
+    if execution.shard is None:
+        kept += sorted(path.name for path in folder.glob("journal.*-of-*.jsonl"))
+    if kept and not execution.overwrite:
+        raise UsageError(
+            f"--output {folder}: holds {kept[0]} of an earlier run; continue it with --resume "
+            f"{_REMEDY}"
+        )
+
+
+def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
+    wanted = json.loads(json.dumps(dict(expected)))
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise UsageError(
+                f"{path}: was written with another {name} "
+                f"({_short(found.get(name))}, now {_short(wanted.get(name))}); "
+                f"resume with the same, {_REMEDY}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

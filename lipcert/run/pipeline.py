@@ -1,0 +1,264 @@
+"""The road from a file on disk to a certificate; the command line and the library both take it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import lipcert
+from lipcert.certificate import Certificate, Sample, summarise
+from lipcert.certify import Certifier, Options
+from lipcert.data import Dataset, choose, indices_digest, load_dataset
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.load import CrossCheck, cross_check
+from lipcert.network import Network
+from lipcert.report import json_file
+from lipcert.run.batches import in_batches
+from lipcert.run.checks import (
+    CROSS_CHECK_SAMPLES,
+    PLAUSIBILITY_SAMPLES,
+    implausible,
+    predictions,
+    spread,
+)
+from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.job import Execution, Job
+from lipcert.run.journal import Journal, check_output
+from lipcert.run.model import Model, open_model
+from lipcert.run.progress import Watch
+from lipcert.run.result import Result, assurance, check_estimate, failed_sample
+
+Indices = NDArray[np.int64]
+
+
+class Certify(Protocol):
+    """What the pipeline needs of a ``Certifier``."""
+
+    @property
+    def global_failure_probability(self) -> float: ...
+
+    def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]: ...
+
+
+class MakeCertifier(Protocol):
+    def __call__(
+        self, network: Network, options: Options, *, samples: int, device: str
+    ) -> Certify: ...
+
+
+def run_job(job: Job, watch: Watch | None = None) -> Result:
+    """Load what the job names and certify it; writes the results where it names a folder."""
+    check_output(job.execution)
+    check_device(job.execution.device)
+    data, watch = job.data, watch or Watch()
+    dataset = load_dataset(
+        data.spec,
+        split=data.split,
+        data_dir=data.data_dir,
+        offline=data.offline,
+        layout=data.layout,
+        value_range=data.value_range,
+    )
+    indices = choose(
+        dataset,
+        limit=data.limit,
+        indices_file=data.indices_file,
+        seed=job.options.seed if data.random else None,
+    )
+    watch.say(f"data: {dataset.source}, {len(indices)} of {len(dataset)} samples chosen")
+    model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
+    watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
+    return certify_dataset(model, dataset, indices, job.options, job.execution, watch)
+
+
+def certify_dataset(
+    model: Model,
+    dataset: Dataset,
+    indices: Indices,
+    options: Options,
+    execution: Execution,
+    watch: Watch | None = None,
+    make_certifier: MakeCertifier = Certifier,
+) -> Result:
+    """Check the model on the samples, certify them, and write the results.
+
+    Raises ``UsageError`` where model and data do not fit together; ``CannotCertify`` where a check
+    fails or no sample could be computed; ``KeyboardInterrupt``, whose message tells how to go on,
+    where it is interrupted.
+    """
+    check_output(execution)
+    device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
+    notes: list[str] = []
+    network = model.on_images(dataset.images.shape[1:])
+    with threads(execution.threads or suitable_threads(network)):
+        check = _check(model, network, dataset, indices, execution, notes)
+        difference = check.max_relative_difference
+        watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
+        header = _header(model, dataset, indices, options)
+        with Journal(execution, header) as journal:
+            certifier = make_certifier(network, options, samples=len(indices), device=device)
+            watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
+            samples = _certify(
+                certifier, dataset, _part(indices, execution), options, execution, journal, watch
+            )
+        certificate = Certificate(
+            lipcert=lipcert.__version__,
+            model=model.to_json() | {"cross_check": _cross_check_json(check)},
+            data=_data_json(dataset, indices) | {"shard": execution.part},
+            options=options.to_json(),
+            options_digest=options.digest,
+            assurance=assurance(options, certifier.global_failure_probability, samples),
+            summary=summarise(
+                samples, [eps.text for eps in options.eps], estimate=options.estimate
+            ),
+            environment=environment(device),
+            seconds=time.perf_counter() - began,
+            notes=(*_notes(options, samples), *notes),
+        )
+    if execution.output is not None:
+        json_file.write(execution.output, certificate, samples)
+    return Result(certificate, tuple(samples))
+
+
+def _check(
+    model: Model,
+    network: Network,
+    dataset: Dataset,
+    indices: Indices,
+    execution: Execution,
+    notes: list[str],
+) -> CrossCheck:
+    largest = int(dataset.labels.max())
+    if largest >= network.classes:
+        raise UsageError(
+            f"{model.name}: has {network.classes} outputs, but {dataset.source} has labels up to "
+            f"{largest}; give the data that the model was trained for"
+        )
+    check = cross_check(model.loaded, network, dataset.pixels(spread(indices, CROSS_CHECK_SAMPLES)))
+    some = spread(indices, PLAUSIBILITY_SAMPLES)
+    predicted = predictions(network, dataset, some, device=execution.device)
+    doubt = implausible(predicted, dataset.labels[some], network.classes)
+    if doubt and not execution.allow_implausible:
+        raise CannotCertify(
+            f"{model.name}: {doubt}: the preprocessing is probably wrong; check --mean, --std, "
+            "--layout, --range and that the data fits, or go on with --allow-implausible"
+        )
+    if doubt:
+        notes.append(f"implausible clean accuracy, allowed: {doubt}")
+    return check
+
+
+def _certify(
+    certifier: Certify,
+    dataset: Dataset,
+    indices: list[int],
+    options: Options,
+    execution: Execution,
+    journal: Journal,
+    watch: Watch,
+) -> list[Sample]:
+    """The samples of ``indices``, in that order, from the journal or computed now."""
+    wanted = set(indices)
+    done = {index: sample for index, sample in journal.finished.items() if index in wanted}
+    todo = [index for index in indices if index not in done]
+
+    def certify(batch: Sequence[int]) -> list[Sample]:
+        some = np.asarray(batch)
+        pixels = torch.from_numpy(dataset.pixels(some)).to(execution.device)
+        labels = torch.from_numpy(dataset.labels[some]).to(execution.device)
+        return certifier(pixels, labels, batch)
+
+    def failed(index: int, message: str) -> Sample:
+        return failed_sample(index, int(dataset.labels[index]), options, message)
+
+    try:
+        with watch:
+            watch.start(len(indices), list(done.values()), estimate=options.estimate)
+            for computed in in_batches(certify, todo, failed, size=execution.batch_size):
+                check_estimate(options, computed)
+                # As the journal gives them back, so that a resumed run returns the very same.
+                samples = [Sample.from_json(sample.to_json()) for sample in computed]
+                journal.add(samples)
+                done.update({sample.index: sample for sample in samples})
+                watch.advance(samples)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_interrupted(len(done), len(indices), journal)) from None
+    samples = [done[index] for index in indices]
+    if samples and all(sample.verdict == "error" for sample in samples):
+        raise CannotCertify(f"every sample failed; the first with {samples[0].message}")
+    return samples
+
+
+def _part(indices: Indices, execution: Execution) -> list[int]:
+    shard = execution.shard
+    part = indices if shard is None else indices[shard.number - 1 :: shard.count]
+    if len(part) == 0:
+        raise UsageError(f"--shard {shard}: only {len(indices)} samples; use fewer shards")
+    return [int(index) for index in part]
+
+
+def _header(model: Model, dataset: Dataset, indices: Indices, options: Options) -> dict[str, Any]:
+    """What every number of a journal depends on."""
+    return {
+        "lipcert": lipcert.__version__,
+        "options": options.digest,
+        # The digest is the same for 0.1 and 0.10, but samples name the radii as written.
+        "eps": sorted(eps.text for eps in options.eps),
+        "model": dict(model.loaded.files),
+        "preprocessing": model.preprocessing.to_json(),
+        "data": dataset.sha256,
+        "samples": indices_digest(indices),
+    }
+
+
+def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "source": dataset.source,
+        "sha256": dataset.sha256,
+        "size": len(dataset),
+        "classes": dataset.classes,
+        "chosen": len(indices),
+        "indices_sha256": indices_digest(indices),
+    }
+
+
+def _cross_check_json(check: CrossCheck) -> dict[str, Any]:
+    return {
+        "samples": check.samples,
+        "max_relative_difference": check.max_relative_difference,
+        "onnx2torch": check.onnx2torch,
+        "onnx2torch_note": check.onnx2torch_note,
+    }
+
+
+def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
+    notes = [json_file.ESTIMATE] if options.estimate else []
+    errors = [sample for sample in samples if sample.verdict == "error"]
+    if errors:
+        notes.append(
+            f"{len(errors)} samples failed and count as misclassified; the first, "
+            f"{errors[0].index}, with {errors[0].message}"
+        )
+    return notes
+
+
+def _interrupted(done: int, total: int, journal: Journal) -> str:
+    if journal.path is None:
+        return (
+            f"interrupted after {done} of {total} samples; name a folder with --output to keep them"
+        )
+    return (
+        f"interrupted; {done} of {total} samples are kept in {journal.path}: "
+        "repeat the command with --resume to go on"
+    )
+
+
+__all__ = ["Certify", "MakeCertifier", "certify_dataset", "run_job"]

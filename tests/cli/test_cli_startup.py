@@ -1,0 +1,85 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import lipcert
+from lipcert.cli import parse
+from lipcert.errors import UsageError
+
+ROOT = Path(lipcert.__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["certify", "--help"], ["inspect", "-h"]]
+)
+def test_help_and_version_answer_without_the_heavy_libraries(arguments):
+    code = (
+        "import sys; from lipcert.cli.main import main\n"
+        f"assert main({arguments}) == 0\n"
+        "print({'torch', 'numpy', 'onnx', 'onnxruntime'} & set(sys.modules), file=sys.stderr)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(lipcert.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stderr.strip() == "set()"
+    expected = lipcert.__version__ if arguments == ["--version"] else "Usage: lipcert"
+    assert expected in process.stdout
+
+
+def test_the_version_is_the_package_s():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert lipcert.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("first", ["lipcert.certify", "lipcert.load", "lipcert"])
+def test_functions_and_packages_share_names_in_any_order_of_import(first):
+    code = (
+        f"import {first}\n"
+        "import lipcert, lipcert.certify.options as options, lipcert.load as package\n"
+        "from lipcert.certify import Options\n"
+        "assert options.Options is Options and package.load_model\n"
+        "for function in (lipcert.load, lipcert.certify):\n"
+        "    try: function()\n"
+        "    except TypeError as error: assert 'missing' in str(error)\n"
+        "    else: raise AssertionError\n"
+        "assert lipcert.Model and lipcert.Result\n"
+        "try: lipcert.nothing\n"
+        "except AttributeError: pass\n"
+        "else: raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(lipcert.__file__).parents[1], check=True)
+
+
+def test_values_are_parsed():
+    assert parse.texts(["0.1, 36/255", "1"]) == ["0.1", "36/255", "1"]
+    assert parse.numbers("--mean", "0.5, -1e-3") == (0.5, -0.001)
+    assert parse.pair("--range", "-1,1") == (-1.0, 1.0)
+    assert parse.shape("--input-shape", "3, 32,32") == (3, 32, 32)
+    assert parse.numbers("--mean", None) is parse.pair("-", None) is parse.shape("-", None) is None
+
+
+@pytest.mark.parametrize(
+    ("parser", "value"),
+    [
+        (parse.numbers, "1,,2"),
+        (parse.numbers, "nan"),
+        (parse.numbers, "1,inf"),
+        (parse.pair, "1"),
+        (parse.pair, "1,1"),
+        (parse.pair, "0,1,2"),
+        (parse.shape, "3,0,2"),
+        (parse.shape, "3,-1"),
+        (parse.shape, "²,3"),
+        (parse.shape, ""),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_with_the_option_s_name(parser, value):
+    with pytest.raises(UsageError, match="--option"):
+        parser("--option", value)

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipcert.certificate import Sample
+from lipcert.errors import CannotCertify, InternalError
+from lipcert.run.batches import in_batches, is_out_of_memory
+
+
+def sample(index: int) -> Sample:
+    return Sample(index, 0, 0, "certified", 1.0, 1.0, 1.0, "local", 0.0)
+
+
+def failed(index: int, message: str) -> Sample:
+    return Sample(index, 0, -1, "error", 0.0, 0.0, None, "local", 0.0, message=message)
+
+
+class Device:
+    """Certifies at most ``room`` samples at once and fails on ``bad`` ones; remembers batches."""
+
+    def __init__(self, room: int, bad: set[int] | frozenset[int] = frozenset()) -> None:
+        self.room, self.bad, self.batches = room, bad, []
+
+    def __call__(self, batch):
+        self.batches.append(list(batch))
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if wrong := self.bad & set(batch):
+            raise ValueError(f"sample {min(wrong)} is bad\nsecond line")
+        return [sample(index) for index in batch]
+
+
+@given(
+    st.lists(st.integers(0, 99), unique=True, max_size=40),
+    st.sets(st.integers(0, 99), max_size=4),
+    st.integers(0, 40),
+    st.integers(1, 64),
+)
+def test_every_sample_comes_out_once_in_order_and_only_bad_ones_fail(indices, bad, room, size):
+    device = Device(room, bad)
+    out = [s for batch in in_batches(device, indices, failed, size=size) for s in batch]
+    assert [s.index for s in out] == indices
+    expected = {i for i in indices if i in bad or room == 0}
+    assert {s.index for s in out if s.verdict == "error"} == expected
+
+
+def test_the_batch_size_halves_once_and_stays():
+    device = Device(room=10)
+    list(in_batches(device, range(40), failed))
+    assert [len(batch) for batch in device.batches] == [32, 16, 8, 8, 8, 8, 8]
+
+
+def test_a_failure_is_traced_to_its_sample_and_the_size_recovers():
+    device = Device(room=8, bad={2})
+    out = [s for batch in in_batches(device, range(8), failed, size=4) for s in batch]
+    assert [len(batch) for batch in device.batches] == [4, 1, 1, 1, 1, 4]
+    assert out[2].message is not None
+    assert out[2].message.startswith("ValueError: sample 2 is bad")
+    assert "second" not in out[2].message
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), CannotCertify("no"), SystemExit(1)])
+def test_interrupts_and_errors_of_the_whole_run_are_passed_on(error):
+    def certify(batch):
+        raise error
+
+    with pytest.raises(type(error)):
+        list(in_batches(certify, range(3), failed))
+
+
+def test_samples_of_other_indices_are_never_accepted():
+    with pytest.raises(InternalError):
+        list(in_batches(lambda batch: [sample(i + 1) for i in batch], range(3), failed))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), True),
+        (RuntimeError("[enforce fail] not enough memory: you tried to allocate"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipcert.certificate import Sample
+from lipcert.certify.options import Epsilon, Options
+from lipcert.errors import InternalError, UsageError
+from lipcert.network import NetworkBuilder
+from lipcert.run.checks import implausible, spread
+from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.job import Execution, Shard
+from lipcert.run.result import assurance, check_estimate, failed_sample
+
+ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
+BOUND = Options(eps=(Epsilon.parse("0.1"),))
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_spread_keeps_order_size_and_both_halves(n, most):
+    indices = np.arange(n) * 3
+    kept = spread(indices, most)
+    assert len(kept) == min(n, most)
+    assert (np.diff(kept) > 0).all()
+    assert set(kept) <= set(indices)
+    if most > 1 and n > 1:
+        assert kept[-1] >= indices[n // 2 - 1]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "classes", "sign"),
+    [
+        ([0] * 20, [0, 0, *range(1, 10), *range(1, 10)], 10, "no more than guessing"),
+        ([3] * 40, [3] * 9 + [1] * 31, 10, "predicted as class 3"),
+        ([0, 1] * 50, [1, 0] * 50, 2, "0 of 100"),
+        ([3] * 40, [3] * 39 + [1], 10, None),  # sorted by class, one class is right
+        ([0, 1] * 20, [0, 0] * 20, 10, None),
+        ([5] * 19, [1] * 19, 10, None),  # too few to tell
+    ],
+)
+def test_implausible_accuracies(predicted, labels, classes, sign):
+    found = implausible(np.array(predicted), np.array(labels), classes)
+    assert (found is None) if sign is None else (found is not None and sign in found)
+
+
+def test_shards_are_read_and_refused():
+    assert Shard.parse("2/4") == Shard(2, 4)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2"):
+        with pytest.raises(UsageError, match="such as 1/4"):
+            Shard.parse(text)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"threads": -1}, {"resume": True}])
+def test_executions_that_make_no_sense_are_refused(options):
+    with pytest.raises(UsageError):
+        Execution(**options)
+
+
+@pytest.mark.parametrize("device", ["", "tpu", "cuda:x", "cuda:99", "cpu:one", "CUDA"])
+def test_devices_that_are_not_there_are_refused(device):
+    with pytest.raises(UsageError, match="--device"):
+        check_device(device)
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with threads(1):
+        assert torch.get_num_threads() == 1
+        assert environment("cpu")["threads"] == 1
+    assert torch.get_num_threads() == before
+
+
+def test_small_networks_get_few_threads():
+    with threads(4):
+        assert suitable_threads(NetworkBuilder((1, 64)).build(0)) == 1
+        assert 1 <= suitable_threads(NetworkBuilder((64, 32, 32)).build(0)) <= 4
+
+
+def certified(**changes) -> Sample:
+    given = {"verdict": "certified", "radius": 0.2, "certified": ("0.1",), **changes}
+    return Sample(
+        index=0,
+        label=1,
+        prediction=1,
+        margin=1.0,
+        lipschitz=2.0,
+        method="local",
+        seconds=0,
+        **given,
+    )
+
+
+def test_probabilities_add_up_and_vanish_with_exact_norms():
+    spent = assurance(BOUND, 5e-10, [certified(failure_probability=1e-10)] * 3)
+    assert spent.kind == "randomised"
+    assert spent.failure_probability == pytest.approx(8e-10)
+    assert assurance(BOUND, 0.0, [certified()]).kind == "deterministic"
+    assert assurance(ESTIMATE, 0.0, []).kind == "estimate"
+    with pytest.raises(InternalError):
+        assurance(BOUND, 2e-9, [])
+
+
+def test_an_estimate_never_passes_for_a_certificate():
+    check_estimate(BOUND, [certified()])
+    for wrong in (
+        certified(),
+        certified(verdict="unknown", certified=()),
+        certified(verdict="unknown", certified=(), radius=None),
+    ):
+        with pytest.raises(InternalError):
+            check_estimate(ESTIMATE, [wrong])
+    for wrong in (certified(radius_estimate=0.3), certified(verdict="estimated")):
+        with pytest.raises(InternalError):
+            check_estimate(BOUND, [wrong])
+
+
+@pytest.mark.parametrize("options", [BOUND, ESTIMATE])
+def test_a_failed_sample_claims_nothing(options):
+    sample = failed_sample(4, 2, options, "ValueError: bad")
+    check_estimate(options, [sample])
+    assert not sample.correct
+    assert not sample.certified
+    assert not sample.radius

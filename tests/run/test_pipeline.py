@@ -1,0 +1,197 @@
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from lipcert.certificate import Sample
+from lipcert.certify.options import Epsilon, Options
+from lipcert.data import load_dataset
+from lipcert.errors import CannotCertify, InternalError, UsageError
+from lipcert.report import json_file
+from lipcert.run import Execution, ModelSource, Preprocessing, Shard, certify_dataset, open_model
+from lipcert.run.progress import ConsoleWatch
+
+DIGITS = load_dataset("digits")
+CHOSEN = np.arange(5, 35)
+OPTIONS = Options(eps=(Epsilon.parse("0.1"),))
+ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
+
+
+class FakeCertifier:
+    """Says what it is told to, and remembers how it was called."""
+
+    def __init__(self, *, bad=(), stop_at=None, verdict="certified") -> None:
+        self.bad, self.stop_at, self.verdict = set(bad), stop_at, verdict
+        self.seen: list[int] = []
+        self.global_failure_probability = 1e-10
+
+    def make(self, network, options, *, samples, device):
+        self.samples = samples
+        return self
+
+    def __call__(self, pixels, labels, indices):
+        assert np.array_equal(pixels.numpy(), DIGITS.pixels(np.asarray(indices)))
+        if self.stop_at in indices:
+            raise KeyboardInterrupt
+        if self.bad & set(indices):
+            raise ValueError("bad sample")
+        self.seen += indices
+        return [
+            Sample(
+                i, int(y), int(y), self.verdict, 1.0, 0.1 + i / 1e3, 2.0, "local", 0.01, ("0.1",)
+            )
+            for i, y in zip(indices, labels, strict=True)
+        ]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    """The nearest class mean, which is a linear classifier."""
+    means = np.stack([DIGITS.images[DIGITS.labels == k].mean(0).ravel() for k in range(10)])
+    arrays = {"W": 2 * means, "b": -(means**2).sum(1)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("Gemm", ["f", "W", "b"], ["y"], transB=1),
+        ],
+        "means",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    made = tmp_path_factory.mktemp("model") / "means.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return open_model(ModelSource(path), Preprocessing())
+
+
+def run(model, fake, *, options=OPTIONS, indices=CHOSEN, **execution):
+    return certify_dataset(
+        model, DIGITS, indices, options, Execution(**execution), make_certifier=fake.make
+    )
+
+
+def test_samples_come_back_in_the_order_asked_for(model):
+    backwards = CHOSEN[::-1]
+    result = run(model, FakeCertifier(), indices=backwards, batch_size=7)
+    assert [sample.index for sample in result.samples] == list(backwards)
+    assert result.summary["certified_count"] == {"0.1": 30}
+    assert result.certificate.assurance.failure_probability == 1e-10
+
+
+def test_a_bad_sample_is_recorded_and_the_others_go_on(model):
+    result = run(model, FakeCertifier(bad={7, 20}), batch_size=8)
+    errors = {sample.index for sample in result.samples if sample.verdict == "error"}
+    assert errors == {7, 20}
+    assert result.summary["n"] == 30
+    assert any("2 samples failed" in note and "bad sample" in note
+               for note in result.certificate.notes)  # fmt: skip
+
+
+def test_a_run_without_any_result_is_refused(model):
+    with pytest.raises(CannotCertify, match=r"every sample failed.*bad sample"):
+        run(model, FakeCertifier(bad=CHOSEN))
+
+
+def test_an_interrupt_keeps_what_is_done_and_resuming_computes_only_the_rest(model, tmp_path):
+    with pytest.raises(KeyboardInterrupt, match=r"20 of 30 samples.*--resume"):
+        run(model, FakeCertifier(stop_at=25), batch_size=10, output=tmp_path)
+    rest = FakeCertifier()
+    resumed = run(model, rest, batch_size=10, output=tmp_path, resume=True)
+    assert rest.seen == list(range(25, 35))
+    assert resumed.samples == run(model, FakeCertifier()).samples
+    with pytest.raises(KeyboardInterrupt, match="--output"):
+        run(model, FakeCertifier(stop_at=25))
+
+
+def test_resuming_a_finished_run_computes_nothing(model, tmp_path):
+    run(model, FakeCertifier(), output=tmp_path)
+    before = (tmp_path / "samples.jsonl").read_text()
+    again = FakeCertifier()
+    run(model, again, output=tmp_path, resume=True)
+    assert again.seen == []
+    assert (tmp_path / "samples.jsonl").read_text() == before
+
+
+def test_errors_are_computed_again_when_resuming(model, tmp_path):
+    run(model, FakeCertifier(bad={7}), output=tmp_path)
+    again = FakeCertifier()
+    assert run(model, again, output=tmp_path, resume=True).summary["verdicts"] == {"certified": 30}
+    assert again.seen == [7]
+
+
+def test_shards_spend_the_failure_probability_of_the_whole_run(model):
+    fakes = [FakeCertifier() for _ in range(4)]
+    for number, fake in enumerate(fakes, start=1):
+        result = run(model, fake, shard=Shard(number, 4))
+        assert fake.samples == len(CHOSEN)
+        assert result.certificate.data["shard"] == f"{number}/4"
+    assert sorted(index for fake in fakes for index in fake.seen) == list(CHOSEN)
+    with pytest.raises(UsageError, match="fewer shards"):
+        run(model, FakeCertifier(), shard=Shard(31, 31))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"options": Options(eps=OPTIONS.eps, seed=1)}, "options"),
+        ({"options": Options(eps=(Epsilon.parse("0.10"),))}, "eps"),
+        ({"indices": CHOSEN[:-1]}, "samples"),
+        ({"model": Preprocessing(mean=(0.01,))}, "preprocessing"),
+    ],
+)
+def test_a_journal_is_not_continued_under_other_conditions(model, path, tmp_path, change, field):
+    run(model, FakeCertifier(), output=tmp_path)
+    if "model" in change:
+        change = {"model": open_model(ModelSource(path), change["model"])}
+    arguments = {"model": model, "fake": FakeCertifier()} | change
+    with pytest.raises(UsageError, match=f"another {field} "):
+        run(**arguments, output=tmp_path, resume=True)
+
+
+def test_an_estimate_that_claims_a_certificate_is_never_shown(model, tmp_path):
+    with pytest.raises(InternalError, match="mixed"):
+        run(model, FakeCertifier(), options=ESTIMATE, output=tmp_path)
+    assert not (tmp_path / "certificate.json").exists()
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_certificate_names_no_folder_and_no_machine(model, tmp_path):
+    text = json_file.certificate_text(run(model, FakeCertifier(), output=tmp_path).certificate)
+    assert "means.onnx" in text
+    for secret in (str(tmp_path), str(Path.home()), platform.node()):
+        assert secret not in text
+
+
+def test_the_files_are_those_of_the_result(model, tmp_path):
+    result = run(model, FakeCertifier(), output=tmp_path / "new")
+    certificate, samples = json_file.paths(tmp_path / "new")
+    assert json.loads(certificate.read_text())["summary"] == result.summary
+    assert tuple(json_file.read_samples(samples)) == result.samples
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ESTIMATE])
+def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
+    shown = {}
+    for terminal in (True, False):
+        console = Console(force_terminal=terminal, record=True, stderr=True, width=120)
+        with ConsoleWatch(console) as watch:
+            watch.start(4, [], estimate=options.estimate)
+            watch.say("not verbose")
+            pixels = torch.from_numpy(DIGITS.pixels(np.arange(2)))
+            watch.advance(FakeCertifier()(pixels, DIGITS.labels[:2], [0, 1]))
+        shown[terminal] = console.export_text()
+    assert "2/4" in shown[True]
+    assert ("ESTIMATED" if options.estimate else "2 certified") in shown[True]
+    assert shown[False] == ""
