@@ -119,7 +119,7 @@ class Convolution(Operator):
                 (-before, rest - after)
                 for (before, after), rest in zip(self.padding, unread, strict=True)
             ]
-            v = F.pad(v, [side for pair in reversed(sides) for side in pair])
+            v = _fit(v, sides)
         return v.reshape(batch, *self.in_shape)
 
     @property
