@@ -4,7 +4,7 @@ Both read a network as affine segments between activations and bound every margi
 ``m_j = f_y − f_j`` from below over the ball of radius ``eps``:
 
     global   m_j(x0) − eps Σ_s L_s ‖c_s‖
-    local    m_j(x0) − Σ_s max c_s·Δa_s   over ‖r‖ ≤ ρ_s, Δa_s = diag(w) r inside its box
+    local    m_j(x0) − Σ_s max −c_s·Δa_s  over ‖r‖ ≤ ρ_s, Δa_s = diag(w) r inside its box
 
 where ``c_s`` is the row ``w_y − w_j`` seen from source ``s`` and ``L_s`` the product of norms up
 to it. The local radius is a product of local norms: ``ρ_k = Σ_j ‖M_k A_kj diag(w_j)‖ ρ_j``, with
@@ -131,7 +131,8 @@ def local_margins(
             low, high = (side.flatten(1) for side in state.change[source])
             live = torch.where(gain > 0, gain, 1) * (1 - 4 * FLOAT64)
             walls = [torch.where(gain > 0, side / live, 0) for side in (low, high)]
-            drop = ball_box_support(form * gain[:, None], walls[0], walls[1], radii[source])
+            # What the margin can lose: the most of −c·Δa.
+            drop = ball_box_support(-form * gain[:, None], walls[0], walls[1], radii[source])
         else:
             drop = (form * gain[:, None]).norm(dim=2) * radii[source][:, None]
             drop = drop * (1 + gamma(form.shape[2] + 8))

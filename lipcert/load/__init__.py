@@ -1,0 +1,11 @@
+"""Pretrained networks from files: read, refused with reasons, and checked against onnxruntime."""
+
+from lipcert.load.cross_check import CrossCheck, cross_check, deployed_logits
+from lipcert.load.model import LoadedModel, inspect_operators, load_model
+from lipcert.load.preprocessing import normalisation_found, with_preprocessing
+from lipcert.load.reader import OperatorRow
+
+__all__ = [
+    "CrossCheck", "LoadedModel", "OperatorRow", "cross_check", "deployed_logits",
+    "inspect_operators", "load_model", "normalisation_found", "with_preprocessing",
+]  # fmt: skip

@@ -1,0 +1,175 @@
+"""The affine operators of ONNX: layers, normalisation with fixed statistics, arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipcert.load.assembler import Variable, number
+from lipcert.load.value import Call, Unsupported
+from lipcert.load.windows import windows
+from lipcert.network.operators import Convolution
+
+PRODUCT = "a product of two values that both depend on the network's input"
+
+
+def _conv(call: Call) -> Variable:
+    x, weight = call.variable(0), call.constant(1)
+    kernel = tuple(weight.shape[2:])
+    if tuple(call.attributes.get("kernel_shape", kernel)) != kernel:
+        raise Unsupported(f"attribute kernel_shape contradicts weight {list(weight.shape)}")
+    over = windows(call.attributes, x.shape[2:], kernel)
+    return call.assembler.operator(
+        Convolution.of(
+            weight,
+            call.optional(2),
+            x.shape,
+            stride=over.stride,
+            padding=over.padding,
+            dilation=over.dilation,
+            groups=call.attributes["group"],
+        ),
+        x,
+    )
+
+
+def _batch_normalization(call: Call) -> Variable:
+    """Centre, then scale: two operators, because the subtraction may cancel."""
+    training = call.attributes.get("training_mode") or any(list(call.node.output)[1:])
+    if training or call.attributes.get("spatial", 1) != 1:
+        raise Unsupported("only evaluation mode per channel; export the model with eval()")
+    x = call.variable(0)
+    gamma, beta, mean, variance = (call.constant(k) for k in range(1, 5))
+    deviation = torch.sqrt(variance + call.attributes["epsilon"])
+    scale = gamma / deviation
+    if not bool(scale.isfinite().all()):
+        raise Unsupported("a running variance is negative, or zero without epsilon")
+    spread = (-1, *(1,) * (len(x.shape) - 2))
+    centred = call.assembler.diagonal(x, None, -mean.reshape(spread))
+    return call.assembler.diagonal(centred, scale.reshape(spread), beta.reshape(spread))
+
+
+def _gemm(call: Call) -> Variable:
+    assembler, attributes = call.assembler, call.attributes
+    alpha, beta = float(attributes["alpha"]), float(attributes["beta"])
+    if isinstance(call.inputs[0], Variable) and isinstance(call.inputs[1], Variable):
+        raise Unsupported(PRODUCT)
+    if isinstance(call.inputs[0], Variable):
+        x, weight = call.variable(0), call.constant(1)
+        x = assembler.transpose(x, (1, 0)) if attributes["transA"] else x
+        weight = weight if attributes["transB"] else weight.T
+        y = assembler.dense(x, alpha * weight)
+    else:
+        x, weight = call.variable(1), call.constant(0)
+        x = x if attributes["transB"] else assembler.transpose(x, (1, 0))
+        weight = weight.T if attributes["transA"] else weight
+        y = assembler.transpose(assembler.dense(x, alpha * weight), (1, 0))
+    if not call.has(2):
+        return y
+    if np.broadcast_shapes(y.shape, call.inputs[2].shape) != y.shape:  # type: ignore[union-attr]
+        raise Unsupported("its input C does not broadcast to the result")
+    if not isinstance(call.inputs[2], Variable):
+        return assembler.diagonal(y, None, beta * call.constant(2))
+    return _combine(call, [(1.0, y), (beta, call.variable(2))])
+
+
+def _matmul(call: Call) -> Variable:
+    """A constant matrix on one side; leading axes of 1 in it only lengthen the shape."""
+    left, right = call.inputs[:2]
+    if isinstance(left, Variable) and isinstance(right, Variable):
+        raise Unsupported(PRODUCT)
+    on_left = isinstance(right, Variable)
+    x = call.variable(1 if on_left else 0)
+    constant = call.constant(0 if on_left else 1)
+    if any(extent != 1 for extent in constant.shape[:-2]):
+        raise Unsupported(f"a batch of constant matrices {list(constant.shape)}")
+    vector = constant.dim() == 1
+    weight = constant.reshape(1, -1) if vector else constant.reshape(constant.shape[-2:])
+    assembler = call.assembler
+    lead = (1,) * max(0, constant.dim() - max(2, len(x.shape)))
+    if not on_left:
+        y = assembler.dense(x, weight if vector else weight.T)
+        rows = x.shape[-2:-1] if len(x.shape) > 1 else ()
+        outer = (*lead, *x.shape[:-2])
+        return assembler.reshape(y, (*outer, *rows, *(() if vector else weight.shape[1:])))
+    if len(x.shape) == 1:
+        y = assembler.dense(x, weight)
+        return assembler.reshape(y, (*constant.shape[:-2], *(() if vector else weight.shape[:1])))
+    swap = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
+    y = assembler.transpose(assembler.dense(assembler.transpose(x, swap), weight), swap)
+    rows = () if vector else weight.shape[:1]
+    return assembler.reshape(y, (*lead, *x.shape[:-2], *rows, x.shape[-1]))
+
+
+def _combine(call: Call, terms: Sequence[tuple[float, Variable | Tensor]]) -> Variable:
+    """``Σ factor · term``, broadcast as ONNX does; at least one term depends on the input."""
+    shape = np.broadcast_shapes(*(tuple(value.shape) for _, value in terms))
+    factors: dict[Variable, float] = {}
+    bias: Tensor | None = None
+    for factor, value in terms:
+        if isinstance(value, Variable):
+            x = call.assembler.expand(value, shape)
+            factors[x] = factors.get(x, 0.0) + factor
+        else:
+            bias = factor * value if bias is None else bias + factor * value
+    scales = {x: None if f == 1 else number(f) for x, f in factors.items()}
+    if len(scales) == 1:
+        [(x, scale)] = scales.items()
+        return call.assembler.diagonal(x, scale, bias)
+    parts = [call.assembler.diagonal(x, scale, None) for x, scale in scales.items()]
+    return call.assembler.diagonal(call.assembler.sum(parts), None, bias)
+
+
+def _linear(*factors: float) -> Callable[[Call], Variable]:
+    """The rule of ``Σ factor · input``; no factors: the mean of the inputs."""
+
+    def rule(call: Call) -> Variable:
+        count = len(call.inputs)
+        weights = factors * count if len(factors) == 1 else factors or (1 / count,) * count
+        terms: list[tuple[float, Variable | Tensor]] = [
+            (weight, value if isinstance(value, Variable) else call.constant(place))
+            for place, (weight, value) in enumerate(zip(weights, call.inputs, strict=True))
+        ]
+        return _combine(call, terms)
+
+    return rule
+
+
+def _multiply(call: Call) -> Variable:
+    left, right = call.inputs
+    if isinstance(left, Variable) and isinstance(right, Variable):
+        raise Unsupported(PRODUCT)
+    slot = 0 if isinstance(left, Variable) else 1
+    return _scale(call, call.variable(slot), call.constant(1 - slot))
+
+
+def _divide(call: Call) -> Variable:
+    if isinstance(call.inputs[1], Variable):
+        raise Unsupported("a division by a value that depends on the network's input")
+    divisor = call.constant(1)
+    if bool((divisor == 0).any()):
+        raise Unsupported("a division by zero")
+    return _scale(call, call.variable(0), 1 / divisor)
+
+
+def _scale(call: Call, x: Variable, scale: Tensor) -> Variable:
+    x = call.assembler.expand(x, np.broadcast_shapes(x.shape, tuple(scale.shape)))
+    return call.assembler.diagonal(x, scale, None)
+
+
+AFFINE: dict[str, Callable[[Call], Variable]] = {
+    "Add": _linear(1.0, 1.0),
+    "BatchNormalization": _batch_normalization,
+    "Conv": _conv,
+    "Div": _divide,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Mean": _linear(),
+    "Mul": _multiply,
+    "Neg": _linear(-1.0),
+    "Sub": _linear(1.0, -1.0),
+    "Sum": _linear(1.0),
+}

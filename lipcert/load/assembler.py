@@ -1,0 +1,151 @@
+"""Puts operators on the network under construction; every rule of the reader speaks to this."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipcert.network import NetworkBuilder
+from lipcert.network.activations import Activation, GroupMax, MaxMin
+from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
+
+Index = NDArray[np.int64]
+
+# Moving values takes several arrays of their places, for a while.
+PLACE = 8
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A value that depends on the network's input: a node of the network, with its shape."""
+
+    node: int
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class TooLarge(Exception):
+    """The values of the graph would not fit."""
+
+
+class Assembler:
+    """A network builder in terms of ``Variable``, which shares what is built twice.
+
+    All values of a graph together may hold ``limit`` numbers, so that a small file cannot ask for
+    all memory.
+    """
+
+    def __init__(self, in_shape: Shape, origin: str, limit: int = 2**28) -> None:
+        self.builder = NetworkBuilder(in_shape, origin)
+        self.origin = origin
+        self.left = self.limit = limit
+        self._selects: dict[tuple[int, Shape, bytes], Variable] = {}
+        self._pairs: dict[tuple[int, int], Variable] = {}
+        self.spend(math.prod(in_shape))
+
+    @property
+    def input(self) -> Variable:
+        return Variable(0, self.builder.shape(0))
+
+    def spend(self, numbers: int) -> None:
+        """Refuses before anything larger than the limit is computed."""
+        if numbers > self.left:
+            raise TooLarge(f"the values of the graph pass the limit of {self.limit:,} numbers")
+        self.left -= numbers
+
+    def spend_places(self, places: int) -> None:
+        """The same for values that are moved."""
+        self.spend(PLACE * places)
+
+    def operator(self, operator: Operator, x: Variable) -> Variable:
+        self.spend(math.prod(operator.out_shape))
+        return self._variable(self.builder.operator(operator, x.node, self.origin))
+
+    def activation(self, activation: Activation, x: Variable) -> Variable:
+        self.spend(x.size)
+        return self._variable(self.builder.activation(activation, x.node, self.origin))
+
+    def diagonal(self, x: Variable, scale: Tensor | None, bias: Tensor | None) -> Variable:
+        """``scale ∘ x + bias``, both broadcast to the shape of ``x``."""
+        if scale is None and bias is None:
+            return x
+        return self.operator(Diagonal.of(scale, bias, x.shape), x)
+
+    def dense(self, x: Variable, weight: Tensor, bias: Tensor | None = None) -> Variable:
+        """``x Wᵀ + bias`` along the last axis."""
+        return self.operator(Dense.of(weight, bias, x.shape), x)
+
+    def sum(self, terms: Sequence[Variable]) -> Variable:
+        self.spend(terms[0].size)
+        return self._variable(self.builder.sum([x.node for x in terms], self.origin))
+
+    def select(self, x: Variable, index: Index) -> Variable:
+        """``x.flat[index]`` in the shape of ``index``, 0 where it is −1."""
+        content = hashlib.blake2b(index.tobytes()).digest()
+        key = (x.node, index.shape, content)
+        if key not in self._selects:
+            still = index.shape == x.shape and np.array_equal(index.reshape(-1), np.arange(x.size))
+            operator = Select.of(torch.from_numpy(index.copy()), x.shape)
+            self._selects[key] = x if still else self.operator(operator, x)
+        return self._selects[key]
+
+    def reshape(self, x: Variable, shape: Sequence[int]) -> Variable:
+        return self.select(x, places(x.shape).reshape(shape))
+
+    def transpose(self, x: Variable, axes: Sequence[int]) -> Variable:
+        return self.select(x, places(x.shape).transpose(axes))
+
+    def expand(self, x: Variable, shape: Shape) -> Variable:
+        """Broadcast to ``shape``."""
+        self.spend_places(math.prod(shape))
+        return self.select(x, np.broadcast_to(places(x.shape), shape))
+
+    def stack(self, parts: Sequence[Variable], axis: int) -> Variable:
+        """The parts, of one shape, along a new axis: 0 or −1."""
+        terms = []
+        self.spend_places(len(parts) ** 2 * parts[0].size)
+        for number, part in enumerate(parts):
+            blocks = [np.full(part.shape, -1, dtype=np.int64)] * len(parts)
+            blocks[number] = places(part.shape)
+            terms.append(self.select(part, np.stack(blocks, axis)))
+        return self.sum(terms)
+
+    def max_and_min(self, a: Variable, b: Variable) -> tuple[Variable, Variable]:
+        """Both from one MaxMin, which serves every Max and Min of the same two values."""
+        first, second = sorted((a, b), key=lambda x: x.node)
+        key = (first.node, second.node)
+        if key not in self._pairs:
+            self._pairs[key] = self.activation(MaxMin(0), self.stack([first, second], 0))
+        both = places((2, *a.shape))
+        return self.select(self._pairs[key], both[0]), self.select(self._pairs[key], both[1])
+
+    def group_extremum(self, x: Variable, largest: bool) -> Variable:
+        """The largest or smallest value along the last axis, which goes."""
+        if largest:
+            return self.activation(GroupMax(), x)
+        return self.negate(self.activation(GroupMax(), self.negate(x)))
+
+    def negate(self, x: Variable) -> Variable:
+        return self.diagonal(x, number(-1.0), None)
+
+    def _variable(self, node: int) -> Variable:
+        return Variable(node, self.builder.shape(node))
+
+
+def places(shape: Sequence[int]) -> Index:
+    """Every value's place in the flattened tensor."""
+    return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)

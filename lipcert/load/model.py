@@ -1,0 +1,98 @@
+"""From files to a network: ONNX, ONNX with other weights, or safetensors with a factory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipcert.errors import UsageError
+from lipcert.load.factory import build_model, export
+from lipcert.load.onnx_file import check, open_onnx, opset
+from lipcert.load.reader import OperatorRow, network_of, read
+from lipcert.load.weights import replace_weights
+from lipcert.network import Network
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A file's function of one sample, and what it takes to run the file itself.
+
+    ``network`` is float64, as the file has it: not simplified, no preprocessing added.
+    ``files`` has the sha256 of every file read. ``stripped`` names a softmax left out at the end.
+    ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use; it takes
+    ``any_batch`` or one sample at a time, in float64 (``double``) or float32.
+    """
+
+    network: Network
+    path: Path
+    files: dict[str, str]
+    format: str
+    opset: int
+    input_name: str
+    output_name: str
+    stripped: str | None
+    operators: tuple[OperatorRow, ...]
+    runtime_bytes: bytes
+    double: bool
+    any_batch: bool
+
+
+def load_model(
+    path: Path,
+    *,
+    weights: Path | None = None,
+    arch: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    output: str | None = None,
+) -> LoadedModel:
+    """Reads ``model.onnx``, perhaps with ``weights`` from a safetensors file, or
+    ``weights.safetensors`` with ``arch="package.module:factory"`` and the ``input_shape``, without
+    the batch, of its images. ``output`` names the logits of a graph with several outputs.
+
+    ``UsageError``: a path or an option that does not fit, an error in the factory.
+    ``CannotCertify``: a broken file, weights that do not fit, anything not supported, all listed.
+    """
+    path = Path(path)
+    files: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        if arch is None or input_shape is None:
+            raise UsageError(
+                f"{path.name}: weights alone are no model; add the factory (package.module:name) "
+                "and the input shape, or give an ONNX file"
+            )
+        if weights is not None:
+            raise UsageError(f"{path.name} holds the weights already; leave out {weights}")
+        module, files[path.name] = build_model(arch, path, input_shape)
+        model, kind = export(module, arch, input_shape), "safetensors+arch"
+    elif arch is not None:
+        raise UsageError(f"{path.name}: a factory ({arch}) goes with a .safetensors file")
+    else:
+        opened = open_onnx(path)
+        model, files, kind = opened.model, opened.files, "onnx"
+        if weights is not None:
+            weights = Path(weights)
+            files[weights.name] = replace_weights(model, weights, path.name)
+    if arch is not None or weights is not None:
+        check(model, path.name)
+    reading = read(model, path.name, output)
+    return LoadedModel(
+        network=network_of(reading, path.name),
+        path=path,
+        files=files,
+        format=kind,
+        opset=opset(model),
+        input_name=reading.input_name,
+        output_name=reading.output_name,
+        stripped=reading.stripped,
+        operators=reading.operators,
+        runtime_bytes=model.SerializeToString(),
+        double=reading.double,
+        any_batch=reading.any_batch,
+    )
+
+
+def inspect_operators(path: Path) -> tuple[OperatorRow, ...]:
+    """Every node that the first output needs, supported or not, with the reason; only a file that
+    cannot be opened is refused."""
+    path = Path(path)
+    return read(open_onnx(path).model, path.name).operators

@@ -1,0 +1,285 @@
+"""Reads an ONNX graph into a network, node by node, or says everything that stands against it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from lipcert.errors import CannotCertify, LipcertError, UsageError
+from lipcert.load.activations import ACTIVATIONS
+from lipcert.load.affine import AFFINE, PRODUCT
+from lipcert.load.assembler import Assembler, TooLarge, Variable
+from lipcert.load.fold import FOLDABLE, evaluate, result_size
+from lipcert.load.moves import MOVES
+from lipcert.load.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.load.pooling import POOLING
+from lipcert.load.value import (
+    Array,
+    Call,
+    Unknown,
+    Unsupported,
+    Value,
+    module_path,
+    place,
+    varies,
+)
+from lipcert.network import Network
+
+Rule = Callable[[Call], Variable | Array | list[Variable]]
+
+RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
+
+PRODUCTS = ("Gemm", "MatMul", "Mul")
+SHAPES = ("Shape", "Size")
+SOFTMAX = ("LogSoftmax", "Softmax")
+RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One node of the file. ``version`` is the one in which its operator last changed;
+    ``module`` the torch module it comes from, where the file tells; ``note`` what becomes of it,
+    or why it is not supported."""
+
+    operator: str
+    domain: str
+    version: int
+    name: str
+    module: str
+    supported: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``network`` is None exactly where ``problems`` says why."""
+
+    network: Network | None
+    problems: tuple[str, ...]
+    operators: tuple[OperatorRow, ...]
+    input_name: str
+    output_name: str
+    double: bool
+    any_batch: bool
+    stripped: str | None
+
+
+def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
+    """The function of one sample that a checked model computes; ``name`` is the file's.
+
+    ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
+    """
+    try:
+        return _Reader(inlined(model), name, output).read()
+    except LipcertError:
+        raise
+    except Exception as error:
+        raise CannotCertify(f"{name}: cannot be read: {one_line(error)}") from error
+
+
+def network_of(reading: Reading, name: str) -> Network:
+    """The network, or one ``CannotCertify`` that lists every problem."""
+    if reading.network is None:
+        listed = "".join(f"\n  {problem}" for problem in reading.problems)
+        raise CannotCertify(
+            f"{name}: {len(reading.problems)} obstacle(s); change the model, export it without "
+            f"them, or choose another output:{listed}"
+        )
+    return reading.network
+
+
+class _Reader:
+    def __init__(self, model: onnx.ModelProto, name: str, output: str | None) -> None:
+        self.graph, self.version, self.name = model.graph, opset(model), name
+        self.problems: list[str] = []
+        self.rows: list[OperatorRow] = []
+        self.values: dict[str, Value] = {}
+        self.stripped: str | None = None
+        self.double = False
+        self.output = self._choose(output)
+        self.nodes = self._needed()
+        self.uses = Counter(name for node in self.nodes for name in set(node.input))
+        self.final = self._final_softmax()
+
+    def read(self) -> Reading:
+        source, shape, any_batch = self._input()
+        constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        assembler = Assembler(shape or (1,), source)
+        self.values[source] = Unknown(varies=True) if shape is None else assembler.input
+        for node in self.nodes:
+            for name in node.input:
+                if name in constants and name not in self.values:
+                    self.values[name] = tensor_array(constants[name], self.name)
+            self._node(node, assembler)
+        network = self._network(assembler)
+        return Reading(
+            network,
+            tuple(self.problems),
+            tuple(self.rows),
+            source,
+            self.output,
+            self.double,
+            any_batch,
+            self.stripped if network is not None else None,
+        )
+
+    def _choose(self, output: str | None) -> str:
+        names = [value.name for value in self.graph.output]
+        if output is not None and output not in names:
+            raise UsageError(f"{self.name}: no output {output!r}; it has {', '.join(names)}")
+        if output is None and len(names) != 1:
+            self.problems.append(
+                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits"
+            )
+        return output or next(iter(names), "")
+
+    def _needed(self) -> list[onnx.NodeProto]:
+        """The nodes that the output depends on, in the file's order, which is topological."""
+        wanted, needed = {self.output}, []
+        for node in reversed(self.graph.node):
+            if wanted.intersection(node.output):
+                wanted.update(name for name in node.input if name)
+                needed.append(node)
+        return needed[::-1]
+
+    def _final_softmax(self) -> onnx.NodeProto | None:
+        """The softmax whose values, reshaped at most, are the output and go nowhere else."""
+        name = self.output
+        makers = {result: node for node in self.nodes for result in node.output}
+        while name in makers:
+            node = makers[name]
+            if node.op_type in SOFTMAX:
+                return node
+            if node.op_type not in RESHAPES or self.uses[node.input[0]] > 1:
+                return None
+            name = node.input[0]
+        return None
+
+    def _input(self) -> tuple[str, tuple[int, ...] | None, bool]:
+        """Name, shape for one sample (None with a problem), any number of samples?"""
+        given = {tensor.name for tensor in self.graph.initializer}
+        inputs = [value for value in self.graph.input if value.name not in given]
+        if len(inputs) != 1:
+            names = ", ".join(value.name for value in inputs)
+            self.problems.append(f"the graph has {len(inputs)} inputs ({names}); one is expected")
+            self.values |= {value.name: Unknown(varies=True) for value in inputs}
+            return (inputs[0].name if inputs else "input"), None, False
+        name, kind = inputs[0].name, inputs[0].type.tensor_type
+        self.double = kind.elem_type == onnx.TensorProto.DOUBLE
+        if not self.double and kind.elem_type != onnx.TensorProto.FLOAT:
+            type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
+            self.problems.append(f"input {name!r} has type {type_name}, not FLOAT or DOUBLE")
+            return name, None, False
+        dims = list(kind.shape.dim)
+        extents = [d.dim_value if d.HasField("dim_value") else -1 for d in dims]
+        open_axes = [d.dim_param or f"axis {k}" for k, d in enumerate(dims) if extents[k] < 1]
+        batch_is_open = bool(dims) and extents[0] < 1
+        if not dims:
+            self.problems.append(f"input {name!r} has no shape, or no axis")
+        elif extents[0] > 1:
+            self.problems.append(
+                f"input {name!r} {extents} takes {extents[0]} samples at once; export the model "
+                "with a batch of 1 or a free batch axis"
+            )
+        elif len(open_axes) > batch_is_open:
+            named = ", ".join(open_axes[batch_is_open:])
+            self.problems.append(
+                f"input {name!r} leaves {named} open; export the model with fixed extents"
+            )
+        else:
+            return name, (1, *extents[1:]), batch_is_open
+        return name, None, batch_is_open
+
+    def _node(self, node: onnx.NodeProto, assembler: Assembler) -> None:
+        """Sets the node's results; a refusal becomes a problem, and its results unknown."""
+        inputs = [self.values.get(name, Unknown(True)) if name else None for name in node.input]
+        assembler.origin = place(node)
+        depends = any(varies(value) for value in inputs)
+        try:
+            results, note = self._results(node, inputs, assembler)
+            supported = True
+        except (Unsupported, TooLarge) as reason:
+            results, note, supported = [], str(reason), False
+        except Exception as error:
+            results, note, supported = [], f"malformed: {one_line(error)}", False
+        for name in [name for name in node.output if name][len(results) :]:
+            if supported and (self.uses[name] or name == self.output):
+                note, supported = f"its output {name!r} is not supported", False
+        if not supported:
+            results = []
+        missing = [Unknown(varies=depends)] * (len(node.output) - len(results))
+        for name, result in zip(node.output, [*results, *missing], strict=True):
+            if name:
+                self.values[name] = result
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = _since(node.op_type, domain, self.version)
+        self.rows.append(
+            OperatorRow(
+                node.op_type, domain, version, node.name, module_path(node), supported, note
+            )
+        )
+        if not supported:
+            kind = f"{domain}.{node.op_type}" if domain else f"{node.op_type}-{version}"
+            where = " / ".join(dict.fromkeys(n for n in (module_path(node), node.name) if n))
+            self.problems.append(f"{kind} at {where or place(node)}: {note}")
+
+    def _results(
+        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
+    ) -> tuple[Sequence[Value], str]:
+        kind = node.op_type
+        if node.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"operators of domain {node.domain!r} are not supported")
+        depending = [varies(value) for value in inputs]
+        if not any(depending):
+            return self._fold(node, inputs, assembler)
+        if kind not in RULES:
+            raise Unsupported("not supported for values that depend on the network's input")
+        if kind in SOFTMAX and node is not self.final:
+            raise Unsupported("only as the last operator, over all classes")
+        known = [value for value in inputs if not isinstance(value, Unknown)]
+        if len(known) < len(inputs):
+            if kind in PRODUCTS and all(depending[:2]):
+                raise Unsupported(PRODUCT)
+            return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
+        call = Call(node, self.version, tuple(known), assembler, self.double, node is self.final)
+        results = RULES[kind](call)
+        if kind in SOFTMAX:
+            self.stripped = kind
+        return results if isinstance(results, list) else [results], "; ".join(call.notes)
+
+    def _fold(
+        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
+    ) -> tuple[Sequence[Value], str]:
+        if node.op_type not in FOLDABLE:
+            raise Unsupported("not supported")
+        arrays = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
+        if len(arrays) < len(inputs):
+            return [Unknown(varies=False)] * len(node.output), "after a refused node"
+        call = Call(node, self.version, tuple(arrays), assembler)
+        if "sparse_value" in call.attributes:
+            raise Unsupported("attribute sparse_value")
+        assembler.spend(result_size(node.op_type, call.attributes, arrays))
+        return evaluate(node, self.version, arrays), "constant"
+
+    def _network(self, assembler: Assembler) -> Network | None:
+        result = self.values.get(self.output)
+        if self.problems:
+            return None
+        if not isinstance(result, Variable):
+            self.problems.append(f"output {self.output!r} does not depend on the input")
+        elif result.size < 1:
+            self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
+        else:
+            return assembler.builder.build(result.node)
+        return None
+
+
+def _since(operator: str, domain: str, version: int) -> int:
+    try:
+        return int(onnx.defs.get_schema(operator, version, domain).since_version)
+    except onnx.defs.SchemaError:
+        return version

@@ -1,0 +1,129 @@
+"""Lower bounds of margins: sound against attacks, ordered, monotone, exact at radius 0."""
+
+import pytest
+import torch
+
+from attacks import margins, smallest_margins
+from laws import normal, random_network, seeded, uniform
+from lipcert.bounds import Bound, Centre, EdgeNorms, GlobalBound, Layers, LocalBallBound, LocalBound
+from lipcert.network import Network, simplify
+from lipcert.norms import SegmentNorms, WeightedMap
+
+SEEDS = range(14)
+RADII = (0.0, 1e-6, 0.02, 0.3, 2.0)
+
+
+def bound_of(kind: type[Bound], network: Network) -> Bound:
+    layers = Layers.of(network)
+    norms = {
+        (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=n, failure_probability=0)
+        for n, edge in enumerate(layers.edges)
+    }
+    return kind.of(layers, norms)
+
+
+def deterministic(norm: SegmentNorms, mapping: WeightedMap, _: int) -> torch.Tensor:
+    return norm.deterministic(mapping)
+
+
+class Case:
+    """A random network, some samples with their predictions, and a bound of each kind."""
+
+    def __init__(self, seed: int, batch: int = 4) -> None:
+        self.network = simplify(random_network(seeded(seed)))
+        self.x = uniform((batch, *self.network.in_shape), seeded(seed + 1))
+        self.labels = self.network.logits(self.x).argmax(1)
+        self.local = bound_of(LocalBound, self.network)
+        self.others = {kind: self.local.replaced(kind) for kind in (GlobalBound, LocalBallBound)}
+        self.centre: Centre = self.local.propagation.centre(self.x)
+
+    def eps(self, radius: float) -> torch.Tensor:
+        return torch.full((len(self.x),), radius, dtype=torch.float64)
+
+    def prepared(self, radius: float) -> EdgeNorms:
+        return self.local.prepare(self.centre, self.eps(radius), deterministic)
+
+    def margins(self, kind: type[Bound], radius: float, prepared: float) -> torch.Tensor:
+        bound = self.local if kind is LocalBound else self.others[kind]
+        return bound.margins(self.centre, self.labels, self.eps(radius), self.prepared(prepared))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_attack_goes_below_a_bound(seed: int) -> None:
+    case = Case(seed)
+    for radius in RADII:
+        found = smallest_margins(case.network, case.x, case.labels, case.eps(radius), steps=15)
+        for kind in (LocalBound, GlobalBound, LocalBallBound):
+            for prepared in (radius, 2 * radius):
+                lower = case.margins(kind, radius, prepared)
+                assert (lower <= found + 1e-11 * (1 + found.abs())).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_order_of_the_bounds(seed: int) -> None:
+    """``local`` is at least ``global``, and at least itself without the box."""
+    case = Case(seed)
+    for radius in RADII:
+        local = case.margins(LocalBound, radius, radius)
+        ball = case.margins(LocalBallBound, radius, radius)
+        whole = case.margins(GlobalBound, radius, radius)
+        slack = 1e-9 * (1 + whole.abs())
+        assert (local >= ball - slack).all()
+        assert (ball >= whole - slack).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bounds_fall_with_the_radius_and_start_at_the_margin(seed: int) -> None:
+    case = Case(seed)
+    clean = margins(case.network, case.x, case.labels)
+    clean = torch.where(clean.isinf(), 0, clean)
+    for kind in (LocalBound, GlobalBound, LocalBallBound):
+        values = [case.margins(kind, radius, radius) for radius in RADII]
+        assert (values[0] <= clean).all()
+        assert (values[0] >= clean - 1e-9 * (1 + clean.abs())).all()
+        for before, after in zip(values, values[1:], strict=False):
+            assert (after <= before + 1e-9 * (1 + before.abs())).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_norms_of_a_larger_ball_only_loosen(seed: int) -> None:
+    case = Case(seed)
+    own = case.margins(LocalBound, 0.1, 0.1)
+    assert (case.margins(LocalBound, 0.1, 0.5) <= own + 1e-9 * (1 + own.abs())).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_local_constant_holds_between_any_two_points(seed: int) -> None:
+    case = Case(seed)
+    generator = seeded(seed + 50)
+    for radius in (0.01, 0.3, 2.0):
+        eps = case.eps(radius)
+        constant = case.local.constant(case.centre, eps, case.prepared(radius))
+        whole = case.others[GlobalBound].constant(case.centre, eps, {})
+        assert (constant <= whole * (1 + 1e-9)).all()
+        for _ in range(60):
+            one, two = (
+                case.x
+                + radius * direction / direction.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1, 1)
+                for direction in (normal(case.x.shape, generator) for _ in range(2))
+            )
+            # Far apart, and next to each other inside the ball.
+            for first, second in ((one, two), (case.x + (one - case.x) / 2, one)):
+                near = first + 1e-3 * (second - first)
+                for other in (second, near):
+                    change = (case.network.logits(first) - case.network.logits(other)).norm(dim=1)
+                    distance = (first - other).flatten(1).norm(dim=1)
+                    assert (change <= constant * distance * (1 + 1e-9) + 1e-12).all()
+
+
+def test_the_local_bound_is_better_where_neurons_are_dead() -> None:
+    """Huang et al.'s point: rows and columns of constant neurons leave the norm."""
+    gains = []
+    for seed in SEEDS:
+        case = Case(seed)
+        radius = 1e-3
+        local = case.local.constant(case.centre, case.eps(radius), case.prepared(radius))
+        whole = case.others[GlobalBound].constant(case.centre, case.eps(radius), {})
+        gains.append(float((whole / local).mean()))
+    assert max(gains) > 1.5
+    assert min(gains) > 1

@@ -1,0 +1,302 @@
+"""Every supported operator, in every version and attribute that matters, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from load_models import DOUBLE, FLOAT, Case, assert_agrees
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+from lipcert.load.reader import RULES
+
+IMAGE = (1, 4, 6, 5)
+NEWEST = 23
+
+
+def one(operator: str, *, at: Any = 17, shape: Any = IMAGE, named: str = "", **rest: Any) -> Any:
+    """Cases of a single node at each opset of ``at``; ``a_b=`` are attributes, ``_w=`` constants.
+
+    A constant given as None is an input left out.
+    """
+    inits = {key[1:]: value for key, value in rest.items() if key.startswith("_")}
+    attributes = {key: value for key, value in rest.items() if not key.startswith("_")}
+    inputs = " ".join(["x", *("" if value is None else key for key, value in inits.items())])
+    given = {key: value for key, value in inits.items() if value is not None}
+    opsets = at if isinstance(at, tuple) else (at,)
+    return [
+        Case(
+            f"{operator}-{opset}-{named}",
+            [(operator, inputs, "y", attributes)],
+            shape,
+            opset,
+            given,
+        )
+        for opset in opsets
+    ]
+
+
+def first(
+    operator: str, *, at: Any = 17, shape: Any = IMAGE, c: Any, named: str = "", **a: Any
+) -> Any:
+    """The constant ``c`` as the first input, ``x`` as the second."""
+    opsets = at if isinstance(at, tuple) else (at,)
+    return [
+        Case(
+            f"{operator}-{opset}-first-{named}", [(operator, "c x", "y", a)], shape, opset, {"c": c}
+        )
+        for opset in opsets
+    ]
+
+
+def ints(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def many(name: str, *nodes: Any, at: Any = 17, shape: Any = IMAGE, **inits: Any) -> Any:
+    opsets = at if isinstance(at, tuple) else (at,)
+    full = [(*node, {}) if len(node) == 3 else node for node in nodes]
+    return [Case(f"{name}-{opset}", full, shape, opset, inits) for opset in opsets]
+
+
+ALL = (7, 9, 11, 13, 15, 17, 19, 21, NEWEST)
+SPACES = ((1, 4, 7), (1, 4, 7, 6), (1, 4, 5, 6, 4))
+KERNEL = (3, 2, 2)
+BATCH_NORM: dict[str, Any] = {
+    "_g": (4,),
+    "_b": (4,),
+    "_m": (4,),
+    "_v": np.array([0.5, 1.0, 2.0, 0.01]),
+}
+
+AFFINE_CASES = [
+    *one("Conv", at=ALL, _w=(3, 4, 3, 2), _b=(3,)),
+    *(c for s in SPACES for c in one("Conv", shape=s, _w=(2, 4, *KERNEL[: len(s) - 2]))),
+    *one("Conv", named="pads", _w=(3, 4, 3, 2), pads=[0, 1, 2, 1], strides=[2, 1]),
+    *one("Conv", named="dilated", _w=(3, 4, 2, 2), dilations=[2, 3], pads=[1, 1, 1, 1]),
+    *one("Conv", named="groups", _w=(6, 2, 3, 3), _b=(6,), group=2, kernel_shape=[3, 3]),
+    *one("Conv", named="depthwise", _w=(4, 1, 3, 3), group=4, strides=[2, 2]),
+    *one("Conv", named="upper", _w=(3, 4, 4, 2), auto_pad="SAME_UPPER", strides=[2, 3]),
+    *one("Conv", named="lower", _w=(3, 4, 4, 2), auto_pad="SAME_LOWER", strides=[2, 1]),
+    *one("Conv", named="valid", _w=(3, 4, 3, 3), auto_pad="VALID", strides=[1, 2]),
+    *one("BatchNormalization", at=ALL, **BATCH_NORM, epsilon=1e-3),
+    *one("BatchNormalization", named="flat", shape=(1, 4), **BATCH_NORM),
+    *one("Gemm", at=(7, 9, 11, 13, NEWEST), shape=(1, 5), _w=(5, 3), _c=(3,)),
+    *one("Gemm", named="scaled", shape=(1, 5), _w=(3, 5), _c=(1, 3), transB=1, alpha=0.5, beta=1.5),
+    *one("Gemm", named="scalar", shape=(1, 5), _w=(5, 3), _c=()),
+    *one("Gemm", named="without", at=(11, 13), shape=(1, 5), _w=(5, 3)),
+    *one("Gemm", named="transA", shape=(1, 5), _w=(1, 3), transA=1, _c=(5, 3)),
+    *first("Gemm", shape=(1, 5), c=(3, 1), alpha=2.0),
+    *first("Gemm", named="turned", shape=(1, 5), c=(5, 3), transA=1, transB=1),
+    *many("gemm-residual", ("Gemm", "x w x", "y", {"beta": 0.5}), shape=(1, 5), w=(5, 5)),
+    *one("MatMul", at=(7, 9, 13, NEWEST), _w=(5, 3)),
+    *one("MatMul", named="vector", _w=(5,)),
+    *one("MatMul", named="ones", shape=(1, 5), _w=(1, 1, 5, 3)),
+    *first("MatMul", at=(9, 13), c=(3, 6)),
+    *first("MatMul", named="vector", c=(6,)),
+    *first("MatMul", named="ones", shape=(1, 5), c=(1, 1, 2, 1)),
+    *one("Add", at=ALL, _c=(4, 1, 1)),
+    *one("Add", named="larger", shape=(1, 5), _c=(3, 1, 5)),
+    *one("Sub", at=(7, 13, NEWEST), _c=(1, 4, 1, 5)),
+    *first("Sub", at=(7, 14), c=(5,)),
+    *first("Sub", named="larger", shape=(1, 1, 5), c=(2, 5)),
+    *one("Mul", at=(7, 13), _c=(4, 1, 1)),
+    *one("Mul", named="larger", shape=(1, 1, 5), _c=(2, 4, 5)),
+    *first("Mul", c=()),
+    *one("Div", at=(7, 14), _c=np.array([[[2.0]], [[0.3]], [[-1.0]], [[7.0]]])),
+    *one("Neg", at=(7, 13)),
+    *one("Sum", at=(8, 13), _a=(4, 1, 1), _b=(5,)),
+    *one("Mean", at=(8, 13), _a=(4, 1, 1), _b=IMAGE),
+    *many("twice", ("Add", "x x", "y")),
+    *many("nothing", ("Sub", "x x", "d"), ("Add", "d c", "y"), c=(5,)),
+    *many("sub", ("Relu", "x", "r"), ("Sub", "x r", "y")),
+    *many("outer", ("Transpose", "x", "t", {"perm": [1, 0]}), ("Add", "x t", "y"), shape=(1, 4)),
+    *many("sum", ("Relu", "x", "r"), ("Abs", "x", "a"), ("Sum", "x r a c", "y"), c=(5,)),
+    *many("mean", ("Relu", "x", "r"), ("Abs", "x", "a"), ("Mean", "x r a", "y")),
+]
+
+POOL: dict[str, Any] = {"kernel_shape": [3, 2]}
+POOL_CASES = [
+    case
+    for kind in ("MaxPool", "AveragePool")
+    for case in (
+        *one(kind, at=ALL, **POOL),
+        *(c for s in SPACES for c in one(kind, shape=s, kernel_shape=KERNEL[: len(s) - 2])),
+        *one(kind, named="pads", **POOL, pads=[1, 0, 2, 1], strides=[2, 2]),
+        *one(kind, named="upper", **POOL, auto_pad="SAME_UPPER", strides=[2, 2]),
+        *one(kind, named="lower", **POOL, auto_pad="SAME_LOWER", strides=[2, 1]),
+        *one(kind, named="valid", **POOL, auto_pad="VALID", strides=[2, 3]),
+        *one(kind, named="ceil", at=(11, 19, 22), **POOL, ceil_mode=1, strides=[2, 2]),
+        *one(kind, named="ceil3", at=(11, 19), **POOL, ceil_mode=1, strides=[4, 3]),
+        *one(
+            kind, named="ceilpads", at=(11, 19, 22), kernel_shape=[3, 3],
+            ceil_mode=1, strides=[2, 2], pads=[1, 1, 1, 1],
+        ),
+        *one(kind, named="dilated", at=19, kernel_shape=[2, 2], dilations=[2, 2], strides=[1, 2]),
+    )
+]  # fmt: skip
+
+REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+REDUCE_CASES = [
+    *one(
+        "AveragePool", named="include", at=(7, 19), **POOL, pads=[1, 1, 1, 1], count_include_pad=1
+    ),
+    *one(
+        "AveragePool", named="include-ceil", at=(19, 22), **POOL,
+        pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=1, count_include_pad=1,
+    ),
+    *(c for s in SPACES for c in one("GlobalAveragePool", shape=s)),
+    *(c for s in SPACES for c in one("GlobalMaxPool", shape=s)),
+    *(
+        c for kind in REDUCTIONS for c in (
+            *one(kind, named="attribute", at=(7, 11), axes=[1, -1]),
+            *one(kind, named="dropped", at=11, axes=[2], keepdims=0),
+            *one(kind, named="all", at=11, keepdims=0),
+            *one(kind, named="input", at=(18, 20), _axes=ints(2, 3), keepdims=0),
+            *one(kind, named="noop", at=18, noop_with_empty_axes=1),
+            *one(kind, named="two", at=18, shape=(1, 3, 2, 4), _axes=ints(2), keepdims=0),
+            *one(kind, named="one", at=18, shape=(1, 3, 1, 4), _axes=ints(2)),
+        )
+    ),
+    *one("ReduceSum", named="axes", at=13, _axes=ints(-1)),
+]  # fmt: skip
+
+MOVE_CASES = [
+    *one("Reshape", at=(7, 13, 14, NEWEST), _s=ints(0, -1, 10)),
+    *one("Flatten", at=ALL, axis=2),
+    *one("Flatten", named="negative", at=13, axis=-1),
+    *one("Transpose", at=(7, 13), perm=[0, 3, 1, 2]),
+    *one("Transpose", named="default"),
+    *one("Squeeze", at=(7, 11), axes=[0]),
+    *one("Squeeze", named="input", at=(13, NEWEST), _a=ints(0)),
+    *one("Squeeze", named="all", at=(11, 13)),
+    *one("Unsqueeze", at=(7, 11), axes=[0, 3]),
+    *one("Unsqueeze", named="input", at=(13, NEWEST), _a=ints(0, -1)),
+    *one("Slice", at=(7, 9), axes=[2, 3], starts=[1, -3], ends=[9223372036854775807, -1]),
+    *one("Slice", named="input", at=(10, 11, 13), _s=ints(1, 4), _e=ints(6, -9), _a=ints(2, 3),
+         _t=ints(2, -2)),
+    *one("Gather", at=(7, 11, 13), _i=ints(3, 0, 0), axis=1),
+    *one("Gather", named="scalar", _i=np.array(-1, dtype=np.int64), axis=2),
+    *one("GatherElements", shape=(1, 4), _i=np.array([[2, 2, 0]], dtype=np.int64), axis=1),
+    *one("GatherND", at=(11, 13), _i=np.array([[0, 1], [0, 3]], dtype=np.int64)),
+    *one("Expand", at=(8, 13), shape=(1, 4, 1), _s=ints(2, 1, 3)),
+    *one("Tile", at=(7, 13), shape=(1, 4, 2), _r=ints(2, 1, 3)),
+    *one("Pad", at=(7, 10), pads=[0, 1, 0, 2, 0, 0, 1, 0]),
+    *one("Pad", named="value", at=(7, 10), pads=[0, 0, 1, 2, 0, 0, 1, 0], value=1.5),
+    *one("Pad", named="input", at=(11, 13, 18), _p=ints(0, 0, 1, 2, 0, 0, 1, 0)),
+    *one("Pad", named="constant", at=(11, 13, 18, 21), _p=ints(0, 0, 1, 2, 0, 0, 1, 0),
+         _v=np.array(-0.5)),
+    *one("Pad", named="zero", at=(11, 21), _p=ints(0, 0, 1, 2, 0, 0, 1, 0), _v=np.array(0.0)),
+    *one("Pad", named="axes", at=(18, 21), _p=ints(1, 2), _v=None, _a=ints(2)),
+    *one("Pad", named="reflect", at=7, mode="reflect", pads=[0, 0, 2, 1, 0, 0, 1, 3]),
+    *one("Pad", named="reflect", at=(11, 18), mode="reflect", _p=ints(0, 0, 2, 1, 0, 0, 1, 3)),
+    *one("Pad", named="edge", at=(11, 18), mode="edge", _p=ints(0, 0, 2, 1, 0, 0, 1, 3)),
+    *one("DepthToSpace", at=(7, 11, 13), blocksize=2),
+    *one("DepthToSpace", named="crd", at=11, blocksize=2, mode="CRD"),
+    *one("SpaceToDepth", at=(7, 13), shape=(1, 2, 4, 6), blocksize=2),
+    *one("Identity", at=(7, 14)),
+    *one("Dropout", at=(7, 10), ratio=0.3),
+    *one("Dropout", named="input", at=(12, 13), _r=np.array(0.5), _t=np.array(False)),
+    *one("Concat", at=(7, 11, 13), _c=(1, 4, 2, 5), axis=2),
+    *first("Concat", c=(1, 1, 6, 5), axis=-3),
+    *many("concat-self", ("Concat", "x x", "y", {"axis": 1})),
+    *many("where", ("Relu", "x", "r"), ("Where", "m x r", "y"),
+          m=np.arange(30).reshape(6, 5) % 3 == 0),
+    *many("where-constant", ("Where", "m x c", "y"), m=np.arange(5) % 2 == 0, c=(4, 1, 1)),
+    *many("split", ("Split", "x", "a b", {"axis": 1}), ("Relu", "a", "r"),
+          ("Concat", "b r", "y", {"axis": 1}), at=(7, 11, 13)),
+    *many("split-18", ("Split", "x", "a b c", {"axis": 3, "num_outputs": 3}),
+          ("Concat", "c a b", "y", {"axis": 3}), at=(18, NEWEST)),
+    *many("split-sizes", ("Split", "x s", "a b", {"axis": 1}), ("Concat", "b a", "y", {"axis": 1}),
+          at=(13, 18), s=ints(1, 3)),
+    *many("split-attribute", ("Split", "x", "a b", {"axis": -2, "split": [2, 4]}),
+          ("Concat", "b a", "y", {"axis": 2}), at=(7, 11)),
+    *many("shape", ("Shape", "x", "s"), ("Slice", "s b e", "t"),
+          ("Concat", "t m", "u", {"axis": 0}), ("Reshape", "x u", "y"),
+          at=(10, 13, 15, 21), b=ints(0), e=ints(2), m=ints(-1)),
+    *many("shape-15", ("Shape", "x", "s", {"start": 1, "end": -1}), ("ReduceProd", "s", "p"),
+          ("CastLike", "p x", "f"), ("Size", "x", "z"), ("CastLike", "z c", "g"),
+          ("Div", "f g", "q"), ("CastLike", "x c", "w"), ("Mul", "w q", "y"), at=(15, 17), c=()),
+    *many("fill", ("Shape", "x", "s"), ("ConstantOfShape", "s", "c",),
+          ("CastLike", "c x", "d"), ("Range", "a b e", "r"), ("Add", "d r", "f"),
+          ("Add", "x f", "y"), at=(15, 20), a=np.array(0.0), b=np.array(5.0), e=np.array(1.0)),
+]  # fmt: skip
+
+SCALAR = np.array(0.25)
+ACTIVATION_CASES = [
+    *one("Relu", at=ALL),
+    *one("Abs", at=(7, 13)),
+    *one("Sigmoid", at=(7, 13)),
+    *one("Tanh", at=(7, 13)),
+    *one("LeakyRelu", at=(7, 16)),
+    *one("LeakyRelu", named="alpha", alpha=0.3),
+    *one("HardSigmoid", at=(7, 22)),
+    *one("HardSigmoid", named="set", alpha=0.4, beta=0.1),
+    *one("PRelu", at=(7, 9, 16), _s=(4, 1, 1)),
+    *one("PRelu", named="scalar", _s=(1,)),
+    *one("Clip", at=7, min=-0.2, max=0.7),
+    *one("Clip", named="upper", at=7, max=0.7),
+    *one("Clip", named="none", at=(7, 11, 13)),
+    *one("Clip", named="input", at=(11, 12, 13), _l=-SCALAR, _u=SCALAR),
+    *one("Clip", named="only-upper", at=(11, 13), _l=None, _u=SCALAR),
+    *one("Clip", named="only-lower", at=(11, 13), _l=SCALAR),
+    *one("Max", at=(8, 12, 13), _c=(4, 1, 1)),
+    *one("Min", at=(8, 12, 13), _c=SCALAR),
+    *one("Max", named="larger", shape=(1, 5), _c=(3, 5)),
+    *one("Min", named="several", _c=SCALAR, _d=(5,), _e=(4, 1, 1)),
+    *one("Max", named="alone"),
+    *[
+        case
+        for kind in ("Max", "Min")
+        for case in (
+            *many(f"{kind}-two", ("Neg", "x", "n"), (kind, "x n", "y")),
+            *many(
+                f"{kind}-broadcast",
+                ("Transpose", "x", "t", {"perm": [1, 0]}),
+                (kind, "t c x", "y"),
+                shape=(1, 4),
+                c=(4,),
+            ),
+            *many(
+                f"{kind}-three",
+                ("Neg", "x", "n"),
+                ("Mul", "x c", "m"),
+                (kind, "x n m c n", "y"),
+                c=(4, 1, 1),
+            ),
+        )
+    ],
+]
+
+CASES = [*AFFINE_CASES, *POOL_CASES, *REDUCE_CASES, *MOVE_CASES, *ACTIVATION_CASES]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_operator_agrees_with_onnxruntime(case: Case) -> None:
+    assert_agrees(case.model(FLOAT), 1e-5)
+    double = in_double(case)
+    if double is not None:
+        assert_agrees(double, 1e-10)
+
+
+def in_double(case: Case) -> onnx.ModelProto | None:
+    """The case in float64, or None where onnxruntime computes it in float32 alone."""
+    try:
+        return case.model(DOUBLE)
+    except (NoKernel, InvalidGraph):
+        return None
+
+
+def test_every_rule_has_a_case() -> None:
+    covered = {kind for case in CASES for kind, *_ in case.nodes}
+    # The softmax only as the last operator, and Cast, whose target is one type.
+    assert set(RULES) - covered == {"Cast", "LogSoftmax", "Softmax"}
+
+
+def test_double_precision_is_compared_for_most() -> None:
+    """The comparison in float64 is the sharp one: it must not fall away unnoticed."""
+    some = CASES[::7]
+    assert sum(in_double(case) is not None for case in some) > len(some) / 2

@@ -1,0 +1,47 @@
+"""The frequency bound of convolutions, against the singular values of the dense twin."""
+
+import pytest
+import torch
+
+from laws import OPERATOR_CASES, dense_twin, normal, seeded
+from lipcert.network.operators import Convolution
+from lipcert.norms import convolution_norm
+from lipcert.norms.bounds import operator_norm
+
+# One case reads nothing but padding: its norm is 0, and no ratio to it is finite.
+CONVOLUTIONS = [
+    name for name in OPERATOR_CASES if name.startswith("conv") and "padding only" not in name
+]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATOR_CASES))
+def test_every_operator_has_a_norm_that_is_never_below_the_truth(name: str) -> None:
+    operator = OPERATOR_CASES[name](torch.float64, seeded(5))
+    truth = float(torch.linalg.matrix_norm(dense_twin(operator), ord=2))
+    assert operator_norm(operator) >= truth * (1 - 1e-13)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_it_is_within_its_looseness_of_the_truth(name: str) -> None:
+    operator = OPERATOR_CASES[name](torch.float64, seeded(6))
+    assert isinstance(operator, Convolution)
+    truth = float(torch.linalg.matrix_norm(dense_twin(operator), ord=2))
+    bound = convolution_norm(operator)
+    assert bound is not None
+    # Tiny images make the padded circle loosest; a wrong phase or group would show as far more.
+    assert bound <= 1.6 * truth
+
+
+def test_it_is_tight_on_larger_images() -> None:
+    weight = normal((6, 3, 4, 4), seeded(7))
+    operator = Convolution.of(weight, None, (1, 3, 16, 16), stride=(2, 2), padding=((1, 1), (1, 1)))
+    truth = float(torch.linalg.matrix_norm(dense_twin(operator), ord=2))
+    bound = convolution_norm(operator)
+    assert bound is not None
+    assert truth <= bound <= 1.04 * truth
+
+
+def test_symbols_too_large_to_be_worth_it_are_declined() -> None:
+    operator = Convolution.of(torch.zeros(600, 1, 1, 1), None, (1, 1, 2, 2))
+    assert convolution_norm(operator) is None
+    assert operator_norm(operator) == float("inf")
