@@ -11,8 +11,6 @@ torch is imported when something of this is first used, not before.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,29 +20,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Model", "Result", "__version__", "certify", "load"]
 
-# Two functions share their names with the packages that do the work, and Python binds a package
-# as an attribute here whenever it is imported. So the packages themselves can be called.
-_CALLABLE = ("load", "certify")
+_HOMES = {"certify": "api", "load": "api", "Model": "run", "Result": "run"}
 
 
-class _CallablePackage(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        api = importlib.import_module("lipcert.api")
-        return getattr(api, self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-class _Lipcert(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _CALLABLE and type(value) is ModuleType:
-            value.__class__ = _CallablePackage
-        super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _CALLABLE:
-            return importlib.import_module(f"lipcert.{name}")
-        if name in __all__:
-            return getattr(importlib.import_module("lipcert.run"), name)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
         raise AttributeError(f"module 'lipcert' has no attribute {name!r}")
-
-
-sys.modules[__name__].__class__ = _Lipcert
+    return getattr(importlib.import_module(f"lipcert.{_HOMES[name]}"), name)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lipcert.certify import Epsilon, Options
-from lipcert.certify.options import Deployed, Method, NormMethod
 from lipcert.data.dataset import to_dataset
+from lipcert.options import Deployed, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
     Model,

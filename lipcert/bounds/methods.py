@@ -53,7 +53,7 @@ class Bound(ABC):
 
     @abstractmethod
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> EdgeNorms:
-        """The local norms over the balls of radius ``eps``; ``norm_of`` also takes the edge's number."""
+        """The local norms over the balls of radius ``eps``; ``norm_of`` is told the edge, too."""
 
     @abstractmethod
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: EdgeNorms) -> Tensor:

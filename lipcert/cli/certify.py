@@ -8,15 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from lipcert.cli import parse
+from lipcert.options import Deployed, Epsilon, Method, NormMethod, Options
 
 _MODEL = "What the model expects"
 _DATA = "Which samples"
 _HOW = "How to certify"
 _RUN = "How to run"
 _OUT = "What to write"
-
-# The choices are repeated from lipcert.certify.options, which cannot be imported without torch.
-Norms = Literal["randomised", "deterministic", "estimate"]
 
 
 def certify(
@@ -40,11 +38,11 @@ def certify(
         ),
     ],
     method: Annotated[
-        Literal["local", "global"],
+        Method,
         typer.Option(help="Lipschitz bounds in a ball, or everywhere.", rich_help_panel=_HOW),
     ] = "local",
     norms: Annotated[
-        Norms,
+        NormMethod,
         typer.Option(
             help="How operator norms are bounded; estimate bounds nothing.",
             rich_help_panel=_HOW,
@@ -61,7 +59,7 @@ def certify(
         int, typer.Option(help="Of the coins, and of --random.", rich_help_panel=_HOW)
     ] = 0,
     deployed: Annotated[
-        Literal["float32", "real"],
+        Deployed,
         typer.Option(
             help="The arithmetic to cover: float32 in any summation order, or exact.",
             rich_help_panel=_HOW,
@@ -100,7 +98,10 @@ def certify(
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="The axes of the model's input, CHW or HWC.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="The order in which the model reads an image: CHW, HWC, CWH …",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Of the dataset.", rich_help_panel=_DATA)] = "test",
     limit: Annotated[
@@ -198,7 +199,6 @@ def certify(
     # torch comes with these; without them --help answers at once.
     from rich.console import Console
 
-    from lipcert.certify import Epsilon, Options
     from lipcert.report.json_file import certificate_text
     from lipcert.report.table import table
     from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lipcert.cli import parse
-from lipcert.cli.certify import Norms
 from lipcert.errors import CannotCertify
+from lipcert.options import Epsilon, NormMethod, Options
 
 
 def inspect(
@@ -28,7 +28,7 @@ def inspect(
         typer.Option(help="Of one image, such as 3,32,32, for --arch."),
     ] = None,
     norms: Annotated[
-        Norms, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
+        NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -41,7 +41,6 @@ def inspect(
     """
     from rich.console import Console
 
-    from lipcert.certify.options import Epsilon, Options
     from lipcert.report.inspection import model_tables, operator_table
     from lipcert.run import ModelSource
     from lipcert.run.inspection import inspect_model, operators_of

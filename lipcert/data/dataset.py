@@ -125,12 +125,14 @@ def _scaled(images: Array, value_range: ValueRange | None, source: str) -> Array
         raise UsageError(f"{source}: images hold NaN or infinite values")
     lo, hi = (0.0, 1.0) if value_range is None else value_range
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise UsageError(f"--range {lo},{hi}: two finite numbers, the smaller first, are needed")
+        raise UsageError(
+            f"--data-range {lo},{hi}: two finite numbers, the smaller first, are needed"
+        )
     least, most = images.min(initial=hi), images.max(initial=lo)
     if least < lo or most > hi:
         raise UsageError(
             f"{source}: image values run from {least:g} to {most:g}, outside [{lo:g}, {hi:g}]; "
-            "name the values of black and white with --range lo,hi"
+            "name the values of black and white with --data-range lo,hi"
         )
     if value_range is not None:
         images = (images.astype(np.float64) - lo) / (hi - lo)

@@ -46,7 +46,9 @@ def load_dataset(
     """
     if spec == "digits" or spec in NAMED:
         if layout != "auto" or value_range is not None:
-            raise UsageError(f"{spec} is a published set: --data-layout and --range do not apply")
+            raise UsageError(
+                f"{spec} is a published set: --data-layout and --data-range do not apply"
+            )
         if data_dir is not None and not data_dir.is_dir():
             raise UsageError(f"--data-dir {data_dir}: there is no such folder")
         if spec == "digits":

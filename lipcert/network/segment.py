@@ -107,7 +107,7 @@ class Segment:
         return self._backward(v, "transpose_squared")
 
     def rows(self, *, magnitude: bool = False) -> Tensor:
-        """``A`` itself (or ``|A|``), one row an output: ``(outputs, *in_shape)``; for few outputs."""
+        """``A`` (or ``|A|``) itself, a row an output: ``(outputs, *in_shape)``; for few outputs."""
         anchor = self.network.anchor
         size = math.prod(self.out_shape)
         unit = torch.eye(size, dtype=anchor.dtype, device=anchor.device)

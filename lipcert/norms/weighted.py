@@ -48,7 +48,7 @@ class WeightedMap:
         return bool(((self.support == 0) | (self.support == 1)).all())
 
     def gram(self, v: Tensor) -> Tensor:
-        """``MᵀM v`` or ``MMᵀ v`` for ``v`` on the support; ``(P·B, *shape)``, P copies of the batch.
+        """``MᵀM v`` or ``MMᵀ v`` for ``v`` on the support: ``(P·B, *shape)``, P copies of a batch.
 
         Weights of 0 and 1 leave such a ``v`` as it is: there they are applied once, at the end.
         """

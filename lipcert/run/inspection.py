@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lipcert.certify import Certifier
-from lipcert.certify.options import Options
-from lipcert.load import inspect_operators, normalisation_found
+from lipcert.certification import Certifier
+from lipcert.loading import inspect_operators, normalisation_found
+from lipcert.options import Options
 from lipcert.run.environment import suitable_threads, threads
 from lipcert.run.job import ModelSource, Preprocessing
 from lipcert.run.model import open_model

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lipcert.certify.options import Options
 from lipcert.data.dataset import Layout, ValueRange
 from lipcert.errors import UsageError
+from lipcert.options import Options
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lipcert.load import LoadedModel, load_model, with_preprocessing
+from lipcert.loading import LoadedModel, load_model, with_preprocessing
 from lipcert.network import Network
 from lipcert.run.job import ModelSource, Preprocessing
 

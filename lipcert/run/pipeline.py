@@ -13,11 +13,12 @@ from torch import Tensor
 
 import lipcert
 from lipcert.certificate import Certificate, Sample, summarise
-from lipcert.certify import Certifier, Options
+from lipcert.certification import Certifier
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load import CrossCheck, cross_check
+from lipcert.loading import CrossCheck, cross_check
 from lipcert.network import Network
+from lipcert.options import Options
 from lipcert.report import json_file
 from lipcert.run.batches import in_batches
 from lipcert.run.checks import (
@@ -48,7 +49,7 @@ class Certify(Protocol):
 
 class MakeCertifier(Protocol):
     def __call__(
-        self, network: Network, options: Options, *, samples: int, device: str
+        self, network: Network, options: Options, *, samples: int, device: str, softmax: bool
     ) -> Certify: ...
 
 
@@ -102,7 +103,13 @@ def certify_dataset(
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
         header = _header(model, dataset, indices, options)
         with Journal(execution, header) as journal:
-            certifier = make_certifier(network, options, samples=len(indices), device=device)
+            certifier = make_certifier(
+                network,
+                options,
+                samples=len(indices),
+                device=device,
+                softmax=model.loaded.stripped is not None,
+            )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             samples = _certify(
                 certifier, dataset, _part(indices, execution), options, execution, journal, watch

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipcert.certificate import Assurance, Certificate, Sample
-from lipcert.certify.options import Options
 from lipcert.errors import InternalError
+from lipcert.options import Options
 
 
 @dataclass(frozen=True)

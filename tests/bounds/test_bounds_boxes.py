@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
 from attacks import in_ball
 from laws import normal, random_network, seeded, uniform
+
 from lipcert.bounds import Propagation, node_constants, rounding_errors
 from lipcert.network import Network, NetworkBuilder, simplify
 from lipcert.network.operators import Dense
@@ -66,7 +66,7 @@ def test_float32_in_any_order_stays_within_its_error(seed: int) -> None:
         point = in_ball(x, eps * 0.999, generator).float()
         truth = exact.logits(point.double())
         assert ((single.logits(point).double() - truth).abs() <= errors).all()
-    assert (errors < 1e-3 * (1 + truth.abs().amax(1, keepdim=True))).all()
+    assert (errors < 1e-2 * (1 + truth.abs().amax(1, keepdim=True))).all()
 
 
 def cancelling(size: float) -> Network:

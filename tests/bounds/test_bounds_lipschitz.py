@@ -1,10 +1,12 @@
 """Lower bounds of margins: sound against attacks, ordered, monotone, exact at radius 0."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-
 from attacks import margins, smallest_margins
 from laws import normal, random_network, seeded, uniform
+
 from lipcert.bounds import Bound, Centre, EdgeNorms, GlobalBound, Layers, LocalBallBound, LocalBound
 from lipcert.network import Network, simplify
 from lipcert.norms import SegmentNorms, WeightedMap
@@ -81,7 +83,7 @@ def test_bounds_fall_with_the_radius_and_start_at_the_margin(seed: int) -> None:
         values = [case.margins(kind, radius, radius) for radius in RADII]
         assert (values[0] <= clean).all()
         assert (values[0] >= clean - 1e-9 * (1 + clean.abs())).all()
-        for before, after in zip(values, values[1:], strict=False):
+        for before, after in pairwise(values):
             assert (after <= before + 1e-9 * (1 + before.abs())).all()
 
 

@@ -3,8 +3,8 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from laws import normal, seeded, uniform
+
 from lipcert.bounds import ball_box_support
 
 

@@ -67,8 +67,8 @@ def test_an_ambiguous_layout_is_asked_for(shape):
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (np.full((3, 4), 1.5), {}, "--range"),
-        (np.full((3, 4), -0.1), {}, "--range"),
+        (np.full((3, 4), 1.5), {}, "--data-range"),
+        (np.full((3, 4), -0.1), {}, "--data-range"),
         (np.full((3, 4), np.nan), {}, "NaN"),
         (np.full((3, 4), np.inf), {"value_range": (0, 1)}, "NaN or infinite"),
         (np.full((3, 4), 2.0), {"value_range": (-1, 1)}, "outside"),

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from laws import normal, seeded
+
 from lipcert.norms import largest_eigenvalue, spectral_norm
 
 

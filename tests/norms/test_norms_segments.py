@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from laws import normal, random_network, seeded, uniform
 from torch import Tensor
 
 import lipcert.norms.bounds as norm_bounds
-from laws import normal, random_network, seeded, uniform
 from lipcert.network import Network, NetworkBuilder, Segment, segments, simplify
 from lipcert.network.operators import Convolution, Dense
 from lipcert.norms import SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
@@ -53,7 +53,7 @@ SHAPES = [
 
 @pytest.mark.usefixtures("no_exact")
 def test_masked_norms_of_a_thousand_operators() -> None:
-    """1,000 random masked convolutions and matrices: none below the truth, the median within 3 %."""
+    """1,000 masked convolutions and matrices: none below the truth, the median within 3 %."""
     excess = []
     for number, operator in enumerate(SHAPES):
         segment = segment_of(operator)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from laws import OPERATOR_CASES, dense_twin, normal, seeded
+
 from lipcert.network.operators import Convolution
 from lipcert.norms import convolution_norm
 from lipcert.norms.bounds import operator_norm

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lipcert.certificate import Assurance, Certificate, Sample, summarise
-from lipcert.certify.options import Epsilon, Options
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.options import Epsilon, Options
 from lipcert.report import json_file
 from lipcert.report.table import _rounded_down, _rounded_up, table
 

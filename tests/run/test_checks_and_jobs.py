@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipcert.certificate import Sample
-from lipcert.certify.options import Epsilon, Options
 from lipcert.errors import InternalError, UsageError
 from lipcert.network import NetworkBuilder
+from lipcert.options import Epsilon, Options
 from lipcert.run.checks import implausible, spread
 from lipcert.run.environment import check_device, environment, suitable_threads, threads
 from lipcert.run.job import Execution, Shard

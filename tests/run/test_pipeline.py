@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from lipcert.certificate import Sample
-from lipcert.certify.options import Epsilon, Options
 from lipcert.data import load_dataset
 from lipcert.errors import CannotCertify, InternalError, UsageError
+from lipcert.options import Epsilon, Options
 from lipcert.report import json_file
 from lipcert.run import Execution, ModelSource, Preprocessing, Shard, certify_dataset, open_model
 from lipcert.run.progress import ConsoleWatch
@@ -31,7 +31,7 @@ class FakeCertifier:
         self.seen: list[int] = []
         self.global_failure_probability = 1e-10
 
-    def make(self, network, options, *, samples, device):
+    def make(self, network, options, *, samples, device, softmax):
         self.samples = samples
         return self
 

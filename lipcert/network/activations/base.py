@@ -56,7 +56,7 @@ class Activation(ABC):
 
     @property
     def rounding(self) -> tuple[float, float]:
-        """``(r, a)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a)``, u the unit roundoff."""
+        """``(r, a)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a)``, u the roundoff."""
         return 0.0, 0.0
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> Self:

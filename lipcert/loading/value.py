@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.load.assembler import Assembler, Variable
+from lipcert.loading.assembler import Assembler, Variable
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify
-from lipcert.load.onnx_file import one_line
+from lipcert.loading.onnx_file import one_line
 
 Array = NDArray[Any]
 

@@ -12,8 +12,8 @@ from load_models import FLOAT, Case, assert_agrees, network, reading
 from onnx import TensorProto, helper
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load import inspect_operators, load_model
-from lipcert.load.reader import network_of, read
+from lipcert.loading import inspect_operators, load_model
+from lipcert.loading.reader import network_of, read
 from lipcert.network import Network, simplify
 
 CONV: Any = ("Conv", "x w", "z", {"pads": [1, 1, 1, 1]})

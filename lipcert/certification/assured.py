@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.certify.options import Options
 from lipcert.network import Network, Segment
 from lipcert.norms import Norm, SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
+from lipcert.options import Options
 
 _POWER_STEPS = 100
 _ROUGH_STEPS = 12

@@ -11,7 +11,7 @@ from load_models import DOUBLE, FLOAT, Case, assert_agrees
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from lipcert.load.reader import RULES
+from lipcert.loading.reader import RULES
 
 IMAGE = (1, 4, 6, 5)
 NEWEST = 23

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load.onnx_file import LARGEST_FILE, one_line
+from lipcert.loading.onnx_file import LARGEST_FILE, one_line
 
 FLOATS = {
     onnx.TensorProto.FLOAT: torch.float32,

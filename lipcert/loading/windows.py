@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcert.load.value import Unsupported
+from lipcert.loading.value import Unsupported
 
 Pair = tuple[int, int]
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load.onnx_file import LARGEST_FILE, one_line
-from lipcert.load.runtime import Runtime
-from lipcert.load.weights import differences, read_weights, refuse
+from lipcert.loading.onnx_file import LARGEST_FILE, one_line
+from lipcert.loading.runtime import Runtime
+from lipcert.loading.weights import differences, read_weights, refuse
 
 
 def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple[nn.Module, str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from lipcert.load.assembler import Variable, number
-from lipcert.load.value import Call, Unsupported
+from lipcert.loading.assembler import Variable, number
+from lipcert.loading.value import Call, Unsupported
 from lipcert.network.activations import Clip, PReLU, Sigmoid, Tanh, absolute, relu
 from lipcert.network.activations.base import Activation
 

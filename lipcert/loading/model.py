@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipcert.errors import UsageError
-from lipcert.load.factory import build_model, export
-from lipcert.load.onnx_file import check, open_onnx, opset
-from lipcert.load.reader import OperatorRow, network_of, read
-from lipcert.load.weights import replace_weights
+from lipcert.loading.factory import build_model, export
+from lipcert.loading.onnx_file import check, open_onnx, opset
+from lipcert.loading.reader import OperatorRow, network_of, read
+from lipcert.loading.weights import replace_weights
 from lipcert.network import Network
 
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify
-from lipcert.load.model import LoadedModel
-from lipcert.load.runtime import Runtime
-from lipcert.load.second_reader import second_logits
+from lipcert.loading.model import LoadedModel
+from lipcert.loading.runtime import Runtime
+from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 
 Array = NDArray[Any]

@@ -9,9 +9,9 @@ from functools import reduce
 import numpy as np
 import torch
 
-from lipcert.load.assembler import Index, Variable, places
-from lipcert.load.value import Call, Unsupported
-from lipcert.load.windows import Windows, windows
+from lipcert.loading.assembler import Index, Variable, places
+from lipcert.loading.value import Call, Unsupported
+from lipcert.loading.windows import Windows, windows
 from lipcert.network.operators import Convolution
 
 

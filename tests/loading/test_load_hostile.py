@@ -13,7 +13,7 @@ from load_models import FLOAT, Case
 from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load import inspect_operators, load_model
+from lipcert.loading import inspect_operators, load_model
 
 SMALL = Case(
     "small",

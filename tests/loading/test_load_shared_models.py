@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lipcert.errors import CannotCertify
-from lipcert.load import (
+from lipcert.loading import (
     cross_check,
     deployed_logits,
     inspect_operators,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.load.assembler import Variable, number
-from lipcert.load.value import Call, Unsupported
-from lipcert.load.windows import windows
+from lipcert.loading.assembler import Variable, number
+from lipcert.loading.value import Call, Unsupported
+from lipcert.loading.windows import windows
 from lipcert.network.operators import Convolution
 
 PRODUCT = "a product of two values that both depend on the network's input"

@@ -10,7 +10,7 @@ import torch
 from load_models import Case, network
 
 from lipcert.errors import UsageError
-from lipcert.load import normalisation_found, with_preprocessing
+from lipcert.loading import normalisation_found, with_preprocessing
 from lipcert.network import Network
 
 IMAGE = (3, 4, 5)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 
-from lipcert.load.onnx_file import one_line
+from lipcert.loading.onnx_file import one_line
 
 
 def second_logits(

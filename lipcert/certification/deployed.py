@@ -15,17 +15,27 @@ from lipcert.bounds import Centre, Propagation, node_constants, rounding_errors
 from lipcert.network import Network
 from lipcert.rounding import DOUBLE, SINGLE
 
+# Softmax and LogSoftmax keep the order of two logits in float32 unless they are so near that the
+# results round to a tie. With the largest logit subtracted, as every runtime does, one of the two
+# being the largest: their difference errs by u (m + 2 log K) and the exponentials by a few u each,
+# all below this for up to 2^40 classes.
+SOFTMAX_TIE = 2.0**-16
+
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
-    """The network as loaded; ``covered`` says whether float32 is to be covered, or real numbers."""
+    """The network as loaded; ``covered`` says whether float32 is to be covered, or real numbers.
+
+    ``softmax``: the deployed file ends in a Softmax or LogSoftmax, which was stripped.
+    """
 
     propagation: Propagation
     covered: bool
+    softmax: bool
 
     @classmethod
-    def of(cls, network: Network, *, covered: bool) -> Deployment:
-        return cls(Propagation.of(network, node_constants(network, {})), covered)
+    def of(cls, network: Network, *, covered: bool, softmax: bool) -> Deployment:
+        return cls(Propagation.of(network, node_constants(network, {})), covered, softmax)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -39,5 +49,7 @@ class Deployment:
         """
         boxes = self.propagation.boxes(centre, eps)
         errors = rounding_errors(self.propagation.network, boxes, SINGLE)[-1].flatten(1)
+        if self.softmax:
+            errors = errors + SOFTMAX_TIE
         fused = 16 * DOUBLE.unit / SINGLE.unit
         return errors * (1 + fused) if self.covered else errors * fused

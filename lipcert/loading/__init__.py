@@ -1,9 +1,9 @@
 """Pretrained networks from files: read, refused with reasons, and checked against onnxruntime."""
 
-from lipcert.load.cross_check import CrossCheck, cross_check, deployed_logits
-from lipcert.load.model import LoadedModel, inspect_operators, load_model
-from lipcert.load.preprocessing import normalisation_found, with_preprocessing
-from lipcert.load.reader import OperatorRow
+from lipcert.loading.cross_check import CrossCheck, cross_check, deployed_logits
+from lipcert.loading.model import LoadedModel, inspect_operators, load_model
+from lipcert.loading.preprocessing import normalisation_found, with_preprocessing
+from lipcert.loading.reader import OperatorRow
 
 __all__ = [
     "CrossCheck", "LoadedModel", "OperatorRow", "cross_check", "deployed_logits",

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import torch
 
-from lipcert.load.assembler import Variable
-from lipcert.load.fold import evaluate, result_size
-from lipcert.load.value import Array, Call, Unsupported
+from lipcert.loading.assembler import Variable
+from lipcert.loading.fold import evaluate, result_size
+from lipcert.loading.value import Array, Call, Unsupported
 
 
 def _move(call: Call, slots: Sequence[int]) -> list[Variable]:

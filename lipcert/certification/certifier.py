@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, Layers, LocalBound
 from lipcert.certificate import Sample, Verdict
-from lipcert.certify.assured import AssuredNorms
-from lipcert.certify.batch import Batch, Tools
-from lipcert.certify.deployed import Deployment
-from lipcert.certify.options import Options
+from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.batch import Batch, Tools
+from lipcert.certification.deployed import Deployment
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Segment, simplify
+from lipcert.options import Options
 
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound}
 _SMALLEST_BALL = 1e-30
@@ -38,11 +38,18 @@ class Certifier:
     """Certifies batches of samples of one network under one set of options.
 
     ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
-    run has, over all shards, for the union bound. The shared norms are computed here, once.
+    run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
+    was stripped. The shared norms are computed here, once.
     """
 
     def __init__(
-        self, network: Network, options: Options, *, samples: int, device: str = "cpu"
+        self,
+        network: Network,
+        options: Options,
+        *,
+        samples: int,
+        device: str = "cpu",
+        softmax: bool = False,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -60,7 +67,8 @@ class Certifier:
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to(dtype=torch.float32)
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
-        deployment = Deployment.of(network, covered=options.deployed == "float32")
+        covered = options.deployed == "float32"
+        deployment = Deployment.of(network, covered=covered, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
 
     @property

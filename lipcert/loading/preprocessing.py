@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import UsageError
-from lipcert.load.assembler import Assembler, Variable, number, places
+from lipcert.loading.assembler import Assembler, Variable, number, places
 from lipcert.network import Network
 from lipcert.network.operators import Diagonal, Select, Shape
 

@@ -14,9 +14,15 @@ import torch
 from load_models import DOUBLE, FLOAT, Case
 
 from lipcert.errors import CannotCertify
-from lipcert.load import LoadedModel, cross_check, deployed_logits, load_model, with_preprocessing
-from lipcert.load.cross_check import graph_inputs
-from lipcert.load.second_reader import second_logits
+from lipcert.loading import (
+    LoadedModel,
+    cross_check,
+    deployed_logits,
+    load_model,
+    with_preprocessing,
+)
+from lipcert.loading.cross_check import graph_inputs
+from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 from lipcert.network.operators import Dense
 
@@ -100,7 +106,7 @@ def test_another_opinion_of_the_second_reader_counts(
 ) -> None:
     model = loaded(tmp_path, "Identity")
     monkeypatch.setattr(
-        importlib.import_module("lipcert.load.cross_check"),
+        importlib.import_module("lipcert.loading.cross_check"),
         "second_logits",
         lambda content, inputs: ([np.ones((1, 5), np.float32) for _ in inputs], "compared"),
     )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.load import LoadedModel, cross_check, load_model
+from lipcert.loading import LoadedModel, cross_check, load_model
 from lipcert.network import Network, simplify
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Bound, EdgeNorms
-from lipcert.certify.assured import AssuredNorms
-from lipcert.certify.deployed import Deployment
-from lipcert.certify.search import largest_radius
+from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.deployed import Deployment
+from lipcert.certification.search import largest_radius
 from lipcert.norms import SegmentNorms, WeightedMap
 
 

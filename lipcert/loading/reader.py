@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, LipcertError, UsageError
-from lipcert.load.activations import ACTIVATIONS
-from lipcert.load.affine import AFFINE, PRODUCT
-from lipcert.load.assembler import Assembler, TooLarge, Variable
-from lipcert.load.fold import FOLDABLE, evaluate, result_size
-from lipcert.load.moves import MOVES
-from lipcert.load.onnx_file import inlined, one_line, opset, tensor_array
-from lipcert.load.pooling import POOLING
-from lipcert.load.value import (
+from lipcert.loading.activations import ACTIVATIONS
+from lipcert.loading.affine import AFFINE, PRODUCT
+from lipcert.loading.assembler import Assembler, TooLarge, Variable
+from lipcert.loading.fold import FOLDABLE, evaluate, result_size
+from lipcert.loading.moves import MOVES
+from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.pooling import POOLING
+from lipcert.loading.value import (
     Array,
     Call,
     Unknown,
