@@ -33,6 +33,8 @@ class Batch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
+        # No two images of [0, 1] are further apart.
+        self.diameter = math.sqrt(x[0].numel())
 
     def subset(self, rows: Tensor) -> Batch:
         """Some of the samples."""
@@ -79,8 +81,7 @@ class Batch:
             margins = rough.margins(centre, self.labels, single, prepared)
             return (margins > 0).scatter(1, self.labels[:, None], True).all(1)
 
-        # No two images of [0, 1] are further apart than this.
-        limit = math.sqrt(self.x[0].numel())
+        limit = torch.full_like(start, self.diameter)
         return largest_radius(accepts, start, stride=2.0, limit=limit, resolution=1.005)
 
     def largest_certified(self, start: Tensor, number: int) -> Tensor:
@@ -90,13 +91,13 @@ class Batch:
         below it with those norms.
         """
         guess = self.guess(start)
-        # Where the guess fails the caller's own radius is as good a place as any.
-        top = torch.where(guess > 0, guess, start)
+        # A guess may stop a little short; where it fails the caller's radius is as good a place.
+        top = torch.where(guess > 0, guess * 1.01, start.clamp(max=self.diameter))
         prepared = self.prepare(top, number)
         return largest_radius(
             lambda eps: self.holds(eps, prepared) & (eps <= top),
             top,
             stride=1.03,
-            limit=float(top.max()),
+            limit=top,
             resolution=1.001,
         )

@@ -18,14 +18,14 @@ _LONGEST_STRIDE = 16.0
 
 
 def largest_radius(
-    accepts: Accepts, start: Tensor, *, stride: float, limit: float, resolution: float
+    accepts: Accepts, start: Tensor, *, stride: float, limit: Tensor, resolution: float
 ) -> Tensor:
     """The largest radius found that ``accepts``, ``(B,)``; −1 where there is none.
 
     ``accepts`` takes radii ``(B,)`` and answers ``(B,)``. From ``start`` the search goes up while
     it is accepted, or down while it is refused, by a factor that begins with ``stride`` and squares
     itself; then it halves the bracket on a logarithmic scale down to the ratio ``resolution``.
-    Nothing above ``limit`` is tried.
+    Nothing above ``limit``, ``(B,)``, is tried.
     """
     trial = start.clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)

@@ -1,0 +1,224 @@
+"""Whole certificates: attacked, compared between options, and on networks built to fool them."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from attacks import in_ball, margins, smallest_margins
+from laws import random_network, seeded, uniform
+
+from lipcert.certificate import Sample
+from lipcert.certification import Certifier
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.activations import relu
+from lipcert.network.operators import Dense
+from lipcert.options import Epsilon, Options
+
+
+def options(*eps: str, **others: object) -> Options:
+    return Options(eps=tuple(map(Epsilon.parse, eps or ("0.1",))), **others)  # type: ignore[arg-type]
+
+
+def certify(
+    network: Network, x: torch.Tensor, labels: torch.Tensor, given: Options
+) -> list[Sample]:
+    return Certifier(network, given, samples=len(x))(x, labels, range(len(x)))
+
+
+def random_case(seed: int, batch: int = 5) -> tuple[Network, torch.Tensor, torch.Tensor]:
+    """Weights and pixels that float32 holds exactly, labels as predicted."""
+    network = random_network(seeded(seed)).to(dtype=torch.float32).to(dtype=torch.float64)
+    x = uniform((batch, *network.in_shape), seeded(seed + 1)).float().double()
+    return network, x, network.logits(x).argmax(1)
+
+
+@pytest.mark.parametrize("method", ["local", "global"])
+@pytest.mark.parametrize("seed", range(10))
+def test_no_certificate_is_broken(seed: int, method: str) -> None:
+    network, x, labels = random_case(seed)
+    samples = certify(network, x, labels, options("0.01", "0.2", method=method))
+    radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    assert (radius > 0).any()
+    found = smallest_margins(network, x, labels, radius, steps=25, seed=seed)
+    assert (found[radius > 0] > 0).all()
+    # The deployed network in float32, in whatever order torch sums.
+    single, generator = network.to(dtype=torch.float32), seeded(seed)
+    for _ in range(50):
+        point = in_ball(x, radius * (1 - 1e-6), generator).float()
+        assert (margins(single, point, labels)[radius > 0] > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_local_constant_is_never_passed(seed: int) -> None:
+    network, x, labels = random_case(seed)
+    samples = certify(network, x, labels, options("0.05", "0.2"))
+    constant = torch.tensor([sample.lipschitz for sample in samples], dtype=torch.float64)
+    eps, generator = torch.full((len(x),), 0.2, dtype=torch.float64), seeded(seed)
+    for _ in range(50):
+        one, two = in_ball(x, eps, generator), in_ball(x, eps, generator)
+        change = (network.logits(one) - network.logits(two)).norm(dim=1)
+        assert (change <= constant * (one - two).flatten(1).norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_options_agree_where_they_must(seed: int) -> None:
+    network, x, labels = random_case(seed)
+    runs = {
+        norms: certify(network, x, labels, options("0.1", norms=norms))
+        for norms in ("randomised", "deterministic", "estimate")
+    }
+    whole = certify(network, x, labels, options("0.1", method="global"))
+    real = certify(network, x, labels, options("0.1", deployed="real"))
+    for row in range(len(x)):
+        sound, certain, guess = (runs[norms][row] for norms in runs)
+        assert sound.radius is not None
+        assert guess.radius is None
+        assert guess.radius_estimate is not None
+        assert sound.radius <= guess.radius_estimate * 1.002
+        assert certain.radius is not None
+        assert certain.radius <= guess.radius_estimate * 1.002
+        assert sound.radius >= (whole[row].radius or 0) * 0.998
+        assert sound.radius <= (real[row].radius or 0) * 1.002
+        assert certain.failure_probability == 0
+        assert guess.verdict in ("estimated", "unknown")
+        assert guess.certified == ()
+        assert guess.lipschitz is None
+
+
+def test_a_sample_s_result_does_not_depend_on_its_batch() -> None:
+    network, x, labels = random_case(3, batch=6)
+    certifier = Certifier(network, options("0.02", "0.1"), samples=6)
+    together = certifier(x, labels, range(6))
+    apart = [certifier(x[i : i + 1], labels[i : i + 1], [i])[0] for i in (4, 1)]
+    for sample in apart:
+        same = together[sample.index]
+        assert sample.radius == pytest.approx(same.radius, rel=1e-9)
+        assert sample.lipschitz == pytest.approx(same.lipschitz, rel=1e-9)
+        assert sample.certified == same.certified
+        assert sample.failure_probability == same.failure_probability
+
+
+def test_the_failure_probability_is_kept() -> None:
+    network, x, labels = random_case(1)
+    certifier = Certifier(network, options("0.1", "0.2", "0.3"), samples=len(x))
+    samples = certifier(x, labels, range(len(x)))
+    spent = certifier.global_failure_probability + sum(s.failure_probability for s in samples)
+    assert 0 <= spent <= 1e-9
+    zero = options("0.1", failure_probability=0.0)
+    assert all(s.failure_probability == 0 for s in certify(network, x, labels, zero))
+
+
+def linear(weight: list[list[float]], bias: list[float]) -> Network:
+    """One layer: the exact radius is ``m_j / ‖w_y − w_j‖``."""
+    builder = NetworkBuilder((1, len(weight[0])))
+    operator = Dense.of(
+        torch.tensor(weight, dtype=torch.float64),
+        torch.tensor(bias, dtype=torch.float64),
+        (1, len(weight[0])),
+    )
+    return builder.build(builder.operator(operator, 0))
+
+
+@pytest.mark.parametrize("method", ["local", "global"])
+def test_the_radius_of_a_linear_classifier_is_exact(method: str) -> None:
+    network = linear([[3.0, 0.0], [0.0, 4.0]], [0.0, -1.0])
+    x = torch.tensor([[[1.0, 0.25]]], dtype=torch.float64)
+    (sample,) = certify(network, x, torch.tensor([0]), options("3/5", method=method))
+    # m = 3 − 0, ‖(3, −4)‖ = 5
+    assert sample.radius == pytest.approx(0.6, rel=2e-3)
+    assert sample.radius is not None
+    assert sample.radius < 0.6
+    # The distance to the boundary is 3/5 itself: there is a tie on the sphere.
+    assert sample.verdict == "unknown"
+    (inside,) = certify(network, x, torch.tensor([0]), options("0.599", method=method))
+    assert inside.verdict == "certified"
+    assert inside.lipschitz == pytest.approx(4.0, rel=1e-6)
+
+
+def test_misclassified_samples_are_never_certified() -> None:
+    network = linear([[1.0], [-1.0]], [0.0, 0.0])
+    x = torch.tensor([[[0.9]]], dtype=torch.float64)
+    (sample,) = certify(network, x, torch.tensor([1]), options("0.1"))
+    assert sample.verdict == "misclassified"
+    assert sample.certified == ()
+    assert sample.radius == 0
+
+
+def test_eps_zero_and_huge_eps() -> None:
+    network = linear([[1.0], [-1.0]], [0.0, 0.0])
+    x = torch.tensor([[[0.5]], [[0.0]]], dtype=torch.float64)
+    sure, tie = certify(network, x, torch.tensor([0, 0]), options("0"))
+    assert sure.verdict == "certified"
+    assert tie.verdict == "unknown"
+    for eps in ("1e30", "1e300"):
+        (sample, _) = certify(network, x, torch.tensor([0, 0]), options("0.1", eps))
+        assert sample.verdict == "unknown"
+        assert sample.certified == ("0.1",)
+
+
+def test_one_output_and_foreign_labels_are_refused() -> None:
+    with pytest.raises(CannotCertify, match="one output"):
+        Certifier(linear([[1.0]], [0.0]), options(), samples=1)
+    certifier = Certifier(linear([[1.0], [2.0]], [0.0, 0.0]), options(), samples=1)
+    with pytest.raises(UsageError, match="label"):
+        certifier(torch.zeros(1, 1, 1), torch.tensor([2]), [0])
+
+
+def test_layer_norms_and_their_product() -> None:
+    builder = NetworkBuilder((1, 2), "pixels")
+    node = builder.operator(Dense.of(torch.eye(2).double() * 3, None, (1, 2)), 0, "first")
+    node = builder.activation(relu(), node, "relu")
+    node = builder.operator(Dense.of(torch.eye(2).double() * 2, None, (1, 2)), node, "last")
+    certifier = Certifier(builder.build(node), options(), samples=1)
+    assert [layer.value for layer in certifier.layer_norms] == pytest.approx([3, 2])
+    assert [layer.source for layer in certifier.layer_norms] == ["pixels", "relu"]
+    assert all(layer.assurance == "deterministic" for layer in certifier.layer_norms)
+    assert certifier.product == pytest.approx(6, rel=1e-9)
+    assert certifier.product >= 6
+
+
+def test_tiny_relu_networks_against_exact_arithmetic() -> None:
+    """In rational arithmetic no point that was certified is misclassified.
+
+    One hidden neuron pair in one dimension: ``f_0 − f_1`` is piecewise linear, its zeros rational.
+    """
+    for seed in range(30):
+        generator = seeded(seed)
+        numbers = [torch.randint(-8, 9, shape, generator=generator)
+                   for shape in ((2, 1), (2,), (2, 2), (2,))]  # fmt: skip
+        weight, bias, out, shift = (t.double() / 8 for t in numbers)
+        builder = NetworkBuilder((1, 1))
+        node = builder.operator(Dense.of(weight, bias, (1, 1)), 0)
+        node = builder.operator(Dense.of(out, shift, (1, 2)), builder.activation(relu(), node))
+        network = builder.build(node)
+        x = torch.tensor([[[0.375]]], dtype=torch.float64)
+        label = network.logits(x).argmax(1)
+        (sample,) = certify(network, x, label, options("0.5", deployed="real"))
+        radius = Fraction(sample.radius or 0)
+
+        def margin(at: Fraction, w=weight, b=bias, o=out, s=shift, y=int(label)) -> Fraction:
+            hidden = [max(Fraction(0), Fraction(float(w[i, 0])) * at + Fraction(float(b[i])))
+                      for i in range(2)]  # fmt: skip
+            logits = [sum(Fraction(float(o[k, i])) * hidden[i] for i in range(2))
+                      + Fraction(float(s[k])) for k in range(2)]  # fmt: skip
+            return logits[y] - logits[1 - y]
+
+        centre = Fraction(3, 8)
+        kinks = [-Fraction(float(bias[i])) / Fraction(float(weight[i, 0]))
+                 for i in range(2) if weight[i, 0] != 0]  # fmt: skip
+        ends = [centre - radius, centre + radius]
+        # A piecewise linear margin is smallest at an end or at a kink.
+        inside = [kink for kink in kinks if ends[0] <= kink <= ends[1]]
+        if radius > 0:
+            assert all(margin(at) > 0 for at in [*ends, *inside])
+
+
+def test_verdicts_of_numbers_that_are_not_finite() -> None:
+    network = linear([[1.0], [-1.0]], [0.0, 0.0])
+    x = torch.tensor([[[math.nan]], [[math.inf]], [[0.5]]], dtype=torch.float64)
+    bad, worse, good = certify(network, x, torch.tensor([0, 0, 0]), options("0.1"))
+    assert bad.verdict == worse.verdict == "error"
+    assert bad.radius == worse.radius == 0
+    assert good.verdict == "certified"

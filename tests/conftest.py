@@ -1,0 +1,14 @@
+"""Settings of every test."""
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors are slower on several threads, far slower where cores are shared."""
+    torch.set_num_threads(1)
+    # For the command line in subprocesses.
+    os.environ["OMP_NUM_THREADS"] = "1"
