@@ -63,17 +63,17 @@ class Propagation:
             match node.kind:
                 case Input():
                     radius = _column(eps, centre.values[0])
-                    box = _around(centre.values[0], radius.expand_as(centre.values[0]))
+                    box = around(centre.values[0], radius.expand_as(centre.values[0]))
                 case Sum():
-                    box = _sum_box(parts)
+                    box = sum_box(parts)
                 case Activation() as activation:
                     box = activation.image(*parts[0])
                 case Operator() as operator:
-                    box = _affine_box(operator, parts[0])
+                    box = affine_box(operator, parts[0])
             reach = self.reach[i]
             if reach is not None:
                 radius = _column(eps, reach) * reach * (1 + 4 * FLOAT64) + centre.errors[i]
-                low, high = _around(centre.values[i], radius)
+                low, high = around(centre.values[i], radius)
                 # A NaN on either side must stay: it can only mean "unknown".
                 box = (torch.maximum(box[0], low), torch.minimum(box[1], high))
             boxes.append(box)
@@ -123,7 +123,7 @@ def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) 
     return errors
 
 
-def _affine_box(operator: Operator, box: Box) -> Box:
+def affine_box(operator: Operator, box: Box) -> Box:
     """The interval image, widened by the rounding of its centre and of its radius."""
     lower, upper = box
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
@@ -135,10 +135,10 @@ def _affine_box(operator: Operator, box: Box) -> Box:
     width = width + slack * operator.bias_magnitude()
     if operator.terms or operator.bias is not None:
         width = width + (operator.terms + 1) * FLOAT64_TINY
-    return _around(middle, width)
+    return around(middle, width)
 
 
-def _sum_box(parts: list[Box]) -> Box:
+def sum_box(parts: list[Box]) -> Box:
     lower = torch.stack([low for low, _ in parts])
     upper = torch.stack([high for _, high in parts])
     slack = gamma(len(parts)) * (1 + 4 * FLOAT64)
@@ -146,7 +146,7 @@ def _sum_box(parts: list[Box]) -> Box:
     return low - slack * lower.abs().sum(0), high + slack * upper.abs().sum(0)
 
 
-def _around(middle: Tensor, radius: Tensor) -> Box:
+def around(middle: Tensor, radius: Tensor) -> Box:
     """``middle ± radius``, rounded outwards."""
     radius = radius * (1 + 4 * FLOAT64) + 2 * FLOAT64 * middle.abs()
     return middle - radius, middle + radius

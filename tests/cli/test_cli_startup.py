@@ -9,7 +9,7 @@ import lipcert
 from lipcert.cli import parse
 from lipcert.errors import UsageError
 
-ROOT = Path(lipcert.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,35 @@ class Activation(ABC):
 
 
 class Elementwise(Activation):
-    """One input a neuron: an input varies exactly where its output does."""
+    """One input a neuron: an input varies exactly where its output does.
+
+    What the anchored bounds need beside it is how ``σ`` changes from the value ``z0`` at the
+    sample, ``Δσ = σ(z) − σ(z0)`` against ``Δz = z − z0``, over a box ``l ≤ z0 ≤ u``.
+    """
+
+    @abstractmethod
+    def derivative(self, z: Tensor) -> Tensor:
+        """``σ'(z)``, of either side at a kink: where slopes start."""
+
+    @abstractmethod
+    def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """``s_min ≤ Δσ/Δz ≤ s_max`` for every ``z`` of the box."""
+
+    @abstractmethod
+    def relaxed_minimum(
+        self,
+        coefficient: Tensor,
+        slope: Tensor,
+        multiplier: Tensor,
+        anchor: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+    ) -> Tensor:
+        """``min over the box of A (Δσ − c Δz) + λ Δz²``, or a lower bound of it, for each neuron.
+
+        Coefficient ``A``, slope ``c`` and multiplier ``λ > 0`` broadcast against the box. Exact for
+        piecewise linear activations, up to rounding; differentiable in ``A``, ``c`` and ``λ``.
+        """
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.gain(lower, upper) != 0

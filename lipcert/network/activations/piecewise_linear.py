@@ -6,6 +6,7 @@ and the absolute value.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,58 @@ from torch import Tensor
 
 from lipcert.network.activations.base import Elementwise
 
+Number = Tensor | float
+Piece = tuple[Number, Number, Number, Number]
+
 
 @dataclass(frozen=True, eq=False)
-class Clip(Elementwise):
+class PiecewiseLinear(Elementwise):
+    """Straight pieces between kinks: on each the relaxed term is a parabola, whose vertex, clamped
+    to the piece, is its minimum."""
+
+    @abstractmethod
+    def pieces(self) -> list[Piece]:
+        """``(from, to, slope, intercept)``, left to right: ``σ(z) = slope z + intercept`` there."""
+
+    def relaxed_minimum(
+        self,
+        coefficient: Tensor,
+        slope: Tensor,
+        multiplier: Tensor,
+        anchor: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+    ) -> Tensor:
+        # At a minimum the value's derivative by the place is 0 or the place is fixed: the gradient
+        # by all else needs no path through it.
+        with torch.no_grad():
+            at_anchor = self.value(anchor)
+            best = torch.full_like(coefficient, torch.inf)
+            change, steep, shift = (torch.zeros_like(coefficient) for _ in range(3))
+            for start, end, steepness, intercept in self.pieces():
+                left = torch.maximum(lower, torch.as_tensor(start, dtype=lower.dtype))
+                right = torch.minimum(upper, torch.as_tensor(end, dtype=upper.dtype))
+                tilt = coefficient * (steepness - slope)
+                vertex = (tilt / (-2 * multiplier)).clamp(min=left - anchor, max=right - anchor)
+                offset = steepness * anchor + intercept - at_anchor
+                value = coefficient * offset + vertex * (tilt + multiplier * vertex)
+                here = (left <= right) & ~(value >= best)
+                best = torch.where(here, value, best)
+                change = torch.where(here, vertex, change)
+                steep = torch.where(here, steepness, steep)
+                shift = torch.where(here, offset, shift)
+        rise = shift + (steep - slope) * change
+        return coefficient * rise + multiplier * change.square()
+
+
+def _ratio(above: Tensor, below: Tensor, instead: Tensor) -> Tensor:
+    """``above / below``, and ``instead`` where both ends are one point."""
+    apart = below != 0
+    return torch.where(apart, above / torch.where(apart, below, 1), instead)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(PiecewiseLinear):
     """``min(max(z, lower), upper)``; each limit a tensor that broadcasts, or None for no limit.
 
     Constant over a box with ``u ≤ lower`` or ``l ≥ upper``, else its gain is 1: the indicators
@@ -47,9 +97,34 @@ class Clip(Elementwise):
     def lipschitz(self) -> float:
         return 1.0
 
+    def derivative(self, z: Tensor) -> Tensor:
+        return self.gain(z, z)
+
+    def pieces(self) -> list[Piece]:
+        low = -torch.inf if self.lower is None else self.lower
+        high = torch.inf if self.upper is None else self.upper
+        middle: list[Piece] = [(low, high, 1.0, 0.0)]
+        before: list[Piece] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
+        after: list[Piece] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]
+        return before + middle + after
+
+    def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
+        a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
+        and at the kinks."""
+        at_anchor, own = self.value(anchor), self.derivative(anchor)
+        slopes = [own]
+        kinks = [limit for limit in (self.lower, self.upper) if limit is not None]
+        for point in (lower, upper, *kinks):
+            point = torch.minimum(torch.maximum(torch.as_tensor(point), lower), upper)
+            slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
+        stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
+        slack = 8 * torch.finfo(lower.dtype).eps
+        return stacked.amin(0) - slack, (stacked.amax(0) + slack).clamp(max=1)
+
 
 @dataclass(frozen=True, eq=False)
-class PReLU(Elementwise):
+class PReLU(PiecewiseLinear):
     """``z`` where ``z ≥ 0``, else ``slope · z``; the slope broadcasts. Slope −1 is ``|z|``."""
 
     slope: Tensor
@@ -73,6 +148,27 @@ class PReLU(Elementwise):
     @property
     def lipschitz(self) -> float:
         return max(1.0, float(self.slope.abs().max()))
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return torch.where(z >= 0, torch.ones_like(z), self.slope)
+
+    def pieces(self) -> list[Piece]:
+        return [(-torch.inf, 0.0, self.slope, 0.0), (0.0, torch.inf, 1.0, 0.0)]
+
+    def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """Towards a point beyond the kink the secant mixes the two slopes, by the share of the way
+        that lies beyond it; the share is largest at the end of the box."""
+        right = anchor >= 0
+        end = torch.where(right, lower.clamp(max=0), upper.clamp(min=0))
+        share = _ratio(end, end - anchor, torch.zeros_like(end))
+        own, other = self.derivative(anchor), torch.where(right, self.slope, 1.0)
+        mixed = (1 - share) * own + share * other
+        # At the kink itself both slopes are met at once.
+        mixed = torch.where((anchor == 0) & (lower < 0), self.slope, mixed)
+        slack = 8 * torch.finfo(lower.dtype).eps * (1 + self.slope.abs())
+        low, high = torch.minimum(own, mixed), torch.maximum(own, mixed)
+        exact = share == 0
+        return torch.where(exact, low, low - slack), torch.where(exact, high, high + slack)
 
     @property
     def rounding(self) -> tuple[float, float]:
