@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from lipcert.data.dataset import to_dataset
-from lipcert.options import Deployed, Epsilon, Method, NormMethod, Options
+from lipcert.options import Deployed, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
     Model,
@@ -60,7 +60,8 @@ def certify(
     labels: Any,
     eps: float | str | Iterable[float | str],
     *,
-    method: Method = "local",
+    method: Method = "auto",
+    effort: Effort = "standard",
     norms: NormMethod = "randomised",
     failure_probability: float = 1e-9,
     seed: int = 0,
@@ -91,6 +92,7 @@ def certify(
     options = Options(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
         method=method,
+        effort=effort,
         norms=norms,
         failure_probability=failure_probability,
         seed=seed,

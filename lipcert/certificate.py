@@ -7,6 +7,7 @@ never fills a field that says certified, radius or lipschitz: it has fields of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
@@ -31,7 +32,8 @@ class Sample:
     logit at the sample minus the largest other one. ``radius``: the largest certified L2 radius
     found, in pixels of [0, 1]; 0 where there is none. ``lipschitz``: an upper bound of the local
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
-    ``failure_probability``: that of the randomised norms that this sample used.
+    ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
+    certified radius. ``failure_probability``: that of the randomised norms that this sample used.
     """
 
     index: int
@@ -45,6 +47,7 @@ class Sample:
     seconds: float
     certified: tuple[str, ...] = ()
     failure_probability: float = 0.0
+    attack_radius: float | None = None
     radius_estimate: float | None = None
     lipschitz_estimate: float | None = None
     estimated: tuple[str, ...] = ()
@@ -57,9 +60,16 @@ class Sample:
     def to_json(self) -> dict[str, Any]:
         """As in ``samples.jsonl``: fields that do not apply are left out, infinities are null."""
         record = asdict(self)
-        optional = ("radius_estimate", "lipschitz_estimate", "estimated", "message")
+        optional = (
+            "attack_radius",
+            "radius_estimate",
+            "lipschitz_estimate",
+            "estimated",
+            "message",
+        )
         for name in optional:
-            if not record[name]:
+            # A radius of 0 says something; nothing, and an infinite radius, do not.
+            if record[name] is None or record[name] in ((), [], math.inf):
                 del record[name]
         return {name: _finite(value) for name, value in record.items()}
 

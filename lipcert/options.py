@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from lipcert.errors import UsageError
 
-Method = Literal["local", "global"]
+Method = Literal["auto", "local", "global"]
+Effort = Literal["fast", "standard", "max"]
 NormMethod = Literal["randomised", "deterministic", "estimate"]
 Deployed = Literal["float32", "real"]
 
@@ -43,13 +44,20 @@ class Epsilon:
         nearest = float(self.value)
         return nearest if Fraction(nearest) >= self.value else math.nextafter(nearest, math.inf)
 
+    @property
+    def rounded_down(self) -> float:
+        """The largest double that is not above the exact value."""
+        nearest = float(self.value)
+        return nearest if Fraction(nearest) <= self.value else math.nextafter(nearest, -math.inf)
+
 
 @dataclass(frozen=True)
 class Options:
     """How to certify.
 
-    ``eps``: the radii asked for. ``method``: ``local`` (Huang et al., NeurIPS 2021) or ``global``
-    (product of norms). ``norms``: ``randomised`` (exact where cheap, else an upper bound that fails
+    ``eps``: the radii asked for. ``method``: ``auto`` (an attack, and every bound), ``local``
+    (Huang et al., NeurIPS 2021) or ``global`` (product of norms). ``effort``: what ``auto`` may
+    spend. ``norms``: ``randomised`` (exact where cheap, else an upper bound that fails
     with a stated probability), ``deterministic``, or ``estimate`` (power iteration, which bounds
     nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
     lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the
@@ -57,11 +65,12 @@ class Options:
     """
 
     eps: tuple[Epsilon, ...]
-    method: Method = "local"
+    method: Method = "auto"
     norms: NormMethod = "randomised"
     failure_probability: float = 1e-9
     seed: int = 0
     deployed: Deployed = "float32"
+    effort: Effort = "standard"
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -73,6 +82,7 @@ class Options:
             ("--method", self.method, get_args(Method)),
             ("--norms", self.norms, get_args(NormMethod)),
             ("--deployed", self.deployed, get_args(Deployed)),
+            ("--effort", self.effort, get_args(Effort)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")

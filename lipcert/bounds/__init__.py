@@ -11,11 +11,18 @@ from lipcert.bounds.lipschitz import (
     logit_constant,
     weights,
 )
-from lipcert.bounds.methods import Bound, EdgeNorms, GlobalBound, LocalBallBound, LocalBound
+from lipcert.bounds.methods import (
+    AnchoredBound,
+    Bound,
+    GlobalBound,
+    LocalBallBound,
+    LocalBound,
+)
+from lipcert.bounds.refined import Prepared
 from lipcert.bounds.support import ball_box_support
 
 __all__ = [
-    "Bound", "Centre", "EdgeNorms", "GlobalBound", "Layers", "LocalBallBound", "LocalBound",
-    "Propagation", "Weights", "ball_box_support", "global_margins", "local_margins",
+    "AnchoredBound", "Bound", "Centre", "GlobalBound", "Layers", "LocalBallBound", "LocalBound",
+    "Prepared", "Propagation", "Weights", "ball_box_support", "global_margins", "local_margins",
     "local_radii", "logit_constant", "node_constants", "rounding_errors", "weights",
 ]  # fmt: skip

@@ -13,22 +13,19 @@ and no Lipschitz constant.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box, Centre, affine_box, around, sum_box
-from lipcert.bounds.lipschitz import Weights, local_margins
-from lipcert.bounds.methods import Bound, EdgeNorms, NormOf
-from lipcert.network import Input, Sum
+from lipcert.bounds.ball import Edge
+from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, sum_box
+from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.norms import WeightedMap
 from lipcert.rounding import FLOAT64, gamma
-
-EdgeNorm = Callable[[int, int, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +45,25 @@ class Layer:
         return Layer(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
+State = dict[int, Layer]
+
+
+class Facts(ABC):
+    """What a state is built from beside the boxes: norms, and refinements of single nodes."""
+
+    @abstractmethod
+    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
+        """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
+
+    def box(self, node: int, state: State, box: Box) -> Box:
+        """A chance to tighten the box of an activation's input from the layers before it."""
+        return box
+
+    def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
+        """A chance to tighten ``‖M Δv‖ ≤ radius`` of an activation's input: ``(B,)``."""
+        return radius
+
+
 @dataclass(frozen=True, eq=False)
 class Reach:
     """How far a node moves, from balls alone: ``|Δv| ≤ width``; while the node is only a scaled
@@ -58,135 +74,94 @@ class Reach:
     squares: Tensor | None = None
 
 
-class AnchoredBound(Bound):
-    """Margins from the anchored state, with ball ∩ box in the last layer.
+def anchored_state(
+    propagation: Propagation,
+    edges: dict[int, list[Edge]],
+    centre: Centre,
+    eps: Tensor,
+    facts: Facts,
+) -> State:
+    """Every activation's layer over the balls of radius ``eps`` ``(B,)``.
 
-    The network must have element-wise activations only (``network.lower``).
+    The network has element-wise activations only (``network.lower``); ``edges`` are the segments
+    that end in each activation's input. What the global constants say of a node is kept too.
     """
+    network = propagation.network
+    boxes: list[Box] = []
+    reaches: list[Reach] = []
+    state: State = {}
+    gains, radii = {0: torch.ones_like(centre.values[0])}, {0: eps}
+    for i, node in enumerate(network.nodes):
+        match node.kind:
+            case Input():
+                radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
+                reach = Reach(radius, eps, gains[0])
+                box = around(centre.values[0], radius)
+            case Sum():
+                reach = Reach(_total([reaches[j].width for j in node.inputs]))
+                box = sum_box([boxes[j] for j in node.inputs])
+            case Elementwise() as activation:
+                source = node.inputs[0]
+                before = facts.box(source, state, boxes[source])
+                layer = _layer(activation, centre, source, before)
+                total = torch.zeros_like(eps)
+                for edge in edges[source]:
+                    found = facts.norm(edge, gains[edge[0]], layer.varying)
+                    total = total + found * radii[edge[0]]
+                total = total * (1 + (len(edges[source]) + 2) * FLOAT64)
+                total = torch.minimum(total, layer.radius)
+                total = facts.ball(source, state, layer.varying, total)
+                # From the real value at the sample to the computed one.
+                error = centre.errors[source].flatten(1)
+                total = total + error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
+                layer = Layer(layer.anchor, layer.lower, layer.upper, total * (1 + 4 * FLOAT64),
+                              layer.gain, layer.varying)  # fmt: skip
+                state[i], gains[i], radii[i] = layer, layer.gain, layer.radius
+                box = activation.image(layer.lower, layer.upper)
+                width = torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
+                reach = Reach(
+                    width * layer.gain * (1 + 4 * FLOAT64), layer.radius, layer.gain.square()
+                )
+            case Operator() as operator:
+                reach = _through(operator, reaches[node.inputs[0]])
+                box = affine_box(operator, boxes[node.inputs[0]])
+            case _:
+                raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
+        width, everywhere = reach.width, propagation.reach[i]
+        if everywhere is not None:
+            width = torch.minimum(width, _column(eps, everywhere) * everywhere * (1 + 4 * FLOAT64))
+        low, high = around(centre.values[i], width + centre.errors[i])
+        boxes.append((torch.maximum(box[0], low), torch.minimum(box[1], high)))
+        reaches.append(reach)
+    return state
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> EdgeNorms:
-        numbers = {(edge.source, edge.sink): n for n, edge in enumerate(self.layers.edges)}
-        sinks = [self.layers.network.nodes[i].inputs[0] for i in self.layers.network.activations]
-        found: dict[tuple[int, int], Tensor] = {}
 
-        def norm(source: int, sink: int, inner: Tensor, outer: Tensor) -> Tensor:
-            if (source, sink) not in found:
-                # Where two activations share an input each has a mask of its own: take none.
-                mask = outer if sinks.count(sink) == 1 else torch.ones_like(outer)
-                number = numbers[source, sink]
-                mapping = WeightedMap(self.layers.edges[number], inner, mask)
-                found[source, sink] = norm_of(self.norms[source, sink], mapping, number)
-            return found[source, sink]
-
-        self.state(centre, eps, norm)
-        return found
-
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: EdgeNorms) -> Tensor:
-        return self.margins_in(centre, labels, eps, self.prepared_state(centre, eps, prepared))
-
-    def margins_in(
-        self, centre: Centre, labels: Tensor, eps: Tensor, state: dict[int, Layer]
-    ) -> Tensor:
-        """As ``margins``, from a state that is at hand."""
-        gain = {0: torch.ones_like(centre.values[0])}
-        radii, change = {0: eps}, {0: _ball_box(centre, eps)}
-        for i, layer in state.items():
-            gain[i], radii[i] = layer.gain, layer.radius
-            change[i] = self._change(centre, i, layer)
-        return local_margins(self.layers, centre, labels, Weights(gain, {}, change), radii)
-
-    def constant(self, centre: Centre, eps: Tensor, prepared: EdgeNorms) -> Tensor:
-        raise TypeError("secants from the sample bound no Lipschitz constant: use LocalBound")
-
-    def prepared_state(self, centre: Centre, eps: Tensor, prepared: EdgeNorms) -> dict[int, Layer]:
-        """The state at ``eps``, with norms that were found at this radius or a larger one."""
-        return self.state(centre, eps, lambda source, sink, _inner, _outer: prepared[source, sink])
-
-    def state(self, centre: Centre, eps: Tensor, norm: EdgeNorm) -> dict[int, Layer]:
-        """Every activation's layer, over the balls of radius ``eps`` ``(B,)``."""
-        network = self.layers.network
-        boxes: list[Box] = []
-        reaches: list[Reach] = []
-        state: dict[int, Layer] = {}
-        for i, node in enumerate(network.nodes):
-            value = centre.values[i]
-            match node.kind:
-                case Input():
-                    radius = _column(eps, value)
-                    ones = torch.ones_like(value)
-                    reach = Reach(radius.expand_as(value), eps, ones)
-                    box = around(value, reach.width)
-                case Sum():
-                    reach = Reach(_total([reaches[j].width for j in node.inputs]))
-                    box = sum_box([boxes[j] for j in node.inputs])
-                case Elementwise() as activation:
-                    source = node.inputs[0]
-                    radii = {0: eps} | {j: layer.radius for j, layer in state.items()}
-                    gains = {0: torch.ones_like(centre.values[0])}
-                    gains |= {j: layer.gain for j, layer in state.items()}
-                    layer = self._layer(
-                        activation, centre, source, boxes[source], gains, radii, norm
-                    )
-                    state[i] = layer
-                    box = activation.image(layer.lower, layer.upper)
-                    width = (
-                        torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
-                        * layer.gain
-                        * (1 + 4 * FLOAT64)
-                    )
-                    reach = Reach(width, layer.radius, layer.gain.square())
-                case Operator() as operator:
-                    reach = _through(operator, reaches[node.inputs[0]])
-                    box = affine_box(operator, boxes[node.inputs[0]])
-                case _:
-                    raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
-            low, high = around(value, reach.width + centre.errors[i])
-            boxes.append((torch.maximum(box[0], low), torch.minimum(box[1], high)))
-            reaches.append(reach)
-        return state
-
-    def _layer(
-        self,
-        activation: Elementwise,
-        centre: Centre,
-        source: int,
-        box: Box,
-        gains: dict[int, Tensor],
-        radii: dict[int, Tensor],
-        norm: EdgeNorm,
-    ) -> Layer:
-        anchor, error = centre.values[source], centre.errors[source]
-        # The box holds the computed value too: it is what the secants are seen from.
-        lower = torch.minimum(box[0], anchor - error)
-        upper = torch.maximum(box[1], anchor + error)
-        flat, steep = activation.secant(lower, upper, anchor)
-        gain = torch.maximum(flat.abs(), steep.abs())
-        varying = torch.where(activation.gain(lower, upper) != 0, 1.0, 0.0).to(gain.dtype)
-        gain = torch.where(varying != 0, gain, 0)
-        arriving = [edge for edge in self.layers.edges if edge.sink == source]
-        total = torch.zeros_like(radii[0])
-        for edge in arriving:
-            found = norm(edge.source, source, gains[edge.source], varying)
-            total = total + found * radii[edge.source]
-        width = torch.maximum(upper - anchor, anchor - lower) * varying
-        diagonal = width.flatten(1).norm(dim=1) * (1 + gamma(width[0].numel() + 8))
-        radius = torch.minimum(total * (1 + (len(arriving) + 2) * FLOAT64), diagonal)
-        # From the real value at the sample to the computed one.
-        radius = radius + error.flatten(1).norm(dim=1) * (1 + gamma(error[0].numel() + 8))
-        return Layer(anchor, lower, upper, radius * (1 + 4 * FLOAT64), gain, varying)
-
-    def _change(self, centre: Centre, node: int, layer: Layer) -> Box:
-        kind = self.layers.network.nodes[node].kind
+def change_boxes(network: Network, centre: Centre, eps: Tensor, state: State) -> dict[int, Box]:
+    """The box of ``Δa`` of every source, the input's too."""
+    radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
+    boxes = {0: (-radius, radius)}
+    for i, layer in state.items():
+        kind = network.nodes[i].kind
         assert isinstance(kind, Elementwise)
         lower, upper = kind.image(layer.lower, layer.upper)
-        value, error = centre.values[node], centre.errors[node]
+        value, error = centre.values[i], centre.errors[i]
         slack = error + 4 * FLOAT64 * (value.abs() + lower.abs() + upper.abs())
-        return lower - value - slack, upper - value + slack
+        boxes[i] = (lower - value - slack, upper - value + slack)
+    return boxes
 
 
-def _ball_box(centre: Centre, eps: Tensor) -> Box:
-    radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
-    return -radius, radius
+def _layer(activation: Elementwise, centre: Centre, source: int, box: Box) -> Layer:
+    """All of a layer but its ball, which is the box's half-diagonal as yet."""
+    anchor, error = centre.values[source], centre.errors[source]
+    # The box holds the computed value too: it is what the secants are seen from.
+    lower = torch.minimum(box[0], anchor - error)
+    upper = torch.maximum(box[1], anchor + error)
+    flat, steep = activation.secant(lower, upper, anchor)
+    varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
+    gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
+    width = (torch.maximum(upper - anchor, anchor - lower) * varying).flatten(1)
+    radius = width.norm(dim=1) * (1 + gamma(width.shape[1] + 8))
+    return Layer(anchor, lower, upper, radius, gain, varying)
 
 
 def _through(operator: Operator, before: Reach) -> Reach:

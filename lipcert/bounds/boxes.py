@@ -8,6 +8,7 @@ computation (``γ`` of the terms summed, §3.1 of Higham), centres by the error 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +56,13 @@ class Propagation:
         boxes = [(value, value) for value in values]
         return Centre(values, rounding_errors(self.network, boxes, DOUBLE))
 
-    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
-        """A box for every node, for the balls of radius ``eps``, ``(B,)``, in raw input space."""
+    def boxes(
+        self, centre: Centre, eps: Tensor, known: Mapping[int, Box] | None = None
+    ) -> list[Box]:
+        """A box for every node, for the balls of radius ``eps``, ``(B,)``, in raw input space.
+
+        ``known``: boxes of some nodes that were found by other means, to be met.
+        """
         boxes: list[Box] = []
         for i, node in enumerate(self.network.nodes):
             parts = [boxes[j] for j in node.inputs]
@@ -76,6 +82,8 @@ class Propagation:
                 low, high = around(centre.values[i], radius)
                 # A NaN on either side must stay: it can only mean "unknown".
                 box = (torch.maximum(box[0], low), torch.minimum(box[1], high))
+            if known is not None and i in known:
+                box = (torch.maximum(box[0], known[i][0]), torch.minimum(box[1], known[i][1]))
             boxes.append(box)
         return boxes
 
@@ -89,8 +97,9 @@ def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) 
         e ← |A| (e (1 + γ) + γ |v|) + γ |b|       through an affine operator
         e ← the most that ``σ`` makes of e, + u (r |σ| + a)
 
-    ``γ`` counts three roundings beyond the terms, for constants that are rounded themselves (a
-    mean, a reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
+    ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
+    any order), and three roundings more for constants that are rounded themselves (a mean, a
+    reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
     the rounding of this formula's own evaluation in float64.
     """
     unit = arithmetic.unit
@@ -112,13 +121,17 @@ def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) 
             case Operator() as operator if not operator.terms and operator.bias is None:
                 error = operator.magnitude(parts[0])
             case Operator() as operator:
-                slack = gamma(operator.terms + 3, unit)
+                most = gamma(operator.terms + 3, unit)
                 size = _size(boxes[node.inputs[0]])
-                error = operator.magnitude(parts[0] * (1 + slack) + slack * size)
-                error = error + slack * operator.bias_magnitude()
+                # What is exactly 0 there is an activation's 0, computed as such.
+                live = ((size + parts[0]) != 0).to(size.dtype)
+                terms = operator.count(live) + 3
+                slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
+                sizes = operator.magnitude(size + parts[0]) + operator.bias_magnitude()
+                error = operator.magnitude(parts[0]) + slack * (1 + 4 * FLOAT64) * sizes
                 error = error + (operator.terms + 1) * arithmetic.tiny
-                # |A||v| + |b|, which no partial sum passes, is at most error / slack.
-                error = torch.where(error <= slack * (arithmetic.largest / 2), error, torch.inf)
+                # No partial sum passes |A||v| + |b|.
+                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
         errors.append(error * (1 + gamma(getattr(node.kind, "terms", 0) + 16)))
     return errors
 

@@ -15,6 +15,7 @@ rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,16 @@ class Multipliers:
             {i: log[keep] for i, log in self.logs.items()},
         )
 
+    @classmethod
+    def joined(cls, parts: list[Multipliers]) -> Multipliers:
+        """Of all forms, from those of some at a time."""
+        if not parts:
+            return cls({}, {})
+        return cls(
+            {i: torch.cat([part.slopes[i] for part in parts]) for i in parts[0].slopes},
+            {i: torch.cat([part.logs[i] for part in parts]) for i in parts[0].logs},
+        )
+
     def to(self, dtype: torch.dtype) -> Multipliers:
         return Multipliers(
             {i: slope.to(dtype) for i, slope in self.slopes.items()},
@@ -104,7 +115,7 @@ class DualBound:
                 size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
                 logs[i] = (_FIRST_MULTIPLIER * size / radius).log()
                 value = value * slopes[i]
-            self._pass_on(pending, i, value, "transpose")
+            self.pass_on(pending, i, value, "transpose")
         return Multipliers(slopes, logs)
 
     def change(
@@ -123,7 +134,7 @@ class DualBound:
             if isinstance(node.kind, Elementwise):
                 gained, value = self._relax(node.kind, value, state[i], found, i)
                 total = total + gained
-            self._pass_on(pending, i, value, "transpose")
+            self.pass_on(pending, i, value, "transpose")
         if 0 in pending:
             total = total - eps * pending[0].flatten(1).norm(dim=1)
         return total
@@ -170,15 +181,15 @@ class DualBound:
                 total = total + gained
                 charge = charge + self._charge(node.kind, value, fuzz, layer, found, i)
                 value, fuzz = passed, 4 * FLOAT64 * passed.abs()
-            self._pass_on(pending, i, value, "transpose")
+            self.pass_on(pending, i, value, "transpose")
             if isinstance(node.kind, Operator):
                 # A few roundings more for coefficients that were fused themselves.
                 slack = gamma(node.kind.transposed_terms + 24)
                 fuzz = fuzz * (1 + slack) + slack * value.abs()
-            self._pass_on(noise, i, fuzz, "transpose_magnitude")
+            self.pass_on(noise, i, fuzz, "transpose_magnitude")
         if 0 in pending:
             size = pending[0].flatten(1).norm(dim=1) + noise[0].flatten(1).norm(dim=1)
-            total = total - eps * size * (1 + gamma(pending[0][0].numel() + 16))
+            total = total - eps * size * (1 + gamma(math.prod(pending[0].shape[1:]) + 16))
         return total - charge * (1 + 1e-9) - 64 * FLOAT64 * total.abs()
 
     def _charge(
@@ -201,7 +212,7 @@ class DualBound:
         # Every number that enters a neuron's term, in absolute value.
         sizes = value.abs() * (4 * output + (slope + layer.gain + 1) * (way + anchor.abs()))
         sizes = (sizes + multiplier * way.square()) * layer.varying
-        terms = gamma(sizes[0].numel() + 64) * sizes
+        terms = gamma(math.prod(sizes.shape[1:]) + 64) * sizes
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
         return (terms + fuzz * (moved + 8 * FLOAT64 * output)).flatten(1).sum(1) + ball
 
@@ -216,6 +227,8 @@ class DualBound:
         rate: float = 1.0,
     ) -> tuple[Tensor, Multipliers]:
         """Gradient ascent (Adam); the best change seen of each pair, and where it was seen."""
+        if not found.slopes:
+            return self.change(state, eps, forms, found), found
         slopes = {i: slope.clone().requires_grad_(True) for i, slope in found.slopes.items()}
         logs = {i: log.clone().requires_grad_(True) for i, log in found.logs.items()}
         now = Multipliers(slopes, logs)
@@ -251,7 +264,7 @@ class DualBound:
                 group["lr"] *= _DECAY
         return best, kept
 
-    def _pass_on(self, pending: dict[int, Tensor], node: int, value: Tensor, name: str) -> None:
+    def pass_on(self, pending: dict[int, Tensor], node: int, value: Tensor, name: str) -> None:
         """The coefficient of a node becomes that of its inputs."""
         kind = self.network.nodes[node].kind
         assert not isinstance(kind, Input)

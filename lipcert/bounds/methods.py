@@ -1,7 +1,6 @@
-"""``global`` and ``local`` behind one face: prepare what is dear at one radius, use it below.
+"""Bounds behind one face: prepare what is dear at one radius, use it below.
 
-Masks and gains only grow with the radius, so norms found at one radius hold at every smaller one.
-A method therefore splits in two: ``prepare`` at a radius (the norms, with their coins), and
+A method splits in two: ``prepare`` at a radius (norms with their coins, refinements), and
 ``margins`` at any radius up to that one (boxes and the last layer, without coins).
 """
 
@@ -9,28 +8,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
-from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.boxes import Box, Centre, Propagation
 from lipcert.bounds.lipschitz import (
     Layers,
+    Weights,
     global_margins,
     local_margins,
     local_radii,
     logit_constant,
     weights,
 )
+from lipcert.bounds.refined import (
+    Kept,
+    Prepared,
+    chain_sources,
+    is_narrow,
+    length,
+    narrow_chain,
+    refined_box,
+    wide_chain,
+)
+from lipcert.network import Network
+from lipcert.network.activations import Elementwise
 from lipcert.norms import SegmentNorms, WeightedMap
 from lipcert.rounding import FLOAT64
 
-EdgeNorms = Mapping[Edge, Tensor]
 AnyBound = TypeVar("AnyBound", bound="Bound")
-NormOf = Callable[[SegmentNorms, WeightedMap, int], Tensor]
+# A local norm: of a segment (with its shared norm) or of a chain (None), and its number.
+NormOf = Callable[[SegmentNorms | None, WeightedMap, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,30 +64,28 @@ class Bound(ABC):
         """Another bound on the same network and norms."""
         return kind(self.layers, self.norms, self.constants, self.propagation)
 
-    @abstractmethod
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> EdgeNorms:
-        """The local norms over the balls of radius ``eps``; ``norm_of`` is told the edge, too."""
+    @property
+    def chain_norms(self) -> int:
+        """How many norms of chains one preparation takes, beside those of the segments."""
+        return 0
 
     @abstractmethod
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: EdgeNorms) -> Tensor:
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
+        """What is dear, over the balls of radius ``eps``; ``norm_of`` finds the norms."""
+
+    @abstractmethod
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         """``(B, K)``, for real arithmetic; ``eps`` at most the radius that was prepared."""
-
-    @abstractmethod
-    def constant(self, centre: Centre, eps: Tensor, prepared: EdgeNorms) -> Tensor:
-        """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
 
 
 class GlobalBound(Bound):
     """The product of norms over all segments but the last, times ``‖w_y − w_j‖``."""
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> EdgeNorms:
-        return {}
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
+        return Prepared()
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: EdgeNorms) -> Tensor:
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         return global_margins(self.layers, centre, labels, self.constants, eps)
-
-    def constant(self, centre: Centre, eps: Tensor, prepared: EdgeNorms) -> Tensor:
-        return torch.full_like(eps, self.product)
 
     @property
     def product(self) -> float:
@@ -93,7 +104,7 @@ class LocalBound(Bound):
 
     cut = True
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> EdgeNorms:
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         network = self.layers.network
         state = weights(network, centre, self.propagation.boxes(centre, eps))
         masks: dict[int, Tensor] = {}
@@ -101,7 +112,7 @@ class LocalBound(Bound):
             sink = network.nodes[i].inputs[0]
             # Where one node feeds two activations, what either needs varies.
             masks[sink] = torch.maximum(masks.get(sink, state.varying[i]), state.varying[i])
-        return {
+        found = {
             (edge.source, edge.sink): norm_of(
                 self.norms[edge.source, edge.sink],
                 WeightedMap(edge, state.gain[edge.source], masks[edge.sink]),
@@ -109,18 +120,148 @@ class LocalBound(Bound):
             )
             for number, edge in enumerate(self.layers.edges)
         }
+        return Prepared(found)
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: EdgeNorms) -> Tensor:
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
-        radii = local_radii(self.layers, prepared, eps)
+        radii = local_radii(self.layers, prepared.edges, eps)
         return local_margins(self.layers, centre, labels, state, radii, cut=self.cut)
 
-    def constant(self, centre: Centre, eps: Tensor, prepared: EdgeNorms) -> Tensor:
+    def constant(self, centre: Centre, eps: Tensor, prepared: Prepared) -> Tensor:
+        """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
-        return logit_constant(self.layers, state, local_radii(self.layers, prepared, eps), eps)
+        radii = local_radii(self.layers, prepared.edges, eps)
+        return logit_constant(self.layers, state, radii, eps)
 
 
 class LocalBallBound(LocalBound):
     """``local`` without the box in the last layer, for comparison."""
 
     cut = False
+
+
+@dataclass(frozen=True, eq=False)
+class AnchoredBound(Bound):
+    """Margins from the anchored state, with ball ∩ box in the last layer.
+
+    The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
+    lower precision, where slopes of refined boxes are sought; ``narrow`` layers of at most so many
+    neurons are refined (0: none), their slopes by ``steps``; ``chains``: of wide layers too.
+    """
+
+    rough: Network | None = None
+    narrow: int = 128
+    steps: int = 0
+    chains: bool = True
+    refine_boxes: bool = True
+    _edges_into: dict[int, list[Edge]] = field(default_factory=dict)
+
+    def edges_into(self) -> dict[int, list[Edge]]:
+        """The segments that end in each activation's input."""
+        if not self._edges_into:
+            for edge in self.layers.edges:
+                self._edges_into.setdefault(edge.sink, []).append((edge.source, edge.sink))
+        return self._edges_into
+
+    @property
+    def chain_norms(self) -> int:
+        return sum(len(sources) for sources in self._wide().values())
+
+    def _wide(self) -> dict[int, list[int]]:
+        """The wide inputs of activations that have a chain, with its sources."""
+        if not self.chains:
+            return {}
+        network = self.layers.network
+        sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
+        found = {s: chain_sources(network, s) for s in sinks
+                 if not is_narrow(network, s, self.narrow)}  # fmt: skip
+        return {sink: sources for sink, sources in found.items() if sources}
+
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
+        return self.prepare_state(centre, eps, norm_of)[0]
+
+    def prepare_state(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> tuple[Prepared, State]:
+        """What ``prepare`` finds, and the state at that radius."""
+        finder = _Finder(self, centre, eps, norm_of)
+        state = self._state(centre, eps, finder)
+        return finder.found, state
+
+    def state(self, centre: Centre, eps: Tensor, prepared: Prepared) -> State:
+        """The state at ``eps``, from what was prepared at this radius or a larger one."""
+        return self._state(centre, eps, Kept(prepared, eps))
+
+    def _state(self, centre: Centre, eps: Tensor, facts: Facts) -> State:
+        return anchored_state(self.propagation, self.edges_into(), centre, eps, facts)
+
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
+        return self.margins_in(centre, labels, eps, self.state(centre, eps, prepared))
+
+    def margins_in(self, centre: Centre, labels: Tensor, eps: Tensor, state: State) -> Tensor:
+        """As ``margins``, from a state that is at hand."""
+        gain = {0: torch.ones_like(centre.values[0])}
+        gain |= {i: layer.gain for i, layer in state.items()}
+        radii = {0: eps} | {i: layer.radius for i, layer in state.items()}
+        change = change_boxes(self.layers.network, centre, eps, state)
+        return local_margins(self.layers, centre, labels, Weights(gain, {}, change), radii)
+
+
+class _Finder(Facts):
+    """Facts that are found now, and kept for smaller radii."""
+
+    def __init__(self, bound: AnchoredBound, centre: Centre, eps: Tensor, norm_of: NormOf) -> None:
+        self.bound, self.centre, self.eps, self.norm_of = bound, centre, eps, norm_of
+        self.found = Prepared()
+        network = bound.layers.network
+        self.numbers = {(e.source, e.sink): n for n, e in enumerate(bound.layers.edges)}
+        self.sinks = [network.nodes[i].inputs[0] for i in network.activations]
+        self.kinds = {network.nodes[i].inputs[0]: network.nodes[i].kind
+                      for i in network.activations}  # fmt: skip
+        self.chained = len(bound.layers.edges)
+
+    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
+        if edge not in self.found.edges:
+            number = self.numbers[edge]
+            mask = self._mask(edge[1], outer)
+            mapping = WeightedMap(self.bound.layers.edges[number], inner, mask)
+            self.found.edges[edge] = self.norm_of(self.bound.norms[edge], mapping, number)
+        return self.found.edges[edge]
+
+    def box(self, node: int, state: State, box: Box) -> Box:
+        if not self._refines(node, state) or not self.bound.refine_boxes:
+            return box
+        network, rough = self.bound.layers.network, self.bound.rough
+        kind = self.kinds[node]
+        assert rough is not None
+        assert isinstance(kind, Elementwise)
+        if node not in self.found.boxes:
+            self.found.boxes[node] = refined_box(
+                network, rough, self.centre, self.eps, node, state, box, kind, self.bound.steps
+            )
+        return self.found.boxes[node]
+
+    def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
+        network, mask = self.bound.layers.network, self._mask(node, mask)
+        if node not in self.found.chains:
+            if self._refines(node, state):
+                self.found.chains[node] = narrow_chain(network, self.eps, node, state, mask)
+            elif node in self.bound._wide():
+                first = self.chained
+
+                def norm(mapping: WeightedMap, number: int) -> Tensor:
+                    return self.norm_of(None, mapping, first + number)
+
+                chain = wide_chain(network, node, state, mask, self.centre.values[0], norm)
+                self.found.chains[node] = chain
+                self.chained += len(chain)
+        chain_ = self.found.chains.get(node)
+        if chain_ is None:
+            return radius
+        return torch.minimum(radius, length(chain_, state, self.eps))
+
+    def _refines(self, node: int, state: State) -> bool:
+        network = self.bound.layers.network
+        return bool(state) and is_narrow(network, node, self.bound.narrow)
+
+    def _mask(self, sink: int, mask: Tensor) -> Tensor:
+        # Where two activations share an input each has a mask of its own: take none.
+        return mask if self.sinks.count(sink) == 1 else torch.ones_like(mask)

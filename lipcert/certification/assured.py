@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
+from lipcert.bounds.chain import Linearised
 from lipcert.network import Network, Segment
-from lipcert.norms import Norm, SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
+from lipcert.norms import (
+    Norm,
+    SegmentNorms,
+    WeightedMap,
+    lanczos,
+    power_iteration,
+    randomised_norm,
+    schur_bound,
+    unit_vectors,
+)
 from lipcert.options import Options
 
 _POWER_STEPS = 100
@@ -22,45 +32,60 @@ class Shares:
     """A union bound over every randomised norm that a run can use.
 
     Half of ``total`` is for the norms that all samples share, half for the samples' own: each of
-    ``samples`` may prepare its norms ``preparations`` times over ``edges`` segments.
+    ``samples`` may prepare ``norms`` norms ``preparations`` times.
     """
 
     total: float
     samples: int
-    edges: int
+    shared_norms: int
+    norms: int
     preparations: int
 
     @property
     def shared(self) -> float:
         """For one shared norm."""
-        return self.total / 2 / max(1, self.edges)
+        return self.total / 2 / max(1, self.shared_norms)
 
     @property
     def single(self) -> float:
         """For one norm of one sample."""
-        return self.total / 2 / max(1, self.samples * self.edges * self.preparations)
+        return self.total / 2 / max(1, self.samples * self.norms * self.preparations)
 
 
 class AssuredNorms:
-    """Norms of the inner segments of one network: shared ones once, local ones for each sample."""
+    """Norms over one network: of segments, shared and local, and of chains of ``chain_norms``.
+
+    ``total`` is what all of them together may spend, ``first_call`` where their coins begin.
+    """
 
     def __init__(
-        self, edges: tuple[Segment, ...], options: Options, *, samples: int, preparations: int
+        self,
+        edges: tuple[Segment, ...],
+        options: Options,
+        *,
+        samples: int,
+        preparations: int,
+        chain_norms: int = 0,
+        share: float = 1.0,
+        first_call: int = 0,
     ) -> None:
         certain = options.deterministic or options.estimate
-        total = 0.0 if certain else options.failure_probability
-        self.options = options
-        self.shares = Shares(total, samples, len(edges), preparations)
+        total = 0.0 if certain else options.failure_probability * share
+        self.options, self.first_call, self.chain_norms = options, first_call, chain_norms
+        self.norms = len(edges) + chain_norms
+        self.shares = Shares(total, samples, len(edges), self.norms, preparations)
         self.shared: dict[Edge, SegmentNorms] = {
             (edge.source, edge.sink): self._shared(edge, number)
             for number, edge in enumerate(edges)
         }
+        self._rough: Network | None = None
 
     def rough(self, network: Network) -> dict[Edge, SegmentNorms]:
         """The same segments over a copy of the network in lower precision."""
-        self._rough = {edge: Segment(network, *edge) for edge in self.shared}
+        self._rough = network
         return {
-            edge: SegmentNorms(self._rough[edge], norm.norm) for edge, norm in self.shared.items()
+            edge: SegmentNorms(Segment(network, *edge), norm.norm)
+            for edge, norm in self.shared.items()
         }
 
     @property
@@ -71,36 +96,65 @@ class AssuredNorms:
     @property
     def spent_by_preparation(self) -> float:
         """The failure probability of one sample's norms, prepared once."""
-        return self.shares.single * sum(not norm.is_exact for norm in self.shared.values())
+        inexact = sum(not norm.is_exact for norm in self.shared.values())
+        return self.shares.single * (inexact + self.chain_norms)
 
-    def local(self, norm: SegmentNorms, mapping: WeightedMap, streams: Tensor, call: int) -> Tensor:
-        """A local norm under the options' assurance: ``(B,)``. No ``call`` is used twice."""
+    def local(
+        self,
+        norm: SegmentNorms | None,
+        mapping: WeightedMap,
+        streams: Tensor,
+        preparation: int,
+        number: int,
+    ) -> Tensor:
+        """A local norm, ``(B,)``, under the options' assurance: of a segment, or of a chain (None).
+
+        A sample's coins are those of (sample, preparation, number), and none is used twice.
+        """
+        call = self.first_call + (preparation + 1) * self.norms + number
         if self.options.estimate:
             start = unit_vectors(self.options.seed, streams, 4 * call, mapping.support)
             return power_iteration(mapping, start, _POWER_STEPS)
         if self.shares.total == 0:
-            return norm.deterministic(mapping)
-        return norm.randomised(
-            mapping,
-            streams=streams,
-            seed=self.options.seed,
-            call=call,
-            failure_probability=self.shares.single,
-            rough=self._rough[norm.segment.source, norm.segment.sink],
-        )
+            return schur_bound(mapping) if norm is None else norm.deterministic(mapping)
+        seed, risk = self.options.seed, self.shares.single
+        rough = self._lower(mapping)
+        if norm is not None:
+            return norm.randomised(
+                mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
+                rough=rough,
+            )  # fmt: skip
+        return randomised_norm(
+            mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
+            absolute=schur_bound(mapping, steps=2), rough=rough,
+        )  # fmt: skip
 
     def guessed(self, mapping: WeightedMap, streams: Tensor) -> Tensor:
         """An estimate of a local norm, for deciding where to look. Its coins are nobody else's."""
         start = unit_vectors(self.options.seed, streams, 2**40, mapping.support)
         return lanczos(mapping, start, _ROUGH_STEPS)
 
+    def _lower(self, mapping: WeightedMap) -> WeightedMap | None:
+        """The same map over the rough network."""
+        if self._rough is None:
+            return None
+        dtype, map_ = self._rough.anchor.dtype, mapping.segment
+        lower: Segment | Linearised
+        if isinstance(map_, Linearised):
+            slopes = {i: slope.to(dtype) for i, slope in map_.slopes.items()}
+            lower = Linearised(self._rough, map_.source, map_.sink, slopes)
+        else:
+            assert isinstance(map_, Segment)
+            lower = Segment(self._rough, map_.source, map_.sink)
+        return WeightedMap(lower, mapping.inner.to(dtype), mapping.outer.to(dtype))
+
     def _shared(self, edge: Segment, number: int) -> SegmentNorms:
-        seed = self.options.seed
+        seed, call = self.options.seed, self.first_call + number
         if self.options.estimate:
             whole = SegmentNorms(edge, Norm(math.inf, "estimate")).unweighted()
             stream = torch.full((1,), -1, device=whole.inner.device)
-            start = unit_vectors(seed, stream, 4 * number, whole.support)
+            start = unit_vectors(seed, stream, 4 * call, whole.support)
             value = float(power_iteration(whole, start, _POWER_STEPS)[0])
             return SegmentNorms(edge, Norm(value, "estimate"))
         share = self.shares.shared if self.shares.total else 0.0
-        return SegmentNorms.of(edge, seed=seed, call=number, failure_probability=share)
+        return SegmentNorms.of(edge, seed=seed, call=call, failure_probability=share)

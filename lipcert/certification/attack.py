@@ -35,6 +35,8 @@ _ROUNDS = ((9, 0.15), (3, 0.25), (1, 0.6))
 _CLEAR = 2.0**-18
 # No point is sought nearer than this: pixels in float32 are 6e-8 apart.
 _NEAR = 1e-4
+# So far inside its limit is a point sought that rounding to float32 leaves it there.
+_WITHIN = 1 - 2.0**-20
 _DRAWS = 8
 
 
@@ -42,8 +44,8 @@ _DRAWS = 8
 class Attack:
     """What was found for ``B`` samples.
 
-    ``radius`` ``(B,)``, float64: at least the distance (L2, pixels) between the sample and its point,
-    so an upper bound of its robust radius; 0 if misclassified, infinite if nothing was found.
+    ``radius`` ``(B,)``, float64: at least the distance (L2, pixels) of the point from its sample,
+    so an upper bound of the robust radius; 0 if misclassified, infinite if nothing was found.
     ``points`` ``(B, *shape)``, in the dtype of ``x``: some logit is strictly greater there than the
     label's (a tie is no success); the sample itself if misclassified or nothing was found.
     """
@@ -88,9 +90,10 @@ def nearest(
     """The nearest misclassified points that are found, at most ``within`` from the samples.
 
     ``x`` ``(B, *shape)``: pixels in [0, 1], exact; ``labels`` ``(B,)``; ``within``: a number or
-    ``(B,)``. ``steps``: gradients for the most promising class, about 2.7 times as many in all.
-    ``restarts``: how often the search is repeated with a random beginning. ``pixel_domain``: only
-    points in [0, 1]. ``dtype``: the arithmetic that is attacked.
+    ``(B,)``, by default the largest distance of two images, which is never exceeded. ``steps``:
+    gradients for the most promising class, about 2.7 times as many in all. ``restarts``: how often
+    the search is repeated with a random beginning. ``pixel_domain``: only points in [0, 1].
+    ``dtype``: the arithmetic that is attacked.
 
     The same seed gives the same result. All samples share their random numbers, so a result depends
     on the rest of the batch only by rounding, where products of batches round differently.
@@ -100,7 +103,7 @@ def nearest(
 
 
 class _Search:
-    """The nearest points found so far: ``point`` ``(B, *shape)``, ``distance`` ``(B,)`` or infinite.
+    """The nearest points found so far: ``point`` ``(B, *shape)``, ``distance`` ``(B,)``.
 
     Inside, tensors ``(b, t, …)`` hold ``t`` points for each of ``b`` samples, one for each class.
     """
@@ -117,10 +120,8 @@ class _Search:
         self.network, self.given, self.pixel_domain = network, x.detach(), pixel_domain
         self.x, self.labels = self.given.to(network.anchor), labels.to(network.anchor.device)
         limit = torch.as_tensor(within, dtype=torch.float64).to(self.x.device)
-        # No two images of [0, 1] are further apart.
-        diameter = math.sqrt(math.prod(x.shape[1:]))
-        self.limit = limit.clamp(max=diameter).expand(len(x))
-        self.leap = diameter / 32
+        self.diameter = math.sqrt(math.prod(x.shape[1:]))
+        self.limit = limit.clamp(max=self.diameter).expand(len(x))
         self.distance = self.x.new_full((len(x),), math.inf)
         self.point = self.x.clone()
         self.generator = torch.Generator().manual_seed(seed)
@@ -161,8 +162,13 @@ class _Search:
     def _step(
         self, samples: Tensor, z: Tensor, classes: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
-        """The next points ``(b, t, *shape)``, and ``(b, t)`` where the boundaries would be if the
-        margins were linear; a misclassified point is taken down."""
+        """Takes down misclassified points. The next points ``(b, t, *shape)``, and how far from the
+        sample the boundaries would be, ``(b, t)``, if the margins were linear.
+
+        The radius goes a little beyond the estimate, for an estimate alone may converge to the
+        boundary from the wrong side; and it halves or doubles at most, since far gradients say
+        little. Where a gradient is zero or no number, a random direction takes its place.
+        """
         x, labels = self.x[samples, None], self.labels[samples]
         with torch.enable_grad():
             rows = z.flatten(0, 1).requires_grad_()
@@ -171,23 +177,20 @@ class _Search:
             margin = margins.gather(1, classes.reshape(-1, 1))
             (gradient,) = torch.autograd.grad(margin.sum(), rows)
         distance = _length(z - x)
-        self._record(samples, z, distance, _clearly_wrong(logits, margins).reshape(classes.shape))
+        self._record(samples, z, distance, _clear(logits, margins).reshape(classes.shape))
 
         gradient = gradient.reshape(z.shape)
         length = _length(gradient)
         useful = torch.isfinite(length) & (length > 0)
-        way = torch.where(useful, margin.reshape(classes.shape) / length, math.inf).nan_to_num(
-            nan=math.inf, posinf=math.inf, neginf=-math.inf
-        )
+        way = torch.where(useful, margin.reshape(classes.shape) / length, math.inf)
+        way = way.nan_to_num(nan=math.inf).clamp(-self.diameter, self.diameter)
         estimate = distance + way
-        pull = 0.05 / (1 + step / 4)
-        most = torch.minimum(
-            self.distance[samples] * (1 - pull), self.limit.to(z)[samples] * (1 - 2.0**-20)
-        )[:, None]
-        beyond = 0.02 * way.abs() + 0.2 * pull * estimate
-        leap = (2 * distance).clamp(min=self.leap)
-        radius = (estimate + beyond).maximum(distance / 2).minimum(leap)
-        radius = radius.clamp(min=_NEAR).minimum(most)
+
+        pull = 0.1 / (1 + step / 2)
+        radius = estimate + 0.02 * way.abs() + 0.2 * pull * estimate.abs()
+        radius = radius.maximum(distance / 2).minimum((2 * distance).clamp(min=self.diameter / 32))
+        best, limit = self.distance[samples] * (1 - pull), self.limit.to(z)[samples] * _WITHIN
+        radius = radius.clamp(min=_NEAR).minimum(torch.minimum(best, limit)[:, None])
 
         direction = torch.where(_wide(useful, z), gradient / _wide(length, z), self._noise())
         aim = self._minimiser(x, direction, radius)
@@ -217,7 +220,8 @@ class _Search:
     def _noise(self) -> Tensor:
         """A random direction, of length 1, of the shape of one sample."""
         noise = torch.randn(self.x.shape[1:], generator=self.generator, dtype=torch.float64)
-        return (noise / noise.norm()).to(self.x)
+        unit: Tensor = (noise / noise.norm()).to(self.x)
+        return unit
 
     def _scattered(self) -> Tensor:
         """Each sample displaced by half of what has been reached, or could be."""
@@ -249,7 +253,7 @@ class _Search:
         for _ in range(_DRAWS):
             trial = (x + _wide(share - stride, x) * offset).to(self.x).to(points)
             logits = self.network.logits(trial.to(self.x))
-            wrong = _clearly_wrong(logits, _margins(logits, labels))
+            wrong = _clear(logits, _margins(logits, labels))
             distance = _length((trial.to(exact) - x)[:, None]).squeeze(1) * excess
             better = wrong & (distance <= self.limit[samples]) & (distance < radius[samples])
             radius[samples[better]] = distance[better]
@@ -265,14 +269,15 @@ def _margins(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.gather(1, own) - logits).scatter(1, own, math.inf)
 
 
-def _clearly_wrong(logits: Tensor, margins: Tensor) -> Tensor:
-    """``(rows,)``; logits that are not finite count for nothing."""
+def _clear(logits: Tensor, margins: Tensor) -> Tensor:
+    """Whether another class clearly wins, ``(rows,)``; never by logits that are not finite."""
     return (margins < -_CLEAR * logits.abs().amax(1, keepdim=True)).any(1)
 
 
 def _length(z: Tensor) -> Tensor:
     """Of every ``(b, t, *shape)``: ``(b, t)``."""
-    return z.flatten(2).norm(dim=2)
+    length: Tensor = z.flatten(2).norm(dim=2)
+    return length
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

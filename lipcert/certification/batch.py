@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds import Bound, EdgeNorms
+from lipcert.bounds import Bound, GlobalBound, LocalBound, Prepared
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
@@ -40,23 +40,26 @@ class Batch:
         """Some of the samples."""
         return Batch(self.tools, self.x[rows], self.labels[rows], self.streams[rows])
 
-    def prepare(self, eps: Tensor, number: int) -> EdgeNorms:
+    def prepare(self, eps: Tensor, number: int) -> Prepared:
         """Local norms with the run's assurance: good for every radius up to ``eps``.
 
         ``number`` names the preparation: a sample's coins are those of (sample, number, edge), so
         that they do not depend on the company of a batch, and none is used twice.
         """
-        first = number * len(self.tools.bound.norms)
 
-        def norm_of(norm: SegmentNorms, mapping: WeightedMap, edge: int) -> Tensor:
-            return self.tools.norms.local(norm, mapping, self.streams, first + edge)
+        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, edge: int) -> Tensor:
+            return self.tools.norms.local(norm, mapping, self.streams, number, edge)
 
         return self.tools.bound.prepare(self.centre, eps, norm_of)
 
-    def constant(self, eps: Tensor, prepared: EdgeNorms) -> Tensor:
-        return self.tools.bound.constant(self.centre, eps, prepared)
+    def constant(self, eps: Tensor, prepared: Prepared) -> Tensor:
+        """A Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
+        bound = self.tools.bound
+        if isinstance(bound, LocalBound):
+            return bound.constant(self.centre, eps, prepared)
+        return torch.full_like(eps, bound.replaced(GlobalBound).product)
 
-    def holds(self, eps: Tensor, prepared: EdgeNorms) -> Tensor:
+    def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:
         """Whether every margin stays above what the deployed arithmetic can add: ``(B,)``.
 
         Strictly, so that a tie is refused; a NaN anywhere compares as false.
@@ -72,7 +75,7 @@ class Batch:
         rough = self.tools.rough
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
-        def norm_of(norm: SegmentNorms, mapping: WeightedMap, number: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, number: int) -> Tensor:
             return self.tools.norms.guessed(mapping, self.streams)
 
         def accepts(eps: Tensor) -> Tensor:

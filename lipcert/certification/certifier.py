@@ -13,13 +13,20 @@ from torch import Tensor
 from lipcert.bounds import Bound, GlobalBound, Layers, LocalBound
 from lipcert.certificate import Sample, Verdict
 from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.attack import nearest
+from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, Segment, simplify
 from lipcert.options import Options
 
-_BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound}
+# What bounds the local constant, and for the published methods the margins too.
+_BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
+# An eps this far above the guessed radius is tried by itself: more steps may do it.
+_NEAR = 3.0
+# Norms and slopes for the radius are sought this far above the guess, which took few steps.
+_AIM = 1.25
 _SMALLEST_BALL = 1e-30
 
 
@@ -60,9 +67,15 @@ class Certifier:
         self.options = options
         network = network.to(device=device, dtype=torch.float64)
         layers = Layers.of(simplify(network))
+        both = options.method == "auto"
+        share = 0.5 if both else 1.0
         # At most: one at the largest eps, one for the radius, and one at every eps.
         self.norms = AssuredNorms(
-            layers.edges, options, samples=samples, preparations=len(options.eps) + 2
+            layers.edges,
+            options,
+            samples=samples,
+            preparations=len(options.eps) + 2,
+            share=share,
         )
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to(dtype=torch.float32)
@@ -70,11 +83,17 @@ class Certifier:
         covered = options.deployed == "float32"
         deployment = Deployment.of(network, covered=covered, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
+        self.backward = (
+            Backward(network, options, deployment, samples=samples, share=share) if both else None
+        )
+        # Attacked in the arithmetic that certificates cover.
+        self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
 
     @property
     def global_failure_probability(self) -> float:
         """What the shared norms spend of the run's failure probability."""
-        return self.norms.spent_shared
+        backward = self.backward.norms.spent_shared if self.backward else 0.0
+        return self.norms.spent_shared + backward
 
     @property
     def layer_norms(self) -> list[LayerNorm]:
@@ -127,24 +146,71 @@ class Certifier:
         prepared = batch.prepare(ball, 0)
         constant = batch.constant(ball, prepared)
         radius = torch.where(correct & batch.holds(top, prepared), top, -1)
-        used = torch.ones_like(margin)
 
+        spent = torch.full_like(margin, self.norms.spent_by_preparation)
+        attacked = torch.full_like(margin, math.inf)
+        rung = torch.zeros_like(batch.labels)
         rows = correct.nonzero().flatten()
         if rows.numel():
-            part = batch.subset(rows)
-            found = torch.maximum(radius[rows], part.largest_certified(ball[rows], 1))
-            used[rows] += 1
-            for number, eps in enumerate(options.eps, start=2):
-                # A little above what was found, norms prepared for this very eps may do it.
-                near = torch.full_like(found, eps.rounded_up)
-                open_ = (found < near) & (near <= 1.1 * found.clamp(min=0)) & (near < top[rows])
-                if bool(open_.any()):
-                    prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
-                    found = torch.where(open_ & part.holds(near, prepared), near, found)
-                    used[rows] += open_
-            radius[rows] = found
-        spent = used * self.norms.spent_by_preparation
-        return Findings(prediction, batch.labels, margin, radius, constant, spent)
+            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows])
+            if self.backward is None:
+                self._published(batch.subset(rows), found, ball[rows])
+            else:
+                self._backward(self.backward, batch.subset(rows), found, ball[rows])
+            radius[rows], spent[rows] = found.radius, found.spent
+            attacked[rows], rung[rows] = found.attacked, found.rung
+        return Findings(prediction, batch.labels, margin, radius, constant, spent, attacked, rung)
+
+    def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
+        """The radius by the method alone."""
+        found.improve(part.largest_certified(ball, 1), 0)
+        found.spent += self.norms.spent_by_preparation
+        for number, eps in enumerate(self.options.eps, start=2):
+            # A little above what was found, norms prepared for this very eps may do it.
+            near = torch.full_like(found.radius, eps.rounded_up)
+            tried = (found.radius < near) & (near <= 1.1 * found.radius.clamp(min=0))
+            if bool((tried & (near < ball)).any()):
+                prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
+                found.improve(torch.where(tried & part.holds(near, prepared), near, -1.0), 0)
+                found.spent += tried * self.norms.spent_by_preparation
+
+    def _backward(self, tools: Backward, part: Batch, found: Found, ball: Tensor) -> None:
+        """Attack, then the radius by the duals, then each eps that is still within reach."""
+        pace = tools.pace
+        attack = nearest(
+            self.attacked, part.x, part.labels, steps=pace.attack_steps,
+            restarts=pace.attack_restarts, seed=self.options.seed, dtype=self.attacked.anchor.dtype,
+        )  # fmt: skip
+        found.attacked = attack.radius
+        every = BackwardBatch(tools, part.x, part.labels, part.streams)
+        limit = attack.radius.clamp(max=part.diameter)
+        guess = every.guess(torch.minimum(ball, limit / 3), limit)
+        sure = guess > 0
+        top = torch.where(sure, guess * _AIM, torch.minimum(ball, limit)).clamp(min=_SMALLEST_BALL)
+        found.improve(every.radius(top, 0), 1)
+        found.spent += every.spent
+        for number, eps in enumerate(self.options.eps):
+            near = torch.full_like(found.radius, eps.rounded_up)
+            for refine in (False, True) if pace.refine is not None else (False,):
+                open_ = (found.radius < near) & (near < attack.radius)
+                rows = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
+                if not rows.numel():
+                    break
+                some = BackwardBatch(tools, part.x[rows], part.labels[rows], part.streams[rows])
+                at = near[rows].clamp(min=_SMALLEST_BALL)
+                _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
+                better = found.radius.clone()
+                better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
+                found.improve(better, 2 if refine else 1)
+                found.spent[rows] += some.spent
+        broken = found.radius >= found.attacked
+        if bool(broken.any()):
+            row = int(broken.nonzero()[0])
+            raise InternalError(
+                f"sample {int(part.streams[row])}: an attack found a misclassified point at "
+                f"{float(found.attacked[row])}, inside the certified radius "
+                f"{float(found.radius[row])}; please report this"
+            )
 
     def _sample(self, found: Findings, row: int, index: int, seconds: float) -> Sample:
         estimate = self.options.estimate
@@ -153,7 +219,9 @@ class Certifier:
         reached = tuple(eps.text for eps in self.options.eps if radius >= eps.rounded_up)
         constant = float(found.constant[row])
         known = constant if math.isfinite(constant) else None
-        verdict, message = self._verdict(margin, prediction == label, reached)
+        attacked = float(found.attacked[row]) if self.backward else None
+        verdict, message = self._verdict(margin, prediction == label, reached, attacked)
+        rungs = ("local", "dual", "refined") if self.backward else (self.options.method,)
         return Sample(
             index=index,
             label=label,
@@ -162,18 +230,19 @@ class Certifier:
             margin=margin,
             radius=None if estimate else max(0.0, radius),
             lipschitz=None if estimate else known,
-            method=self.options.method,
+            method=rungs[int(found.rung[row])],
             seconds=seconds,
             certified=() if estimate else reached,
             failure_probability=float(found.spent[row]),
             radius_estimate=max(0.0, radius) if estimate else None,
             lipschitz_estimate=known if estimate else None,
             estimated=reached if estimate else (),
+            attack_radius=attacked,
             message=message,
         )
 
     def _verdict(
-        self, margin: float, correct: bool, reached: tuple[str, ...]
+        self, margin: float, correct: bool, reached: tuple[str, ...], attacked: float | None
     ) -> tuple[Verdict, str | None]:
         if not math.isfinite(margin):
             return "error", "the logits are not finite numbers"
@@ -181,6 +250,8 @@ class Certifier:
             return "misclassified", None
         if self.options.largest.text in reached:
             return ("estimated" if self.options.estimate else "certified"), None
+        if attacked is not None and attacked <= self.options.largest.rounded_down:
+            return "falsified", None
         return "unknown", None
 
 
@@ -194,6 +265,24 @@ class Findings:
     radius: Tensor
     constant: Tensor
     spent: Tensor
+    attacked: Tensor
+    rung: Tensor
+
+
+@dataclass(eq=False)
+class Found:
+    """What is known of correctly classified samples so far: ``(B,)`` each."""
+
+    radius: Tensor
+    spent: Tensor
+    attacked: Tensor
+    rung: Tensor
+
+    def improve(self, radius: Tensor, rung: int) -> None:
+        """Keep the larger radius, and which rung it is from."""
+        better = radius > self.radius
+        self.radius = torch.where(better, radius, self.radius)
+        self.rung = torch.where(better, rung, self.rung)
 
 
 def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:

@@ -7,12 +7,15 @@ was loaded, before any simplification. A certificate needs a margin above the er
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants, rounding_errors
+from lipcert.bounds.boxes import Box
 from lipcert.network import Network
+from lipcert.network.operators import Shape
 from lipcert.rounding import DOUBLE, SINGLE
 
 # Softmax and LogSoftmax keep the order of two logits in float32 unless they are so near that the
@@ -40,16 +43,36 @@ class Deployment:
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
 
-    def logit_errors(self, centre: Centre, eps: Tensor) -> Tensor:
+    def matches(self, network: Network) -> bool:
+        """Whether the activations of a rewritten network are those of the loaded one, in order."""
+        own, other = self.propagation.network, network
+        return [_activation(own, i) for i in own.activations] == [
+            _activation(other, i) for i in other.activations
+        ]
+
+    def logit_errors(
+        self, centre: Centre, eps: Tensor, inputs: Sequence[Box] | None = None
+    ) -> Tensor:
         """``(B, K)``: the deployed logits' distance from the real ones, anywhere in the ball.
 
         The analysis works on a simplified network, whose coefficients were fused in float64 out of
         the very magnitudes that are summed here; its own deviation is this error with the unit of
         float64 in place of float32's, a few times over. That is charged in either case.
+        ``inputs``: tighter boxes of the activations' inputs, of a network that ``matches``.
         """
-        boxes = self.propagation.boxes(centre, eps)
-        errors = rounding_errors(self.propagation.network, boxes, SINGLE)[-1].flatten(1)
+        network = self.propagation.network
+        known = None
+        if inputs is not None:
+            sinks = [network.nodes[i].inputs[0] for i in network.activations]
+            known = dict(zip(sinks, inputs, strict=True))
+        boxes = self.propagation.boxes(centre, eps, known)
+        errors = rounding_errors(network, boxes, SINGLE)[-1].flatten(1)
         if self.softmax:
             errors = errors + SOFTMAX_TIE
         fused = 16 * DOUBLE.unit / SINGLE.unit
         return errors * (1 + fused) if self.covered else errors * fused
+
+
+def _activation(network: Network, node: int) -> tuple[type, Shape]:
+    kind = network.nodes[node].kind
+    return type(kind), network.nodes[network.nodes[node].inputs[0]].shape

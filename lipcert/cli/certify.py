@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 import typer
 
 from lipcert.cli import parse
-from lipcert.options import Deployed, Epsilon, Method, NormMethod, Options
+from lipcert.cli.gates import (
+    add_to_summary,
+    fail_where_one_failed,
+    gated,
+    lines,
+    outcomes_of,
+    read_baseline,
+)
+from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.errors import UsageError
+from lipcert.gate import Thresholds, by_eps
+from lipcert.options import Deployed, Effort, Epsilon, Method, NormMethod, Options
 
 _MODEL = "What the model expects"
 _DATA = "Which samples"
@@ -17,6 +28,7 @@ _RUN = "How to run"
 _OUT = "What to write"
 
 
+@gated
 def certify(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="An ONNX file, or .safetensors with --arch.")
@@ -37,10 +49,18 @@ def certify(
             rich_help_panel=_HOW,
         ),
     ],
+    thresholds: Thresholds,
     method: Annotated[
         Method,
-        typer.Option(help="Lipschitz bounds in a ball, or everywhere.", rich_help_panel=_HOW),
-    ] = "local",
+        typer.Option(
+            help="auto: an attack and every bound, the tightest radii; local: the published local "
+            "Lipschitz bound; global: the product of norms.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "auto",
+    effort: Annotated[
+        Effort, typer.Option(help="What auto may spend on a sample.", rich_help_panel=_HOW)
+    ] = "standard",
     norms: Annotated[
         NormMethod,
         typer.Option(
@@ -154,14 +174,18 @@ def certify(
         typer.Option("--json", help="Print certificate.json on stdout.", rich_help_panel=_OUT),
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="No table, no progress.", rich_help_panel=_OUT)
+        bool,
+        typer.Option("--quiet", help="Say only what failed.", rich_help_panel=_OUT),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Say what is being done.", rich_help_panel=_OUT)
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUT)
-    ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
+    ] = None,
+    show_config: ShowConfig = False,
+    debug: Debug = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -195,14 +219,29 @@ def certify(
 
       lipcert certify model.onnx --data cifar10 --eps 36/255,72/255 --limit 1000
       --mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010 --output results
+
+      lipcert certify model.onnx --data digits --eps 0.1 --min-certified 0.60
     """
+    asked = tuple(Epsilon.parse(text) for text in parse.texts(eps))
+    # What the gates need is checked before anything is loaded.
+    if thresholds and norms == "estimate":
+        raise UsageError(
+            "--norms estimate: bounds nothing, so no gate can hold; leave the gates out, or choose "
+            "--norms randomised or deterministic"
+        )
+    by_eps(thresholds, [one.text for one in asked])
+    baseline = read_baseline(thresholds)
+
     # torch comes with these; without them --help answers at once.
     from rich.console import Console
 
+    from lipcert.cli.log import start_log
+    from lipcert.cli.watch import LoggingWatch
+    from lipcert.report import markdown
     from lipcert.report.json_file import certificate_text
+    from lipcert.report.results import of_run
     from lipcert.report.table import table
     from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job
-    from lipcert.run.progress import ConsoleWatch
 
     job = Job(
         model=ModelSource(model, weights, arch),
@@ -218,8 +257,9 @@ def certify(
             random=random,
         ),
         options=Options(
-            eps=tuple(Epsilon.parse(text) for text in parse.texts(eps)),
+            eps=asked,
             method=method,
+            effort=effort,
             norms=norms,
             failure_probability=failure_probability,
             seed=seed,
@@ -243,8 +283,9 @@ def certify(
         ),
     )
     console = Console(stderr=True)
+    start_log(console, quiet=quiet, verbose=verbose, file=log_file)
     try:
-        result = run_job(job, ConsoleWatch(console, verbose=verbose, bar=not quiet))
+        result = run_job(job, LoggingWatch(console, bar=not quiet))
     except KeyboardInterrupt as stop:
         typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
@@ -252,3 +293,10 @@ def certify(
         console.print(table(result.certificate))
     if json:
         typer.echo(certificate_text(result.certificate), nl=False)
+    results = of_run(result.certificate, result.samples)
+    outcomes = outcomes_of(thresholds, results, baseline)
+    if not quiet:
+        for line in lines(outcomes):
+            typer.echo(line, err=True)
+    add_to_summary(markdown.render(results, outcomes) + "\n")
+    fail_where_one_failed(outcomes)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lipcert.cli import parse
+from lipcert.cli.shared import Debug, ShowConfig
 from lipcert.errors import CannotCertify
 from lipcert.options import Epsilon, NormMethod, Options
 
@@ -31,7 +32,8 @@ def inspect(
         NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_config: ShowConfig = False,
+    debug: Debug = False,
 ) -> None:
     """Show a model's operators, shapes and operator norms, and whether it can be certified.
 

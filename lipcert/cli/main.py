@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from lipcert import __version__
+from lipcert.cli import data, settings
 from lipcert.cli.certify import certify
+from lipcert.cli.compare import compare
+from lipcert.cli.doctor import doctor
+from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
+from lipcert.cli.log import log_failure, stop_log
+from lipcert.cli.report import report
+from lipcert.config import settings as configured
 from lipcert.errors import LipcertError
 
 app = typer.Typer(
     name="lipcert",
     help="Certify the L2 robustness of pretrained classifiers.",
     epilog=(
-        "Exit codes: 0 done, 1 a gate failed, 2 wrong use, 3 cannot certify, 4 internal error, "
-        "130 interrupted."
+        "Exit codes: 0 done and all gates held, 1 a gate failed, 2 wrong use, 3 cannot certify, "
+        "4 internal error, 130 interrupted. Settings: command line, then LIPCERT_* variables, then "
+        "lipcert.toml or \\[tool.lipcert] in pyproject.toml."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command()(certify)
-app.command()(inspect)
+for command in (certify, gate, report, compare, inspect, doctor):
+    app.command()(command)
+app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:
@@ -51,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome = app(arguments, prog_name="lipcert", standalone_mode=False)
+        outcome = _run(arguments)
     except SystemExit as error:
         # typer's answer to a reader of stdout that has gone, as in `lipcert … --json | head`.
         return 0 if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
@@ -59,9 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         message, code = _explain(error)
+        log_failure(message)
         print(f"lipcert: {message}", file=sys.stderr)
         return code
+    finally:
+        stop_log()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _run(arguments: list[str]) -> Any:
+    group: Any = typer.main.get_command(app)
+    # A question about lipcert is answered whatever the settings are.
+    if not arguments or {"--version", "--help", "-h"} & set(arguments):
+        return group(arguments, prog_name="lipcert", standalone_mode=False)
+    found = configured(settings.keys(group), Path(), os.environ)
+    if "--show-config" in arguments:
+        typer.echo(settings.show(group, arguments, found), nl=False)
+        return 0
+    defaults = settings.default_map(group, found)
+    return group(arguments, prog_name="lipcert", standalone_mode=False, default_map=defaults)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -45,11 +45,11 @@ def lower(network: Network) -> Network:
 def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:
     """MaxMin: its pairs along a new last axis, sorted there, and put back."""
     shape = builder.shape(source)
-    places = torch.arange(math.prod(shape)).reshape(shape)
+    places = torch.arange(math.prod(shape), device=like.device).reshape(shape)
     paired = torch.stack(places.chunk(2, dim=kind.axis), -1)
     node = builder.operator(Select.of(paired, shape), source, origin)
     node = _sorted_pairs(builder, node, origin, like)
-    moved = torch.arange(paired.numel()).reshape(paired.shape)
+    moved = torch.arange(paired.numel(), device=like.device).reshape(paired.shape)
     back = torch.cat([moved[..., 0], moved[..., 1]], dim=kind.axis)
     return builder.operator(Select.of(back, tuple(paired.shape)), node, origin)
 
@@ -83,7 +83,8 @@ def _maximum(builder: NetworkBuilder, source: int, origin: str, like: Tensor) ->
         node = builder.activation(PReLU(like.new_tensor(slopes)), node, origin)
         node = dense(node, join.tolist())
     shape = builder.shape(node)
-    return builder.operator(Select.reshape(shape, shape[:-1]), node, origin)
+    places = torch.arange(math.prod(shape), device=like.device).reshape(shape[:-1])
+    return builder.operator(Select.of(places, shape), node, origin)
 
 
 def _dense(

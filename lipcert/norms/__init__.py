@@ -1,6 +1,12 @@
 """Operator norms with an assurance: upper bounds, or estimates that say so."""
 
-from lipcert.norms.bounds import Norm, SegmentNorms, schur_bound, structural_norm
+from lipcert.norms.bounds import (
+    Norm,
+    SegmentNorms,
+    randomised_norm,
+    schur_bound,
+    structural_norm,
+)
 from lipcert.norms.coins import unit_vectors
 from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
@@ -9,6 +15,6 @@ from lipcert.norms.weighted import WeightedMap
 
 __all__ = [
     "Norm", "SegmentNorms", "WeightedMap", "chebyshev_bound", "convolution_norm", "lanczos",
-    "largest_eigenvalue", "power_iteration", "schur_bound", "spectral_norm", "structural_norm",
-    "unit_vectors",
+    "largest_eigenvalue", "power_iteration", "randomised_norm", "schur_bound", "spectral_norm",
+    "structural_norm", "unit_vectors",
 ]  # fmt: skip

@@ -160,38 +160,64 @@ class SegmentNorms:
         failure_probability: float,
         excess: float = _EXCESS_SAMPLE,
         steps: int = 24,
-        rough: Segment | None = None,
+        rough: WeightedMap | None = None,
     ) -> Tensor:
         """An upper bound that fails with at most this probability for each sample: ``(B,)``.
 
-        ``streams`` and ``call`` name the coins, never used twice. ``rough``: the segment in lower
-        precision, good enough for choosing the scale.
+        The other arguments are those of ``randomised_norm``.
         """
         if self.is_exact:
             return self.exact(mapping)
-        support = mapping.support
-        start = unit_vectors(seed, streams, 4 * call, support)
-        if rough is None:
-            estimate = lanczos(mapping, start, steps)
-        else:
-            lower = mapping.to(rough, rough.network.anchor.dtype)
-            estimate = lanczos(lower, start.to(lower.inner.dtype), steps).to(support.dtype)
-        # A Ritz value lies a little below the norm, and the bound is best a little above it.
-        scale = (estimate * (1 + excess / 2)).square()
-        probes = torch.cat(
-            [unit_vectors(seed, streams, 4 * call + 1 + p, support) for p in range(_PROBES)]
-        )
         weight = mapping.inner.flatten(1).amax(1) * mapping.outer.flatten(1).amax(1)
-        found = chebyshev_bound(
+        found = randomised_norm(
             mapping,
-            probes,
-            scale,
+            streams=streams,
+            seed=seed,
+            call=call,
             failure_probability=failure_probability,
-            degree=degree_for(excess, failure_probability, _PROBES, support[0].numel()),
             absolute=weight * self.absolute,
+            excess=excess,
+            steps=steps,
+            rough=rough,
         )
-        found = found + weight * self.fusion_slack
-        return torch.minimum(found, self.from_whole(mapping))
+        return torch.minimum(found + weight * self.fusion_slack, self.from_whole(mapping))
+
+
+def randomised_norm(
+    mapping: WeightedMap,
+    *,
+    streams: Tensor,
+    seed: int,
+    call: int,
+    failure_probability: float,
+    absolute: Tensor,
+    excess: float = _EXCESS_SAMPLE,
+    steps: int = 24,
+    rough: WeightedMap | None = None,
+) -> Tensor:
+    """``chebyshev_bound`` with its own scale and probes: ``(B,)``, infinite where it fails.
+
+    ``streams`` and ``call`` name the coins, never used twice. ``absolute`` bounds ``‖ |M| ‖₂``.
+    ``excess`` is how far above the truth to aim; ``rough`` the same map in lower precision, good
+    enough for choosing the scale by ``steps`` of Lanczos.
+    """
+    support = mapping.support
+    start = unit_vectors(seed, streams, 4 * call, support)
+    lower = mapping if rough is None else rough
+    estimate = lanczos(lower, start.to(lower.inner.dtype), steps).to(support.dtype)
+    # A Ritz value lies a little below the norm, and the bound is best a little above it.
+    scale = (estimate * (1 + excess / 2)).square()
+    probes = torch.cat(
+        [unit_vectors(seed, streams, 4 * call + 1 + p, support) for p in range(_PROBES)]
+    )
+    return chebyshev_bound(
+        mapping,
+        probes,
+        scale,
+        failure_probability=failure_probability,
+        degree=degree_for(excess, failure_probability, _PROBES, support[0].numel()),
+        absolute=absolute,
+    )
 
 
 def schur_bound(mapping: WeightedMap, steps: int = 8) -> Tensor:

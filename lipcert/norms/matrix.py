@@ -18,12 +18,12 @@ def largest_eigenvalue(gram: Tensor) -> Tensor:
 
     Infinite where an entry is not finite. About ``m² u`` above the truth, relatively.
     """
-    size = gram.shape[-1]
+    gram, size = gram.double(), gram.shape[-1]
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     finite = torch.isfinite(gram).flatten(1).all(1)
     eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
     safe = torch.where(finite[:, None, None], gram, eye)
-    top = torch.linalg.eigvalsh(safe)[:, -1].clamp(min=0)
+    top = _guess(safe).clamp(min=0)
     # The trace is a bound of its own, for any matrix that no guess passes for.
     bound = trace * (1 + gamma(size)) + FLOAT64_TINY
     for slack in (1e-6, 1e-9, 8 * size * FLOAT64):
@@ -35,6 +35,15 @@ def largest_eigenvalue(gram: Tensor) -> Tensor:
         proven = guess * (1 + 4 * FLOAT64) + shift * (1 + gamma(size + 2))
         bound = torch.where(failed == 0, torch.minimum(bound, proven), bound)
     return torch.where(finite, bound, torch.inf)
+
+
+def _guess(gram: Tensor) -> Tensor:
+    """The largest eigenvalues, right or not; row sums where the routine gives up."""
+    try:
+        found: Tensor = torch.linalg.eigvalsh(gram)
+    except RuntimeError:  # LinAlgError is one
+        return gram.abs().sum(-1).amax(-1)
+    return found[:, -1]
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:
@@ -52,4 +61,5 @@ def spectral_norm(matrices: Tensor) -> Tensor:
     frobenius = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     eigenvalue = largest_eigenvalue(gram) + gamma(matrices.shape[2] + 8) * frobenius
     bound = eigenvalue.sqrt() * (1 + 4 * FLOAT64) * scale
-    return torch.where(torch.isfinite(matrices).all(2).all(1), bound, torch.inf)
+    finite = torch.isfinite(matrices).all(2).all(1)
+    return torch.where(finite, bound, torch.inf).to(matrices.dtype)

@@ -9,18 +9,35 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from lipcert.network import Segment
+from lipcert.network.operators import Shape
+
+
+class LinearMap(Protocol):
+    """What a weighted map needs of the map between its weights, a ``Segment`` for one."""
+
+    @property
+    def in_shape(self) -> Shape: ...
+    @property
+    def out_shape(self) -> Shape: ...
+    @property
+    def terms(self) -> int: ...
+    @property
+    def transposed_terms(self) -> int: ...
+    def apply(self, v: Tensor) -> Tensor: ...
+    def magnitude(self, v: Tensor) -> Tensor: ...
+    def transpose(self, v: Tensor) -> Tensor: ...
+    def transpose_magnitude(self, v: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedMap:
     """``inner``: ``(B, *in_shape)`` ≥ 0, ``outer``: ``(B, *out_shape)`` ≥ 0, one B for both."""
 
-    segment: Segment
+    segment: LinearMap
     inner: Tensor
     outer: Tensor
 
@@ -66,10 +83,6 @@ class WeightedMap:
 
     def absolute_transpose(self, v: Tensor) -> Tensor:
         return self.segment.transpose_magnitude(v * self.outer) * self.inner
-
-    def to(self, segment: Segment, dtype: torch.dtype) -> WeightedMap:
-        """The same map over a copy of the network in another precision."""
-        return WeightedMap(segment, self.inner.to(dtype), self.outer.to(dtype))
 
 
 def _times(v: Tensor, weight: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from lipcert.certificate import Certificate
+from lipcert.report.numbers import percent, rounded_down, rounded_up
+from lipcert.report.provenance import arithmetic, assurance
 
 Row = tuple[str, str]
 
@@ -39,10 +40,10 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
     yield "time", f"{certificate.seconds:.1f} s"
     yield "threat model", f"{certificate.threat_model['norm'].upper()}, eps in pixels [0,1]"
-    yield "assurance", _assurance(certificate)
+    yield "assurance", assurance(certificate.assurance)
     yield "method", _method(certificate.options)
     if certificate.assurance.kind != "estimate":
-        yield "arithmetic", _arithmetic(certificate.options["deployed"])
+        yield "arithmetic", arithmetic(certificate.options["deployed"])
     yield from _model(certificate.model)
     for note in certificate.notes:
         yield "note", note
@@ -64,62 +65,37 @@ def _results(certificate: Certificate) -> Iterator[Row]:
 
 
 def _share(count: int, n: int) -> str:
-    # Hundredths of a per cent, rounded down.
-    return f"{10_000 * count // n / 100:.2f} % ({count} of {n})" if n else "no samples"
+    return f"{percent(count, n)} ({count} of {n})" if n else "no samples"
 
 
 def _radii(radii: dict[str, float | None]) -> str:
     mean, median = radii["mean"], radii["median"]
     if mean is None or median is None:
         return "none, as no sample is classified correctly"
-    return f"mean {_rounded_down(mean)}, median {_rounded_down(median)} of the correct samples"
-
-
-def _rounded_down(value: float) -> str:
-    """Four digits, never above the value."""
-    return f"{float(Context(4, ROUND_FLOOR).create_decimal(repr(value))):.4g}"
-
-
-def _rounded_up(value: float) -> str:
-    """Two digits, never below the value."""
-    return f"{float(Context(2, ROUND_CEILING).create_decimal(repr(value))):.1e}"
+    return f"mean {rounded_down(mean)}, median {rounded_down(median)} of the correct samples"
 
 
 def _verdicts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
-def _assurance(certificate: Certificate) -> str:
-    assurance = certificate.assurance
-    if assurance.kind == "estimate":
-        return "ESTIMATE (power iteration), bounds nothing"
-    if assurance.kind == "deterministic":
-        return "deterministic: every norm is an upper bound"
-    return (
-        "randomised: every norm of the run is an upper bound, but for a probability of at most "
-        f"{_rounded_up(assurance.failure_probability)} over lipcert's own coins"
-    )
-
-
 def _method(options: dict[str, Any]) -> str:
-    kind = {"local": "local Lipschitz bounds", "global": "global Lipschitz bound"}
-    return f"{kind[options['method']]}, norms {options['norms']}, seed {options['seed']}"
-
-
-def _arithmetic(deployed: str) -> str:
-    if deployed == "float32":
-        return "covers the deployed float32 model, its rounding in any summation order included"
-    return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
+    kind = {
+        "auto": "all bounds, cheap ones first, and an attack",
+        "local": "local Lipschitz bounds",
+        "global": "global Lipschitz bound",
+    }
+    return f"{kind[options['method']]}; norms {options['norms']}, seed {options['seed']}"
 
 
 def _model(model: dict[str, Any]) -> Iterator[Row]:
     if model["stripped"]:
         yield "left out", f"{model['stripped']} at the end: the logits before it tell the class"
     check = model["cross_check"]
-    found = f"largest relative difference {_rounded_up(check['max_relative_difference'])}"
+    found = f"largest relative difference {rounded_up(check['max_relative_difference'])}"
     yield "cross-check", f"{found} from onnxruntime on {check['samples']} samples"
     second = check["onnx2torch"]
     if second is None:
         yield "second reader", f"onnx2torch {check['onnx2torch_note']}"
     else:
-        yield "second reader", f"largest relative difference {_rounded_up(second)} from onnx2torch"
+        yield "second reader", f"largest relative difference {rounded_up(second)} from onnx2torch"

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from lipcert.certificate import Sample
 from lipcert.errors import UsageError
-from lipcert.report import json_file
+from lipcert.report import json_file, thumbnails
 from lipcert.run.job import Execution
 
 Header = Mapping[str, Any]
@@ -122,7 +122,9 @@ def journal_path(execution: Execution) -> Path:
 def remove_results(execution: Execution) -> None:
     """Remove the journal and the results of an earlier run of the same shard, nothing else."""
     assert execution.output is not None
-    for path in (journal_path(execution), *json_file.paths(execution.output, execution.part)):
+    pictures = thumbnails.picture_path(execution.output, json_file.suffix(execution.part))
+    results = json_file.paths(execution.output, execution.part)
+    for path in (journal_path(execution), pictures, *results):
         path.unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
-from lipcert.report import json_file
+from lipcert.report import json_file, thumbnails
 from lipcert.run.batches import in_batches
 from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
@@ -130,6 +130,8 @@ def certify_dataset(
         )
     if execution.output is not None:
         json_file.write(execution.output, certificate, samples)
+        suffix = json_file.suffix(execution.part)
+        thumbnails.write(execution.output, samples, dataset.pixels, suffix=suffix)
     return Result(certificate, tuple(samples))
 
 

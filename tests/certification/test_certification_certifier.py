@@ -8,9 +8,11 @@ import torch
 from attacks import in_ball, margins, smallest_margins
 from laws import random_network, seeded, uniform
 
+import lipcert.certification.certifier as certifier_module
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.certification.attack import Attack
+from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import relu
 from lipcert.network.operators import Dense
@@ -34,11 +36,15 @@ def random_case(seed: int, batch: int = 5) -> tuple[Network, torch.Tensor, torch
     return network, x, network.logits(x).argmax(1)
 
 
-@pytest.mark.parametrize("method", ["local", "global"])
-@pytest.mark.parametrize("seed", range(10))
-def test_no_certificate_is_broken(seed: int, method: str) -> None:
+METHODS = [("global", "fast"), ("local", "fast"), ("auto", "fast"), ("auto", "standard")]
+
+
+@pytest.mark.parametrize(("method", "effort"), METHODS)
+@pytest.mark.parametrize("seed", range(8))
+def test_no_certificate_is_broken(seed: int, method: str, effort: str) -> None:
     network, x, labels = random_case(seed)
-    samples = certify(network, x, labels, options("0.01", "0.2", method=method))
+    given = options("0.01", "0.2", method=method, effort=effort)
+    samples = certify(network, x, labels, given)
     radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
     assert (radius > 0).any()
     found = smallest_margins(network, x, labels, radius, steps=25, seed=seed)
@@ -66,11 +72,12 @@ def test_the_local_constant_is_never_passed(seed: int) -> None:
 def test_options_agree_where_they_must(seed: int) -> None:
     network, x, labels = random_case(seed)
     runs = {
-        norms: certify(network, x, labels, options("0.1", norms=norms))
+        norms: certify(network, x, labels, options("0.1", method="local", norms=norms))
         for norms in ("randomised", "deterministic", "estimate")
     }
     whole = certify(network, x, labels, options("0.1", method="global"))
-    real = certify(network, x, labels, options("0.1", deployed="real"))
+    real = certify(network, x, labels, options("0.1", method="local", deployed="real"))
+    every = certify(network, x, labels, options("0.1"))
     for row in range(len(x)):
         sound, certain, guess = (runs[norms][row] for norms in runs)
         assert sound.radius is not None
@@ -81,6 +88,8 @@ def test_options_agree_where_they_must(seed: int) -> None:
         assert certain.radius <= guess.radius_estimate * 1.002
         assert sound.radius >= (whole[row].radius or 0) * 0.998
         assert sound.radius <= (real[row].radius or 0) * 1.002
+        # The search for the duals' radius is coarser than that for one bound alone.
+        assert (every[row].radius or 0) >= 0.98 * sound.radius
         assert certain.failure_probability == 0
         assert guess.verdict in ("estimated", "unknown")
         assert guess.certified == ()
@@ -154,7 +163,7 @@ def test_eps_zero_and_huge_eps() -> None:
     assert tie.verdict == "unknown"
     for eps in ("1e30", "1e300"):
         (sample, _) = certify(network, x, torch.tensor([0, 0]), options("0.1", eps))
-        assert sample.verdict == "unknown"
+        assert sample.verdict == "falsified"
         assert sample.certified == ("0.1",)
 
 
@@ -222,3 +231,30 @@ def test_verdicts_of_numbers_that_are_not_finite() -> None:
     assert bad.verdict == worse.verdict == "error"
     assert bad.radius == worse.radius == 0
     assert good.verdict == "certified"
+
+
+def test_an_attack_inside_a_certificate_is_an_internal_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = linear([[1.0], [-1.0]], [0.0, 0.0])
+    x = torch.tensor([[[0.5]]], dtype=torch.float64)
+
+    def liar(network: Network, x: torch.Tensor, *_: object, **__: object) -> Attack:
+        return Attack(torch.full((len(x),), 0.2, dtype=torch.float64), x)
+
+    monkeypatch.setattr(certifier_module, "nearest", liar)
+    with pytest.raises(InternalError, match="inside the certified radius"):
+        certify(network, x, torch.tensor([0]), options("0.3"))
+
+
+def test_verdicts_of_auto() -> None:
+    network = linear([[3.0, 0.0], [0.0, 4.0]], [0.0, -1.0])
+    x = torch.tensor([[[1.0, 0.25]], [[0.1, 0.35]]], dtype=torch.float64)
+    sure, broken = certify(network, x, torch.tensor([0, 1]), options("0.1", "0.5"))
+    assert (sure.verdict, broken.verdict) == ("certified", "falsified")
+    # The distances are 0.6 and (0.4 − 0.3)/5.
+    assert broken.attack_radius == pytest.approx(0.02, rel=1e-2)
+    assert broken.radius == pytest.approx(0.02, rel=1e-2)
+    assert sure.attack_radius is not None
+    assert sure.attack_radius >= 0.6
+    assert sure.radius == pytest.approx(0.6, rel=1e-2)

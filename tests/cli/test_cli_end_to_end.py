@@ -121,7 +121,7 @@ def timeless(samples: list[dict]) -> list[dict]:
 
 SLOW = (
     "certify", "model.onnx", "--data", "slow:digits", "--eps", "0.05,1/10", "--limit", "60",
-    "--batch-size", "2",
+    "--batch-size", "2", "--method", "local",
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from lipcert.certificate import Assurance, Certificate, Sample, summarise
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon, Options
 from lipcert.report import json_file
-from lipcert.report.table import _rounded_down, _rounded_up, table
+from lipcert.report.numbers import rounded_down, rounded_up
+from lipcert.report.table import table
 
 DIGEST = "0" * 64
 EPS = ["0.1", "36/255"]
@@ -142,10 +143,10 @@ def test_an_estimate_is_called_one_in_every_output_and_never_certified():
 
 
 @given(st.floats(0, 1e12))
-def test_radii_are_shown_rounded_down_and_probabilities_up(value):
-    assert float(_rounded_down(value)) <= value <= float(_rounded_up(value))
-    assert float(_rounded_down(value)) >= 0.998 * value - 5e-324
-    assert float(_rounded_up(value)) <= 1.11 * value + 5e-324
+def test_radii_are_shownrounded_down_and_probabilities_up(value):
+    assert float(rounded_down(value)) <= value <= float(rounded_up(value))
+    assert float(rounded_down(value)) >= 0.998 * value - 5e-324
+    assert float(rounded_up(value)) <= 1.11 * value + 5e-324
 
 
 @pytest.mark.parametrize("kind", ["randomised", "deterministic", "estimate"])

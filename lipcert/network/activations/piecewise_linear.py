@@ -103,6 +103,9 @@ class Clip(PiecewiseLinear):
     def pieces(self) -> list[Piece]:
         low = -torch.inf if self.lower is None else self.lower
         high = torch.inf if self.upper is None else self.upper
+        if self.lower is not None and self.upper is not None:
+            # Of limits that cross, the upper one is the value everywhere.
+            low = torch.minimum(self.lower, self.upper)
         middle: list[Piece] = [(low, high, 1.0, 0.0)]
         before: list[Piece] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
         after: list[Piece] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]

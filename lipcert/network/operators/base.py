@@ -75,6 +75,10 @@ class Operator(ABC):
     def squared(self, v: Tensor) -> Tensor:
         return self._forward(v, _mapped(self.entries(), torch.square))
 
+    def count(self, v: Tensor) -> Tensor:
+        """How many entries of each row of ``A`` that are not 0 meet a 1 of the mask ``v``."""
+        return self._forward(v, _mapped(self.entries(), lambda entries: (entries != 0).to(v.dtype)))
+
     def transpose(self, v: Tensor) -> Tensor:
         return self._backward(v, self.entries())
 

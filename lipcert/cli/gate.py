@@ -1,0 +1,59 @@
+"""``lipcert gate``: do the numbers of a finished certificate suffice for a release?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcert.cli.gates import (
+    add_to_summary,
+    fail_where_one_failed,
+    gated,
+    lines,
+    outcomes_of,
+    read_baseline,
+)
+from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.errors import UsageError
+from lipcert.gate import Thresholds
+
+
+@gated
+def gate(
+    certificate: Annotated[
+        Path, typer.Argument(metavar="CERTIFICATE", help="A certificate.json, or its folder.")
+    ],
+    thresholds: Thresholds,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what failed.")] = False,
+    show_config: ShowConfig = False,
+    debug: Debug = False,
+) -> None:
+    """Hold a certificate against thresholds; exit code 1 where one fails.
+
+    Counts are compared exactly. An ESTIMATE never passes: it ends with exit code 3.
+
+    Examples:
+
+      lipcert gate results --min-certified 0.60 --warn-certified 0.65
+
+      lipcert gate results/certificate.json --baseline old/certificate.json --max-drop 0.5pp
+    """
+    from lipcert.report import markdown
+    from lipcert.report.reading import read_results
+
+    if not thresholds:
+        raise UsageError("no gate is asked for; give one such as --min-certified 0.60")
+    baseline = read_baseline(thresholds)
+    results = read_results(certificate, samples=bool(thresholds.max_seconds_per_sample))
+    outcomes = outcomes_of(thresholds, results, baseline)
+    if json:
+        typer.echo(dumps([asdict(outcome) for outcome in outcomes], indent=2, ensure_ascii=False))
+    elif not quiet:
+        typer.echo("\n".join(lines(outcomes)))
+    add_to_summary(f"## Gates: {markdown.escaped(results.title)}\n\n{markdown.gates(outcomes)}\n\n")
+    fail_where_one_failed(outcomes)

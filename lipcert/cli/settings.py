@@ -1,0 +1,95 @@
+"""Between the commands and ``lipcert.config``: which keys there are, and what they set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lipcert.config import Keys, Kind, Setting
+from lipcert.errors import UsageError
+
+# Not settings: they ask for something once.
+_ONCE = {"help", "debug", "show_config", "version"}
+# Its formats are others than a report's, and all its input is on the command line.
+_WITHOUT = {"compare"}
+
+Found = Mapping[str, Setting]
+
+
+def keys(group: Any) -> Keys:
+    """Every option that can be configured, of any command, by its name with underscores."""
+    return {
+        key: _kind(option)
+        for command in _commands(group)
+        for key, option in _options(command).items()
+    }
+
+
+def default_map(group: Any, found: Found) -> dict[str, Any]:
+    """The settings by command, in the form that typer looks its defaults up in."""
+    made: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            made[name] = default_map(command, found)
+        elif name not in _WITHOUT:
+            made[name] = {
+                option.name: found[key].value
+                for key, option in _options(command).items()
+                if key in found
+            }
+    return made
+
+
+def show(group: Any, arguments: Sequence[str], found: Found) -> str:
+    """Every setting of the command in ``arguments`` as TOML, each with its source."""
+    rest = [argument for argument in arguments if argument != "--show-config"]
+    name = rest[0] if rest else ""
+    command = group.commands.get(name)
+    if command is None or hasattr(command, "commands") or name in _WITHOUT:
+        raise UsageError("--show-config: goes with a command, as in lipcert certify --show-config")
+    defaults = default_map(group, found)[name]
+    context = command.make_context(name, rest[1:], resilient_parsing=True, default_map=defaults)
+    lines = [f"# lipcert {name}"]
+    for key, option in _options(command).items():
+        value = context.params.get(option.name)
+        source = context.get_parameter_source(option.name).name
+        where = "command line" if source == "COMMANDLINE" else "default"
+        if source == "DEFAULT_MAP":
+            where = found[key].source
+        written = key.replace("_", "-")
+        if value in (None, (), []):
+            lines.append(f"# {written} is not set")
+        else:
+            lines.append(f"{written} = {_toml(value)}  # {where}")
+    return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any) -> Iterator[Any]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command)
+        elif name not in _WITHOUT:
+            yield command
+
+
+def _options(command: Any) -> dict[str, Any]:
+    """The options of a command by key: the long name, with underscores."""
+    options = [p for p in command.params if p.param_type_name == "option" and p.name not in _ONCE]
+    return {max(o.opts, key=len).removeprefix("--").replace("-", "_"): o for o in options}
+
+
+def _kind(option: Any) -> Kind:
+    if option.is_flag:
+        return "flag"
+    return "list" if option.multiple else "value"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return json.dumps([str(part) for part in value], ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,130 @@
+"""Two certificates of the same samples: may they be compared, and what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.options import Epsilon
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """At one eps, of one class or of all: certified by both, gained, lost, by neither."""
+
+    both: int
+    gained: int
+    lost: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.gained + self.lost + self.neither
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between the results A and B on the same samples, pair by pair.
+
+    ``changes`` and ``by_class``: at each eps, as A writes it. ``gained`` and ``lost``: the samples
+    that B certifies at the largest eps and A does not, and the other way round. ``radii``: of each
+    sample, first A's, then B's, with its index.
+    """
+
+    names: tuple[str, str]
+    changes: dict[str, Change]
+    by_class: dict[int, dict[str, Change]]
+    clean: Change
+    largest: str
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+    radii: tuple[tuple[int, float, float], ...]
+
+
+def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
+    """Refuse certificates of other data, radii, threat models or samples.
+
+    Raises ``UsageError`` naming everything that differs.
+    """
+    checks = {
+        "data digest": [c["data"]["sha256"] for c in (a, b)],
+        "eps": [_radii(c) for c in (a, b)],
+        "threat model": [c["threat_model"] for c in (a, b)],
+        "sample ids": [
+            (c["data"]["indices_sha256"], c["data"]["shard"], c["summary"]["n"]) for c in (a, b)
+        ],
+    }
+    differing = [name for name, (one, other) in checks.items() if one != other]
+    if differing:
+        raise UsageError(
+            f"{name_a} and {name_b} do not compare: another {', another '.join(differing)}; "
+            "certify both on the same samples with the same --eps"
+        )
+
+
+def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]) -> Comparison:
+    """Pair the samples of two certificates; B is the newer one.
+
+    Raises ``UsageError`` where they do not compare, ``CannotCertify`` for an ESTIMATE.
+    """
+    for name, certificate in (("A", a), ("B", b)):
+        if certificate["assurance"]["kind"] == "estimate":
+            raise CannotCertify(
+                f"{name} is an ESTIMATE, which bounds nothing and compares with nothing; "
+                "certify with --norms randomised or --norms deterministic"
+            )
+    require_same_samples(a, b, "A", "B")
+    pairs = list(zip(of_a, of_b, strict=True))
+    if any(one["index"] != other["index"] for one, other in pairs):
+        raise UsageError("A and B do not compare: their samples.jsonl list other samples")
+    names = _same_eps(a, b)
+    largest = max(names, key=lambda text: Epsilon.parse(text).value)
+    classes = sorted({one["label"] for one in of_a})
+
+    def certified(text: str, pair: tuple[Record, Record]) -> tuple[bool, bool]:
+        return text in pair[0]["certified"], names[text] in pair[1]["certified"]
+
+    by_index = [(pair[0]["index"], certified(largest, pair)) for pair in pairs]
+    return Comparison(
+        names=(a["model"]["name"], b["model"]["name"]),
+        changes={text: _change([certified(text, pair) for pair in pairs]) for text in names},
+        by_class={
+            label: {
+                text: _change([certified(text, p) for p in pairs if p[0]["label"] == label])
+                for text in names
+            }
+            for label in classes
+        },
+        clean=_change([(_correct(one), _correct(other)) for one, other in pairs]),
+        largest=largest,
+        gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
+        lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
+        radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
+    )
+
+
+def _change(outcomes: Sequence[tuple[bool, bool]]) -> Change:
+    return Change(
+        both=outcomes.count((True, True)),
+        gained=outcomes.count((False, True)),
+        lost=outcomes.count((True, False)),
+        neither=outcomes.count((False, False)),
+    )
+
+
+def _correct(sample: Record) -> bool:
+    return bool(sample["prediction"] == sample["label"])
+
+
+def _radii(certificate: Record) -> set[Any]:
+    return {Epsilon.parse(text).value for text in certificate["options"]["eps"]}
+
+
+def _same_eps(a: Record, b: Record) -> dict[str, str]:
+    """The eps of A as written there, and as B writes the same number."""
+    of_b = {Epsilon.parse(text).value: text for text in b["options"]["eps"]}
+    return {text: of_b[Epsilon.parse(text).value] for text in a["options"]["eps"]}

@@ -1,0 +1,105 @@
+"""What a release asks for, parsed and checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, get_args
+
+from lipcert.errors import UsageError
+from lipcert.gate import levels
+from lipcert.gate.outcome import NO_LEVEL, Level
+from lipcert.options import Epsilon
+
+GateOn = Literal["value", "lower"]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The gates asked for, each with a level to fail and one to warn at.
+
+    ``min_certified``: by eps, None for the largest. ``gate_on``: shares are compared by their
+    ``value``, or by the ``lower`` end of their Clopper–Pearson interval at ``confidence``.
+    """
+
+    min_certified: dict[Epsilon | None, Level] = field(default_factory=dict)
+    min_clean: Level = NO_LEVEL
+    min_radius_median: Level = NO_LEVEL
+    baseline: Path | None = None
+    max_drop: Level = NO_LEVEL
+    max_seconds_per_sample: Level = NO_LEVEL
+    gate_on: GateOn = "value"
+    confidence: Fraction = Fraction(95, 100)
+
+    def __post_init__(self) -> None:
+        if self.max_drop and self.baseline is None:
+            raise UsageError("--max-drop: name the certificate to compare with, with --baseline")
+        if self.baseline is not None and not self.max_drop:
+            raise UsageError("--baseline: say how much may be lost, such as --max-drop 0.5pp")
+        if self.gate_on not in get_args(GateOn):
+            raise UsageError(f"--gate-on {self.gate_on!r}: choose one of value, lower")
+        if self.gate_on == "lower" and not (self.min_certified or self.min_clean):
+            raise UsageError("--gate-on lower: goes with --min-certified or --min-clean")
+
+    def __bool__(self) -> bool:
+        """Whether any gate is asked for."""
+        single = (
+            self.min_clean, self.min_radius_median, self.max_drop, self.max_seconds_per_sample,
+        )  # fmt: skip
+        return bool(self.min_certified) or any(single)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        min_certified: Sequence[str] = (),
+        warn_certified: Sequence[str] = (),
+        min_clean: str | None = None,
+        warn_clean: str | None = None,
+        min_radius_median: str | None = None,
+        warn_radius_median: str | None = None,
+        baseline: Path | None = None,
+        max_drop: str | None = None,
+        warn_drop: str | None = None,
+        max_seconds_per_sample: str | None = None,
+        warn_seconds_per_sample: str | None = None,
+        gate_on: GateOn = "value",
+        confidence: str = "0.95",
+    ) -> Thresholds:
+        """From texts such as ``0.60``, ``36/255=0.60`` and ``0.5pp``; raises ``UsageError``."""
+        failing = levels.shares_at("--min-certified", min_certified)
+        warning = levels.shares_at("--warn-certified", warn_certified)
+        return cls(
+            min_certified={e: Level(failing.get(e), warning.get(e)) for e in failing | warning},
+            min_clean=_level(levels.share, "clean", min_clean, warn_clean),
+            min_radius_median=_level(
+                levels.number, "radius-median", min_radius_median, warn_radius_median
+            ),
+            baseline=baseline,
+            max_drop=_level(levels.points, "drop", max_drop, warn_drop, sense="max"),
+            max_seconds_per_sample=_level(
+                levels.number,
+                "seconds-per-sample",
+                max_seconds_per_sample,
+                warn_seconds_per_sample,
+                sense="max",
+            ),
+            gate_on=gate_on,
+            confidence=levels.confidence("--confidence", confidence),
+        )
+
+
+def _level(
+    parse: Callable[[str, str], Fraction],
+    name: str,
+    fail: str | None,
+    warn: str | None,
+    *,
+    sense: str = "min",
+) -> Level:
+    return Level(
+        None if fail is None else parse(f"--{sense}-{name}", fail),
+        None if warn is None else parse(f"--warn-{name}", warn),
+    )

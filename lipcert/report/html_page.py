@@ -1,0 +1,200 @@
+"""The HTML report: one file that needs no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from lipcert.gate import Outcome
+from lipcert.report import charts, elements
+from lipcert.report.numbers import distance_up, percent, rounded_down, rounded_up
+from lipcert.report.provenance import provenance
+from lipcert.report.results import Record, Results, correct
+from lipcert.report.thumbnails import EACH, data_uri
+
+
+def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
+    """The page. What the certificate lacks, an attack, a cascade, images, is left out."""
+    lipcert = results.certificate["lipcert"]
+    samples = results.samples
+    return elements.page(
+        f"{results.title}: robustness",
+        f"<header><h1>{escape(results.title)}</h1>"
+        f'<p class="muted">L2 robustness in pixels of [0,1] · lipcert {escape(lipcert)}</p>'
+        f"</header>{_banner(results)}",
+        elements.cards(_cards(results)),
+        elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
+        elements.section("Robustness", _figures(results) if samples else _by_eps(results)),
+        elements.section("By class", _by_class(results)),
+        elements.section("Cascade", _cascade(results)),
+        elements.section("Layers", _layers(results)),
+        elements.section("Worst and best", _worst_and_best(results)),
+        elements.section("Counterexamples", _counterexamples(results)),
+        elements.section(
+            "How this came about",
+            elements.table("Provenance", (), provenance(results), texts=2, wrap=True),
+        ),
+    )
+
+
+def _banner(results: Results) -> str:
+    text = "ESTIMATE: power iteration bounds nothing; no number here is a guarantee."
+    return f'<p class="banner" role="note">{text}</p>' if results.estimate else ""
+
+
+def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
+    summary, n = results.summary, results.summary["n"]
+    doubt = ", bounds nothing" if results.estimate else ""
+    eps, _ = results.eps[-1]
+    count = results.counts[eps]
+    yield percent(count, n), f"{results.claim} at eps {eps}", f"{count} of {n}{doubt}"
+    right = summary["clean_correct"]
+    yield percent(right, n), "clean accuracy", f"{right} of {n}"
+    if results.median_radius is not None:
+        median = rounded_down(results.median_radius)
+        yield median, f"{results.radius_name}, median", f"of the correct samples{doubt}"
+    assurance = results.certificate["assurance"]
+    chance = assurance["failure_probability"]
+    note = f"failing with p ≤ {rounded_up(chance)}" if chance else "no chance involved"
+    kind = assurance["kind"]
+    yield ("ESTIMATE" if results.estimate else kind), "assurance", doubt[2:] or note
+
+
+def _figures(results: Results) -> str:
+    style = "estimated" if results.estimate else "certified"
+    lines = [(style, f"{results.claim}, lower bound" if not results.estimate else results.claim)]
+    if any(sample.get("attack_radius") is not None for sample in results.samples):
+        lines.append(("attacked", "not broken by the attack, upper bound"))
+    marks = [(name, name) for name in charts.verdicts_in(results.samples)]
+    figures = [
+        elements.figure(
+            charts.accuracy_chart(results),
+            "Circles: the eps asked for.",
+            elements.legend(lines, line=True),
+        ),
+        elements.figure(charts.radius_chart(results), "Radii of the correctly classified samples."),
+    ]
+    if marks:
+        caption = "One mark a sample; the verdict is at the largest eps."
+        chart = charts.margin_chart(results)
+        figures.append(elements.figure(chart, caption, elements.legend(marks, line=False)))
+    panel = f'<div class="panel">{_by_eps(results)}</div>'
+    return f'<div class="figures">{"".join(figures)}{panel}</div>'
+
+
+def _by_eps(results: Results) -> str:
+    n = results.summary["n"]
+    attacked = [s for s in results.samples if s.get("attack_radius") is not None]
+    head = ["eps", "count", results.claim]
+    rows = []
+    for text, eps in results.eps:
+        count = results.counts[text]
+        row = [text, f"{count} of {n}", percent(count, n)]
+        if attacked:
+            standing = sum(correct(s) for s in results.samples) - sum(
+                correct(s) and s["attack_radius"] <= eps for s in attacked
+            )
+            row.append(percent(standing, n))
+        rows.append(row)
+    if attacked:
+        head.append("attack fails")
+    return elements.table(
+        "Shares of all samples at each eps, misclassified ones included", head, rows
+    )
+
+
+def _by_class(results: Results) -> str:
+    head = ["class", "samples", "clean", *(f"eps {text}" for text, _ in results.eps), "radius"]
+    rows = []
+    for label in sorted({sample["label"] for sample in results.samples}):
+        members = [sample for sample in results.samples if sample["label"] == label]
+        held = (
+            percent(sum(results.holds_at(s, text) for s in members), len(members))
+            for text, _ in results.eps
+        )
+        median = results.median_of(members)
+        rows.append([
+            str(label),
+            str(len(members)),
+            percent(sum(map(correct, members)), len(members)),
+            *held,
+            "none correct" if median is None else rounded_down(median),
+        ])  # fmt: skip
+    caption = f"Clean accuracy, {results.claim} and median {results.radius_name} of each class"
+    return elements.table(caption, head, rows)
+
+
+def _cascade(results: Results) -> str:
+    rungs = results.certificate.get("cascade") or ()
+    rows = (
+        [
+            rung["rung"],
+            str(rung["samples"]),
+            str(rung["decided"]),
+            percent(rung["decided"], rung["samples"]),
+            f"{rung['seconds']:.2f} s",
+        ]
+        for rung in rungs
+    )
+    head = ("rung", "samples tried", "decided", "share decided", "time")
+    return elements.table("Each rung takes what the ones before left open", head, rows)
+
+
+def _layers(results: Results) -> str:
+    rows = []
+    for layer in results.certificate.get("layers") or ():
+        share = layer.get("eliminated")
+        rows.append([
+            f"{layer['source']} → {layer['sink']}",
+            layer["operator"],
+            layer["assurance"],
+            f"{layer['value']:.4g}",
+            "–" if share is None else f"{share * 100:.1f} %",
+        ])  # fmt: skip
+    head = ("layer", "operator", "assurance", "operator norm", "neurons eliminated")
+    caption = "Norms between activations, and the share of neurons that the ball leaves fixed"
+    return elements.table(caption, head, rows, texts=3)
+
+
+def _worst_and_best(results: Results) -> str:
+    shown = [s for s in results.samples if correct(s) and s["index"] in results.images]
+    ranked = sorted(shown, key=lambda sample: (results.radius(sample), sample["index"]))
+    half = len(ranked) // 2
+    worst, best = ranked[: min(EACH, half)], ranked[max(len(ranked) - EACH, half) :]
+    parts = []
+    for title, some in (("Smallest radii", worst), ("Largest radii", best[::-1])):
+        row = elements.images(
+            ([_original(results, s)], f"no. {s['index']}, class {s['label']}", _radius(results, s))
+            for s in some
+        )
+        if row:
+            parts.append(f"<h3>{title} of the correct samples</h3>{row}")
+    return "".join(parts)
+
+
+def _counterexamples(results: Results) -> str:
+    by_index = {sample["index"]: sample for sample in results.samples}
+    entries = []
+    for index, image in list(results.counterexamples.items())[:EACH]:
+        sample = by_index.get(index)
+        if sample is None:
+            continue
+        found = (data_uri(image), f"counterexample to sample {index}")
+        pictures = [_original(results, sample), found] if index in results.images else [found]
+        broken = sample.get("attack_radius")
+        distance = "" if broken is None else f"L2 distance ≤ {distance_up(broken)}"
+        entries.append((pictures, f"no. {index}, class {sample['label']}", distance))
+    left = len(results.counterexamples) - len(entries)
+    more = f'<p class="muted">{left} more in counterexamples.npz.</p>' if left and entries else ""
+    caption = '<p class="muted">Original on the left, what the model gets wrong on the right.</p>'
+    return caption + elements.images(entries) + more if entries else ""
+
+
+def _original(results: Results, sample: Record) -> tuple[str, str]:
+    index, label = sample["index"], sample["label"]
+    alt = f"sample {index}, of class {label}, predicted {sample['prediction']}"
+    return data_uri(results.images[index]), alt
+
+
+def _radius(results: Results, sample: Record) -> str:
+    return f"radius {rounded_down(results.radius(sample))}"

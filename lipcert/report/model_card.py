@@ -1,0 +1,63 @@
+"""The ``model-index`` of a Hugging Face model card: YAML to put at the head of its README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from lipcert.errors import CannotCertify
+from lipcert.gate import Outcome
+from lipcert.report.numbers import rounded_down
+from lipcert.report.results import Results
+
+
+def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
+    """One result: the dataset with its digest, and clean and certified accuracy in per cent.
+
+    A value on a hub loses its caveats, so an ESTIMATE raises ``CannotCertify``.
+    """
+    if results.estimate:
+        raise CannotCertify(
+            "--format model-card: an ESTIMATE bounds nothing and must not be published as a "
+            "metric; certify with --norms randomised or --norms deterministic"
+        )
+    data = results.certificate["data"]
+    lines = [
+        "---",
+        "model-index:",
+        f"- name: {_text(results.certificate['model']['name'])}",
+        "  results:",
+        "  - task:",
+        "      type: image-classification",
+        "    dataset:",
+        f"      name: {_text(data['name'])}",
+        f"      type: {_text(data['name'])}",
+        f"      split: {_text(data['split'])}",
+        "      args:",
+        f"        sha256: {_text(data['sha256'])}",
+        "    metrics:",
+    ]
+    for kind, name, value in _metrics(results):
+        lines += [f"    - type: {kind}", f"      name: {_text(name)}", f"      value: {value}"]
+    return "\n".join([*lines, "---", ""])
+
+
+def _metrics(results: Results) -> Iterator[tuple[str, str, str]]:
+    summary, kind = results.summary, results.certificate["assurance"]["kind"]
+    n = summary["n"]
+    yield "accuracy", f"Clean accuracy (% of {n})", _value(summary["clean_correct"], n)
+    for eps, _ in results.eps:
+        name = f"Certified accuracy, L2 eps {eps} (% of {n}, {kind} bounds)"
+        yield "certified-accuracy", name, _value(results.counts[eps], n)
+    if results.median_radius is not None:
+        name = "Median certified L2 radius of the correct samples"
+        yield "certified-radius", name, rounded_down(results.median_radius)
+
+
+def _value(count: int, n: int) -> str:
+    return f"{10_000 * count // n / 100:.2f}" if n else "0.00"
+
+
+def _text(text: str) -> str:
+    # A JSON string is a YAML scalar, whatever it holds.
+    return json.dumps(text)

@@ -1,0 +1,64 @@
+"""How a result came about: threat model, assurance, model, data, options, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lipcert.certificate import Assurance
+from lipcert.report.numbers import rounded_up
+from lipcert.report.results import Results
+
+
+def provenance(results: Results) -> Iterator[tuple[str, str]]:
+    """Names and values, in the order in which a reader asks for them."""
+    certificate = results.certificate
+    options, data, model = certificate["options"], certificate["data"], certificate["model"]
+    yield "threat model", f"{certificate['threat_model']['norm'].upper()}, eps in pixels [0,1]"
+    yield "assurance", assurance(Assurance(**certificate["assurance"]))
+    yield "method", f"{options['method']}, norms {options['norms']}, seed {options['seed']}"
+    if not results.estimate:
+        yield "arithmetic", arithmetic(options["deployed"])
+    for name, digest in model["files"].items():
+        yield "model", f"{name}, sha256 {digest}"
+    yield "preprocessing", _preprocessing(model["preprocessing"])
+    if model["stripped"]:
+        yield "left out", f"{model['stripped']} at the end"
+    check = model["cross_check"]
+    difference = rounded_up(check["max_relative_difference"])
+    yield "cross-check", f"{difference} from onnxruntime on {check['samples']} samples"
+    yield "data", f"{data['source']}, {data['split']}, sha256 {data['sha256']}"
+    yield "samples", f"{data['chosen']} of {data['size']}, ids sha256 {data['indices_sha256']}"
+    yield "options", f"sha256 {certificate['options_digest']}"
+    versions = (f"{name} {value}" for name, value in certificate["environment"].items())
+    yield "environment", ", ".join(versions)
+    yield "time", f"{certificate['seconds']:.1f} s"
+    for note in certificate["notes"]:
+        yield "note", note
+
+
+def assurance(found: Assurance) -> str:
+    """How far the bounds can be trusted, in one sentence."""
+    match found.kind:
+        case "estimate":
+            return "ESTIMATE (power iteration), bounds nothing"
+        case "deterministic":
+            return "deterministic: every norm is an upper bound"
+        case _:
+            most = rounded_up(found.failure_probability)
+            return (
+                "randomised: every norm of the run is an upper bound, but for a probability of at "
+                f"most {most} over lipcert's own coins"
+            )
+
+
+def arithmetic(deployed: str) -> str:
+    """Whether rounding is covered, in one sentence."""
+    if deployed == "float32":
+        return "covers the deployed float32 model, its rounding in any summation order included"
+    return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
+
+
+def _preprocessing(record: dict[str, Any]) -> str:
+    given = (f"{name} {value}" for name, value in record.items() if value is not None)
+    return ", ".join(given)

@@ -1,0 +1,104 @@
+"""What a report is made of: the records of one output folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from lipcert.certificate import Certificate, Sample
+from lipcert.options import Epsilon
+from lipcert.report import json_file
+from lipcert.report.thumbnails import Images
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A certificate and its samples, as their files say it, and the images beside them.
+
+    ``digests``: sha256 of the files that were read, by name; empty for results that were never
+    written. ``images``: small originals by sample index; ``counterexamples`` likewise. A report
+    must not need either.
+    """
+
+    certificate: Record
+    samples: tuple[Record, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)
+    images: Images = field(default_factory=dict)
+    counterexamples: Images = field(default_factory=dict)
+
+    @property
+    def summary(self) -> Record:
+        found: Record = self.certificate["summary"]
+        return found
+
+    @property
+    def estimate(self) -> bool:
+        """Whether nothing here may be called certified."""
+        return bool(self.certificate["assurance"]["kind"] == "estimate")
+
+    @property
+    def claim(self) -> str:
+        """The name of the shares by eps."""
+        return "ESTIMATE: accuracy" if self.estimate else "certified accuracy"
+
+    @property
+    def radius_name(self) -> str:
+        return "ESTIMATE: radius" if self.estimate else "certified radius"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By eps as written, the samples certified there, or estimated to be robust."""
+        word = "estimated_count" if self.estimate else "certified_count"
+        found: dict[str, int] = self.summary[word]
+        return found
+
+    @property
+    def median_radius(self) -> float | None:
+        word = "radius_estimate" if self.estimate else "radius"
+        found: float | None = self.summary[word]["median"]
+        return found
+
+    @cached_property
+    def eps(self) -> tuple[tuple[str, float], ...]:
+        """The radii asked for, as written and as numbers, ascending."""
+        pairs = ((text, float(Epsilon.parse(text).value)) for text in self.counts)
+        return tuple(sorted(pairs, key=lambda pair: pair[1]))
+
+    @property
+    def title(self) -> str:
+        data = self.certificate["data"]
+        part = f", shard {data['shard']}" if data["shard"] else ""
+        return f"{self.certificate['model']['name']} on {data['name']} {data['split']}{part}"
+
+    def radius(self, sample: Record) -> float:
+        """The certified radius, or the ESTIMATE's; 0 where there is none."""
+        found = sample.get("radius_estimate" if self.estimate else "radius")
+        return found or 0.0
+
+    def holds_at(self, sample: Record, eps: str) -> bool:
+        return eps in sample.get("estimated" if self.estimate else "certified", ())
+
+    def median_of(self, samples: Sequence[Record]) -> float | None:
+        """The median radius of the correctly classified ones."""
+        radii = [self.radius(sample) for sample in samples if correct(sample)]
+        return median(radii) if radii else None
+
+
+def correct(sample: Record) -> bool:
+    """Whether the prediction is the label."""
+    return bool(sample["prediction"] == sample["label"])
+
+
+def of_run(certificate: Certificate, samples: Sequence[Sample]) -> Results:
+    """The results of a run that has just ended, as its files would say it."""
+    estimate = certificate.assurance.kind == "estimate"
+    return Results(
+        json.loads(json_file.certificate_text(certificate)),
+        tuple(json_file.sample_record(sample, estimate=estimate) for sample in samples),
+    )

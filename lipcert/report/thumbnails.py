@@ -1,0 +1,116 @@
+"""Small images beside a certificate, so that a report can show samples without their dataset.
+
+``thumbnails.npz`` holds originals, ``counterexamples.npz`` what an attack found; both have the
+arrays ``index`` (N,) and ``image`` (N, C, H, W). No report depends on them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipcert.certificate import Sample
+from lipcert.errors import CannotCertify, UsageError
+
+THUMBNAILS = "thumbnails"
+COUNTEREXAMPLES = "counterexamples"
+EACH = 8  # how many of the worst, of the best and of the falsified samples
+LARGEST_SIDE = 64  # pixels
+
+Images = dict[int, NDArray[np.uint8]]
+Pixels = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
+def chosen(samples: Sequence[Sample]) -> list[int]:
+    """The samples worth showing: the correct ones with the smallest and the largest radii, and the
+    first that were falsified."""
+    correct = [sample for sample in samples if sample.correct]
+    ranked = sorted(correct, key=lambda s: (s.radius_estimate or s.radius or 0.0, s.index))
+    falsified = [sample for sample in samples if sample.verdict == "falsified"]
+    worth = [*ranked[:EACH], *ranked[-EACH:], *falsified[:EACH]]
+    return sorted({sample.index for sample in worth})
+
+
+def picture_path(folder: Path, suffix: str = "") -> Path:
+    """Where the thumbnails of a run, or of the shard with that suffix, are written."""
+    return folder / f"{THUMBNAILS}{suffix}.npz"
+
+
+def write(folder: Path, samples: Sequence[Sample], pixels: Pixels, *, suffix: str = "") -> None:
+    """Write ``thumbnails.npz`` for the samples worth showing; ``suffix`` is a shard's.
+
+    ``pixels``: from indices (N,) to images (N, C, H, W) in [0, 1], as ``Dataset.pixels``. Images of
+    other than 1 or 3 channels, and plain features, have no picture: then an older file is removed.
+    Raises ``UsageError`` where the folder cannot be written.
+    """
+    path = picture_path(folder, suffix)
+    index = np.asarray(chosen(samples), dtype=np.int64)
+    shape = np.shape(pixels(index[:1])) if len(index) else ()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if len(shape) != 4 or shape[1] not in (1, 3):
+            path.unlink(missing_ok=True)
+            return
+        small = [_small(image) for image in pixels(index)]
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, index=index, image=np.stack(small))
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read_images(path: Path) -> Images:
+    """Images by sample index; none where there is no such file, or where it shows no pictures.
+
+    Raises ``CannotCertify`` for a damaged file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index, image = np.asarray(arrays["index"]), np.asarray(arrays["image"])
+        if image.ndim != 4 or image.shape[1] not in (1, 3):
+            return {}
+        return {int(i): _small(one) for i, one in zip(index, image, strict=True)}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise CannotCertify(f"{path}: is damaged: {error}; remove it or certify again") from error
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """A PNG of (C, H, W) bytes, grey or RGB, as a ``data:`` address."""
+    channels, height, width = image.shape
+    rows = np.moveaxis(image, 0, 2).reshape(height, width * channels)
+    # Every row begins with its filter: none.
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b"")
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def _small(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bytes (C, H, W), no side above ``LARGEST_SIDE``: means over square blocks."""
+    if image.dtype == np.uint8 and max(image.shape[1:]) <= LARGEST_SIDE:
+        return image
+    values = image / 255 if image.dtype == np.uint8 else image.astype(np.float64)
+    block = -(-max(image.shape[1:]) // LARGEST_SIDE)
+    height, width = (max(side // block, 1) for side in image.shape[1:])
+    cut = values[:, : height * block, : width * block]
+    means = cut.reshape(len(cut), height, cut.shape[1] // height, width, -1).mean(axis=(2, 4))
+    small: NDArray[np.uint8] = np.rint(np.clip(means, 0, 1) * 255).astype(np.uint8)
+    return small

@@ -1,0 +1,62 @@
+"""Every bound side by side on real networks, with what an attack leaves.
+
+pytest -m benchmark tests/benchmarks/test_benchmark_auto.py -s
+"""
+
+import json
+import time
+from statistics import fmean
+
+import pytest
+import torch
+from shared import FOLDER, data_of, index, needs_models, network_of
+
+from lipcert.certification import Certifier
+from lipcert.options import Epsilon, Options
+
+pytestmark = [pytest.mark.benchmark, needs_models]
+
+# network, radii, samples (0: the 200 indices of SDP-CROWN), certified at least at the first radius
+CASES = [
+    ("cifar10_kw_small_l2_36", "36/255,72/255", 100, 0.54),
+    ("mnist_kw_linf01", "0.1,0.2", 100, 0.95),
+    ("sdpc_mnist_mlp", "1.0", 0, 0.44),
+    ("sdpc_cifar10_cnn_a", "24/255", 0, 0.515),
+    ("sdpc_cifar10_convdeep", "24/255", 0, 0.475),
+]
+
+
+@pytest.mark.parametrize(("name", "radii", "limit", "least"), CASES)
+def test_auto_against_the_published_bound(name: str, radii: str, limit: int, least: float) -> None:
+    entry = index()[name]
+    data, network = data_of(entry), network_of(entry)[1]
+    chosen = list(range(limit))
+    if not limit:
+        chosen = json.loads((FOLDER / "data" / "sdp200_indices.json").read_text())[
+            f"{data.name}_{data.split}"
+        ]
+    eps = tuple(Epsilon.parse(text) for text in radii.split(","))
+    best = {}
+    print(f"\n{name}, {len(chosen)} images")
+    for method in ("global", "local", "auto"):
+        certifier = Certifier(network, Options(eps=eps, method=method), samples=len(chosen))
+        begun, samples = time.process_time(), []
+        for start in range(0, len(chosen), 25):
+            some = chosen[start : start + 25]
+            pixels = torch.from_numpy(data.pixels(some))
+            samples += certifier(pixels, torch.from_numpy(data.labels[some]), some)
+        seconds = (time.process_time() - begun) / len(chosen)
+        correct = [sample for sample in samples if sample.correct]
+        shares = [sum(e.text in s.certified for s in samples) / len(samples) for e in eps]
+        best[method] = [sample.radius or 0.0 for sample in correct]
+        attacked = [s.attack_radius for s in correct if s.attack_radius not in (None, float("inf"))]
+        left = [sum((s.attack_radius or 0) > e.rounded_up for s in correct) / len(samples)
+                for e in eps]  # fmt: skip
+        print(
+            f"  {method:7} certified {' / '.join(f'{share:.1%}' for share in shares):16} mean "
+            f"radius {fmean(best[method]):.4f}  {seconds * 1e3:6.0f} CPU-ms a sample"
+            + (f"  attack leaves {' / '.join(f'{share:.1%}' for share in left)}, mean "
+               f"attack radius {fmean(attacked):.3f}" if method == "auto" else "")
+        )  # fmt: skip
+    assert shares[0] >= least
+    assert fmean(best["auto"]) >= fmean(best["local"])

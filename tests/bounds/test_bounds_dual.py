@@ -1,0 +1,199 @@
+"""Anchored states, chains, refined boxes, duals: sound against sampling and attacks, in order."""
+
+from itertools import product
+
+import pytest
+import torch
+from attacks import in_ball, smallest_margins
+from bounds.test_bounds_lipschitz import deterministic
+from laws import random_network, seeded, uniform
+from norms.test_norms_segments import dense_twins
+
+from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
+from lipcert.bounds.anchored import State
+from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
+from lipcert.bounds.refined import narrow_chain, select, wide_chain
+from lipcert.network import lower, simplify
+from lipcert.norms import SegmentNorms, WeightedMap, schur_bound
+
+SEEDS = range(10)
+RADII = (1e-6, 0.02, 0.3, 2.0)
+
+
+def exact_norm(_: SegmentNorms | None, mapping: WeightedMap, __: int) -> torch.Tensor:
+    return torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
+
+
+class Case:
+    """A random network with element-wise activations, samples, and anchored bounds of all kinds."""
+
+    def __init__(self, seed: int, batch: int = 3) -> None:
+        self.network = simplify(lower(simplify(random_network(seeded(seed)))))
+        self.x = uniform((batch, *self.network.in_shape), seeded(seed + 1))
+        self.labels = self.network.logits(self.x).argmax(1)
+        layers = Layers.of(self.network)
+        norms = {
+            (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=n, failure_probability=0)
+            for n, edge in enumerate(layers.edges)
+        }
+        self.local = LocalBound.of(layers, norms)
+        rough = self.network.to(dtype=torch.float32)
+        plain = self.local.replaced(AnchoredBound)
+        settings = {
+            "plain": {"narrow": 0, "chains": False},
+            "chains": {"narrow": 0, "chains": True},
+            "narrow": {"narrow": 10**6, "refine_boxes": False},
+            "refined": {"narrow": 10**6, "steps": 2},
+        }
+        self.bounds = {
+            name: AnchoredBound(
+                plain.layers, norms, plain.constants, plain.propagation, rough=rough, **setting
+            )
+            for name, setting in settings.items()
+        }
+        self.centre = self.local.propagation.centre(self.x)
+        self.dual = DualBound(self.network)
+
+    def eps(self, radius: float) -> torch.Tensor:
+        return torch.full((len(self.x),), radius, dtype=torch.float64)
+
+    def prepared(self, name: str, radius: float) -> tuple[Prepared, State]:
+        return self.bounds[name].prepare_state(self.centre, self.eps(radius), deterministic)
+
+    def forms(self) -> tuple[Forms, torch.Tensor]:
+        others = torch.ones(len(self.x), self.network.classes).scatter(1, self.labels[:, None], 0)
+        rows, classes = others.nonzero().unbind(1)
+        return margin_forms(self.network, rows, self.labels[rows], classes), classes
+
+    def clean(self, forms: Forms, others: torch.Tensor) -> torch.Tensor:
+        logits = self.centre.logits[forms.rows]
+        label = self.labels[forms.rows][:, None]
+        return (logits.gather(1, label) - logits.gather(1, others[:, None])).squeeze(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_state_holds_every_point(seed: int) -> None:
+    """Boxes and balls of all kinds, prepared at the radius and above it."""
+    case, generator = Case(seed), seeded(seed + 9)
+    for name, radius in product(case.bounds, RADII):
+        for above in (1.0, 1.7) if name in ("plain", "refined") else (1.3,):
+            prepared, state = case.prepared(name, radius * above)
+            if above > 1:
+                state = case.bounds[name].state(case.centre, case.eps(radius), prepared)
+            for _ in range(6):
+                values = case.network.values(in_ball(case.x, case.eps(radius), generator))
+                for i, layer in state.items():
+                    z = values[case.network.nodes[i].inputs[0]]
+                    assert (z >= layer.lower - 1e-12).all()
+                    assert (z <= layer.upper + 1e-12).all()
+                    moved = ((z - layer.anchor) * layer.varying).flatten(1).norm(dim=1)
+                    assert (moved <= layer.radius * (1 + 1e-12) + 1e-14).all()
+                    change = values[i] - case.centre.values[i]
+                    way = (z - layer.anchor).abs() * layer.gain
+                    assert (change.abs() <= way * (1 + 1e-9) + 1e-11).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_attack_goes_below_a_margin(seed: int) -> None:
+    case = Case(seed)
+    for radius in RADII:
+        eps = case.eps(radius)
+        found = smallest_margins(case.network, case.x, case.labels, eps, steps=12, restarts=2)
+        forms, others = case.forms()
+        for name in case.bounds:
+            _, state = case.prepared(name, radius)
+            margins = case.bounds[name].margins_in(case.centre, case.labels, eps, state)
+            assert (margins <= found + 1e-11 * (1 + found.abs())).all()
+            own, radii = select(state, forms.rows), eps[forms.rows]
+            start = case.dual.start(own, forms)
+            _, best = case.dual.optimise(own, radii, forms, start, 8)
+            wild = Multipliers(
+                {i: uniform(s.shape, seeded(i)) * 3 - 1 for i, s in start.slopes.items()},
+                {i: uniform(v.shape, seeded(i)) * 20 - 10 for i, v in start.logs.items()},
+            )
+            for multipliers in (start, best, wild):
+                change = case.dual.certified(own, radii, forms, multipliers)
+                lowest = case.clean(forms, others) + change
+                reached = found[forms.rows, others]
+                assert (lowest <= reached + 1e-11 * (1 + reached.abs())).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
+    case = Case(seed)
+    for radius in (0.02, 0.3):
+        eps = case.eps(radius)
+        states = {name: case.prepared(name, radius)[1] for name in case.bounds}
+        for i, layer in states["plain"].items():
+            for name in ("chains", "narrow", "refined"):
+                assert (states[name][i].radius <= layer.radius * (1 + 1e-9)).all()
+                assert (states[name][i].lower >= layer.lower - 1e-9).all()
+                assert (states[name][i].upper <= layer.upper + 1e-9).all()
+        # With exact norms the order is a theorem; bounds of norms can be looser for one of the two.
+        local = case.local.prepare(case.centre, eps, exact_norm)
+        _, state = case.bounds["plain"].prepare_state(case.centre, eps, exact_norm)
+        published = case.local.margins(case.centre, case.labels, eps, local)
+        anchored = case.bounds["plain"].margins_in(case.centre, case.labels, eps, state)
+        assert (anchored >= published - 1e-7 * (1 + published.abs())).all()
+        forms, _ = case.forms()
+        own, radii = select(states["plain"], forms.rows), eps[forms.rows]
+        start = case.dual.start(own, forms)
+        first = case.dual.change(own, radii, forms, start)
+        best, kept = case.dual.optimise(own, radii, forms, start, 10)
+        assert (best >= first - 1e-12).all()
+        again = case.dual.change(own, radii, forms, kept)
+        assert (again - best).abs().max() <= 1e-9 * (1 + best.abs().max())
+        exact = case.dual.certified(own, radii, forms, kept)
+        assert (exact <= again).all()
+        # What rounding costs in float64 is nothing to speak of.
+        assert (exact >= again - 1e-8 * (1 + again.abs())).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chains_are_never_shorter_than_what_moves(seed: int) -> None:
+    """By rows and by matrix-free norms, against points of the ball; and against each other."""
+    case, generator = Case(seed), seeded(seed + 5)
+    eps = case.eps(0.2)
+    _, state = case.prepared("plain", 0.2)
+
+    def norm(mapping: WeightedMap, _: int) -> torch.Tensor:
+        return schur_bound(mapping)
+
+    for i, layer in state.items():
+        node = case.network.nodes[i].inputs[0]
+        before = {j: other for j, other in state.items() if j < node}
+        if not before:
+            continue
+        narrow = narrow_chain(case.network, eps, node, before, layer.varying)
+        wide = wide_chain(case.network, node, before, layer.varying, case.x, norm)
+        assert {source for source, _ in narrow} == {source for source, _ in wide}
+        lengths = []
+        for chain in (narrow, wide):
+            total = torch.zeros_like(eps)
+            for source, size in chain:
+                total = total + size * (eps if source == 0 else state[source].radius)
+            lengths.append(total)
+        assert (lengths[0] <= lengths[1] * (1 + 1e-9) + 1e-12).all()
+        for _ in range(20):
+            values = case.network.values(in_ball(case.x, eps, generator))
+            moved = ((values[node] - layer.anchor) * layer.varying).flatten(1).norm(dim=1)
+            assert (moved <= lengths[0] * (1 + 1e-12) + 1e-13).all()
+
+
+def test_what_is_not_finite_is_never_proven() -> None:
+    case = Case(0)
+    x = case.x.clone()
+    x[0, ..., 0] = torch.nan
+    centre = case.local.propagation.centre(x)
+    eps = case.eps(0.1)
+    eps[1] = torch.inf
+    _, state = case.bounds["refined"].prepare_state(centre, eps, deterministic)
+    margins = case.bounds["refined"].margins_in(centre, case.labels, eps, state)
+    forms, others = case.forms()
+    own = select(state, forms.rows)
+    change = case.dual.certified(own, eps[forms.rows], forms, case.dual.start(own, forms))
+    logits = centre.logits[forms.rows]
+    total = logits.gather(1, others[:, None]).squeeze(1) * 0 + change
+    for row in (0, 1):
+        assert not (margins[row].scatter(0, case.labels[row], -1.0) > 0).any()
+        assert not (total[forms.rows == row] > -1e300).any()

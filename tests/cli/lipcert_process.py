@@ -1,0 +1,30 @@
+"""The command line in a process of its own, as users meet it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lipcert
+
+ROOT = Path(lipcert.__file__).resolve().parents[1]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Without the settings of whoever runs the tests."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIPCERT_", "GITHUB_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | variables
+
+
+def lipcert_process(
+    *arguments: object, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lipcert", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        timeout=120,
+        check=False,
+    )

@@ -1,0 +1,128 @@
+"""The examples, and the workflow that the README shows, run step by step."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lipcert_process import ROOT, environment
+from report import made
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A user's repository: a model, and lipcert installed."""
+    shutil.copy(EXAMPLES / "digits.onnx", tmp_path / "model.onnx")
+    (tmp_path / ".bin").mkdir()
+    command = tmp_path / ".bin" / "lipcert"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lipcert "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def shell(project: Path, script: str, variables: dict[str, str]) -> subprocess.CompletedProcess:
+    path = f"{project / '.bin'}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        # As GitHub and GitLab run their steps.
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env=environment(PATH=path, **variables),
+        timeout=120,
+        check=False,
+    )
+
+
+def run_job(project: Path, job: dict, **variables: str) -> list[int]:
+    """The exit codes of the steps; after a failure only those that run always."""
+    variables |= {name: str(value) for name, value in job.get("env", {}).items()}
+    codes: list[int] = []
+    for step in job["steps"]:
+        script = step.get("run", "")
+        if not script or script.startswith("pip install"):
+            continue
+        if any(codes) and step.get("if") != "always()":
+            continue
+        ran = shell(project, script, variables)
+        assert "Traceback" not in ran.stderr
+        codes.append(ran.returncode)
+    return codes
+
+
+def workflows() -> dict[str, str]:
+    """The example, and every workflow in the README."""
+    texts = {"example": (EXAMPLES / "github-workflow.yml").read_text()}
+    readme = (ROOT / "README.md").read_text()
+    for number, block in enumerate(re.findall(r"^```ya?ml\n(.*?)^```", readme, re.M | re.S)):
+        if "steps:" in block:
+            texts[f"README {number}"] = block
+    return texts
+
+
+@pytest.mark.parametrize("name", workflows())
+def test_the_github_workflow_runs_step_by_step(project, tmp_path, name):
+    workflow = yaml.safe_load(workflows()[name])
+    (job,) = workflow["jobs"].values()
+    summary = tmp_path / "summary.md"
+    codes = run_job(project, job, GITHUB_STEP_SUMMARY=str(summary))
+    assert codes
+    assert set(codes) == {0}
+    assert "✅ pass" in summary.read_text()
+    scripts = " ".join(step.get("run", "") for step in job["steps"])
+    shown = re.findall(r"--to (\S+)", scripts)
+    assert all((project / file).stat().st_size > 100 for file in shown)
+
+
+def test_the_workflow_fails_where_a_gate_does_and_still_reports(project, tmp_path):
+    (job,) = yaml.safe_load(workflows()["example"])["jobs"].values()
+    job["env"] |= {"LIPCERT_MIN_CLEAN": "1", "LIPCERT_METHOD": "global"}
+    assert run_job(project, job, GITHUB_STEP_SUMMARY=str(tmp_path / "s.md")) == [0, 1, 0]
+    statement = json.loads((project / "report" / "attestation.json").read_text())
+    assert statement["predicate"]["result"] == "FAILED"
+    assert "<failure" in (project / "report" / "gates.xml").read_text()
+
+
+def test_the_gitlab_job_runs_step_by_step(project):
+    (job,) = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text()).values()
+    for line in (*job["script"], *job["after_script"]):
+        ran = shell(project, line, job["variables"] | {"LIPCERT_METHOD": "local"})
+        assert ran.returncode == 0, ran.stderr
+    for path in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]):
+        assert (project / path).exists()
+
+
+def test_the_pre_commit_hook_gates_a_committed_certificate(project):
+    content = yaml.safe_load((EXAMPLES / "pre-commit-config.yaml").read_text())
+    (hook,) = content["repos"][0]["hooks"]
+    assert {"id", "name", "language", "entry"} <= set(hook)
+    absent = shell(project, hook["entry"], {})
+    assert absent.returncode == 2
+    assert re.search(hook["files"], "results/certificate.json")
+    results = made.plain()
+    made.save(project / "results", results)
+    failed = shell(project, hook["entry"], {})
+    assert (failed.returncode, failed.stdout.count("FAIL")) == (1, 1)
+    for row in results.samples[:200]:
+        row["certified"] = list(made.EPS)
+    better = made.Results(made.certificate(results.samples), results.samples)
+    made.save(project / "results", better)
+    held = shell(project, hook["entry"], {})
+    assert (held.returncode, held.stdout.count("pass")) == (0, 2)
+
+
+def test_the_python_example_runs(project):
+    command = [sys.executable, str(EXAMPLES / "gate_in_python.py")]
+    ran = subprocess.run(
+        command, cwd=project, capture_output=True, text=True, env=environment(), check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "pass: certified accuracy" in ran.stdout or "warn: certified accuracy" in ran.stdout
+    assert (project / "report.html").read_text().startswith("<!doctype html>")

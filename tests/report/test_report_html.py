@@ -1,0 +1,169 @@
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from report import made
+
+from lipcert.gate import Outcome
+from lipcert.report import html_page
+from lipcert.report.style import DARK, LIGHT
+from lipcert.report.svg import Axes, steps, ticks
+
+GATES = [Outcome("clean accuracy", "fail", "1/2 = 50.00 % < 60 %")]
+
+
+class Reader(HTMLParser):
+    """Collects tags, and whether all of them are closed in order."""
+
+    EMPTY = ("meta", "link", "img", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.said: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.said.append(data)
+
+    def all(self, name: str) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+PAGES = {
+    "full": html_page.render(made.full(), GATES),
+    "plain": html_page.render(made.plain()),
+    "estimate": html_page.render(made.estimated()),
+    "one sample": html_page.render(made.plain(1)),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_well_formed_and_names_no_other_place(name):
+    reader = Reader(PAGES[name])
+    assert reader.open == []
+    assert reader.all("script") == []
+    for tag, attributes in reader.tags:
+        for attribute in ("src", "href", "srcset", "action", "xlink:href"):
+            address = attributes.get(attribute, "data:")
+            assert address.startswith(("data:", "#")), (tag, address)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(" not in PAGES[name]
+    assert "@import" not in PAGES[name]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_can_be_used_without_sight_or_mouse(name):
+    reader = Reader(PAGES[name])
+    assert reader.all("html") == [{"lang": "en"}]
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for picture in reader.all("svg"):
+        if picture.get("aria-hidden") != "true":
+            assert picture["role"] == "img"
+            assert set(picture["aria-labelledby"].split()) <= set(ids)
+    assert all(image["alt"] for image in reader.all("img"))
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in (
+        attributes for _, attributes in reader.tags if attributes.get("role") == "region"
+    ))  # fmt: skip
+    levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    assert {"href": "#main", "class": "skip"}.items() <= reader.all("a")[0].items()
+    assert all(cell.get("scope") in ("row", "col") for cell in reader.all("th"))
+
+
+def test_the_page_shows_all_there_is():
+    text = " ".join(Reader(PAGES["full"]).said)
+    for part in (
+        "digits.onnx on digits test", "Gates", "1/2 = 50.00 % < 60 %", "upper bound", "Cascade",
+        "37.20 s", "33.33 %", "Layers", "input → relu1", "41.7 %", "Smallest radii",
+        "Largest radii", "Counterexamples", "L2 distance ≤", "more in counterexamples.npz",
+        "at most 1.1e-09", made.DIGEST,
+    ):  # fmt: skip
+        assert part in text
+    pictures = Reader(PAGES["full"]).all("img")
+    assert len(pictures) == 8 + 8 + 2 * 8
+
+
+def test_what_a_certificate_lacks_is_left_out():
+    text = " ".join(Reader(PAGES["plain"]).said)
+    for part in ("Gates", "Cascade", "Layers", "Worst and best", "Counterexamples", "attack"):
+        assert part not in text
+    assert "certified accuracy at eps 0.3" in text
+    assert Reader(PAGES["plain"]).all("img") == []
+
+
+def test_counterexamples_without_originals_are_shown_alone():
+    results = made.full(100)
+    results.images.clear()
+    reader = Reader(html_page.render(results))
+    assert [image["alt"][:14] for image in reader.all("img")] == ["counterexample"] * 8
+
+
+def test_names_are_shown_as_they_are_and_never_act():
+    results = made.full(40)
+    results.certificate["model"]["name"] = '<script>alert("1")</script>&.onnx'
+    results.certificate["notes"] = ["<img src=x onerror=alert(1)>"]
+    reader = Reader(html_page.render(results, [Outcome("<b>", "warn", "</main>")]))
+    assert reader.all("script") == []
+    assert '<script>alert("1")</script>&.onnx on digits test' in reader.said
+
+
+def test_ten_thousand_samples_stay_below_three_megabytes():
+    page = html_page.render(made.full(10_000))
+    assert len(page.encode()) < 3_000_000
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_text_and_marks_stand_out(colours):
+    for name in set(colours) - {"page", "panel", "rule"}:
+        for ground in ("page", "panel"):
+            one, other = sorted((luminance(colours[name]), luminance(colours[ground])))
+            assert (other + 0.05) / (one + 0.05) >= 4.5, (name, ground)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_step_line_never_leaves_its_side(up):
+    axes = Axes((0, 1), (0, 1), "x", "y")
+    corners = [(0.0, 1.0), *((i / 997, 1 - i / 997) for i in range(1, 997))]
+    path = re.search(r'd="(.*?)"', steps(axes, corners, "s", up=up))[1]
+    first, *moves = re.findall(r"[MH]([\d.]+)(?: |V)([\d.]+)", path)
+    assert float(first[0]) == axes.at_x(0)
+    for x, y in moves:
+        drawn = (float(x) - axes.at_x(0)) / (axes.at_x(1) - axes.at_x(0))
+        height = (axes.at_y(0) - float(y)) / (axes.at_y(0) - axes.at_y(1))
+        # The true value just before and just after this place, to the drawing's rounding.
+        true = 1 - drawn
+        assert height >= true - 0.003 if up else height <= true + 0.003
+
+
+def test_ticks_are_round_numbers_inside():
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(0, 0.33) == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert ticks(-3, 17) == [0, 5, 10, 15]
+    for high in (1e-9, 0.07, 3, 12345):
+        marks = ticks(0, high)
+        assert 2 <= len(marks) <= 7
+        assert marks[-1] <= high * (1 + 1e-9)
