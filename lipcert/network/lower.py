@@ -3,8 +3,8 @@
 ``max(a, b) = (a+b)/2 + |a−b|/2`` and ``min(a, b) = (a+b)/2 − |a−b|/2``: an affine map to sums and
 differences, ``PReLU`` with slope 1 (nothing) on the sums and −1 (absolute value) on the
 differences, and an affine map back. What is left is affine operators and element-wise
-activations, all that the backward bounds need to know. Halves are exact, so nothing is rounded
-that the network itself does not round.
+activations, all that the backward bounds need to know. Halves are exact: in real arithmetic the
+function is the same, and what a float64 evaluation rounds is charged as for any other operator.
 """
 
 from __future__ import annotations

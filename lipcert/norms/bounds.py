@@ -27,7 +27,7 @@ from lipcert.norms.spectrum import convolution_norm
 from lipcert.norms.weighted import WeightedMap
 from lipcert.rounding import FLOAT64, gamma
 
-_MATRIX_SIDE = 256
+_MATRIX_SIDE = 128
 _MATRIX_SIZE = 2**22
 _BATCH_SIZE = 2**25
 _PROBES = 2

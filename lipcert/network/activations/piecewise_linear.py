@@ -54,6 +54,8 @@ class PiecewiseLinear(Elementwise):
                 change = torch.where(here, vertex, change)
                 steep = torch.where(here, steepness, steep)
                 shift = torch.where(here, offset, shift)
+            # A box of no numbers has no piece: nothing is known of it.
+            shift = torch.where(best < torch.inf, shift, torch.nan)
         rise = shift + (steep - slope) * change
         return coefficient * rise + multiplier * change.square()
 
