@@ -16,7 +16,9 @@ needs no knowledge of the image but its logits, and is where lipcert starts from
 
     python examples/train_digits.py --output digits.onnx
 
-takes about half a minute on one core and yields the same network every time on one machine.
+takes about half a minute on one core and yields the same network every time on one machine. The
+default ``--eps`` is the best of 0.25, 0.3, 0.35 and 0.4 at 0.3 by ``--validate``, which trains
+without a fifth of the training images; the test images are looked at once, at the end.
 """
 
 import argparse
@@ -151,15 +153,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--eps", type=float, default=0.35, help="perturbation of the training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--validate",
+        action="store_true",
+        help="only print the figures of a fifth of the training images, held out",
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(arguments.seed)
-    model = train(*tensors("train"), epochs=arguments.epochs, eps=arguments.eps)
+    images, labels = tensors("train")
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    if arguments.validate:
+        kept = torch.arange(len(labels)) % 5 != 2
+    model = train(images[kept], labels[kept], epochs=arguments.epochs, eps=arguments.eps)
+    held_out = (images[~kept], labels[~kept]) if arguments.validate else tensors("test")
     for eps in (0.1, 0.3, 0.5):
-        clean, certified = certified_by_product(model, *tensors("test"), eps)
+        clean, certified = certified_by_product(model, *held_out, eps)
         print(f"eps {eps}: clean accuracy {clean:.1%}, certified by the product {certified:.1%}")
+    if arguments.validate:
+        return
     export(model, arguments.output)
     print(f"wrote {arguments.output}")
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer
-from lipcert.network import Network
+from lipcert.network import Segment
 from lipcert.network.activations import Elementwise
-from lipcert.network.operators import Operator, Shape
+from lipcert.network.operators import Operator
 from lipcert.rounding import FLOAT64
 
 
@@ -33,39 +33,17 @@ def middle_and_half(activation: Elementwise, layer: Layer) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Linearised:
-    """The linear map from the value of node ``source`` to that of ``sink``, with per-sample slopes.
+class Linearised(Segment):
+    """A segment that crosses activations, each a slope for every neuron of every sample.
 
-    It offers what a ``WeightedMap`` needs of a segment; ``slopes`` are ``(B, *shape)`` and vectors
-    ``(P·B, *shape)``, P copies of the batch in turn.
+    ``slopes`` are ``(B, *shape)`` and vectors ``(P·B, *shape)``, P copies of the batch in turn.
     """
 
-    network: Network
-    source: int
-    sink: int
     slopes: dict[int, Tensor]
 
     @property
-    def in_shape(self) -> Shape:
-        return self.network.nodes[self.source].shape
-
-    @property
-    def out_shape(self) -> Shape:
-        return self.network.nodes[self.sink].shape
-
-    @cached_property
-    def path(self) -> tuple[int, ...]:
-        """The nodes after the source that it reaches, and that reach the sink."""
-        nodes = self.network.nodes
-        reached = {self.source}
-        for i in range(self.source + 1, self.sink + 1):
-            if reached & set(nodes[i].inputs):
-                reached.add(i)
-        needed = {self.sink} & reached
-        for i in range(self.sink, self.source, -1):
-            if i in needed:
-                needed.update(set(nodes[i].inputs) & reached)
-        return tuple(sorted(needed - {self.source}))
+    def is_monomial(self) -> bool:
+        return False
 
     @cached_property
     def terms(self) -> int:
@@ -78,45 +56,12 @@ class Linearised:
         kinds = [self.network.nodes[i].kind for i in self.path]
         return sum(kind.transposed_terms if isinstance(kind, Operator) else 4 for kind in kinds)
 
-    def apply(self, v: Tensor) -> Tensor:
-        return self._forward(v, "apply")
-
-    def magnitude(self, v: Tensor) -> Tensor:
-        return self._forward(v, "magnitude")
-
-    def transpose(self, v: Tensor) -> Tensor:
-        return self._backward(v, "transpose")
-
-    def transpose_magnitude(self, v: Tensor) -> Tensor:
-        return self._backward(v, "transpose_magnitude")
+    def _crosses(self, node: int) -> bool:
+        return True
 
     def _step(self, node: int, v: Tensor, name: str) -> Tensor:
-        kind = self.network.nodes[node].kind
-        if isinstance(kind, Operator):
-            out: Tensor = getattr(kind, name)(v)
-            return out
-        if node in self.slopes:
-            slope = self.slopes[node]
-            slope = slope.abs() if "magnitude" in name else slope
-            return (v.reshape(-1, *slope.shape) * slope).reshape(v.shape)
-        return v
-
-    def _forward(self, v: Tensor, name: str) -> Tensor:
-        values = {self.source: v}
-        for i in self.path:
-            parts = [values[j] for j in self.network.nodes[i].inputs if j in values]
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            values[i] = self._step(i, total, name)
-        return values[self.sink]
-
-    def _backward(self, v: Tensor, name: str) -> Tensor:
-        pending = {self.sink: v}
-        kept = {self.source, *self.path}
-        for i in reversed(self.path):
-            value = self._step(i, pending.pop(i), name)
-            for j in self.network.nodes[i].inputs:
-                if j in kept:
-                    pending[j] = pending[j] + value if j in pending else value
-        return pending[self.source]
+        if node not in self.slopes:
+            return super()._step(node, v, name)
+        slope = self.slopes[node]
+        slope = slope.abs() if "magnitude" in name else slope
+        return (v.reshape(-1, *slope.shape) * slope).reshape(v.shape)

@@ -138,14 +138,11 @@ class AssuredNorms:
         """The same map over the rough network."""
         if self._rough is None:
             return None
-        dtype, map_ = self._rough.anchor.dtype, mapping.segment
-        lower: Segment | Linearised
-        if isinstance(map_, Linearised):
-            slopes = {i: slope.to(dtype) for i, slope in map_.slopes.items()}
-            lower = Linearised(self._rough, map_.source, map_.sink, slopes)
-        else:
-            assert isinstance(map_, Segment)
-            lower = Segment(self._rough, map_.source, map_.sink)
+        dtype, full = self._rough.anchor.dtype, mapping.segment
+        lower = Segment(self._rough, full.source, full.sink)
+        if isinstance(full, Linearised):
+            slopes = {i: slope.to(dtype) for i, slope in full.slopes.items()}
+            lower = Linearised(self._rough, full.source, full.sink, slopes)
         return WeightedMap(lower, mapping.inner.to(dtype), mapping.outer.to(dtype))
 
     def _shared(self, edge: Segment, number: int) -> SegmentNorms:

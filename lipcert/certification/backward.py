@@ -43,7 +43,9 @@ class Pace:
 
 PACES: dict[Effort, Pace] = {
     "fast": Pace((20,), 5, 20, chains=False, refine=None, attack_steps=16, attack_restarts=0),
-    "standard": Pace((20, 60), 8, 40, chains=True, refine=0, attack_steps=20, attack_restarts=0),
+    "standard": Pace(
+        (20, 60, 150), 8, 40, chains=True, refine=0, attack_steps=20, attack_restarts=0
+    ),
     "max": Pace((20, 60, 200), 15, 100, chains=True, refine=8, attack_steps=40, attack_restarts=1),
 }
 

@@ -41,7 +41,7 @@ class Segment:
         nodes = self.network.nodes
         forward = {self.source}
         for i in range(self.source + 1, self.sink + 1):
-            if not isinstance(nodes[i].kind, Activation) and forward & set(nodes[i].inputs):
+            if self._crosses(i) and forward & set(nodes[i].inputs):
                 forward.add(i)
         needed = {self.sink} & forward
         for i in range(self.sink, self.source, -1):
@@ -114,28 +114,31 @@ class Segment:
         unit = unit.reshape(size, *self.out_shape)
         return self.transpose_magnitude(unit) if magnitude else self.transpose(unit)
 
+    def _crosses(self, node: int) -> bool:
+        """Whether a path may lead through the node."""
+        return not isinstance(self.network.nodes[node].kind, Activation)
+
+    def _step(self, node: int, v: Tensor, name: str) -> Tensor:
+        """One of the maps of a node on the path."""
+        kind = self.network.nodes[node].kind
+        return getattr(kind, name)(v) if isinstance(kind, Operator) else v
+
     def _forward(self, v: Tensor, name: str) -> Tensor:
         values = {self.source: v}
         for i in self.path:
-            node = self.network.nodes[i]
-            parts = [values[j] for j in node.inputs if j in values]
-            if isinstance(node.kind, Operator):
-                values[i] = getattr(node.kind, name)(parts[0])
-            else:
-                total = parts[0]
-                for part in parts[1:]:
-                    total = total + part
-                values[i] = total
+            parts = [values[j] for j in self.network.nodes[i].inputs if j in values]
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            values[i] = self._step(i, total, name)
         return values[self.sink]
 
     def _backward(self, v: Tensor, name: str) -> Tensor:
         pending: dict[int, Tensor] = {self.sink: v}
         on_path = {self.source, *self.path}
         for i in reversed(self.path):
-            node, value = self.network.nodes[i], pending.pop(i)
-            if isinstance(node.kind, Operator):
-                value = getattr(node.kind, name)(value)
-            for j in node.inputs:
+            value = self._step(i, pending.pop(i), name)
+            for j in self.network.nodes[i].inputs:
                 if j in on_path:
                     pending[j] = pending[j] + value if j in pending else value
         return pending[self.source]

@@ -9,35 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from torch import Tensor
 
-from lipcert.network.operators import Shape
-
-
-class LinearMap(Protocol):
-    """What a weighted map needs of the map between its weights, a ``Segment`` for one."""
-
-    @property
-    def in_shape(self) -> Shape: ...
-    @property
-    def out_shape(self) -> Shape: ...
-    @property
-    def terms(self) -> int: ...
-    @property
-    def transposed_terms(self) -> int: ...
-    def apply(self, v: Tensor) -> Tensor: ...
-    def magnitude(self, v: Tensor) -> Tensor: ...
-    def transpose(self, v: Tensor) -> Tensor: ...
-    def transpose_magnitude(self, v: Tensor) -> Tensor: ...
+from lipcert.network import Segment
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedMap:
     """``inner``: ``(B, *in_shape)`` ≥ 0, ``outer``: ``(B, *out_shape)`` ≥ 0, one B for both."""
 
-    segment: LinearMap
+    segment: Segment
     inner: Tensor
     outer: Tensor
 
