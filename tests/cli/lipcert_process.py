@@ -7,13 +7,15 @@ from pathlib import Path
 
 import lipcert
 
-ROOT = Path(lipcert.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+# Where the lipcert that is tested lies: here, or where it was installed.
+PACKAGES = Path(lipcert.__file__).resolve().parents[1]
 
 
 def environment(**variables: str) -> dict[str, str]:
     """Without the settings of whoever runs the tests."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LIPCERT_", "GITHUB_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | variables
+    return kept | {"PYTHONPATH": str(PACKAGES), "COLUMNS": "100"} | variables
 
 
 def lipcert_process(
