@@ -55,10 +55,10 @@ class Backward:
 
     def __init__(
         self, network: Network, options: Options, deployment: Deployment, *,
-        samples: int, share: float,
+        device: str, samples: int, share: float,
     ) -> None:  # fmt: skip
         self.pace, self.deployment = PACES[options.effort], deployment
-        simple = simplify(lower(simplify(network)))
+        simple = simplify(lower(simplify(network))).to(device=device)
         single = simple.to(dtype=torch.float32)
         layers = Layers.of(simple)
         plan = AnchoredBound(layers, {}, [], None, chains=self.pace.chains)  # type: ignore[arg-type]

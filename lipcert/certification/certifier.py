@@ -65,8 +65,10 @@ class Certifier:
             )
         _exact_arithmetic()
         self.options = options
-        network = network.to(device=device, dtype=torch.float64)
-        layers = Layers.of(simplify(network))
+        # Rewritten where it was loaded, then moved.
+        loaded = network.to(device="cpu", dtype=torch.float64)
+        network = loaded.to(device=device)
+        layers = Layers.of(simplify(loaded).to(device=device))
         both = options.method == "auto"
         share = 0.5 if both else 1.0
         # At most: one at the largest eps, one for the radius, and one at every eps.
@@ -84,7 +86,9 @@ class Certifier:
         deployment = Deployment.of(network, covered=covered, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
-            Backward(network, options, deployment, samples=samples, share=share) if both else None
+            Backward(loaded, options, deployment, device=device, samples=samples, share=share)
+            if both
+            else None
         )
         # Attacked in the arithmetic that certificates cover.
         self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
@@ -203,6 +207,9 @@ class Certifier:
                 better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
                 found.improve(better, 2 if refine else 1)
                 found.spent[rows] += some.spent
+        if self.options.estimate:
+            # Estimates bound nothing: an attack may well be nearer.
+            return
         broken = found.radius >= found.attacked
         if bool(broken.any()):
             row = int(broken.nonzero()[0])

@@ -67,7 +67,7 @@ class SegmentNorms:
             ones = bare.unweighted()
             found = bare.randomised(
                 ones,
-                streams=torch.full((1,), -1),
+                streams=torch.full((1,), -1, device=ones.inner.device),
                 seed=seed,
                 call=call,
                 failure_probability=failure_probability,

@@ -8,6 +8,7 @@ import torch
 from attacks import in_ball, margins, smallest_margins
 from laws import random_network, seeded, uniform
 
+import lipcert.certification.assured as assured_module
 import lipcert.certification.certifier as certifier_module
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
@@ -258,3 +259,16 @@ def test_verdicts_of_auto() -> None:
     assert sure.attack_radius is not None
     assert sure.attack_radius >= 0.6
     assert sure.radius == pytest.approx(0.6, rel=1e-2)
+
+
+def test_estimates_of_auto_are_labelled_and_contradict_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Power iteration that is stopped at once reaches beyond what an attack breaks: no error."""
+    monkeypatch.setattr(assured_module, "_POWER_STEPS", 1)
+    for seed in range(4):
+        network, x, labels = random_case(seed)
+        for sample in certify(network, x, labels, options("0.3", norms="estimate")):
+            assert sample.verdict in ("estimated", "unknown", "falsified")
+            assert sample.radius is None
+            assert sample.certified == ()
