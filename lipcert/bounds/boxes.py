@@ -8,7 +8,7 @@ computation (``γ`` of the terms summed, §3.1 of Higham), centres by the error 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +88,12 @@ class Propagation:
         return boxes
 
 
-def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) -> list[Tensor]:
+def rounding_errors(
+    network: Network,
+    boxes: list[Box],
+    arithmetic: Arithmetic,
+    exact: Collection[int] = (),
+) -> list[Tensor]:
     """How far a run in this arithmetic can be from real arithmetic, at each node.
 
     For every input whose node values lie in ``boxes``, for any order of the sums, with or without
@@ -100,7 +105,8 @@ def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) 
     ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
     any order), and three roundings more for constants that are rounded themselves (a mean, a
     reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
-    the rounding of this formula's own evaluation in float64.
+    the rounding of this formula's own evaluation in float64. The nodes of ``exact`` are taken
+    without an error of their own.
     """
     unit = arithmetic.unit
     errors: list[Tensor] = []
@@ -132,7 +138,8 @@ def rounding_errors(network: Network, boxes: list[Box], arithmetic: Arithmetic) 
                 error = error + (operator.terms + 1) * arithmetic.tiny
                 # No partial sum passes |A||v| + |b|.
                 error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-        errors.append(error * (1 + gamma(getattr(node.kind, "terms", 0) + 16)))
+        error = error * (1 + gamma(getattr(node.kind, "terms", 0) + 16))
+        errors.append(torch.zeros_like(error) if len(errors) in exact else error)
     return errors
 
 

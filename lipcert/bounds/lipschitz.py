@@ -62,8 +62,8 @@ class Layers:
         return cls(
             network,
             tuple(unique.values()),
-            {segment.source: segment.rows().flatten(1) for segment in outer},
-            {segment.source: _row_noise(segment) for segment in outer},
+            {segment.source: rows_of(segment)[0] for segment in outer},
+            {segment.source: rows_of(segment)[1] for segment in outer},
         )
 
     def last_norm(self, source: int, gain: Tensor) -> Tensor:
@@ -177,10 +177,11 @@ def logit_constant(
     return total * (1 + (len(layers.last) + 6) * FLOAT64)
 
 
-def _row_noise(segment: Segment) -> Tensor:
-    """How far each entry of ``rows()`` may be from the truth, fused coefficients included."""
+def rows_of(segment: Segment) -> tuple[Tensor, Tensor]:
+    """A segment's rows ``(outputs, n)``, and how far each entry may be from the truth, fused
+    coefficients included."""
     magnitudes = segment.rows(magnitude=True).flatten(1)
-    return gamma(segment.transposed_terms + 16) * magnitudes
+    return segment.rows().flatten(1), gamma(segment.transposed_terms + 16) * magnitudes
 
 
 def _clean(centre: Centre, labels: Tensor) -> Tensor:

@@ -104,10 +104,8 @@ class BackwardBatch:
         known = None
         if self.tools.matched:
             known = [(layer.lower, layer.upper) for layer in state.values()]
-        errors = self.tools.deployment.logit_errors(self.deployed, eps, known)
-        own = self.labels[:, None]
-        pair = (errors.gather(1, own) + errors) * (1 + 2.0**-50)
-        return pair.scatter(1, own, -math.inf)
+        pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
+        return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
         """``number`` names the preparation's coins; it is never used twice for a sample."""
