@@ -21,8 +21,8 @@ CASES = [
     ("cifar10_kw_small_l2_36", "36/255,72/255", 100, 0.54),
     ("mnist_kw_linf01", "0.1,0.2", 100, 0.95),
     ("sdpc_mnist_mlp", "1.0", 0, 0.435),
-    ("sdpc_cifar10_cnn_a", "24/255", 0, 0.505),
-    ("sdpc_cifar10_convdeep", "24/255", 0, 0.475),
+    ("sdpc_cifar10_cnn_a", "24/255", 0, 0.50),
+    ("sdpc_cifar10_convdeep", "24/255", 0, 0.45),
 ]
 
 
