@@ -126,6 +126,8 @@ class Certifier:
                 f"a label outside 0 … {layers.network.classes - 1}, the classes of the network: "
                 "the data set does not belong to this model"
             )
+        if self.options.pixel_domain and not bool(((pixels >= 0) & (pixels <= 1)).all()):
+            raise UsageError("--pixel-domain: the data have pixels outside [0, 1]")
         batch = Batch(
             self.tools,
             pixels.to(device, torch.float64),
