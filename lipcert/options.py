@@ -15,7 +15,7 @@ from lipcert.errors import UsageError
 Method = Literal["auto", "local", "global"]
 Effort = Literal["fast", "standard", "max"]
 NormMethod = Literal["randomised", "deterministic", "estimate"]
-Deployed = Literal["float32", "real"]
+Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
 
 
 @dataclass(frozen=True)

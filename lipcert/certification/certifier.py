@@ -20,6 +20,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, Segment, simplify
 from lipcert.options import Options
+from lipcert.rounding import FORMATS
 
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
@@ -82,16 +83,17 @@ class Certifier:
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to(dtype=torch.float32)
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
-        covered = options.deployed == "float32"
-        deployment = Deployment.of(network, covered=covered, softmax=softmax)
+        arithmetic = FORMATS.get(options.deployed)
+        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
             Backward(loaded, options, deployment, device=device, samples=samples, share=share)
             if both
             else None
         )
-        # Attacked in the arithmetic that certificates cover.
-        self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
+        # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
+        double = options.deployed in ("float64", "real")
+        self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
 
     @property
     def global_failure_probability(self) -> float:
