@@ -6,6 +6,7 @@ with norms under the run's assurance, at that very radius.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from lipcert.bounds.anchored import State
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import select
 from lipcert.certification.assured import AssuredNorms
-from lipcert.certification.deployed import Deployment, PairErrors
+from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network, lower, simplify
 from lipcert.norms import SegmentNorms, WeightedMap
@@ -98,10 +99,11 @@ class BackwardBatch:
         """The failure probability of the norms that each sample has used: ``(B,)``."""
         return self.used * self.tools.norms.spent_by_preparation
 
-    def errors(self, eps: Tensor, state: State) -> PairErrors:
-        """What each margin has to exceed."""
+    def needed(self, eps: Tensor, state: State) -> Tensor:
+        """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
-        return self.tools.deployment.over(self.deployed, self.labels, eps, known)
+        pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
+        return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
         """``number`` names the preparation's coins; it is never used twice for a sample."""
@@ -116,16 +118,17 @@ class BackwardBatch:
     def proven(self, eps: Tensor, state: State) -> Tensor:
         """Whether all margins are proven at ``eps``, ``(B,)``, slopes optimised in stages."""
         margins = self.tools.bound.margins_in(self.centre, self.labels, eps, state)
-        errors = self.errors(eps, state)
-        done = errors.all_exceeded(margins).scatter(1, self.labels[:, None], True)
+        needed = self.needed(eps, state)
+        done = margins > needed
         forms, others = self._forms(~done)
         found: Multipliers | None = None
         for steps in self.tools.pace.stages:
             if not len(forms):
                 break
             found = self._optimised(eps, state, forms, found, steps)
-            values = self._certified(eps, state, forms, others, found)
-            positive = errors.exceeded(values, forms.rows, others)
+            positive = (
+                self._certified(eps, state, forms, others, found) > needed[forms.rows, others]
+            )
             done[forms.rows[positive], others[positive]] = True
             forms, others = forms.select(~positive), others[~positive]
             found = found.select(~positive)
@@ -166,16 +169,14 @@ class BackwardBatch:
         """
         prepared, state = self.prepare(top, number, refine=False)
         margins = self.tools.bound.margins_in(self.centre, self.labels, top, state)
-        forms, others = self._forms(~self.errors(top, state).all_exceeded(margins))
+        forms, others = self._forms(margins <= self.needed(top, state))
         found = self._optimised(top, state, forms, None, self.tools.pace.radius_steps)
 
         def accepts(eps: Tensor) -> Tensor:
             own = self.tools.bound.state(self.centre, eps, prepared)
-            errors = self.errors(eps, own)
-            margins = self.tools.bound.margins_in(self.centre, self.labels, eps, own)
-            done = errors.all_exceeded(margins).scatter(1, self.labels[:, None], True)
-            values = self._certified(eps, own, forms, others, found)
-            proven = errors.exceeded(values, forms.rows, others)
+            needed = self.needed(eps, own)
+            done = self.tools.bound.margins_in(self.centre, self.labels, eps, own) > needed
+            proven = self._certified(eps, own, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[proven], others[proven]] = True
             return done.all(1) & (eps <= top)
 

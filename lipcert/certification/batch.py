@@ -65,8 +65,8 @@ class Batch:
         Strictly, so that a tie is refused; a NaN anywhere compares as false.
         """
         margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
-        errors = self.tools.deployment.over(self.deployed, self.labels, eps)
-        return errors.all_exceeded(margins).scatter(1, self.labels[:, None], True).all(1)
+        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
+        return (margins > needed).scatter(1, self.labels[:, None], True).all(1)
 
     def guess(self, start: Tensor) -> Tensor:
         """About the largest radius that could certify, from estimated norms: ``(B,)``."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from lipcert.bounds import Centre, Propagation, node_constants
 from lipcert.bounds.anchored import State
 from lipcert.bounds.boxes import Box
-from lipcert.bounds.roundoff import Roundings, Roundoff
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.network import Network, Sum
 from lipcert.network.operators import Shape
@@ -64,31 +64,42 @@ class Deployment:
         """
         return _outline(self.propagation.network) == _outline(network)
 
-    def over(
-        self, centre: Centre, labels: Tensor, eps: Tensor, state: State | None = None
-    ) -> PairErrors:
-        """The errors over the balls of radius ``eps``, ``(B,)``, around samples of these labels.
+    def pair_errors(
+        self,
+        centre: Centre,
+        labels: Tensor,
+        eps: Tensor,
+        state: State | None = None,
+        margins: Tensor | None = None,
+    ) -> Tensor:
+        """How far each deployed margin ``f_y − f_j`` can be from the real one in the balls of
+        radius ``eps``, ``(B, K)``; infinite where a value could overflow.
 
         ``state``: the anchored state over the same balls, or larger ones, of a network that
-        ``matches``: its boxes and radii are tighter than those that are found here.
+        ``matches``: its boxes and radii are tighter than those that are found here. ``margins``:
+        where these exceed what both logits can err by themselves, that is good enough.
         """
         network = self.propagation.network
         known: dict[int, Box] = {}
         radii: dict[int, Tensor] = {}
         if state is not None:
-            for i, layer in zip(network.activations, state.values(), strict=True):
+            # The input may have a layer too.
+            layers = [layer for node, layer in state.items() if node]
+            for i, layer in zip(network.activations, layers, strict=True):
                 known[network.nodes[i].inputs[0]] = layer.lower, layer.upper
                 radii[i] = layer.radius * layer.gain.flatten(1).amax(1) * (1 + 4 * FLOAT64)
         boxes = self.propagation.boxes(centre, eps, known)
         roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic, radii)
-        return PairErrors(self.roundoff, roundings, labels, self._tie)
-
-    def pair_errors(
-        self, centre: Centre, labels: Tensor, eps: Tensor, state: State | None = None
-    ) -> Tensor:
-        """How far each deployed margin ``f_y − f_j`` can be from the real one in the whole ball,
-        ``(B, K)``; infinite where a value could overflow."""
-        return self.over(centre, labels, eps, state).all
+        each = roundings.total[-1].flatten(1)
+        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + self._tie
+        pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
+        undecided = torch.ones_like(pair) > 0 if margins is None else ~(margins > pair)
+        rows, others = undecided.nonzero().unbind(1)
+        parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
+        for row, other in parts:
+            error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
+            pair[row, other] = torch.fmin(error + self._tie, pair[row, other])
+        return pair
 
     @property
     def _tie(self) -> float:
@@ -97,51 +108,6 @@ class Deployment:
         many = self.propagation.network.classes > arithmetic.largest / 8
         tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
         return tie if self.softmax else 0.0
-
-
-class PairErrors:
-    """How far each deployed margin ``f_y − f_j`` can be from the real one, over given balls.
-
-    ``rough``, ``(B, K)``: what both logits can err by themselves. The real bound takes a backward
-    pass for every pair, and is found where it decides.
-    """
-
-    def __init__(
-        self, roundoff: Roundoff, roundings: Roundings, labels: Tensor, tie: float
-    ) -> None:
-        self.roundoff, self.roundings, self.labels, self.tie = roundoff, roundings, labels, tie
-        each = roundings.total[-1].flatten(1)
-        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + tie
-        self.rough = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
-        self._found = torch.full_like(self.rough, math.nan)
-
-    def at(self, rows: Tensor, others: Tensor) -> Tensor:
-        """The errors of the pairs (label, other) at the samples ``rows``: ``(N,)``."""
-        missing = self._found[rows, others].isnan()
-        for some in torch.split(missing.nonzero().flatten(), _AT_ONCE):
-            row, other = rows[some], others[some]
-            error = pair_rounding(self.roundoff, self.roundings, row, self.labels[row], other)
-            self._found[row, other] = torch.fmin(error + self.tie, self.rough[row, other])
-        return self._found[rows, others]
-
-    def exceeded(self, margins: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-        """Which real margins ``(N,)`` prove the deployed ones: strictly larger than the error, so
-        that a tie is refused; a NaN anywhere compares as false."""
-        done = margins > self.rough[rows, others]
-        unsure = (~done & (margins > 0)).nonzero().flatten()
-        done[unsure] = margins[unsure] > self.at(rows[unsure], others[unsure])
-        return done
-
-    def all_exceeded(self, margins: Tensor) -> Tensor:
-        """The same of margins ``(B, K)``."""
-        rows, others = torch.ones_like(margins).nonzero().unbind(1)
-        return self.exceeded(margins.flatten(), rows, others).reshape(margins.shape)
-
-    @property
-    def all(self) -> Tensor:
-        """Every error: ``(B, K)``."""
-        rows, others = torch.ones_like(self.rough).nonzero().unbind(1)
-        return self.at(rows, others).reshape(self.rough.shape)
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:

@@ -9,7 +9,7 @@ from deployed_runs import DTYPES, ORDERS, deployed_logits
 from laws import clip, random_network, seeded, uniform
 from torch import Tensor
 
-from lipcert.bounds import Propagation, node_constants, rounding_errors
+from lipcert.bounds import rounding_errors
 from lipcert.certification.deployed import SOFTMAX_TIE, Deployment
 from lipcert.network import Network, NetworkBuilder, simplify
 from lipcert.network.operators import Dense, Diagonal, Select
@@ -63,32 +63,19 @@ def test_pairs_are_tighter_than_two_logits(seed: int) -> None:
     network, x, labels, eps = case(seed)
     deployment = Deployment.of(network, arithmetic=SINGLE, softmax=False)
     centre = deployment.centre(x)
-    errors = deployment.over(centre, labels, eps)
-    assert (errors.all <= errors.rough).all()
-    propagation = Propagation.of(network, node_constants(network, {}))
-    boxes = propagation.boxes(centre, eps)
+    every = deployment.pair_errors(centre, labels, eps)
+    boxes = deployment.propagation.boxes(centre, eps)
     each = rounding_errors(network, boxes, SINGLE)[-1].flatten(1)
-    naive = each.gather(1, labels[:, None]) + each
-    assert (errors.all[:, :] <= 1.5 * naive).all()
-    # Any pair may be asked for, in any company.
-    rows, others = torch.tensor([2, 0]), torch.tensor([1, 2])
-    again = deployment.over(centre, labels, eps)
-    torch.testing.assert_close(again.at(rows, others), errors.all[rows, others], rtol=1e-9, atol=0)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    assert again.at(nothing, nothing).shape == (0,)
-
-
-def test_what_exceeds_the_error_is_strictly_larger() -> None:
-    network, x, labels, eps = case(1)
-    deployment = Deployment.of(network, arithmetic=SINGLE, softmax=False)
-    errors = deployment.over(deployment.centre(x), labels, eps)
-    every = errors.all
-    assert not errors.all_exceeded(every).any()
-    assert not errors.all_exceeded(torch.full_like(every, torch.nan)).any()
-    above = torch.nextafter(every, torch.tensor(torch.inf, dtype=torch.float64))
-    fresh = deployment.over(deployment.centre(x), labels, eps)
-    own = torch.nn.functional.one_hot(labels, every.shape[1]).bool()
-    assert (fresh.all_exceeded(above) | own).all()
+    assert (every <= 1.5 * (each.gather(1, labels[:, None]) + each)).all()
+    # Where margins are so large, or are no numbers, or small, the answers serve alike.
+    rough = deployment.pair_errors(centre, labels, eps, margins=torch.full_like(every, torch.inf))
+    assert (every <= rough).all()
+    for margins_ in (every / 2, 2 * every, torch.full_like(every, torch.nan), 2 * rough):
+        some = deployment.pair_errors(centre, labels, eps, margins=margins_)
+        assert ((margins_ > some) == (margins_ > every)).all()
+    nobody = labels[:0]
+    none = deployment.pair_errors(deployment.centre(x[:0]), nobody, eps[:0])
+    assert none.shape == (0, network.classes)
 
 
 def test_errors_grow_with_the_ball_and_the_unit() -> None:
