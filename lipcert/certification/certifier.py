@@ -17,6 +17,7 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, Segment, simplify
 from lipcert.options import Options
@@ -50,6 +51,7 @@ class Certifier:
     was stripped. The shared norms are computed here, once.
     """
 
+    @ieee_arithmetic()
     def __init__(
         self,
         network: Network,
@@ -64,7 +66,6 @@ class Certifier:
                 "the network has one output: a certificate compares classes, so give a model "
                 "with one logit for each class"
             )
-        _exact_arithmetic()
         self.options = options
         # Rewritten where it was loaded, then moved.
         loaded = network.to(device="cpu", dtype=torch.float64)
@@ -102,6 +103,7 @@ class Certifier:
         return self.norms.spent_shared + backward
 
     @property
+    @ieee_arithmetic()
     def layer_norms(self) -> list[LayerNorm]:
         """The norm of every segment between activations, then that of the rows to the logits."""
         layers = self.tools.bound.layers
@@ -114,10 +116,12 @@ class Certifier:
         return rows
 
     @property
+    @ieee_arithmetic()
     def product(self) -> float:
         """An upper bound of the network's Lipschitz constant: the product of its norms."""
         return self.tools.bound.replaced(GlobalBound).product
 
+    @ieee_arithmetic()
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]:
         """One batch: pixels ``(B, …)`` in [0, 1], labels ``(B,)``, the samples' numbers."""
         begun = time.perf_counter()
@@ -299,10 +303,3 @@ def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
     kinds = ", ".join(type(nodes[i].kind).__name__ for i in segment.path) or "identity"
     source, sink = (nodes[i].origin or f"node {i}" for i in (segment.source, segment.sink))
     return LayerNorm(source, sink, kinds, value, assurance)
-
-
-def _exact_arithmetic() -> None:
-    """No reduced precision anywhere, whatever the defaults of this build or the user's settings."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
