@@ -93,6 +93,8 @@ class BackwardBatch:
         self.deployed = tools.deployment.centre(x)
         self.rough_centre = tools.rough.propagation.centre(x.float())
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        # The largest deployed error of the last verdict.
+        self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
     @property
     def spent(self) -> Tensor:
@@ -103,6 +105,7 @@ class BackwardBatch:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
         pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
+        self.charged = pair.amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:

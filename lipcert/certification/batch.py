@@ -33,6 +33,8 @@ class Batch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
+        # The largest deployed error of the last verdict.
+        self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
 
@@ -66,6 +68,7 @@ class Batch:
         """
         margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
         needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
+        self.charged = needed.amax(1)
         return (margins > needed).scatter(1, self.labels[:, None], True).all(1)
 
     def guess(self, start: Tensor) -> Tensor:

@@ -160,20 +160,24 @@ class Certifier:
         spent = torch.full_like(margin, self.norms.spent_by_preparation)
         attacked = torch.full_like(margin, math.inf)
         rung = torch.zeros_like(batch.labels)
+        deployed = batch.charged
         rows = correct.nonzero().flatten()
         if rows.numel():
-            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows])
+            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows], deployed[rows])
             if self.backward is None:
                 self._published(batch.subset(rows), found, ball[rows])
             else:
                 self._backward(self.backward, batch.subset(rows), found, ball[rows])
             radius[rows], spent[rows] = found.radius, found.spent
             attacked[rows], rung[rows] = found.attacked, found.rung
-        return Findings(prediction, batch.labels, margin, radius, constant, spent, attacked, rung)
+            deployed[rows] = found.deployed
+        return Findings(
+            prediction, batch.labels, margin, radius, constant, spent, attacked, rung, deployed
+        )
 
     def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
         """The radius by the method alone."""
-        found.improve(part.largest_certified(ball, 1), 0)
+        found.improve(part.largest_certified(ball, 1), 0, part.charged)
         found.spent += self.norms.spent_by_preparation
         for number, eps in enumerate(self.options.eps, start=2):
             # A little above what was found, norms prepared for this very eps may do it.
@@ -181,7 +185,8 @@ class Certifier:
             tried = (found.radius < near) & (near <= 1.1 * found.radius.clamp(min=0))
             if bool((tried & (near < ball)).any()):
                 prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
-                found.improve(torch.where(tried & part.holds(near, prepared), near, -1.0), 0)
+                held = torch.where(tried & part.holds(near, prepared), near, -1.0)
+                found.improve(held, 0, part.charged)
                 found.spent += tried * self.norms.spent_by_preparation
 
     def _backward(self, tools: Backward, part: Batch, found: Found, ball: Tensor) -> None:
@@ -197,7 +202,7 @@ class Certifier:
         guess = every.guess(torch.minimum(ball, limit / 3), limit)
         sure = guess > 0
         top = torch.where(sure, guess * _AIM, torch.minimum(ball, limit)).clamp(min=_SMALLEST_BALL)
-        found.improve(every.radius(top, 0), 1)
+        found.improve(every.radius(top, 0), 1, every.charged)
         found.spent += every.spent
         for number, eps in enumerate(self.options.eps):
             near = torch.full_like(found.radius, eps.rounded_up)
@@ -211,7 +216,9 @@ class Certifier:
                 _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
                 better = found.radius.clone()
                 better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
-                found.improve(better, 2 if refine else 1)
+                charged = found.deployed.clone()
+                charged[rows] = some.charged
+                found.improve(better, 2 if refine else 1, charged)
                 found.spent[rows] += some.spent
         if self.options.estimate:
             # Estimates bound nothing: an attack may well be nearer.
@@ -233,7 +240,8 @@ class Certifier:
         constant = float(found.constant[row])
         known = constant if math.isfinite(constant) else None
         attacked = float(found.attacked[row]) if self.backward else None
-        verdict, message = self._verdict(margin, prediction == label, reached, attacked)
+        deployed = float(found.deployed[row])
+        verdict, message = self._verdict(margin, prediction == label, reached, attacked, deployed)
         rungs = ("local", "dual", "refined") if self.backward else (self.options.method,)
         return Sample(
             index=index,
@@ -247,6 +255,7 @@ class Certifier:
             seconds=seconds,
             certified=() if estimate else reached,
             failure_probability=float(found.spent[row]),
+            deployed_error=None if estimate or prediction != label else deployed,
             radius_estimate=max(0.0, radius) if estimate else None,
             lipschitz_estimate=known if estimate else None,
             estimated=reached if estimate else (),
@@ -255,7 +264,12 @@ class Certifier:
         )
 
     def _verdict(
-        self, margin: float, correct: bool, reached: tuple[str, ...], attacked: float | None
+        self,
+        margin: float,
+        correct: bool,
+        reached: tuple[str, ...],
+        attacked: float | None,
+        deployed: float,
     ) -> tuple[Verdict, str | None]:
         if not math.isfinite(margin):
             return "error", "the logits are not finite numbers"
@@ -265,6 +279,8 @@ class Certifier:
             return ("estimated" if self.options.estimate else "certified"), None
         if attacked is not None and attacked <= self.options.largest.rounded_down:
             return "falsified", None
+        if not (reached or math.isfinite(deployed)):
+            return "unknown", f"a value could overflow {self.options.deployed} in the ball"
         return "unknown", None
 
 
@@ -280,6 +296,7 @@ class Findings:
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    deployed: Tensor
 
 
 @dataclass(eq=False)
@@ -290,12 +307,14 @@ class Found:
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    deployed: Tensor
 
-    def improve(self, radius: Tensor, rung: int) -> None:
-        """Keep the larger radius, and which rung it is from."""
+    def improve(self, radius: Tensor, rung: int, deployed: Tensor) -> None:
+        """Keep the larger radius, which rung it is from, and the deployed error it exceeds."""
         better = radius > self.radius
         self.radius = torch.where(better, radius, self.radius)
         self.rung = torch.where(better, rung, self.rung)
+        self.deployed = torch.where(better, deployed, self.deployed)
 
 
 def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:

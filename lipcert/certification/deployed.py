@@ -24,8 +24,9 @@ from lipcert.bounds.anchored import State
 from lipcert.bounds.boxes import Box
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
+from lipcert.errors import CannotCertify
 from lipcert.network import Network, Sum
-from lipcert.network.operators import Shape
+from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic
 
 # Softmax and LogSoftmax keep the order of two logits unless they are so near that the results round
@@ -50,6 +51,9 @@ class Deployment:
 
     @classmethod
     def of(cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool) -> Deployment:
+        """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
+        if arithmetic is not None:
+            _check_range(network, arithmetic)
         propagation = Propagation.of(network, node_constants(network, {}))
         return cls(propagation, Roundoff.of(network), arithmetic, softmax)
 
@@ -108,6 +112,19 @@ class Deployment:
         many = self.propagation.network.classes > arithmetic.largest / 8
         tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
         return tie if self.softmax else 0.0
+
+
+def _check_range(network: Network, arithmetic: Arithmetic) -> None:
+    for node in network.nodes:
+        if isinstance(node.kind, Operator):
+            for numbers in (node.kind.entries(), node.kind.bias):
+                most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
+                if most * (1 + arithmetic.unit) > arithmetic.largest:
+                    raise CannotCertify(
+                        f"{node.origin or type(node.kind).__name__}: a weight of {most:.3g} "
+                        f"overflows the deployed format, whose largest number is "
+                        f"{arithmetic.largest:.6g}; choose a wider --deployed"
+                    )
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
