@@ -172,12 +172,13 @@ class BackwardBatch:
         """
         prepared, state = self.prepare(top, number, refine=False)
         margins = self.tools.bound.margins_in(self.centre, self.labels, top, state)
-        forms, others = self._forms(margins <= self.needed(top, state))
+        # What the arithmetic of the deployed network adds only grows with the radius.
+        needed = self.needed(top, state)
+        forms, others = self._forms(margins <= needed)
         found = self._optimised(top, state, forms, None, self.tools.pace.radius_steps)
 
         def accepts(eps: Tensor) -> Tensor:
             own = self.tools.bound.state(self.centre, eps, prepared)
-            needed = self.needed(eps, own)
             done = self.tools.bound.margins_in(self.centre, self.labels, eps, own) > needed
             proven = self._certified(eps, own, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[proven], others[proven]] = True

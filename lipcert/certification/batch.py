@@ -33,8 +33,8 @@ class Batch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
-        # The largest deployed error of the last verdict.
-        self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        # The largest deployed error at the last radius that held; the first one where none did.
+        self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
 
@@ -68,8 +68,9 @@ class Batch:
         """
         margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
         needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
-        self.charged = needed.amax(1)
-        return (margins > needed).scatter(1, self.labels[:, None], True).all(1)
+        held = (margins > needed).scatter(1, self.labels[:, None], True).all(1)
+        self.charged = torch.where(held | self.charged.isnan(), needed.amax(1), self.charged)
+        return held
 
     def guess(self, start: Tensor) -> Tensor:
         """About the largest radius that could certify, from estimated norms: ``(B,)``."""

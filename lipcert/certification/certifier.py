@@ -19,7 +19,8 @@ from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.errors import CannotCertify, InternalError, UsageError
-from lipcert.network import Network, Segment, simplify
+from lipcert.network import Network, Node, Segment, simplify
+from lipcert.network.operators import Diagonal
 from lipcert.options import Options
 from lipcert.rounding import FORMATS
 
@@ -68,7 +69,7 @@ class Certifier:
             )
         self.options = options
         # Rewritten where it was loaded, then moved.
-        loaded = network.to(device="cpu", dtype=torch.float64)
+        loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
         layers = Layers.of(simplify(loaded).to(device=device))
         both = options.method == "auto"
@@ -315,6 +316,15 @@ class Found:
         self.radius = torch.where(better, radius, self.radius)
         self.rung = torch.where(better, rung, self.rung)
         self.deployed = torch.where(better, deployed, self.deployed)
+
+
+def _with_a_number(network: Network) -> Network:
+    """A network that only moves pixels has no tensor to tell its type: scale its logits by 1."""
+    if network.parameters:
+        return network
+    shape = network.nodes[-1].shape
+    unit = Diagonal.of(torch.ones(shape, dtype=torch.float64), None, shape)
+    return Network((*network.nodes, Node(unit, (network.output,), shape, "logits")))
 
 
 def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
