@@ -38,6 +38,8 @@ class Sample:
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
+    ``deployed_error``: the most that the arithmetic of the deployed network was found to move any
+    margin, in the ball of the radius or, where that is 0, of the largest eps.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Sample:
     certified: tuple[str, ...] = ()
     failure_probability: float = 0.0
     attack_radius: float | None = None
+    deployed_error: float | None = None
     radius_estimate: float | None = None
     lipschitz_estimate: float | None = None
     estimated: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Sample:
         record = asdict(self)
         optional = (
             "attack_radius",
+            "deployed_error",
             "radius_estimate",
             "lipschitz_estimate",
             "estimated",
@@ -138,8 +142,22 @@ def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) 
             "mean": fmean(radii) if radii else None,
             "median": median(radii) if radii else None,
         },
+        **_deployed(() if estimate else correct),
         "verdicts": dict(sorted(verdicts.items())),
     }
+
+
+def _deployed(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How large the deployed error was, beside the margins at the samples."""
+    found = [
+        (sample.deployed_error, sample.deployed_error / sample.margin)
+        for sample in samples
+        if sample.deployed_error is not None and sample.margin > 0
+    ]
+    if not found:
+        return {}
+    error, share = (median(values) for values in zip(*found, strict=True))
+    return {"deployed_error": {"median": error, "median_share": share}}
 
 
 def _finite(value: Any) -> Any:

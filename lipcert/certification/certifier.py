@@ -17,9 +17,12 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.errors import CannotCertify, InternalError, UsageError
-from lipcert.network import Network, Segment, simplify
+from lipcert.network import Network, Node, Segment, simplify
+from lipcert.network.operators import Diagonal
 from lipcert.options import Options
+from lipcert.rounding import FORMATS
 
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
@@ -49,6 +52,7 @@ class Certifier:
     was stripped. The shared norms are computed here, once.
     """
 
+    @ieee_arithmetic()
     def __init__(
         self,
         network: Network,
@@ -63,10 +67,9 @@ class Certifier:
                 "the network has one output: a certificate compares classes, so give a model "
                 "with one logit for each class"
             )
-        _exact_arithmetic()
         self.options = options
         # Rewritten where it was loaded, then moved.
-        loaded = network.to(device="cpu", dtype=torch.float64)
+        loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
         layers = Layers.of(simplify(loaded).to(device=device))
         both = options.method == "auto"
@@ -82,16 +85,17 @@ class Certifier:
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to(dtype=torch.float32)
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
-        covered = options.deployed == "float32"
-        deployment = Deployment.of(network, covered=covered, softmax=softmax)
+        arithmetic = FORMATS.get(options.deployed)
+        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
             Backward(loaded, options, deployment, device=device, samples=samples, share=share)
             if both
             else None
         )
-        # Attacked in the arithmetic that certificates cover.
-        self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
+        # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
+        double = options.deployed in ("float64", "real")
+        self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
 
     @property
     def global_failure_probability(self) -> float:
@@ -100,6 +104,7 @@ class Certifier:
         return self.norms.spent_shared + backward
 
     @property
+    @ieee_arithmetic()
     def layer_norms(self) -> list[LayerNorm]:
         """The norm of every segment between activations, then that of the rows to the logits."""
         layers = self.tools.bound.layers
@@ -112,10 +117,12 @@ class Certifier:
         return rows
 
     @property
+    @ieee_arithmetic()
     def product(self) -> float:
         """An upper bound of the network's Lipschitz constant: the product of its norms."""
         return self.tools.bound.replaced(GlobalBound).product
 
+    @ieee_arithmetic()
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]:
         """One batch: pixels ``(B, …)`` in [0, 1], labels ``(B,)``, the samples' numbers."""
         begun = time.perf_counter()
@@ -156,20 +163,24 @@ class Certifier:
         spent = torch.full_like(margin, self.norms.spent_by_preparation)
         attacked = torch.full_like(margin, math.inf)
         rung = torch.zeros_like(batch.labels)
+        deployed = batch.charged
         rows = correct.nonzero().flatten()
         if rows.numel():
-            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows])
+            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows], deployed[rows])
             if self.backward is None:
                 self._published(batch.subset(rows), found, ball[rows])
             else:
                 self._backward(self.backward, batch.subset(rows), found, ball[rows])
             radius[rows], spent[rows] = found.radius, found.spent
             attacked[rows], rung[rows] = found.attacked, found.rung
-        return Findings(prediction, batch.labels, margin, radius, constant, spent, attacked, rung)
+            deployed[rows] = found.deployed
+        return Findings(
+            prediction, batch.labels, margin, radius, constant, spent, attacked, rung, deployed
+        )
 
     def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
         """The radius by the method alone."""
-        found.improve(part.largest_certified(ball, 1), 0)
+        found.improve(part.largest_certified(ball, 1), 0, part.charged)
         found.spent += self.norms.spent_by_preparation
         for number, eps in enumerate(self.options.eps, start=2):
             # A little above what was found, norms prepared for this very eps may do it.
@@ -177,7 +188,8 @@ class Certifier:
             tried = (found.radius < near) & (near <= 1.1 * found.radius.clamp(min=0))
             if bool((tried & (near < ball)).any()):
                 prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
-                found.improve(torch.where(tried & part.holds(near, prepared), near, -1.0), 0)
+                held = torch.where(tried & part.holds(near, prepared), near, -1.0)
+                found.improve(held, 0, part.charged)
                 found.spent += tried * self.norms.spent_by_preparation
 
     def _backward(self, tools: Backward, part: Batch, found: Found, ball: Tensor) -> None:
@@ -194,7 +206,7 @@ class Certifier:
         guess = every.guess(torch.minimum(ball, limit / 3), limit)
         sure = guess > 0
         top = torch.where(sure, guess * _AIM, torch.minimum(ball, limit)).clamp(min=_SMALLEST_BALL)
-        found.improve(every.radius(top, 0), 1)
+        found.improve(every.radius(top, 0), 1, every.charged)
         found.spent += every.spent
         for number, eps in enumerate(self.options.eps):
             near = torch.full_like(found.radius, eps.rounded_up)
@@ -208,7 +220,9 @@ class Certifier:
                 _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
                 better = found.radius.clone()
                 better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
-                found.improve(better, 2 if refine else 1)
+                charged = found.deployed.clone()
+                charged[rows] = some.charged
+                found.improve(better, 2 if refine else 1, charged)
                 found.spent[rows] += some.spent
         if self.options.estimate:
             # Estimates bound nothing: an attack may well be nearer.
@@ -230,7 +244,8 @@ class Certifier:
         constant = float(found.constant[row])
         known = constant if math.isfinite(constant) else None
         attacked = float(found.attacked[row]) if self.backward else None
-        verdict, message = self._verdict(margin, prediction == label, reached, attacked)
+        deployed = float(found.deployed[row])
+        verdict, message = self._verdict(margin, prediction == label, reached, attacked, deployed)
         rungs = ("local", "dual", "refined") if self.backward else (self.options.method,)
         return Sample(
             index=index,
@@ -244,6 +259,7 @@ class Certifier:
             seconds=seconds,
             certified=() if estimate else reached,
             failure_probability=float(found.spent[row]),
+            deployed_error=None if estimate or prediction != label else deployed,
             radius_estimate=max(0.0, radius) if estimate else None,
             lipschitz_estimate=known if estimate else None,
             estimated=reached if estimate else (),
@@ -252,7 +268,12 @@ class Certifier:
         )
 
     def _verdict(
-        self, margin: float, correct: bool, reached: tuple[str, ...], attacked: float | None
+        self,
+        margin: float,
+        correct: bool,
+        reached: tuple[str, ...],
+        attacked: float | None,
+        deployed: float,
     ) -> tuple[Verdict, str | None]:
         if not math.isfinite(margin):
             return "error", "the logits are not finite numbers"
@@ -262,6 +283,8 @@ class Certifier:
             return ("estimated" if self.options.estimate else "certified"), None
         if attacked is not None and attacked <= self.options.largest.rounded_down:
             return "falsified", None
+        if not (reached or math.isfinite(deployed)):
+            return "unknown", f"a value could overflow {self.options.deployed} in the ball"
         return "unknown", None
 
 
@@ -277,6 +300,7 @@ class Findings:
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    deployed: Tensor
 
 
 @dataclass(eq=False)
@@ -287,12 +311,23 @@ class Found:
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    deployed: Tensor
 
-    def improve(self, radius: Tensor, rung: int) -> None:
-        """Keep the larger radius, and which rung it is from."""
+    def improve(self, radius: Tensor, rung: int, deployed: Tensor) -> None:
+        """Keep the larger radius, which rung it is from, and the deployed error it exceeds."""
         better = radius > self.radius
         self.radius = torch.where(better, radius, self.radius)
         self.rung = torch.where(better, rung, self.rung)
+        self.deployed = torch.where(better, deployed, self.deployed)
+
+
+def _with_a_number(network: Network) -> Network:
+    """A network that only moves pixels has no tensor to tell its type: scale its logits by 1."""
+    if network.parameters:
+        return network
+    shape = network.nodes[-1].shape
+    unit = Diagonal.of(torch.ones(shape, dtype=torch.float64), None, shape)
+    return Network((*network.nodes, Node(unit, (network.output,), shape, "logits")))
 
 
 def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
@@ -300,10 +335,3 @@ def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
     kinds = ", ".join(type(nodes[i].kind).__name__ for i in segment.path) or "identity"
     source, sink = (nodes[i].origin or f"node {i}" for i in (segment.source, segment.sink))
     return LayerNorm(source, sink, kinds, value, assurance)
-
-
-def _exact_arithmetic() -> None:
-    """No reduced precision anywhere, whatever the defaults of this build or the user's settings."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")

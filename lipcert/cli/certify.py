@@ -81,7 +81,7 @@ def certify(
     deployed: Annotated[
         Deployed,
         typer.Option(
-            help="The arithmetic to cover: float32 in any summation order, or exact.",
+            help="The format whose rounding is covered, in any summation order; real: none.",
             rich_help_panel=_HOW,
         ),
     ] = "float32",

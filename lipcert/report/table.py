@@ -43,7 +43,7 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     yield "assurance", assurance(certificate.assurance)
     yield "method", _method(certificate.options)
     if certificate.assurance.kind != "estimate":
-        yield "arithmetic", arithmetic(certificate.options["deployed"])
+        yield "arithmetic", arithmetic(certificate.options["deployed"], certificate.summary)
     yield from _model(certificate.model)
     for note in certificate.notes:
         yield "note", note

@@ -165,6 +165,37 @@ def test_perturbation_bounds_every_small_move(name, seed):
     assert bool(((first - second).abs() <= allowed * (1 + 1e-12) + slack).all())
 
 
+@pytest.mark.parametrize("name", ACTIVATION_CASES)
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_coefficients_are_pulled_back(name, seed):
+    """``c·Δσ = c'·Δz`` for some ``c'`` of the range, of each output and of all together."""
+    generator = seeded(seed)
+    activation = ACTIVATION_CASES[name](torch.float64, generator)
+    lower, upper = boxes(generator)
+    z, other = points(lower, upper, generator), points(lower, upper, generator)
+    first, second = activation.value(z), activation.value(other)
+    coefficient = normal(first.shape, generator) * (uniform(first.shape, generator) < 0.5)
+    width = uniform(first.shape, generator) * (uniform(first.shape, generator) < 0.5)
+    low, high = coefficient - width, coefficient + width
+    chosen = points(low, high, generator)
+    least, most = activation.pull_back(lower, upper, low, high)
+    assert least.shape == most.shape == z.shape
+    change = (chosen * (first - second)).flatten(1).sum(1)
+    ends = torch.stack([least * (z - other), most * (z - other)]).flatten(2)
+    slack = rounding_of(activation, first) + rounding_of(activation, second)
+    sizes = z.abs() + other.abs() + activation.lipschitz
+    slack = (high.abs().amax() + 1) * (slack.flatten(1).sum(1) + 1e-13 * sizes.flatten(1).sum(1))
+    assert bool((ends.amin(0).sum(1) <= change + slack).all())
+    assert bool((ends.amax(0).sum(1) >= change - slack).all())
+    # A NaN in the box never makes a coefficient certain.
+    nothing = torch.full_like(lower, math.nan)
+    unknown = activation.pull_back(nothing, nothing, low, high)
+    widest = activation.pull_back(lower - 1e6, upper + 1e6, low, high)
+    assert not bool((unknown[0] > widest[0]).any())
+    assert not bool((unknown[1] < widest[1]).any())
+
+
 def test_gain_grows_with_the_box(activation):
     lower, upper = boxes(seeded(4))
     wider = (lower - 0.3, upper + 0.3)

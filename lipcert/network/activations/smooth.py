@@ -36,6 +36,10 @@ class Sigmoidal(Elementwise):
         tiny = torch.finfo(lower.dtype).tiny
         return torch.where(nearest.isnan(), self.lipschitz, self.slope(nearest) * slack + tiny)
 
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        slack = 1 - 2 * _LIBRARY_ROUNDINGS * torch.finfo(lower.dtype).eps
+        return torch.minimum(self.slope(lower), self.slope(upper)) * slack, self.gain(lower, upper)
+
     @property
     @abstractmethod
     def curvature(self) -> float:
