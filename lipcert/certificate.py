@@ -34,6 +34,9 @@ class Sample:
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
+    ``method``: the rung that found the radius. ``rungs``: by name, the rungs of the cascade that
+    the sample went through, in order, with its share of their seconds; ``decided_by``: the one that
+    settled the verdict, none where it is unknown.
     """
 
     index: int
@@ -51,6 +54,8 @@ class Sample:
     radius_estimate: float | None = None
     lipschitz_estimate: float | None = None
     estimated: tuple[str, ...] = ()
+    rungs: dict[str, float] = field(default_factory=dict)
+    decided_by: str | None = None
     message: str | None = None
 
     @property
@@ -65,11 +70,13 @@ class Sample:
             "radius_estimate",
             "lipschitz_estimate",
             "estimated",
+            "rungs",
+            "decided_by",
             "message",
         )
         for name in optional:
             # A radius of 0 says something; nothing, and an infinite radius, do not.
-            if record[name] is None or record[name] in ((), [], math.inf):
+            if record[name] is None or record[name] in ((), [], {}, math.inf):
                 del record[name]
         return {name: _finite(value) for name, value in record.items()}
 
@@ -106,6 +113,7 @@ class Certificate:
     environment: dict[str, Any]
     seconds: float
     notes: tuple[str, ...] = ()
+    cascade: list[dict[str, Any]] = field(default_factory=list)
     threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
     schema: str = SCHEMA
 
@@ -136,6 +144,22 @@ def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) 
         },
         "verdicts": dict(sorted(verdicts.items())),
     }
+
+
+def cascade(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The ``cascade`` of a certificate: of every rung, in order, how many samples went through it,
+    how many verdicts it settled, and the seconds that it took."""
+    longest_first = sorted(samples, key=lambda sample: -len(sample.rungs))
+    names = dict.fromkeys(name for sample in longest_first for name in sample.rungs)
+    return [
+        {
+            "rung": name,
+            "samples": sum(name in sample.rungs for sample in samples),
+            "decided": sum(sample.decided_by == name for sample in samples),
+            "seconds": sum(sample.rungs.get(name, 0.0) for sample in samples),
+        }
+        for name in names
+    ]
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,10 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.ledger import Ledger
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, Segment, simplify
-from lipcert.options import Options
+from lipcert.options import Epsilon, Options
 
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
@@ -94,6 +94,11 @@ class Certifier:
         self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
 
     @property
+    def rungs(self) -> tuple[str, ...]:
+        """The rungs that find radii, by the number that ``Found.improve`` is given."""
+        return ("local", "dual", "refined") if self.backward else (self.options.method,)
+
+    @property
     def global_failure_probability(self) -> float:
         """What the shared norms spend of the run's failure probability."""
         backward = self.backward.norms.spent_shared if self.backward else 0.0
@@ -118,7 +123,7 @@ class Certifier:
 
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]:
         """One batch: pixels ``(B, …)`` in [0, 1], labels ``(B,)``, the samples' numbers."""
-        begun = time.perf_counter()
+        ledger = Ledger(len(indices))
         layers = self.tools.bound.layers
         device = layers.network.anchor.device
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < layers.network.classes:
@@ -132,17 +137,18 @@ class Certifier:
             labels.to(device, torch.int64),
             torch.tensor(indices, dtype=torch.int64, device=device),
         )
-        found = self._findings(batch)
-        seconds = (time.perf_counter() - begun) / max(1, len(indices))
-        return [self._sample(found, row, index, seconds) for row, index in enumerate(indices)]
+        found = self._findings(batch, ledger)
+        return [self._sample(found, row, index) for row, index in enumerate(indices)]
 
-    def _findings(self, batch: Batch) -> Findings:
+    def _findings(self, batch: Batch, ledger: Ledger) -> Findings:
         logits, options = batch.centre.logits, self.options
         prediction = logits.argmax(1)
         others = logits.scatter(1, prediction[:, None], -math.inf).amax(1)
         margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
         margin = torch.where(torch.isfinite(logits).all(1), margin, math.nan)
         correct = torch.isfinite(margin) & (prediction == batch.labels)
+        everyone = torch.arange(len(correct))
+        ledger.passed("prediction", everyone, ~correct)
 
         # Around every sample: the local constant at the largest eps, and the verdict there.
         top = torch.full_like(margin, options.largest.rounded_up)
@@ -150,20 +156,25 @@ class Certifier:
         prepared = batch.prepare(ball, 0)
         constant = batch.constant(ball, prepared)
         radius = torch.where(correct & batch.holds(top, prepared), top, -1)
+        ledger.passed(self.rungs[0], everyone, radius >= top)
 
         spent = torch.full_like(margin, self.norms.spent_by_preparation)
         attacked = torch.full_like(margin, math.inf)
         rung = torch.zeros_like(batch.labels)
         rows = correct.nonzero().flatten()
         if rows.numel():
-            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows])
+            found = Found(
+                radius[rows], spent[rows], attacked[rows], rung[rows], rows, options.largest, ledger
+            )
             if self.backward is None:
                 self._published(batch.subset(rows), found, ball[rows])
             else:
                 self._backward(self.backward, batch.subset(rows), found, ball[rows])
             radius[rows], spent[rows] = found.radius, found.spent
             attacked[rows], rung[rows] = found.attacked, found.rung
-        return Findings(prediction, batch.labels, margin, radius, constant, spent, attacked, rung)
+        return Findings(
+            prediction, batch.labels, margin, radius, constant, spent, attacked, rung, ledger
+        )
 
     def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
         """The radius by the method alone."""
@@ -177,6 +188,7 @@ class Certifier:
                 prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
                 found.improve(torch.where(tried & part.holds(near, prepared), near, -1.0), 0)
                 found.spent += tried * self.norms.spent_by_preparation
+        found.passed(self.rungs[0])
 
     def _backward(self, tools: Backward, part: Batch, found: Found, ball: Tensor) -> None:
         """Attack, then the radius by the duals, then each eps that is still within reach."""
@@ -186,6 +198,7 @@ class Certifier:
             restarts=pace.attack_restarts, seed=self.options.seed, dtype=self.attacked.anchor.dtype,
         )  # fmt: skip
         found.attacked = attack.radius
+        found.passed("attack")
         every = BackwardBatch(tools, part.x, part.labels, part.streams)
         limit = attack.radius.clamp(max=part.diameter)
         guess = every.guess(torch.minimum(ball, limit / 3), limit)
@@ -193,6 +206,7 @@ class Certifier:
         top = torch.where(sure, guess * _AIM, torch.minimum(ball, limit)).clamp(min=_SMALLEST_BALL)
         found.improve(every.radius(top, 0), 1)
         found.spent += every.spent
+        found.passed("dual")
         for number, eps in enumerate(self.options.eps):
             near = torch.full_like(found.radius, eps.rounded_up)
             for refine in (False, True) if pace.refine is not None else (False,):
@@ -207,6 +221,7 @@ class Certifier:
                 better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
                 found.improve(better, 2 if refine else 1)
                 found.spent[rows] += some.spent
+                found.passed("refined" if refine else "dual", rows)
         if self.options.estimate:
             # Estimates bound nothing: an attack may well be nearer.
             return
@@ -219,7 +234,7 @@ class Certifier:
                 f"{float(found.radius[row])}; please report this"
             )
 
-    def _sample(self, found: Findings, row: int, index: int, seconds: float) -> Sample:
+    def _sample(self, found: Findings, row: int, index: int) -> Sample:
         estimate = self.options.estimate
         prediction, label = int(found.prediction[row]), int(found.label[row])
         margin, radius = float(found.margin[row]), float(found.radius[row])
@@ -228,7 +243,7 @@ class Certifier:
         known = constant if math.isfinite(constant) else None
         attacked = float(found.attacked[row]) if self.backward else None
         verdict, message = self._verdict(margin, prediction == label, reached, attacked)
-        rungs = ("local", "dual", "refined") if self.backward else (self.options.method,)
+        seconds = found.ledger.seconds(row)
         return Sample(
             index=index,
             label=label,
@@ -237,8 +252,10 @@ class Certifier:
             margin=margin,
             radius=None if estimate else max(0.0, radius),
             lipschitz=None if estimate else known,
-            method=rungs[int(found.rung[row])],
-            seconds=seconds,
+            method=self.rungs[int(found.rung[row])],
+            seconds=sum(seconds.values()),
+            rungs=seconds,
+            decided_by=found.ledger.decided(row),
             certified=() if estimate else reached,
             failure_probability=float(found.spent[row]),
             radius_estimate=max(0.0, radius) if estimate else None,
@@ -274,22 +291,34 @@ class Findings:
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    ledger: Ledger
 
 
 @dataclass(eq=False)
 class Found:
-    """What is known of correctly classified samples so far: ``(B,)`` each."""
+    """What is known of correctly classified samples so far: ``(B,)`` each; ``rows`` of the batch.
+
+    A sample is decided when it is certified or falsified at ``eps``, the largest."""
 
     radius: Tensor
     spent: Tensor
     attacked: Tensor
     rung: Tensor
+    rows: Tensor
+    eps: Epsilon
+    ledger: Ledger
 
     def improve(self, radius: Tensor, rung: int) -> None:
         """Keep the larger radius, and which rung it is from."""
         better = radius > self.radius
         self.radius = torch.where(better, radius, self.radius)
         self.rung = torch.where(better, rung, self.rung)
+
+    def passed(self, rung: str, some: Tensor | None = None) -> None:
+        """All, or ``some`` ``(n,)`` of the samples, have been through that rung since last time."""
+        decided = (self.radius >= self.eps.rounded_up) | (self.attacked <= self.eps.rounded_down)
+        chosen = slice(None) if some is None else some
+        self.ledger.passed(rung, self.rows[chosen], decided[chosen])
 
 
 def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
