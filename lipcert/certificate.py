@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
 
+from lipcert.options import Epsilon
+
 SCHEMA = "https://lipcert.dev/schema/certificate/1"
 SAMPLE_SCHEMA = "https://lipcert.dev/schema/sample/1"
 
@@ -36,7 +38,9 @@ class Sample:
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
     ``method``: the rung that found the radius. ``rungs``: by name, the rungs of the cascade that
     the sample went through, in order, with its share of their seconds; ``decided_by``: the one that
-    settled the verdict, none where it is unknown.
+    settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in
+    the ball of the largest eps, by the local bound's boxes, for every layer of the certificate but
+    those that lead to the logits.
     """
 
     index: int
@@ -56,6 +60,7 @@ class Sample:
     estimated: tuple[str, ...] = ()
     rungs: dict[str, float] = field(default_factory=dict)
     decided_by: str | None = None
+    eliminated: tuple[int, ...] = ()
     message: str | None = None
 
     @property
@@ -72,6 +77,7 @@ class Sample:
             "estimated",
             "rungs",
             "decided_by",
+            "eliminated",
             "message",
         )
         for name in optional:
@@ -82,7 +88,8 @@ class Sample:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Sample:
-        lists = {name: tuple(record.get(name, ())) for name in ("certified", "estimated")}
+        names = ("certified", "estimated", "eliminated")
+        lists = {name: tuple(record.get(name, ())) for name in names}
         numbers = {"margin": record["margin"] if record["margin"] is not None else float("nan")}
         return cls(**(record | lists | numbers))
 
@@ -114,6 +121,7 @@ class Certificate:
     seconds: float
     notes: tuple[str, ...] = ()
     cascade: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
     schema: str = SCHEMA
 
@@ -123,7 +131,8 @@ class Certificate:
 
 def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) -> dict[str, Any]:
     """The ``summary`` of a certificate: shares are over all samples, misclassified included;
-    radii over the correctly classified ones."""
+    radii over the correctly classified ones. After an attack, ``upper``: correct ones that it has
+    not falsified at eps, so that the robust accuracy lies between certified and upper."""
     n = len(samples)
     correct = [sample for sample in samples if sample.correct]
     word = "estimated" if estimate else "certified"
@@ -143,6 +152,17 @@ def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) 
             "median": median(radii) if radii else None,
         },
         "verdicts": dict(sorted(verdicts.items())),
+    } | (_upper(correct, n, eps) if any("attack" in s.rungs for s in samples) else {})
+
+
+def _upper(correct: Sequence[Sample], n: int, eps: Sequence[str]) -> dict[str, Any]:
+    counts = {}
+    for text in eps:
+        reach = Epsilon.parse(text).rounded_down
+        counts[text] = sum(s.attack_radius is None or s.attack_radius > reach for s in correct)
+    return {
+        "upper_count": counts,
+        "upper_accuracy": {text: count / n for text, count in counts.items()},
     }
 
 

@@ -36,12 +36,14 @@ class Prepared:
 
     ``edges``: local norms; masks and gains only grow with the radius. ``chains``: for an
     activation's input the norms of its chain, by source; secant ranges only widen with the radius,
-    so the slopes they were taken at still serve. ``boxes``: refined boxes.
+    so the slopes they were taken at still serve. ``boxes``: refined boxes. ``fixed``: for every
+    segment how many values of its sink cannot vary, ``(B, segments)``, where that is known.
     """
 
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
+    fixed: Tensor | None = None
 
 
 class Kept(Facts):

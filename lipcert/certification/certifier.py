@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, Layers, LocalBound
@@ -16,9 +18,10 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.ledger import Ledger
 from lipcert.errors import CannotCertify, InternalError, UsageError
-from lipcert.network import Network, Segment, simplify
+from lipcert.network import Network, simplify
 from lipcert.options import Epsilon, Options
 
 # What bounds the local constant, and for the published methods the margins too.
@@ -30,23 +33,13 @@ _AIM = 1.25
 _SMALLEST_BALL = 1e-30
 
 
-@dataclass(frozen=True)
-class LayerNorm:
-    """One segment's norm, for people: from ``source`` to ``sink``, with what it rests on."""
-
-    source: str
-    sink: str
-    operator: str
-    value: float
-    assurance: str
-
-
 class Certifier:
     """Certifies batches of samples of one network under one set of options.
 
     ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
     run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
-    was stripped. The shared norms are computed here, once.
+    was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
+    by their numbers. The shared norms are computed here, once.
     """
 
     def __init__(
@@ -57,6 +50,7 @@ class Certifier:
         samples: int,
         device: str = "cpu",
         softmax: bool = False,
+        counterexamples: dict[int, NDArray[Any]] | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -64,7 +58,7 @@ class Certifier:
                 "with one logit for each class"
             )
         _exact_arithmetic()
-        self.options = options
+        self.options, self.counterexamples = options, counterexamples
         # Rewritten where it was loaded, then moved.
         loaded = network.to(device="cpu", dtype=torch.float64)
         network = loaded.to(device=device)
@@ -107,14 +101,7 @@ class Certifier:
     @property
     def layer_norms(self) -> list[LayerNorm]:
         """The norm of every segment between activations, then that of the rows to the logits."""
-        layers = self.tools.bound.layers
-        rows = [_described(norm.segment, norm.norm.value, norm.norm.assurance)
-                for norm in self.norms.shared.values()]  # fmt: skip
-        for source, matrix in layers.last.items():
-            value = float(layers.last_norm(source, matrix.new_ones(1, matrix.shape[1]))[0])
-            segment = Segment(layers.network, source, layers.network.output)
-            rows.append(_described(segment, value, "deterministic"))
-        return rows
+        return layer_norms(self.tools.bound.layers, self.norms.shared)
 
     @property
     def product(self) -> float:
@@ -138,7 +125,14 @@ class Certifier:
             torch.tensor(indices, dtype=torch.int64, device=device),
         )
         found = self._findings(batch, ledger)
-        return [self._sample(found, row, index) for row, index in enumerate(indices)]
+        samples = [self._sample(found, row, index) for row, index in enumerate(indices)]
+        if self.counterexamples is not None:
+            for row, sample in enumerate(samples):
+                if sample.verdict == "falsified":
+                    # The dtype that was attacked holds them exactly.
+                    point = found.points[row].to(self.attacked.anchor.dtype)
+                    self.counterexamples[sample.index] = point.cpu().numpy()
+        return samples
 
     def _findings(self, batch: Batch, ledger: Ledger) -> Findings:
         logits, options = batch.centre.logits, self.options
@@ -159,7 +153,7 @@ class Certifier:
         ledger.passed(self.rungs[0], everyone, radius >= top)
 
         spent = torch.full_like(margin, self.norms.spent_by_preparation)
-        attacked = torch.full_like(margin, math.inf)
+        attacked, points = torch.full_like(margin, math.inf), batch.x
         rung = torch.zeros_like(batch.labels)
         rows = correct.nonzero().flatten()
         if rows.numel():
@@ -172,9 +166,12 @@ class Certifier:
                 self._backward(self.backward, batch.subset(rows), found, ball[rows])
             radius[rows], spent[rows] = found.radius, found.spent
             attacked[rows], rung[rows] = found.attacked, found.rung
+            if found.points is not None:
+                points = batch.x.index_copy(0, rows, found.points)
         return Findings(
-            prediction, batch.labels, margin, radius, constant, spent, attacked, rung, ledger
-        )
+            prediction, batch.labels, margin, radius, constant, spent, attacked, rung, ledger,
+            prepared.fixed, points,
+        )  # fmt: skip
 
     def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
         """The radius by the method alone."""
@@ -197,7 +194,7 @@ class Certifier:
             self.attacked, part.x, part.labels, steps=pace.attack_steps,
             restarts=pace.attack_restarts, seed=self.options.seed, dtype=self.attacked.anchor.dtype,
         )  # fmt: skip
-        found.attacked = attack.radius
+        found.attacked, found.points = attack.radius, attack.points
         found.passed("attack")
         every = BackwardBatch(tools, part.x, part.labels, part.streams)
         limit = attack.radius.clamp(max=part.diameter)
@@ -243,7 +240,7 @@ class Certifier:
         known = constant if math.isfinite(constant) else None
         attacked = float(found.attacked[row]) if self.backward else None
         verdict, message = self._verdict(margin, prediction == label, reached, attacked)
-        seconds = found.ledger.seconds(row)
+        seconds, fixed = found.ledger.seconds(row), found.fixed
         return Sample(
             index=index,
             label=label,
@@ -262,6 +259,7 @@ class Certifier:
             lipschitz_estimate=known if estimate else None,
             estimated=reached if estimate else (),
             attack_radius=attacked,
+            eliminated=() if fixed is None or verdict == "error" else tuple(fixed[row].tolist()),
             message=message,
         )
 
@@ -292,6 +290,8 @@ class Findings:
     attacked: Tensor
     rung: Tensor
     ledger: Ledger
+    fixed: Tensor | None
+    points: Tensor
 
 
 @dataclass(eq=False)
@@ -307,6 +307,7 @@ class Found:
     rows: Tensor
     eps: Epsilon
     ledger: Ledger
+    points: Tensor | None = None
 
     def improve(self, radius: Tensor, rung: int) -> None:
         """Keep the larger radius, and which rung it is from."""
@@ -319,13 +320,6 @@ class Found:
         decided = (self.radius >= self.eps.rounded_up) | (self.attacked <= self.eps.rounded_down)
         chosen = slice(None) if some is None else some
         self.ledger.passed(rung, self.rows[chosen], decided[chosen])
-
-
-def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
-    nodes = segment.network.nodes
-    kinds = ", ".join(type(nodes[i].kind).__name__ for i in segment.path) or "identity"
-    source, sink = (nodes[i].origin or f"node {i}" for i in (segment.source, segment.sink))
-    return LayerNorm(source, sink, kinds, value, assurance)
 
 
 def _exact_arithmetic() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from lipcert.gate import Outcome
 from lipcert.report.results import Results
 
-# Lists, by eps and by rung, which become columns of their own.
-_LISTS = {"certified", "estimated", "rungs"}
+# By eps and by rung these become columns of their own; by layer they are for the certificate.
+_LISTS = {"certified", "estimated", "rungs", "eliminated"}
 _FIRST = (
     "index", "label", "prediction", "verdict", "margin", "radius", "lipschitz", "attack_radius",
     "method", "decided_by", "seconds", "failure_probability", "radius_estimate",

@@ -7,7 +7,7 @@ from html import escape
 
 from lipcert.gate import Outcome
 from lipcert.report import charts, elements
-from lipcert.report.numbers import distance_up, percent, rounded_down, rounded_up
+from lipcert.report.numbers import distance_up, percent, percent_up, rounded_down, rounded_up
 from lipcert.report.provenance import provenance
 from lipcert.report.results import Record, Results, correct
 from lipcert.report.thumbnails import EACH, data_uri
@@ -46,8 +46,11 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
     summary, n = results.summary, results.summary["n"]
     doubt = ", bounds nothing" if results.estimate else ""
     eps, _ = results.eps[-1]
-    count = results.counts[eps]
-    yield percent(count, n), f"{results.claim} at eps {eps}", f"{count} of {n}{doubt}"
+    count, upper = results.counts[eps], results.upper.get(eps)
+    note = f"{count} of {n}{doubt}"
+    if upper is not None and not results.estimate:
+        note += f"; not falsified: {percent_up(upper, n)}"
+    yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
     yield percent(right, n), "clean accuracy", f"{right} of {n}"
     if results.median_radius is not None:
@@ -63,7 +66,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
 def _figures(results: Results) -> str:
     style = "estimated" if results.estimate else "certified"
     lines = [(style, f"{results.claim}, lower bound" if not results.estimate else results.claim)]
-    if any(sample.get("attack_radius") is not None for sample in results.samples):
+    if results.upper:
         lines.append(("attacked", "not broken by the attack, upper bound"))
     marks = [(name, name) for name in charts.verdicts_in(results.samples)]
     figures = [
@@ -84,20 +87,14 @@ def _figures(results: Results) -> str:
 
 def _by_eps(results: Results) -> str:
     n = results.summary["n"]
-    attacked = [s for s in results.samples if s.get("attack_radius") is not None]
     head = ["eps", "count", results.claim]
     rows = []
-    for text, eps in results.eps:
-        count = results.counts[text]
+    for text, _ in results.eps:
+        count, upper = results.counts[text], results.upper.get(text)
         row = [text, f"{count} of {n}", percent(count, n)]
-        if attacked:
-            standing = sum(correct(s) for s in results.samples) - sum(
-                correct(s) and s["attack_radius"] <= eps for s in attacked
-            )
-            row.append(percent(standing, n))
-        rows.append(row)
-    if attacked:
-        head.append("attack fails")
+        rows.append(row if upper is None else [*row, percent_up(upper, n)])
+    if results.upper:
+        head.append("not falsified")
     return elements.table(
         "Shares of all samples at each eps, misclassified ones included", head, rows
     )
@@ -148,7 +145,7 @@ def _layers(results: Results) -> str:
             f"{layer['source']} → {layer['sink']}",
             layer["operator"],
             layer["assurance"],
-            f"{layer['value']:.4g}",
+            "–" if layer["value"] is None else distance_up(layer["value"]),
             "–" if share is None else f"{share * 100:.1f} %",
         ])  # fmt: skip
     head = ("layer", "operator", "assurance", "operator norm", "neurons eliminated")
@@ -177,7 +174,7 @@ def _counterexamples(results: Results) -> str:
     entries = []
     for index, image in list(results.counterexamples.items())[:EACH]:
         sample = by_index.get(index)
-        if sample is None:
+        if sample is None or sample["verdict"] != "falsified":
             continue
         found = (data_uri(image), f"counterexample to sample {index}")
         pictures = [_original(results, sample), found] if index in results.images else [found]

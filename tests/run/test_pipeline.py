@@ -30,9 +30,10 @@ class FakeCertifier:
         self.bad, self.stop_at, self.verdict = set(bad), stop_at, verdict
         self.seen: list[int] = []
         self.global_failure_probability = 1e-10
+        self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax):
-        self.samples = samples
+    def make(self, network, options, *, samples, device, softmax, counterexamples):
+        self.samples, self.counterexamples = samples, counterexamples
         return self
 
     def __call__(self, pixels, labels, indices):
