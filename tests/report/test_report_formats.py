@@ -13,6 +13,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.gate import Outcome, Thresholds, compare, evaluate
 from lipcert.report import comparison, markdown
 from lipcert.report.formats import MODULES, Format, render
+from lipcert.report.numbers import percent, percent_up
 
 GATES = [
     Outcome("clean accuracy", "pass", "95/100 = 95.00 % ≥ 90 %"),
@@ -194,6 +195,25 @@ def test_comparisons_tell_the_same_in_every_format():
     assert "<svg" in texts["html"]
     assert json.loads(texts["json"])["lost"] == [lost["index"]]
     assert len(json.loads(texts["json"])["radii"]) == 100
+
+
+def test_an_attack_makes_certified_accuracy_an_interval():
+    results = made.full()
+    upper, certified = (results.summary[f"{word}_count"]["0.3"] for word in ("upper", "certified"))
+    assert certified < upper < 300
+    ends = f"[{percent(certified, 300)}, {percent_up(upper, 300)}]"
+    text = render("markdown", results).replace("\\", "")
+    assert f"{ends} ({certified} certified, {upper} not falsified, of 300)" in text
+    page = render("html", results)
+    assert f"not falsified: {percent_up(upper, 300)}" in page
+    assert page.count("not falsified") >= 2
+    _, head, _ = render("model-card", results).split("---\n")
+    metrics = yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"]
+    (most,) = [m["value"] for m in metrics if "Not falsified" in m["name"] and "0.3" in m["name"]]
+    assert most >= 100 * upper / 300 > most - 0.01
+    for results in (made.plain(), made.estimated()):
+        for format in ("markdown", "html"):
+            assert "not falsified" not in render(format, results)
 
 
 def test_gates_of_a_report_are_those_of_the_gate_command():
