@@ -87,7 +87,7 @@ def _figures(results: Results) -> str:
 
 def _by_eps(results: Results) -> str:
     n = results.summary["n"]
-    head = ["eps", "count", results.claim]
+    head = ["eps", "count", "ESTIMATE" if results.estimate else "certified"]
     rows = []
     for text, _ in results.eps:
         count, upper = results.counts[text], results.upper.get(text)
@@ -133,8 +133,9 @@ def _cascade(results: Results) -> str:
         ]
         for rung in rungs
     )
-    head = ("rung", "samples tried", "decided", "share decided", "time")
-    return elements.table("Each rung takes what the ones before left open", head, rows)
+    head = ("rung", "samples", "decided", "share", "time")
+    caption = "What went through each rung, and how many verdicts at the largest eps it settled"
+    return elements.table(caption, head, rows)
 
 
 def _layers(results: Results) -> str:
@@ -148,8 +149,9 @@ def _layers(results: Results) -> str:
             "–" if layer["value"] is None else distance_up(layer["value"]),
             "–" if share is None else f"{share * 100:.1f} %",
         ])  # fmt: skip
-    head = ("layer", "operator", "assurance", "operator norm", "neurons eliminated")
-    caption = "Norms between activations, and the share of neurons that the ball leaves fixed"
+    head = ("layer", "operator", "assurance", "norm", "eliminated")
+    caption = "Operator norms between activations, and the mean share of neurons eliminated: those "
+    caption += "that cannot vary in the ball of the largest eps"
     return elements.table(caption, head, rows, texts=3)
 
 
