@@ -73,6 +73,7 @@ def certify(
     output: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    save_counterexamples: bool = False,
     allow_implausible: bool = False,
     progress: bool = False,
 ) -> Result:
@@ -107,6 +108,7 @@ def certify(
         output=None if output is None else Path(output),
         resume=resume,
         overwrite=overwrite,
+        save_counterexamples=save_counterexamples,
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()

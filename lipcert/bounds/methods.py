@@ -115,7 +115,8 @@ class LocalBound(Bound):
             )
             for number, edge in enumerate(self.layers.edges)
         }
-        return Prepared(edges=found)
+        still = [(masks[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
+        return Prepared(edges=found, fixed=torch.stack(still, 1) if still else None)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))

@@ -28,12 +28,15 @@ class Prepared:
 
     ``varying``: the masks of the activations; masks and gains only grow with the radius. ``edges``:
     local norms between these masks. ``chains`` and ``boxes``: of activations' inputs, by node.
+    ``fixed``: for every segment how many values of its sink cannot vary, ``(B, segments)``, where
+    that is known.
     """
 
     varying: dict[int, Tensor] = field(default_factory=dict)
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
+    fixed: Tensor | None = None
 
 
 class Kept(Facts):

@@ -177,6 +177,14 @@ def certify(
         bool,
         typer.Option("--overwrite", help="Replace the results there.", rich_help_panel=_OUT),
     ] = False,
+    save_counterexamples: Annotated[
+        bool,
+        typer.Option(
+            "--save-counterexamples",
+            help="Write counterexamples.npz there: the points that falsify samples.",
+            rich_help_panel=_OUT,
+        ),
+    ] = False,
     json: Annotated[
         bool,
         typer.Option("--json", help="Print certificate.json on stdout.", rich_help_panel=_OUT),
@@ -288,6 +296,7 @@ def certify(
             output=output,
             resume=resume,
             overwrite=overwrite,
+            save_counterexamples=save_counterexamples,
             allow_implausible=allow_implausible,
         ),
     )

@@ -97,7 +97,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             return f"error: {_one_line(error)}", error.exit_code
         case typer.TyperException():
             said = getattr(error, "format_message", error.__str__)()
-            return f"error: {_one_line(said)} Try 'lipcert --help'.", 2
+            command = getattr(getattr(error, "ctx", None), "command_path", "lipcert")
+            return f"error: {_one_line(said)} Try '{command} --help'.", 2
         case _:
             what = f"{type(error).__name__}: {_one_line(error)}"[:300]
             return f"internal error: {what}; please report this with what --debug shows", 4

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lipcert.certificate import Certificate
-from lipcert.report.numbers import percent, rounded_down, rounded_up
+from lipcert.report.numbers import rounded_down, rounded_up, share
 from lipcert.report.provenance import arithmetic, assurance, threats
 
 Row = tuple[str, str]
@@ -52,20 +52,17 @@ def rows(certificate: Certificate) -> Iterator[Row]:
 def _results(certificate: Certificate) -> Iterator[Row]:
     summary = certificate.summary
     n = summary["n"]
-    yield "clean accuracy", _share(summary["clean_correct"], n)
+    yield "clean accuracy", share(summary["clean_correct"], n)
     if certificate.assurance.kind == "estimate":
         for eps, count in summary["estimated_count"].items():
             name = f"ESTIMATE: accuracy at eps {eps}"
-            yield name, f"{_share(count, n)}, bounds nothing"
+            yield name, f"{share(count, n)}, bounds nothing"
         yield "ESTIMATE: radius", f"{_radii(summary['radius_estimate'])}, bounds nothing"
         return
     for eps, count in summary["certified_count"].items():
-        yield f"certified accuracy at eps {eps}", _share(count, n)
+        upper = summary.get("upper_count", {}).get(eps)
+        yield f"certified accuracy at eps {eps}", share(count, n, upper)
     yield "certified radius", _radii(summary["radius"])
-
-
-def _share(count: int, n: int) -> str:
-    return f"{percent(count, n)} ({count} of {n})" if n else "no samples"
 
 
 def _radii(radii: dict[str, float | None]) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -313,6 +314,11 @@ WRONG = [
     ((*CERTIFY, "--baseline", "gone", "--max-drop", "0pp"), 2, "--baseline gone"),
     ((*CERTIFY, "--log-file", "digits.onnx/log"), 2, "--log-file .*cannot be written"),
     (("--show-config",), 2, "lipcert certify --show-config"),
+    (("certify", "digits.onnx", "--eps", "0.1"), 2, "--data.*Try 'lipcert certify --help'"),
+    (("data", "fetch"), 2, "Try 'lipcert data fetch --help'"),
+    (("certify", "gone.onnx", *CERTIFY[2:]), 2, "give the path of an ONNX file"),
+    ((*CERTIFY, "--data", "gone.npz"), 2, r"give an \.npz file"),
+    ((*CERTIFY, "--indices", "digits.onnx"), 2, "one whole number a line"),
 ]
 
 
@@ -335,11 +341,11 @@ def test_debug_adds_the_traceback(here):
 
 
 def test_the_version_is_there_at_once(here):
-    import time
-
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        # The time of a processor: on a machine that others use too, a clock would measure them.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert lipcert_process("--version", cwd=here).returncode == 0
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.5

@@ -65,6 +65,7 @@ def test_nothing_to_read_is_said_with_a_remedy(tmp_path):
         (lambda c: c["summary"].update(n=7), "has other counts than certificate.json"),
         (lambda c: c["summary"].pop("certified_count"), "certified_count of summary is missing"),
         (lambda c: c["summary"].update(clean_correct=1), "other counts than certificate.json"),
+        (lambda c: c["summary"].update(upper_count={"0.3": 300}), "other counts than certificate"),
         (lambda c: c["summary"]["certified_count"].update({"0.1": 300}), "other counts"),
     ],
 )
