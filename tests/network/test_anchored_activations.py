@@ -88,8 +88,9 @@ def changes(activation, z, anchor):
     exact = activation.convert(floats_to(torch.float64))
     z, anchor = z.double(), anchor.double()
     value, at_anchor = exact.value(z), exact.value(anchor)
-    relative, absolute = exact.rounding
+    relative, absolute, scaled = exact.rounding
     slack = (1 + relative) * (value.abs() + at_anchor.abs()) + 2 * absolute
+    slack = slack + scaled * (z.abs() + anchor.abs())
     return value - at_anchor, z - anchor, EPS * slack
 
 
