@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.smooth import Jet, Piece, Smooth, identity
+from lipcert.network.activations.pieces import Jet, Piece, identity
+from lipcert.network.activations.smooth import Smooth
 
 
 class Gated(Smooth):
@@ -149,6 +150,7 @@ class HardSwish(Smooth):
 
     lipschitz = 1.5
     turns = (-3.0, -1.5)
+    kinks = (-3.0, 3.0)
 
     def value(self, z: Tensor) -> Tensor:
         return torch.where(z <= -3, 0.0, z * (z / 6 + 0.5).clamp(max=1))

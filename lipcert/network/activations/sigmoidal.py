@@ -1,4 +1,4 @@
-"""Increasing S-curves with values in [−1, 1], convex before 0 and concave after: sigmoid, tanh, erf.
+"""Sigmoid, tanh and erf: increasing S-curves in [−1, 1], convex before 0 and concave after it.
 
 A computed value is taken to be off by at most 8 units of roundoff of 1, the bound that libraries
 keep for these functions.
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.smooth import Jet, Piece, Smooth
+from lipcert.network.activations.pieces import Jet, Piece
+from lipcert.network.activations.smooth import Smooth
 
 
 class Sigmoidal(Smooth):
@@ -50,10 +51,8 @@ class Sigmoid(Sigmoidal):
 
     def jet(self, z: Tensor) -> Jet:
         decay = torch.exp(-z.abs())
-        rest = 1 / (1 + decay)
-        slope = decay * rest.square()
-        bend = slope * (1 - decay) * rest
-        return torch.where(z >= 0, rest, decay * rest), slope, torch.where(z >= 0, -bend, bend)
+        value, slope = torch.sigmoid(z), decay / (1 + decay).square()
+        return value, slope, slope * (1 - 2 * value)
 
 
 class Tanh(Sigmoidal):

@@ -17,41 +17,21 @@ where ``σ'' = 0`` is of second order, far below what is charged.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lipcert.network.activations.base import Elementwise
+from lipcert.network.activations.pieces import FAR, Jet, Piece, search
+from lipcert.network.activations.relaxed import Term, choose, lowest
 
-Jet = tuple[Tensor, Tensor, Tensor]
-
-# Further out every slope has its limit to the last bit.
-_FAR = 1000.0
-_VERTEX_STEPS, _TANGENT_STEPS = 4, 10
-
-
-@dataclass(frozen=True)
-class Piece:
-    """``σ`` between ``start`` and ``end``, where ``σ''`` keeps its sign; ``|σ''|`` rises up to
-    ``peak`` and falls after it. ``jet`` is ``(σ, σ', σ'')``, of this side at the piece's ends."""
-
-    start: float
-    end: float
-    convex: bool
-    peak: float
-    jet: Callable[[Tensor], Jet]
-    linear: bool = False
-
-    def within(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The piece's part of a box; its ends cross where it has none."""
-        return lower.clamp(min=self.start), upper.clamp(max=self.end)
-
-
-def identity(z: Tensor) -> Jet:
-    """The jet of a piece that is ``z`` itself."""
-    return z, torch.ones_like(z), torch.zeros_like(z)
+# Of Newton's method.
+_TANGENTS, _STEPS = 2, 8
+# One tangent serves where this share of λ is left when σ has bent as it can.
+_MARGIN = 0.1
 
 
 class Smooth(Elementwise):
@@ -71,6 +51,11 @@ class Smooth(Elementwise):
         return ()
 
     @property
+    def kinks(self) -> Sequence[float]:
+        """Where ``σ'`` jumps."""
+        return ()
+
+    @property
     def slope_rounding(self) -> tuple[float, float]:
         """``(r, a)``: a computed ``σ'(z)`` errs by at most ``u (r |σ'(z)| + a)``."""
         return 0.0, 16.0
@@ -81,11 +66,12 @@ class Smooth(Elementwise):
     def derivative(self, z: Tensor) -> Tensor:
         return self.jet(z)[1]
 
-    @property
-    def curvature(self) -> float:
-        """The largest ``|σ''|`` on any piece."""
+    @cached_property
+    def bending(self) -> tuple[float, float]:
+        """The least and the largest ``σ''``, or 0, but for kinks."""
         peaks = [(piece, torch.tensor(piece.peak, dtype=torch.float64)) for piece in self.pieces()]
-        return max(float(piece.jet(peak)[2].abs()) for piece, peak in peaks) * (1 + 1e-12)
+        bends = [0.0, *(float(piece.jet(peak)[2]) for piece, peak in peaks)]
+        return min(bends) * (1 + 1e-6), max(bends) * (1 + 1e-6)
 
     @property
     def lipschitz(self) -> float:
@@ -102,9 +88,9 @@ class Smooth(Elementwise):
         return (value - slack).amin(0), (value + slack).amax(0)
 
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """``σ'_min ≤ σ' ≤ σ'_max`` over the box, of both sides at a kink: between any two points."""
-        lower = torch.where(lower.isnan(), -_FAR, lower).clamp(-_FAR, _FAR)
-        upper = torch.where(upper.isnan(), _FAR, upper).clamp(-_FAR, _FAR)
+        """``σ'_min ≤ σ' ≤ σ'_max`` over the box, at a kink of both sides: between any points."""
+        lower = torch.where(lower.isnan(), -FAR, lower).clamp(-FAR, FAR)
+        upper = torch.where(upper.isnan(), FAR, upper).clamp(-FAR, FAR)
         low, high = torch.full_like(lower, torch.inf), torch.full_like(lower, -torch.inf)
         for piece in self.pieces():
             left, right = piece.within(lower, upper)
@@ -171,6 +157,9 @@ class Smooth(Elementwise):
     ) -> Tensor:
         """The place of the piece whose tangent passes closest to the anchor's point."""
         sign = 1.0 if piece.convex else -1.0
+        # A piece that the anchor lies on touches there; others are rarely met.
+        away = (near != anchor) & ((far - near) * (near - anchor) >= 0)
+        anchor, at_anchor = anchor.expand(near.shape)[away], at_anchor.expand(near.shape)[away]
 
         def miss(place: Tensor) -> tuple[Tensor, Tensor]:
             """Rises on the way from the near end to the far one."""
@@ -178,10 +167,12 @@ class Smooth(Elementwise):
             way = place - anchor
             return sign * (slope * way - value + at_anchor), sign * bend * way
 
-        low, high = near.clamp(-_FAR, _FAR), far.clamp(-_FAR, _FAR)
-        found = _search(miss, (low + high) / 2, low, high, _TANGENT_STEPS)
+        touch = near.clamp(-FAR, FAR)
+        low, high = touch[away], far.clamp(-FAR, FAR)[away]
+        found = search(miss, (low + high) / 2, low, high, _STEPS)
         found = torch.where(miss(high)[0] <= 0, high, found)
-        return torch.where((miss(low)[0] >= 0) | (near == anchor), low, found)
+        touch[away] = torch.where(miss(low)[0] >= 0, low, found)
+        return touch
 
     def relaxed_minimum(
         self,
@@ -192,86 +183,66 @@ class Smooth(Elementwise):
         lower: Tensor,
         upper: Tensor,
     ) -> Tensor:
+        """Where ``λ`` outweighs all that ``Aσ`` bends down, from one tangent, else by pieces."""
+        # At a minimum the value's derivative by the place is 0 or the place is fixed: the gradient
+        # by all else needs no path through it.
+        with torch.no_grad():
+            shape = np.broadcast_shapes(coefficient.shape, slope.shape, anchor.shape)
+            term = Term(
+                coefficient.expand(shape),
+                slope.expand(shape),
+                multiplier.expand(shape),
+                anchor.expand(shape),
+                lower.expand(shape),
+                upper.expand(shape),
+                *(part.expand(shape) for part in self.jet(anchor)[:2]),
+            )
+            bend = torch.where(term.coefficient > 0, *self.bending)
+            curve = term.multiplier + term.coefficient * bend / 2
+            steep = term.multiplier * _MARGIN
+            change, rise = self._one_tangent(term, torch.where(curve > steep, bend, 0))
+            bent = ~(curve > steep)
+            for kink in self.kinks:
+                bent |= (lower <= kink) & (upper >= kink)
+            if bool(bent.any()):
+                change[bent], rise[bent] = self._by_pieces(term.at(bent))
+            way = torch.maximum(upper - anchor, anchor - lower)
+            rise = rise - torch.sign(coefficient) * self._rise_fuzz(term.value, anchor, way)
+        return coefficient * (rise - slope * change) + multiplier * change.square()
+
+    def _one_tangent(self, term: Term, bend: Tensor) -> tuple[Tensor, Tensor]:
+        """Two of Newton's steps to the vertex; the tangent there, bent, is below ``Aσ``."""
+        place, curved = term.anchor, self.jet(term.anchor)
+        for _ in range(_TANGENTS):
+            tilt, turn = term.descent(place, curved)
+            place = torch.minimum(torch.maximum(place - tilt / turn, term.lower), term.upper)
+            curved = self.jet(place)
+        return term.least(term.lower, term.upper, place, curved[0], curved[1], bend)
+
+    def _by_pieces(self, term: Term) -> tuple[Tensor, Tensor]:
         """The least over all pieces. Where ``Aσ`` is convex, its tangent at the vertex is exact;
         where it is concave, the larger of two bounds: that tangent bent by the most that ``σ''``
         bends on this part of the piece, and the chords of its two parts on both sides of a vertex.
         """
-        # At a minimum the value's derivative by the place is 0 or the place is fixed: the gradient
-        # by all else needs no path through it.
-        with torch.no_grad():
-            at_anchor = self.value(anchor)
-            shape = torch.broadcast_shapes(coefficient.shape, slope.shape, anchor.shape)
-            size, line = coefficient.expand(shape), slope.expand(shape)
-            best = torch.full_like(size, torch.inf)
-            change, rise = torch.zeros_like(size), torch.full_like(size, torch.nan)
-            for piece in self.pieces():
-                left, right = piece.within(lower, upper)
-                here = left <= right
-                term = _Term(size, line, multiplier, left - anchor, right - anchor)
-                found = self._below(piece, term, anchor, at_anchor, left, right)
-                chosen = here & (found.value < best)
-                best = torch.where(chosen, found.value, best)
-                change = torch.where(chosen, found.change, change)
-                rise = torch.where(chosen, found.rise, rise)
-        return coefficient * (rise - slope * change) + multiplier * change.square()
+        best = torch.full_like(term.anchor, torch.inf)
+        change, rise = torch.zeros_like(best), torch.full_like(best, torch.nan)
+        for piece in self.pieces():
+            left, right = piece.within(term.lower, term.upper)
+            found = lowest(piece, term, left, right)
+            total = term.total(found)
+            chosen = (left <= right) & (total < best)
+            best = torch.where(chosen, total, best)
+            change, rise = choose(chosen, found, (change, rise))
+        return change, rise
 
-    def _below(
-        self,
-        piece: Piece,
-        term: _Term,
-        anchor: Tensor,
-        at_anchor: Tensor,
-        left: Tensor,
-        right: Tensor,
-    ) -> _Bound:
-        """A bound of one piece's part ``[left, right]``."""
-        size = term.coefficient
-        at_left, at_right = piece.jet(left), piece.jet(right)
-
-        def descent(place: Tensor) -> tuple[Tensor, Tensor]:
-            _, steep, bend = piece.jet(place)
-            way = place - anchor
-            return (
-                size * (steep - term.slope) + 2 * term.multiplier * way,
-                size * bend + 2 * term.multiplier,
-            )
-
-        low, high = left.clamp(-_FAR, _FAR), right.clamp(-_FAR, _FAR)
-        start = torch.minimum(torch.maximum(anchor, low), high)
-        place = _search(descent, start.expand_as(size), low, high, _VERTEX_STEPS)
-        rises = size * (at_left[1] - term.slope) + 2 * term.multiplier * term.low >= 0
-        falls = size * (at_right[1] - term.slope) + 2 * term.multiplier * term.high <= 0
-        place = torch.where(rises, low, torch.where(falls, high, place))
-
-        value, steep, _ = piece.jet(place)
-        eps = torch.finfo(left.dtype).eps
-        fuzz = self._fuzz(value, place) + self._fuzz(at_anchor, anchor)
-        fuzz = fuzz + self._fuzz(at_left[0], left) + self._fuzz(at_right[0], right)
-        fuzz = fuzz + (8 * eps * steep.abs() + self._slope_fuzz(steep)) * (right - left)
-        base = -at_anchor - torch.sign(size) * fuzz
-        way = place - anchor
-        if piece.linear:
-            return term.least(base + value - steep * way, steep, torch.zeros_like(steep))
-        peak = torch.minimum(torch.maximum(left.new_tensor(piece.peak), left), right)
-        bends = (size < 0) == piece.convex
-        bend = torch.where(bends, piece.jet(peak)[2] * (1 + 1e-6), 0.0)
-        tangent = term.least(
-            base + value - steep * way + bend * way.square() / 2, steep - bend * way, bend
-        )
-        chord = _chord(left, at_left[0], right, at_right[0])
-        corner = anchor + term.least(base + at_left[0] - chord * term.low, chord).change
-        corner = torch.minimum(torch.maximum(corner, left), right)
-        at_corner = piece.jet(corner)[0]
-        parts = []
-        for start, at_start, end, at_end in (
-            (left, at_left[0], corner, at_corner),
-            (corner, at_corner, right, at_right[0]),
-        ):
-            chord = _chord(start, at_start, end, at_end)
-            part = _Term(size, term.slope, term.multiplier, start - anchor, end - anchor)
-            parts.append(part.least(base + at_start - chord * part.low, chord))
-        chords = _choose(parts[0].value <= parts[1].value, parts[0], parts[1])
-        return _choose(bends & (chords.value > tangent.value), chords, tangent)
+    def _rise_fuzz(self, value: Tensor, anchor: Tensor, way: Tensor) -> Tensor:
+        """By how much a bound of ``Δσ`` may be off that is put together from values and slopes."""
+        relative, absolute, scaled = self.rounding
+        share, floor = self.slope_rounding
+        eps = torch.finfo(value.dtype).eps
+        fuzz = (2 * relative + 8) * value.abs() + 4 * absolute
+        fuzz = fuzz + ((relative + share + 16) * self.lipschitz + floor + 2 * scaled) * way
+        return eps * (fuzz + 2 * scaled * anchor.abs() if scaled else fuzz)
 
     def _fuzz(self, value: Tensor, place: Tensor) -> Tensor:
         """By how much a computed ``σ(z)`` may be off, twice over."""
@@ -287,76 +258,9 @@ class Smooth(Elementwise):
         return kind.eps * (relative * slope.abs() + absolute) + kind.tiny
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """A least value, where it is taken, and what the bound of ``Δσ`` is there."""
-
-    value: Tensor
-    change: Tensor
-    rise: Tensor
-
-
-@dataclass(frozen=True)
-class _Term:
-    """``A (Δσ − c Δz) + λ Δz²`` over ``low ≤ Δz ≤ high``."""
-
-    coefficient: Tensor
-    slope: Tensor
-    multiplier: Tensor
-    low: Tensor
-    high: Tensor
-
-    def least(self, shift: Tensor, steep: Tensor, bend: Tensor | float = 0.0) -> _Bound:
-        """With ``Δσ = shift + steep Δz + bend Δz² / 2``. What cannot be told is −∞."""
-        tilt = self.coefficient * (steep - self.slope)
-        curve = self.multiplier + self.coefficient * bend / 2
-        convex = curve > 0
-        vertex = -tilt / (2 * torch.where(convex, curve, 1))
-        vertex = torch.minimum(torch.maximum(vertex, self.low), self.high)
-        downhill = tilt * self.low + curve * self.low.square()
-        uphill = tilt * self.high + curve * self.high.square()
-        place = torch.where(convex, vertex, torch.where(downhill < uphill, self.low, self.high))
-        rise = shift + place * (steep + bend * place / 2)
-        value = self.coefficient * (rise - self.slope * place) + self.multiplier * place.square()
-        return _Bound(torch.where(value.isnan(), -torch.inf, value), place, rise)
-
-
-def _choose(first: Tensor, one: _Bound, other: _Bound) -> _Bound:
-    return _Bound(
-        torch.where(first, one.value, other.value),
-        torch.where(first, one.change, other.change),
-        torch.where(first, one.rise, other.rise),
-    )
-
-
-def _chord(left: Tensor, at_left: Tensor, right: Tensor, at_right: Tensor) -> Tensor:
-    apart = right > left
-    return torch.where(apart, (at_right - at_left) / torch.where(apart, right - left, 1), 0)
-
-
 def _least(ranges: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.minimum(ranges[0][0], ranges[1][0])
 
 
 def _most(ranges: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.maximum(ranges[0][1], ranges[1][1])
-
-
-def _search(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
-    start: Tensor,
-    low: Tensor,
-    high: Tensor,
-    steps: int,
-) -> Tensor:
-    """Near a zero of a function that rises from ``low`` to ``high``, given with its derivative:
-    Newton's steps as long as they stay between the ends, which close in, else halves."""
-    place = start
-    for _ in range(steps):
-        value, steep = function(place)
-        low = torch.where(value < 0, place, low)
-        high = torch.where(value > 0, place, high)
-        step = place - value / steep
-        inside = (step - low) * (step - high) <= 0
-        place = torch.where(inside, step, (low + high) / 2)
-    return place

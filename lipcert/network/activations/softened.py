@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.smooth import Jet, Piece, Smooth, identity
+from lipcert.network.activations.pieces import Jet, Piece, identity
+from lipcert.network.activations.smooth import Smooth
 
 
 class Softplus(Smooth):
@@ -76,6 +77,10 @@ class Elu(Smooth):
             Piece(-math.inf, 0.0, True, 0.0, self._left),
             Piece(0.0, math.inf, True, 0.0, identity, linear=True),
         )
+
+    @property
+    def kinks(self) -> Sequence[float]:
+        return () if self.alpha == 1 else (0.0,)
 
     @property
     def rounding(self) -> tuple[float, float, float]:
