@@ -17,8 +17,8 @@ Bound = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """``A (Δσ − c Δz) + λ Δz²`` for each neuron; ``value`` and ``steep`` are ``σ`` and ``σ'`` at
-    the anchor."""
+    """``A (Δσ − c Δz) + λ Δz²`` for each neuron; ``value`` is ``σ`` at the
+    anchor."""
 
     coefficient: Tensor
     slope: Tensor
@@ -27,7 +27,6 @@ class Term:
     lower: Tensor
     upper: Tensor
     value: Tensor
-    steep: Tensor
 
     def at(self, mask: Tensor) -> Term:
         return Term(*(getattr(self, field.name)[mask] for field in fields(self)))

@@ -30,8 +30,8 @@ from lipcert.network.activations.relaxed import Term, choose, lowest
 
 # Of Newton's method.
 _TANGENTS, _STEPS = 2, 8
-# One tangent serves where this share of λ is left when σ has bent as it can.
-_MARGIN = 0.1
+# One tangent serves where it misses no more than this share of the term's least value.
+_NEAR = 0.02
 
 
 class Smooth(Elementwise):
@@ -73,7 +73,7 @@ class Smooth(Elementwise):
         bends = [0.0, *(float(piece.jet(peak)[2]) for piece, peak in peaks)]
         return min(bends) * (1 + 1e-6), max(bends) * (1 + 1e-6)
 
-    @property
+    @cached_property
     def lipschitz(self) -> float:
         everywhere = torch.tensor(torch.inf, dtype=torch.float64)
         return float(self.gain(-everywhere, everywhere))
@@ -195,13 +195,9 @@ class Smooth(Elementwise):
                 anchor.expand(shape),
                 lower.expand(shape),
                 upper.expand(shape),
-                *(part.expand(shape) for part in self.jet(anchor)[:2]),
+                self.value(anchor).expand(shape),
             )
-            bend = torch.where(term.coefficient > 0, *self.bending)
-            curve = term.multiplier + term.coefficient * bend / 2
-            steep = term.multiplier * _MARGIN
-            change, rise = self._one_tangent(term, torch.where(curve > steep, bend, 0))
-            bent = ~(curve > steep)
+            change, rise, bent = self._one_tangent(term)
             for kink in self.kinks:
                 bent |= (lower <= kink) & (upper >= kink)
             if bool(bent.any()):
@@ -210,14 +206,20 @@ class Smooth(Elementwise):
             rise = rise - torch.sign(coefficient) * self._rise_fuzz(term.value, anchor, way)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
-    def _one_tangent(self, term: Term, bend: Tensor) -> tuple[Tensor, Tensor]:
-        """Two of Newton's steps to the vertex; the tangent there, bent, is below ``Aσ``."""
-        place, curved = term.anchor, self.jet(term.anchor)
+    def _one_tangent(self, term: Term) -> tuple[Tensor, Tensor, Tensor]:
+        """Two of Newton's steps to the vertex; the tangent there, bent by the most that ``σ''``
+        bends anywhere, is below ``Aσ``. And where this bound is far below the term's value at
+        that place, or unbounded."""
+        place, jet = term.anchor, self.jet(term.anchor)
         for _ in range(_TANGENTS):
-            tilt, turn = term.descent(place, curved)
+            tilt, turn = term.descent(place, jet)
             place = torch.minimum(torch.maximum(place - tilt / turn, term.lower), term.upper)
-            curved = self.jet(place)
-        return term.least(term.lower, term.upper, place, curved[0], curved[1], bend)
+            jet = self.jet(place)
+        bend = torch.where(term.coefficient > 0, *self.bending)
+        bound = term.least(term.lower, term.upper, place, jet[0], jet[1], bend)
+        total, met = term.total(bound), term.total((place - term.anchor, jet[0] - term.value))
+        gap = met - total - _NEAR * total.abs() - 1e-9 * term.coefficient.abs()
+        return *bound, ~((gap <= 0) & (2 * term.multiplier + term.coefficient * bend > 0))
 
     def _by_pieces(self, term: Term) -> tuple[Tensor, Tensor]:
         """The least over all pieces. Where ``Aσ`` is convex, its tangent at the vertex is exact;
