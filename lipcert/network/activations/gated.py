@@ -124,7 +124,7 @@ class Mish(Gated):
     """``z tanh(log(1 + exp(z)))``."""
 
     minimum = -1.1924312145154952
-    inflections = (-2.25637637636079312, 1.4905711794854285)
+    inflections = (-2.256376396360793, 1.4905711794854285)
     bends = (-3.2673378465204046, -0.0879344313149142, 2.1148425630208771)
 
     def product(self, z: Tensor) -> Jet:
@@ -139,7 +139,7 @@ class Mish(Gated):
         # gate' = 4 t (t + 1) / below², gate'' = gate' (1 + t/(t + 1) − 4 t (t + 1) / below).
         share = torch.where(right, 1 / (1 + decay), decay / (1 + decay))
         rise = torch.where(right, decay.square() * (1 + decay), decay * (1 + decay))
-        first = 4 * torch.where(right, rise / below.square(), rise / below.square())
+        first = 4 * rise / below.square()
         turn = torch.where(right, 1 + decay, decay * (1 + decay))
         second = first * (1 + share - 4 * turn / below)
         return z * gate, gate + near * first, 2 * first + near * second

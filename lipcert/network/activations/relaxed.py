@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -67,15 +69,18 @@ class Term:
 
 
 def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
-    """A bound over one piece's part ``[left, right]``."""
+    """A bound over one piece's part ``[left, right]``.
+
+    Where ``Aσ`` is convex, its tangent at the vertex is exact. Where it is concave, the larger of
+    two bounds: that tangent bent by the most that ``σ''`` bends there, and chords, from end to end
+    by way of the anchor and of the vertex over the whole chord.
+    """
     at_left, at_right = piece.jet(left), piece.jet(right)
     if piece.linear:
         return term.least(left, right, left.clamp(-FAR, FAR), *piece.jet(left.clamp(-FAR, FAR)))
     low, high = left.clamp(-FAR, FAR), right.clamp(-FAR, FAR)
     start = torch.minimum(torch.maximum(term.anchor, low), high)
-    place = search(
-        lambda z: term.descent(z, piece.jet(z)), start, low, high, _STEPS
-    )  # fmt: skip
+    place = search(lambda z: term.descent(z, piece.jet(z)), start, low, high, _STEPS)
     rises, falls = term.descent(left, at_left)[0] >= 0, term.descent(right, at_right)[0] <= 0
     place = torch.where(rises, low, torch.where(falls, high, place))
     value, steep, _ = piece.jet(place)
@@ -85,13 +90,14 @@ def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
     tangent = term.least(left, right, place, value, steep, bend)
     chord = _chord(left, at_left[0], right, at_right[0])
     corner = term.anchor + term.least(left, right, left, at_left[0], chord)[0]
-    corner = torch.minimum(torch.maximum(corner, left), right)
-    at_corner = piece.jet(corner)[0]
-    first = _chord(left, at_left[0], corner, at_corner)
-    second = _chord(corner, at_corner, right, at_right[0])
-    one = term.least(left, corner, left, at_left[0], first)
-    other = term.least(corner, right, corner, at_corner, second)
-    chords = choose(term.total(one) <= term.total(other), one, other)
+    inner = [torch.minimum(torch.maximum(z, left), right) for z in (corner, term.anchor)]
+    ends = (left, torch.minimum(*inner), torch.maximum(*inner), right)
+    values = (at_left[0], *(piece.jet(z)[0] for z in ends[1:3]), at_right[0])
+    parts = [
+        term.least(start, end, start, value, _chord(start, value, end, at_end))
+        for (start, value), (end, at_end) in pairwise(zip(ends, values, strict=True))
+    ]
+    chords = reduce(lambda a, b: choose(term.total(a) <= term.total(b), a, b), parts)
     return choose(bends & (term.total(chords) > term.total(tangent)), chords, tangent)
 
 

@@ -31,7 +31,7 @@ from lipcert.network.activations.relaxed import Term, choose, lowest
 # Of Newton's method.
 _TANGENTS, _STEPS = 2, 8
 # One tangent serves where it misses no more than this share of the term's least value.
-_NEAR = 0.02
+_NEAR = 0.005
 
 
 class Smooth(Elementwise):
@@ -222,10 +222,7 @@ class Smooth(Elementwise):
         return *bound, ~((gap <= 0) & (2 * term.multiplier + term.coefficient * bend > 0))
 
     def _by_pieces(self, term: Term) -> tuple[Tensor, Tensor]:
-        """The least over all pieces. Where ``Aσ`` is convex, its tangent at the vertex is exact;
-        where it is concave, the larger of two bounds: that tangent bent by the most that ``σ''``
-        bends on this part of the piece, and the chords of its two parts on both sides of a vertex.
-        """
+        """The least over all pieces."""
         best = torch.full_like(term.anchor, torch.inf)
         change, rise = torch.zeros_like(best), torch.full_like(best, torch.nan)
         for piece in self.pieces():
