@@ -66,9 +66,10 @@ class Activation(ABC):
         """The largest gain over all boxes: an upper bound of the L2 Lipschitz constant of σ."""
 
     @property
-    def rounding(self) -> tuple[float, float]:
-        """``(r, a)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a)``, u the roundoff."""
-        return 0.0, 0.0
+    def rounding(self) -> tuple[float, float, float]:
+        """``(r, a, s)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a + s |z|)``, u the
+        roundoff."""
+        return 0.0, 0.0, 0.0
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
         return move_tensors(self, change)

@@ -187,8 +187,8 @@ class PReLU(PiecewiseLinear):
         return torch.where(exact, low, low - slack), torch.where(exact, high, high + slack)
 
     @property
-    def rounding(self) -> tuple[float, float]:
-        return 1.0, 0.0
+    def rounding(self) -> tuple[float, float, float]:
+        return 1.0, 0.0, 0.0
 
 
 def relu(like: Tensor | None = None) -> Clip:
