@@ -190,8 +190,8 @@ def _joined(one: Affine, two: Affine) -> Affine:
 def _distance(region: Affine) -> Found | None:
     """The least ``‖u‖`` with ``matrix u + offset ≤ 0`` and where; None if there is no such ``u``.
 
-    With ``G = −matrix``, ``h = offset`` and ``y ≥ 0`` that minimises ``‖[Gᵀ; hᵀ] y − (0, …, 0, 1)‖``
-    and its residual ``r``: no such ``u`` if ``r = 0``, else ``u = −r_k / r_last``.
+    With ``G = −matrix``, ``h = offset``, the ``y ≥ 0`` that minimises the length of the residual
+    ``r = [Gᵀ; hᵀ] y − (0, …, 0, 1)``: no such ``u`` if ``r = 0``, else ``u = −r_k / r_last``.
     """
     matrix, offset = region
     length = np.linalg.norm(matrix, axis=1)

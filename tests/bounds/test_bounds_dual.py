@@ -1,5 +1,6 @@
 """Anchored states, chains, refined boxes, duals: sound against sampling and attacks, in order."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,7 +11,7 @@ from laws import random_network, seeded, uniform
 from norms.test_norms_segments import dense_twins
 
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
-from lipcert.bounds.anchored import State
+from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import narrow_chain, select, wide_chain
 from lipcert.network import lower, simplify
@@ -197,3 +198,28 @@ def test_what_is_not_finite_is_never_proven() -> None:
     for row in (0, 1):
         assert not (margins[row].scatter(0, case.labels[row], -1.0) > 0).any()
         assert not (total[forms.rows == row] > -1e300).any()
+
+
+def widened(layer: Layer) -> Layer:
+    """The same ball without the box."""
+    infinite = torch.full_like(layer.lower, torch.inf)
+    return replace(layer, lower=-infinite, upper=infinite)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_box_and_ball_together_beat_either_alone(seed: int) -> None:
+    """For any slopes and multipliers, so for the best of each alone: boxes alone let λ go to 0."""
+    case = Case(seed)
+    for radius in (0.02, 0.3):
+        forms, _ = case.forms()
+        own = select(case.prepared("chains", radius)[1], forms.rows)
+        eps = case.eps(radius)[forms.rows]
+        boxes = {i: replace(layer, radius=1e9 * layer.radius) for i, layer in own.items()}
+        balls = {i: widened(layer) for i, layer in own.items()}
+        start = case.dual.start(own, forms)
+        flat = Multipliers(start.slopes, {i: log - 60 for i, log in start.logs.items()})
+        for alone, first in ((boxes, flat), (balls, start)):
+            best, kept = case.dual.optimise(alone, eps, forms, first, 10)
+            assert best.isfinite().all()
+            joint = case.dual.change(own, eps, forms, kept)
+            assert (joint >= best - 1e-9 * (1 + best.abs())).all()

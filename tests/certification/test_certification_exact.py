@@ -124,3 +124,14 @@ def test_no_certified_radius_passes_the_exact_one(
             assert all(float(text) < exact for text in sample.certified)
             if sample.attack_radius is not None:
                 assert sample.attack_radius >= exact * (1 - 1e-6)
+
+
+def test_slopes_found_above_a_radius_do_not_forget_what_falls_silent_below_it() -> None:
+    """Once certified beyond the exact radius: its chains were prepared where more neurons vary."""
+    network = tiny_network(1, "clipped ReLU", inputs=3, hidden=2, residual=True)
+    x, labels = (part[8:9] for part in samples_of(network, 1, 16))
+    exact, _ = exact_radii(network, x, labels)
+    options = Options((Epsilon.parse("0.1"),), effort="fast")
+    (sample,) = Certifier(network, options, samples=1)(x, labels, [8])
+    assert sample.radius is not None
+    assert sample.radius <= float(exact)
