@@ -201,9 +201,11 @@ def test_what_is_not_finite_is_never_proven() -> None:
 
 
 def widened(layer: Layer) -> Layer:
-    """The same ball without the box."""
-    infinite = torch.full_like(layer.lower, torch.inf)
-    return replace(layer, lower=-infinite, upper=infinite)
+    """The same ball in a box that says nothing."""
+    radius = 50 * layer.radius.reshape(-1, *(1,) * (layer.anchor.dim() - 1))
+    lower = torch.minimum(layer.lower, layer.anchor - radius)
+    upper = torch.maximum(layer.upper, layer.anchor + radius)
+    return replace(layer, lower=lower, upper=upper)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
