@@ -162,7 +162,7 @@ class _Forward:
         self.chain.append((self.size[-1], 0.0) if chain is None else chain)
 
     def _spread(self, i: int) -> Tensor | float:
-        """The largest input of an element-wise activation; others are exact but for their limits."""
+        """The largest input of an element-wise activation; others only move or compare."""
         node = self.tools.network.nodes[i]
         return self.size[node.inputs[0]] if isinstance(node.kind, Elementwise) else 0.0
 
