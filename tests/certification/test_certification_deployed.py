@@ -1,16 +1,21 @@
 """What a format adds to the margins: never less than what it does, in any order of the sums."""
 
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from attacks import in_ball
 from deployed_runs import DTYPES, ORDERS, deployed_logits
 from laws import clip, random_network, seeded, uniform
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from lipcert.bounds import rounding_errors
 from lipcert.certification.deployed import SOFTMAX_TIE, Deployment
+from lipcert.loading import load_model
 from lipcert.network import Network, NetworkBuilder, simplify
 from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.rounding import DOUBLE, FORMATS, SINGLE
@@ -196,3 +201,30 @@ def test_the_bound_of_a_sum_is_reached(name: str) -> None:
     run = deployed_logits(network, x, DTYPES[name], ORDERS["largest first"])
     gap = float((margins(run, labels) - margins(network.logits(x), labels)).abs()[0, 1])
     assert 0.4 * allowed < gap <= allowed
+
+
+def test_constants_that_cancel_still_round(tmp_path: Path) -> None:
+    """``x + 1e8 − 1e8`` in one Sum is not ``x`` in float32."""
+    numbers = {"up": 1e8, "down": -1e8}
+    weight = numpy_helper.from_array(np.eye(2, dtype=np.float32), "weight")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sum", ["x", "up", "down"], ["shifted"]),
+            helper.make_node("MatMul", ["shifted", "weight"], ["y"]),
+        ],
+        "cancelling",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [weight, *(numpy_helper.from_array(np.float32(v), name) for name, v in numbers.items())],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path / "cancelling.onnx"
+    onnx.save(model, path)
+    network = load_model(path).network
+    x, labels = torch.tensor([[[0.75, 0.25]]], dtype=torch.float64), torch.tensor([0])
+    deployment = Deployment.of(network, arithmetic=SINGLE, softmax=False)
+    eps = torch.zeros(1, dtype=torch.float64)
+    error = float(deployment.pair_errors(deployment.centre(x), labels, eps)[0, 1])
+    shifted = (x.float() + 1e8) - 1e8
+    assert float(shifted[0, 0, 0] - shifted[0, 0, 1]) == 0
+    assert error > 0.5
