@@ -20,7 +20,11 @@ Verdict = Literal[
     "certified", "falsified", "unknown", "misclassified", "timeout", "error", "estimated"
 ]
 
-THREAT_MODEL = {"norm": "l2", "space": "pixels [0,1]"}
+
+def threat_model(*, pixel_domain: bool) -> dict[str, str]:
+    """What a certificate holds against; ``domain`` only where not every point of a ball counts."""
+    model = {"norm": "l2", "space": "pixels [0,1]"}
+    return model | {"domain": "images [0,1]"} if pixel_domain else model
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Certificate:
     environment: dict[str, Any]
     seconds: float
     notes: tuple[str, ...] = ()
-    threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
+    threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

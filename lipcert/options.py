@@ -62,6 +62,7 @@ class Options:
     nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
     lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the format
     whose rounding a certificate covers, in any summation order, or ``real`` for none.
+    ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
     """
 
     eps: tuple[Epsilon, ...]
@@ -71,6 +72,7 @@ class Options:
     seed: int = 0
     deployed: Deployed = "float32"
     effort: Effort = "standard"
+    pixel_domain: bool = False
 
     def __post_init__(self) -> None:
         if not self.eps:

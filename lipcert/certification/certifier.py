@@ -29,7 +29,7 @@ _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "
 # An eps this far above the guessed radius is tried by itself: more steps may do it.
 _NEAR = 3.0
 # Norms and slopes for the radius are sought this far above the guess, which took few steps.
-_AIM = 1.25
+_AIM = 1.0
 _SMALLEST_BALL = 1e-30
 
 
@@ -133,6 +133,8 @@ class Certifier:
                 f"a label outside 0 … {layers.network.classes - 1}, the classes of the network: "
                 "the data set does not belong to this model"
             )
+        if self.options.pixel_domain and not bool(((pixels >= 0) & (pixels <= 1)).all()):
+            raise UsageError("--pixel-domain: the data have pixels outside [0, 1]")
         batch = Batch(
             self.tools,
             pixels.to(device, torch.float64),
@@ -196,6 +198,7 @@ class Certifier:
         attack = nearest(
             self.attacked, part.x, part.labels, steps=pace.attack_steps,
             restarts=pace.attack_restarts, seed=self.options.seed, dtype=self.attacked.anchor.dtype,
+            pixel_domain=self.options.pixel_domain,
         )  # fmt: skip
         found.attacked = attack.radius
         every = BackwardBatch(tools, part.x, part.labels, part.streams)
@@ -212,7 +215,7 @@ class Certifier:
                 rows = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
                 if not rows.numel():
                     break
-                some = BackwardBatch(tools, part.x[rows], part.labels[rows], part.streams[rows])
+                some = every.subset(rows)
                 at = near[rows].clamp(min=_SMALLEST_BALL)
                 _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
                 better = found.radius.clone()

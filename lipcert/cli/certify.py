@@ -85,6 +85,14 @@ def certify(
             rich_help_panel=_HOW,
         ),
     ] = "float32",
+    pixel_domain: Annotated[
+        bool,
+        typer.Option(
+            "--pixel-domain",
+            help="Only images count: points of the ball with every pixel in [0, 1].",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -264,6 +272,7 @@ def certify(
             failure_probability=failure_probability,
             seed=seed,
             deployed=deployed,
+            pixel_domain=pixel_domain,
         ),
         preprocessing=Preprocessing(
             mean=parse.numbers("--mean", mean),

@@ -14,7 +14,7 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     """Names and values, in the order in which a reader asks for them."""
     certificate = results.certificate
     options, data, model = certificate["options"], certificate["data"], certificate["model"]
-    yield "threat model", f"{certificate['threat_model']['norm'].upper()}, eps in pixels [0,1]"
+    yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
     yield "method", f"{options['method']}, norms {options['norms']}, seed {options['seed']}"
     if not results.estimate:
@@ -35,6 +35,12 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     yield "time", f"{certificate['seconds']:.1f} s"
     for note in certificate["notes"]:
         yield "note", note
+
+
+def threats(model: dict[str, str]) -> str:
+    """Which points a certificate speaks of, in one sentence."""
+    ball = f"{model['norm'].upper()}, eps in pixels [0,1]"
+    return f"{ball}, only points that are images in [0,1]" if "domain" in model else ball
 
 
 def assurance(found: Assurance) -> str:
