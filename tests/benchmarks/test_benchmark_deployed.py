@@ -10,6 +10,7 @@ import pytest
 import torch
 from shared import data_of, index, needs_models, network_of
 
+from lipcert.bounds.anchored import select
 from lipcert.bounds.dual import margin_forms
 from lipcert.certification import Certifier
 from lipcert.certification.backward import BackwardBatch
@@ -79,9 +80,10 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     forms = margin_forms(tools.bound.layers.network, rows, labels, others)
     batch = BackwardBatch(tools, pixels, labels, rows)
     state = batch.prepare(radius, 0, refine=False)[1]
-    found = tools.dual.start(state, forms)
+    found = tools.dual.start(select(state, rows), forms)
     plain, proven = (
-        bound(state, radius, forms, found) for bound in (tools.dual.change, tools.dual.certified)
+        bound(select(state, rows), forms, found)
+        for bound in (tools.dual.change, tools.dual.certified)
     )
     terms = {
         "fused coefficients": pair[rows, others],
