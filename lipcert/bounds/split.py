@@ -25,6 +25,8 @@ from lipcert.rounding import FLOAT64
 
 # As many neurons as are bounded at once, over all leaves.
 _NEURONS_AT_ONCE = 2**19
+# Slopes start near their optimum, which steps of full length would leave for many steps.
+_RATE = 0.3
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Splitter:
         """The leaves that are not proven, with better multipliers."""
         state, eps, forms = self.state_of(leaves), self.eps[leaves.form], self._forms(leaves)
         single, small, needed = _single(state), forms.to(torch.float32), self.needed[leaves.form]
-        change, found = self.guide.optimise(single, eps.float(), small, leaves.found, steps)
+        change, found = self.guide.optimise(single, eps.float(), small, leaves.found, steps, rate=_RATE)
         change = self.dual.certified(state, eps, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
