@@ -31,7 +31,8 @@ from lipcert.rounding import FLOAT64, gamma
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One activation's input over the ball: values ``anchor`` at the sample, box, and ball
-    ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M."""
+    ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
+    change, and maybe of some more."""
 
     anchor: Tensor
     lower: Tensor
@@ -48,8 +49,17 @@ class Layer:
 State = dict[int, Layer]
 
 
+def select(state: State, rows: Tensor) -> State:
+    """Some rows of a state, in this order."""
+    return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
+
+
 class Facts(ABC):
     """What a state is built from beside the boxes: norms, and refinements of single nodes."""
+
+    def varying(self, activation: int, mask: Tensor) -> Tensor:
+        """A mask of at least these neurons, for the layer's ball to cover."""
+        return mask
 
     @abstractmethod
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
@@ -103,7 +113,7 @@ def anchored_state(
             case Elementwise() as activation:
                 source = node.inputs[0]
                 before = facts.box(source, state, boxes[source])
-                layer = _layer(activation, centre, source, before)
+                layer = _layer(activation, i, centre, source, before, facts)
                 total = torch.zeros_like(eps)
                 for edge in edges[source]:
                     found = facts.norm(edge, gains[edge[0]], layer.varying)
@@ -150,14 +160,16 @@ def change_boxes(network: Network, centre: Centre, eps: Tensor, state: State) ->
     return boxes
 
 
-def _layer(activation: Elementwise, centre: Centre, source: int, box: Box) -> Layer:
+def _layer(
+    activation: Elementwise, node: int, centre: Centre, source: int, box: Box, facts: Facts
+) -> Layer:
     """All of a layer but its ball, which is the box's half-diagonal as yet."""
     anchor, error = centre.values[source], centre.errors[source]
     # The box holds the computed value too: it is what the secants are seen from.
     lower = torch.minimum(box[0], anchor - error)
     upper = torch.maximum(box[1], anchor + error)
     flat, steep = activation.secant(lower, upper, anchor)
-    varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
+    varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
     width = (torch.maximum(upper - anchor, anchor - lower) * varying).flatten(1)
     radius = width.norm(dim=1) * (1 + gamma(width.shape[1] + 8))

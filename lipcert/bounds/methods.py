@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
+from lipcert.bounds.chain import Chain, ChainMap, chain_sources, explicit_chain
 from lipcert.bounds.lipschitz import (
     Layers,
     Weights,
@@ -26,24 +28,16 @@ from lipcert.bounds.lipschitz import (
     logit_constant,
     weights,
 )
-from lipcert.bounds.refined import (
-    Kept,
-    Prepared,
-    chain_sources,
-    is_narrow,
-    length,
-    narrow_chain,
-    refined_box,
-    wide_chain,
-)
+from lipcert.bounds.refined import Kept, Prepared, is_narrow, refined_box
+from lipcert.bounds.reverse import RigorousSweep
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
-from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.rounding import FLOAT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
 # A local norm: of a segment (with its shared norm) or of a chain (None), and its number.
-NormOf = Callable[[SegmentNorms | None, WeightedMap, int], Tensor]
+NormOf = Callable[[SegmentNorms | None, GramMap, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +114,7 @@ class LocalBound(Bound):
             )
             for number, edge in enumerate(self.layers.edges)
         }
-        return Prepared(found)
+        return Prepared(edges=found)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
@@ -146,7 +140,8 @@ class AnchoredBound(Bound):
 
     The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
     lower precision, where slopes of refined boxes are sought; ``narrow`` layers of at most so many
-    neurons are refined (0: none), their slopes by ``steps``; ``chains``: of wide layers too.
+    neurons have their chains from rows, and boxes refined by ``steps`` of the slopes; ``chains``:
+    of wide layers too, in place of the norms of the segments that end in them.
     """
 
     rough: Network | None = None
@@ -154,28 +149,30 @@ class AnchoredBound(Bound):
     steps: int = 0
     chains: bool = True
     refine_boxes: bool = True
-    _edges_into: dict[int, list[Edge]] = field(default_factory=dict)
 
+    @cached_property
     def edges_into(self) -> dict[int, list[Edge]]:
         """The segments that end in each activation's input."""
-        if not self._edges_into:
-            for edge in self.layers.edges:
-                self._edges_into.setdefault(edge.sink, []).append((edge.source, edge.sink))
-        return self._edges_into
+        found: dict[int, list[Edge]] = {}
+        for edge in self.layers.edges:
+            found.setdefault(edge.sink, []).append((edge.source, edge.sink))
+        return found
 
     @property
     def chain_norms(self) -> int:
-        return sum(len(sources) for sources in self._wide().values())
+        return len(self.wide)
 
-    def _wide(self) -> dict[int, list[int]]:
-        """The wide inputs of activations that have a chain, with its sources."""
-        if not self.chains:
-            return {}
+    @cached_property
+    def wide(self) -> list[int]:
+        """The wide inputs of activations that have a chain."""
         network = self.layers.network
         sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
-        found = {s: chain_sources(network, s) for s in sinks
-                 if not is_narrow(network, s, self.narrow)}  # fmt: skip
-        return {sink: sources for sink, sources in found.items() if sources}
+        wide = [s for s in sinks if not is_narrow(network, s, self.narrow)] if self.chains else []
+        return [sink for sink in wide if chain_sources(network, sink)]
+
+    @cached_property
+    def sweep(self) -> RigorousSweep:
+        return RigorousSweep(self.layers.network)
 
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         return self.prepare_state(centre, eps, norm_of)[0]
@@ -191,7 +188,7 @@ class AnchoredBound(Bound):
         return self._state(centre, eps, Kept(prepared, eps))
 
     def _state(self, centre: Centre, eps: Tensor, facts: Facts) -> State:
-        return anchored_state(self.propagation, self.edges_into(), centre, eps, facts)
+        return anchored_state(self.propagation, self.edges_into, centre, eps, facts)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         return self.margins_in(centre, labels, eps, self.state(centre, eps, prepared))
@@ -216,18 +213,25 @@ class _Finder(Facts):
         self.sinks = [network.nodes[i].inputs[0] for i in network.activations]
         self.kinds = {network.nodes[i].inputs[0]: network.nodes[i].kind
                       for i in network.activations}  # fmt: skip
-        self.chained = len(bound.layers.edges)
+
+    def varying(self, activation: int, mask: Tensor) -> Tensor:
+        self.found.varying[activation] = mask
+        return mask
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         if edge not in self.found.edges:
-            number = self.numbers[edge]
-            mask = self._mask(edge[1], outer)
-            mapping = WeightedMap(self.bound.layers.edges[number], inner, mask)
-            self.found.edges[edge] = self.norm_of(self.bound.norms[edge], mapping, number)
+            number, norms = self.numbers[edge], self.bound.norms[edge]
+            mapping = WeightedMap(
+                self.bound.layers.edges[number], inner, self._mask(edge[1], outer)
+            )
+            # Where a chain follows, the norm of its last segment alone adds next to nothing.
+            cheap = edge[1] in self.bound.wide
+            found = norms.from_whole(mapping) if cheap else self.norm_of(norms, mapping, number)
+            self.found.edges[edge] = found
         return self.found.edges[edge]
 
     def box(self, node: int, state: State, box: Box) -> Box:
-        if not self._refines(node, state) or not self.bound.refine_boxes:
+        if not self._is_narrow(node, state) or not self.bound.refine_boxes:
             return box
         network, rough = self.bound.layers.network, self.bound.rough
         kind = self.kinds[node]
@@ -240,27 +244,30 @@ class _Finder(Facts):
         return self.found.boxes[node]
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
-        network, mask = self.bound.layers.network, self._mask(node, mask)
+        mask = self._mask(node, mask)
         if node not in self.found.chains:
-            if self._refines(node, state):
-                self.found.chains[node] = narrow_chain(network, self.eps, node, state, mask)
-            elif node in self.bound._wide():
-                first = self.chained
+            if node in self.bound.wide:
+                self.found.chains[node] = self._matrix_free(node, state, mask)
+            elif self._is_narrow(node, state):
+                self.found.chains[node] = explicit_chain(
+                    self.bound.sweep, self.eps, node, state, mask
+                )
+        chain = self.found.chains.get(node)
+        return radius if chain is None else torch.minimum(radius, chain.length(state, self.eps))
 
-                def norm(mapping: WeightedMap, number: int) -> Tensor:
-                    return self.norm_of(None, mapping, first + number)
+    def _matrix_free(self, node: int, state: State, mask: Tensor) -> Chain:
+        network, rough = self.bound.layers.network, self.bound.rough
+        mapping = ChainMap.of(network, node, state, mask)
+        lower = mapping if rough is None else mapping.over(rough)
+        weights = lower.balanced(state, self.eps).weights.to(mask.dtype)
+        number = len(self.bound.layers.edges) + self.bound.wide.index(node)
+        norm = self.norm_of(None, mapping.weighted(weights), number)
+        return Chain(mapping.sources, weights, norm)
 
-                chain = wide_chain(network, node, state, mask, self.centre.values[0], norm)
-                self.found.chains[node] = chain
-                self.chained += len(chain)
-        chain_ = self.found.chains.get(node)
-        if chain_ is None:
-            return radius
-        return torch.minimum(radius, length(chain_, state, self.eps))
-
-    def _refines(self, node: int, state: State) -> bool:
+    def _is_narrow(self, node: int, state: State) -> bool:
         network = self.bound.layers.network
-        return bool(state) and is_narrow(network, node, self.bound.narrow)
+        sources = chain_sources(network, node)
+        return bool(sources) and is_narrow(network, node, self.bound.narrow)
 
     def _mask(self, sink: int, mask: Tensor) -> Tensor:
         # Where two activations share an input each has a mask of its own: take none.

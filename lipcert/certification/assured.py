@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.chain import Linearised
 from lipcert.network import Network, Segment
 from lipcert.norms import (
+    GramMap,
     Norm,
     SegmentNorms,
     WeightedMap,
@@ -102,7 +102,7 @@ class AssuredNorms:
     def local(
         self,
         norm: SegmentNorms | None,
-        mapping: WeightedMap,
+        mapping: GramMap,
         streams: Tensor,
         preparation: int,
         number: int,
@@ -116,10 +116,14 @@ class AssuredNorms:
             start = unit_vectors(self.options.seed, streams, 4 * call, mapping.support)
             return power_iteration(mapping, start, _POWER_STEPS)
         if self.shares.total == 0:
-            return schur_bound(mapping) if norm is None else norm.deterministic(mapping)
+            if norm is None:
+                return schur_bound(mapping)
+            assert isinstance(mapping, WeightedMap)
+            return norm.deterministic(mapping)
         seed, risk = self.options.seed, self.shares.single
-        rough = self._lower(mapping)
+        rough = None if self._rough is None else mapping.over(self._rough)
         if norm is not None:
+            assert isinstance(mapping, WeightedMap)
             return norm.randomised(
                 mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
                 rough=rough,
@@ -129,21 +133,10 @@ class AssuredNorms:
             absolute=schur_bound(mapping, steps=2), rough=rough,
         )  # fmt: skip
 
-    def guessed(self, mapping: WeightedMap, streams: Tensor) -> Tensor:
+    def guessed(self, mapping: GramMap, streams: Tensor) -> Tensor:
         """An estimate of a local norm, for deciding where to look. Its coins are nobody else's."""
         start = unit_vectors(self.options.seed, streams, 2**40, mapping.support)
         return lanczos(mapping, start, _ROUGH_STEPS)
-
-    def _lower(self, mapping: WeightedMap) -> WeightedMap | None:
-        """The same map over the rough network."""
-        if self._rough is None:
-            return None
-        dtype, full = self._rough.anchor.dtype, mapping.segment
-        lower = Segment(self._rough, full.source, full.sink)
-        if isinstance(full, Linearised):
-            slopes = {i: slope.to(dtype) for i, slope in full.slopes.items()}
-            lower = Linearised(self._rough, full.source, full.sink, slopes)
-        return WeightedMap(lower, mapping.inner.to(dtype), mapping.outer.to(dtype))
 
     def _shared(self, edge: Segment, number: int) -> SegmentNorms:
         seed, call = self.options.seed, self.first_call + number

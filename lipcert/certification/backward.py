@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
-from lipcert.bounds.anchored import State
+from lipcert.bounds.anchored import State, select
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
-from lipcert.bounds.refined import select
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network, lower, simplify
-from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms
 from lipcert.options import Effort, Options
 
 _FIRST_CALL = 2**32
@@ -78,7 +77,7 @@ class Backward:
         self.refined = replace(self.bound, refine_boxes=True, steps=self.pace.refine or 0)
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)),
-            rough=single, chains=self.pace.chains, refine_boxes=False,
+            rough=single, narrow=0, chains=True, refine_boxes=False,
         )  # fmt: skip
         self.matched = deployment.matches(simple)
         self.dual, self.guide = DualBound(simple), DualBound(single)
@@ -111,7 +110,7 @@ class BackwardBatch:
         """``number`` names the preparation's coins; it is never used twice for a sample."""
         self.used += 1
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, which: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.tools.norms.local(norm, mapping, self.streams, number, which)
 
         bound = self.tools.refined if refine else self.tools.bound
@@ -140,7 +139,7 @@ class BackwardBatch:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
         bound, centre = self.tools.rough, self.rough_centre
 
-        def norm_of(_: SegmentNorms | None, mapping: WeightedMap, which: int) -> Tensor:
+        def norm_of(_: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.tools.norms.guessed(mapping, self.streams)
 
         def accepts(eps: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lipcert.bounds import Bound, GlobalBound, LocalBound, Prepared
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
-from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Batch:
         that they do not depend on the company of a batch, and none is used twice.
         """
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, edge: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
             return self.tools.norms.local(norm, mapping, self.streams, number, edge)
 
         return self.tools.bound.prepare(self.centre, eps, norm_of)
@@ -73,7 +73,7 @@ class Batch:
         rough = self.tools.rough
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, number: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
             return self.tools.norms.guessed(mapping, self.streams)
 
         def accepts(eps: Tensor) -> Tensor:

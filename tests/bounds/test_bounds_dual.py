@@ -7,21 +7,30 @@ import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
-from norms.test_norms_segments import dense_twins
 
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
-from lipcert.bounds.anchored import State
+from lipcert.bounds.anchored import State, select
+from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
-from lipcert.bounds.refined import narrow_chain, select, wide_chain
+from lipcert.bounds.reverse import RigorousSweep
 from lipcert.network import lower, simplify
-from lipcert.norms import SegmentNorms, WeightedMap, schur_bound
+from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
 SEEDS = range(10)
 RADII = (1e-6, 0.02, 0.3, 2.0)
 
 
-def exact_norm(_: SegmentNorms | None, mapping: WeightedMap, __: int) -> torch.Tensor:
-    return torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
+def gram_matrices(mapping: GramMap) -> torch.Tensor:
+    """``G`` of every sample, written down: ``(B, n, n)``."""
+    shape, size = mapping.support.shape, mapping.support[0].numel()
+    unit = torch.eye(size, dtype=torch.float64).reshape(size, 1, *shape[1:])
+    images = mapping.gram(unit.expand(size, *shape).reshape(-1, *shape[1:]) * 1.0)
+    return images.reshape(size, shape[0], size).permute(1, 2, 0)
+
+
+def exact_norm(_: SegmentNorms | None, mapping: GramMap, __: int) -> torch.Tensor:
+    gram = gram_matrices(mapping) * (mapping.support != 0).flatten(1)[:, None, :]
+    return torch.linalg.matrix_norm(gram, ord=2).sqrt()
 
 
 class Case:
@@ -125,7 +134,7 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
         eps = case.eps(radius)
         states = {name: case.prepared(name, radius)[1] for name in case.bounds}
         for i, layer in states["plain"].items():
-            for name in ("chains", "narrow", "refined"):
+            for name in ("narrow", "refined"):
                 assert (states[name][i].radius <= layer.radius * (1 + 1e-9)).all()
                 assert (states[name][i].lower >= layer.lower - 1e-9).all()
                 assert (states[name][i].upper <= layer.upper + 1e-9).all()
@@ -151,33 +160,61 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chains_are_never_shorter_than_what_moves(seed: int) -> None:
-    """By rows and by matrix-free norms, against points of the ball; and against each other."""
+    """By rows and matrix-free: against points of the ball, each other, and the sum of norms."""
     case, generator = Case(seed), seeded(seed + 5)
     eps = case.eps(0.2)
     _, state = case.prepared("plain", 0.2)
-
-    def norm(mapping: WeightedMap, _: int) -> torch.Tensor:
-        return schur_bound(mapping)
-
     for i, layer in state.items():
         node = case.network.nodes[i].inputs[0]
         before = {j: other for j, other in state.items() if j < node}
-        if not before:
+        mapping = ChainMap.of(case.network, node, before, layer.varying)
+        if mapping.sources == (0,):
             continue
-        narrow = narrow_chain(case.network, eps, node, before, layer.varying)
-        wide = wide_chain(case.network, node, before, layer.varying, case.x, norm)
-        assert {source for source, _ in narrow} == {source for source, _ in wide}
-        lengths = []
-        for chain in (narrow, wide):
-            total = torch.zeros_like(eps)
-            for source, size in chain:
-                total = total + size * (eps if source == 0 else state[source].radius)
-            lengths.append(total)
-        assert (lengths[0] <= lengths[1] * (1 + 1e-9) + 1e-12).all()
+        chain = explicit_chain(RigorousSweep(case.network), eps, node, before, layer.varying)
+        assert chain.sources == mapping.sources
+        again = exact_norm(None, mapping.weighted(chain.weights), 0)
+        assert (chain.norm >= again * (1 - 1e-9)).all()
+        assert (chain.norm <= again * (1 + 1e-6) + 1e-9).all()
+        assert (schur_bound(mapping.weighted(chain.weights)) >= again * (1 - 1e-9)).all()
+
+        radii = radii_of(chain.sources, before, eps)
+        single = [
+            exact_norm(
+                None, mapping.weighted(torch.eye(len(radii[0])).double()[k].expand_as(radii)), 0
+            )
+            for k in range(len(chain.sources))
+        ]
+        sizes = torch.stack(single, 1)
+        summed = (sizes * radii).sum(1)
+        largest = (sizes * radii).amax(1)
+        for weights in (chain.weights, mapping.balanced(before, eps).weights):
+            found = exact_norm(None, mapping.weighted(weights), 0)
+            moved = found * (radii.square() / weights).sum(1).sqrt()
+            assert (moved >= largest * (1 - 1e-9)).all()
+            # Balanced weights come near the best ones, which are never worse than the sum.
+            assert (moved <= 1.05 * summed + 1e-12).all()
+        lengths = chain.length(before, eps)
         for _ in range(20):
             values = case.network.values(in_ball(case.x, eps, generator))
             moved = ((values[node] - layer.anchor) * layer.varying).flatten(1).norm(dim=1)
-            assert (moved <= lengths[0] * (1 + 1e-12) + 1e-13).all()
+            assert (moved <= lengths * (1 + 1e-12) + 1e-13).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_gram_map_is_symmetric_and_bounded_by_its_magnitudes(seed: int) -> None:
+    case = Case(seed)
+    _, state = case.prepared("plain", 0.3)
+    for i, layer in state.items():
+        before = {j: other for j, other in state.items() if j < i}
+        mapping = ChainMap.of(case.network, case.network.nodes[i].inputs[0], before, layer.varying)
+        if mapping.sources == (0,):
+            continue
+        mapping = mapping.balanced(before, case.eps(0.3))
+        gram = gram_matrices(mapping)
+        assert torch.allclose(gram, gram.mT, rtol=1e-9, atol=1e-12)
+        ones = torch.ones_like(mapping.support)
+        absolute = mapping.absolute_gram(ones).flatten(1)
+        assert (gram.abs().sum(2) <= absolute * (1 + 1e-9) + 1e-12).all()
 
 
 def test_what_is_not_finite_is_never_proven() -> None:
