@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer
+from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.dual import DualBound, Forms, Multipliers
+from lipcert.bounds.reverse import carry_back
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64
@@ -90,24 +91,24 @@ class Leaves:
 
 
 class Splitter:
-    """Branch and bound of N margins over balls of radius ``eps``, each a form that starts from
-    ``clean`` at the sample and has to stay above ``needed``; all ``(N,)``, a row of ``state`` each.
+    """Branch and bound of N margins, each a form that starts from ``clean`` at the sample and has
+    to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
 
     ``clean`` is a lower bound. ``dual`` in float64 decides, ``guide`` in float32 searches. Attack
     before: a margin that an attack breaks spends its whole budget here.
     """
 
     def __init__(
-        self, dual: DualBound, guide: DualBound, state: dict[int, Layer], eps: Tensor,
-        forms: Forms, clean: Tensor, needed: Tensor,
+        self, dual: DualBound, guide: DualBound, state: State, forms: Forms, clean: Tensor,
+        needed: Tensor,
     ) -> None:  # fmt: skip
-        self.dual, self.guide, self.eps, self.forms = dual, guide, eps, forms
+        self.dual, self.guide, self.forms = dual, guide, forms
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
         nodes = dual.network.nodes
         self.state = {i: layer for i, layer in state.items() if i < forms.node}
-        self.sizes = {i: math.prod(nodes[i].shape) for i in self.state}
-        self.kinds = {i: _elementwise(nodes[i].kind) for i in self.state}
+        self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
+        self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
         self.at_once = max(1, _NEURONS_AT_ONCE // max(1, sum(self.sizes.values())))
 
     def proven(self, found: Multipliers, budget: Budget) -> Tensor:
@@ -135,14 +136,15 @@ class Splitter:
         return ~lost
 
     def _some(self, count: int) -> tuple[Tensor, ...]:
-        return torch.split(torch.arange(count, device=self.eps.device), self.at_once)
+        return torch.split(torch.arange(count, device=self.needed.device), self.at_once)
 
     def unproven(self, leaves: Leaves, steps: int) -> Leaves:
         """The leaves that are not proven, with better multipliers."""
-        state, eps, forms = self.state_of(leaves), self.eps[leaves.form], self._forms(leaves)
-        single, small, needed = _single(state), forms.to(torch.float32), self.needed[leaves.form]
-        change, found = self.guide.optimise(single, eps.float(), small, leaves.found, steps, rate=_RATE)
-        change = self.dual.certified(state, eps, forms, found.to(torch.float64))
+        state, forms = self.state_of(leaves), self._forms(leaves)
+        single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
+        needed = self.needed[leaves.form]
+        change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
+        change = self.dual.certified(state, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
     def cut(self, leaves: Leaves) -> tuple[Leaves, Tensor]:
@@ -160,34 +162,31 @@ class Splitter:
             stuck.append(part.form[loss < 0])
         return Leaves.joined(halves), torch.cat(stuck)
 
-    def _losses(self, leaves: Leaves, state: dict[int, Layer]) -> Tensor:
+    def _losses(self, leaves: Leaves, state: State) -> Tensor:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        single, losses = _single(state), {}
+        single, losses = to_dtype(state, torch.float32), {}
         forms, found = self._forms(leaves).to(torch.float32), leaves.found
-        pending = {forms.node: forms.coefficients}
-        for i in range(forms.node, 0, -1):
-            if i not in pending:
-                continue
-            value = pending.pop(i)
-            if i in single:
-                layer, slope = single[i], found.slopes[i] * single[i].varying
-                least = self.kinds[i].relaxed_minimum(
-                    value, slope, _column(found.logs[i].exp(), value),
-                    layer.anchor, layer.lower, layer.upper,
-                )  # fmt: skip
-                losses[i] = -least * (layer.varying != 0)
-                value = value * slope
-            self.guide.pass_on(pending, i, value, "transpose")
-        return torch.cat([losses[i].flatten(1) for i in state], 1)
 
-    def _places(self, state: dict[int, Layer]) -> Tensor:
+        def cross(i: int, value: Tensor) -> Tensor:
+            layer, slope = single[i], found.slopes[i] * single[i].varying
+            least = self.kinds[i].relaxed_minimum(
+                value, slope, _column(found.logs[i].exp(), value),
+                layer.anchor, layer.lower, layer.upper,
+            )  # fmt: skip
+            losses[i] = -least * (layer.varying != 0)
+            return value * slope
+
+        carry_back(self.guide.network, forms.node, forms.coefficients, cross)
+        return torch.cat([losses[i].flatten(1) for i in self.kinds], 1)
+
+    def _places(self, state: State) -> Tensor:
         """Where each neuron may be cut, strictly inside its box; NaN where there is nothing."""
-        places = [_place(self.kinds[i], layer).flatten(1) for i, layer in state.items()]
+        places = [_place(self.kinds[i], state[i]).flatten(1) for i in self.kinds]
         return torch.cat(places, 1)
 
-    def state_of(self, leaves: Leaves) -> dict[int, Layer]:
+    def state_of(self, leaves: Leaves) -> State:
         """The state of each leaf: boxes with its cuts."""
-        state, first = {}, 0
+        state, first = {0: self.state[0].map(lambda t: t[leaves.form])}, 0
         for i, size in self.sizes.items():
             layer = self.state[i].map(lambda t: t[leaves.form])
             here = (leaves.neuron >= first) & (leaves.neuron < first + size)
@@ -221,10 +220,6 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
 def _elementwise(kind: object) -> Elementwise:
     assert isinstance(kind, Elementwise)
     return kind
-
-
-def _single(state: dict[int, Layer]) -> dict[int, Layer]:
-    return {i: layer.map(lambda t: t.float()) for i, layer in state.items()}
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -15,40 +15,20 @@ from torch import Tensor
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.dual import Forms, Multipliers, margin_forms
+from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network, lower, simplify
 from lipcert.norms import GramMap, SegmentNorms
-from lipcert.options import Effort, Options
+from lipcert.options import Options
+from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
 # A guess looks at so many classes of each sample, those that seem nearest, and takes so many steps.
 _GUESSED_CLASSES, _GUESSES = 3, 6
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What an effort spends: steps of the slopes at each stage of a verdict, in a guess, and for a
-    radius; whether wide layers get chains and open samples refined boxes (with how many steps)."""
-
-    stages: tuple[int, ...]
-    guess_steps: int
-    radius_steps: int
-    chains: bool
-    refine: int | None
-    attack_steps: int
-    attack_restarts: int
-
-
-PACES: dict[Effort, Pace] = {
-    "fast": Pace((20,), 5, 20, chains=False, refine=None, attack_steps=16, attack_restarts=0),
-    "standard": Pace(
-        (20, 60, 150), 8, 40, chains=True, refine=8, attack_steps=20, attack_restarts=0
-    ),
-    "max": Pace((20, 60, 200), 15, 100, chains=True, refine=20, attack_steps=40, attack_restarts=1),
-}
 
 
 class Backward:
@@ -86,6 +66,23 @@ class Backward:
         )  # fmt: skip
         self.matched = deployment.matches(simple)
         self.dual, self.guide = self.bound.duals
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Which margins of a batch are ``done``, proven to exceed what is ``needed``: ``(B, K)``; of
+    the others their forms, classes, and the multipliers that came nearest."""
+
+    done: Tensor
+    needed: Tensor
+    forms: Forms
+    others: Tensor
+    found: Multipliers | None
+
+    @property
+    def proven(self) -> Tensor:
+        """Whether all margins of a sample are: ``(B,)``."""
+        return self.done.all(1)
 
 
 class BackwardBatch:
@@ -132,8 +129,8 @@ class BackwardBatch:
         bound = self.tools.refined if refine else self.tools.bound
         return bound.prepare_state(self.centre, eps, norm_of)
 
-    def proven(self, eps: Tensor, state: State) -> Tensor:
-        """Whether all margins are proven at ``eps``, ``(B,)``, slopes optimised in stages."""
+    def verdict(self, eps: Tensor, state: State) -> Margins:
+        """Which margins are proven at ``eps``, slopes optimised in stages."""
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
         needed = self.needed(eps, state)
         done = margins > needed
@@ -147,7 +144,24 @@ class BackwardBatch:
             done[forms.rows[positive], others[positive]] = True
             forms, others = forms.select(~positive), others[~positive]
             found = found.select(~positive)
-        return done.all(1)
+        return Margins(done, needed, forms, others, found)
+
+    def split(self, state: State, open_: Margins) -> Margins:
+        """The same after branch and bound of those that are still open."""
+        pace, tools = self.tools.pace, self.tools
+        forms, others, found = open_.forms, open_.others, open_.found
+        if found is None or not len(forms):
+            return open_
+        splitter = Splitter(
+            tools.dual, tools.guide, select(state, forms.rows), forms,
+            self._clean_of(forms, others), open_.needed[forms.rows, others],
+        )  # fmt: skip
+        seconds = pace.leaf_seconds * len(torch.unique(forms.rows))
+        proven = splitter.proven(found, Budget(leaves=pace.leaves, seconds=seconds))
+        done = open_.done.clone()
+        done[forms.rows[proven], others[proven]] = True
+        rest = forms.select(~proven), others[~proven], found.select(~proven)
+        return Margins(done, open_.needed, *rest)
 
     def guess(self, start: Tensor, limit: Tensor) -> Tensor:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
@@ -237,18 +251,23 @@ class BackwardBatch:
             parts.append(guide.optimise(own, part, start, steps)[1])
         return Multipliers.joined(parts)
 
+    def _clean_of(self, forms: Forms, others: Tensor) -> Tensor:
+        """The margins at the samples, rounded down: ``(N,)``."""
+        logits, errors = self.centre.logits[forms.rows], self.centre.logit_errors[forms.rows]
+        label, other = self.labels[forms.rows][:, None], others[:, None]
+        clean = logits.gather(1, label) - logits.gather(1, other)
+        error = errors.gather(1, label) + errors.gather(1, other)
+        return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
+
     def _certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
         """Margins proven in float64, ``(N,)``."""
-        logits, errors = self.centre.logits, self.centre.logit_errors
-        values = []
+        clean = self._clean_of(forms, others)
+        values = [clean[:0]]
         for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
-            rows, part = forms.rows[some], forms.select(some)
+            part = forms.select(some)
             change = self.tools.dual.certified(
-                select(state, rows), part, found.select(some).to(logits.dtype)
+                select(state, part.rows), part, found.select(some).to(clean.dtype)
             )
-            label, other = self.labels[rows][:, None], others[some][:, None]
-            clean = logits[rows].gather(1, label) - logits[rows].gather(1, other)
-            error = errors[rows].gather(1, label) + errors[rows].gather(1, other)
-            sizes = clean.abs() + error + change[:, None].abs()
-            values.append((clean - error - sizes * 2.0**-50).squeeze(1) + change)
-        return torch.cat(values) if values else logits.new_zeros(0)
+            slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
+            values.append(clean[some] + change - slack)
+        return torch.cat(values)

@@ -14,7 +14,7 @@ from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
 from lipcert.network import Network
 
-RUNGS = ("local", "dual", "refined")
+RUNGS = ("local", "dual", "refined", "split")
 
 # An eps this far above the guessed radius is tried by itself: more steps may do it.
 _NEAR = 3.0
@@ -47,14 +47,24 @@ def climb(
 
     for number, eps in enumerate(options.eps):
         near = torch.full_like(limit, eps.rounded_up)
-        for refine in (False, True) if pace.refine is not None else (False,):
+        for rung in (1, 2)[: 1 if pace.refine is None else 2]:
             open_ = (findings.radius[rows] < near) & (near < attack.radius)
             chosen = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
             if not chosen.numel():
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
-            _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
-            proven = torch.where(some.proven(at, state), near[chosen], -1.0)
-            findings.improve(rows[chosen], proven, 2 if refine else 1, some.charged)
+            _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
+            margins = some.verdict(at, state)
+            keep(findings, rows[chosen], at, margins.proven, rung, some)
+            if rung == 2 and pace.leaves:
+                margins = some.split(state, margins)
+                keep(findings, rows[chosen], at, margins.proven, 3, some)
             findings.spent[rows[chosen]] += some.spent
-            findings.passed(RUNGS[2 if refine else 1], rows[chosen])
+
+
+def keep(
+    findings: Findings, rows: Tensor, eps: Tensor, proven: Tensor, rung: int, batch: BackwardBatch
+) -> None:
+    """What a rung has proven at ``eps``."""
+    findings.improve(rows, torch.where(proven, eps, -1.0), rung, batch.charged)
+    findings.passed(RUNGS[rung], rows)

@@ -8,9 +8,8 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
 from laws import seeded
 
-from lipcert.bounds.anchored import Layer
+from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.refined import select
 from lipcert.bounds.split import Budget, Leaves, Splitter
 from lipcert.network import Network
 
@@ -28,21 +27,17 @@ class Search:
         self.clean = case.clean(self.forms, self.others) - 1e-12
         self.guide = DualBound(case.network.to(dtype=torch.float32))
         self.state, self.radii = select(state, self.forms.rows), self.eps[self.forms.rows]
-        single = {i: layer.map(lambda t: t.float()) for i, layer in self.state.items()}
+        single = to_dtype(self.state, torch.float32)
         self.found = self.guide.start(single, self.forms.to(torch.float32))
 
     def splitter(self, needed: torch.Tensor) -> Splitter:
-        return Splitter(
-            self.case.dual, self.guide, self.state, self.radii, self.forms, self.clean, needed
-        )
+        return Splitter(self.case.dual, self.guide, self.state, self.forms, self.clean, needed)
 
     def certified(self, splitter: Splitter, leaves: Leaves) -> torch.Tensor:
         """Lower bounds of the margins on the leaves: ``(M,)``."""
         state, forms = splitter.state_of(leaves), self.forms.select(leaves.form)
         found = leaves.found.to(torch.float64)
-        return self.clean[leaves.form] + self.case.dual.certified(
-            state, self.radii[leaves.form], forms, found
-        )
+        return self.clean[leaves.form] + self.case.dual.certified(state, forms, found)
 
     def grown(self, splitter: Splitter, depth: int) -> tuple[Leaves, torch.Tensor]:
         """All leaves after ``depth`` cuts, and the forms that were cut so often."""
@@ -53,11 +48,11 @@ class Search:
         return leaves, whole
 
 
-def inside(state: dict[int, Layer], values: list[torch.Tensor], network: Network) -> torch.Tensor:
+def inside(state: State, values: list[torch.Tensor], network: Network) -> torch.Tensor:
     """Whether each leaf's boxes hold the point of its row: ``(M,)``."""
     held = torch.ones(len(values[0]), dtype=torch.bool)
     for i, layer in state.items():
-        z = values[network.nodes[i].inputs[0]]
+        z = values[network.nodes[i].inputs[0] if i else 0]
         held &= ((layer.lower - 1e-12 <= z) & (z <= layer.upper + 1e-12)).flatten(1).all(1)
     return held
 
