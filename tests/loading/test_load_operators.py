@@ -39,6 +39,10 @@ def one(operator: str, *, at: Any = 17, shape: Any = IMAGE, named: str = "", **r
     ]
 
 
+def sorted_(named: str, count: int, *, at: Any = 11, shape: Any = IMAGE, **a: Any) -> Any:
+    return many(f"TopK-{named}", ("TopK", "x k", "y i", a), shape=shape, at=at, k=ints(count))
+
+
 def first(
     operator: str, *, at: Any = 17, shape: Any = IMAGE, c: Any, named: str = "", **a: Any
 ) -> Any:
@@ -246,13 +250,13 @@ ACTIVATION_CASES = [
     *one("Gelu", named="tanh", at=20, approximate="tanh"),
     *one("HardSwish", at=(14, 22)),
     *one("Mish", at=(18, 22)),
-    *one("TopK", named="largest", at=(10, 11, NEWEST), _k=ints(1), axis=2),
-    *one("TopK", named="smallest", at=11, _k=ints(1), axis=1, largest=0, sorted=0),
-    *one("TopK", named="pairs", shape=(1, 3, 2, 4), at=(10, 11), _k=ints(2), axis=2),
-    *one("TopK", named="rising", shape=(1, 5, 2), at=11, _k=ints(2), axis=-1, largest=0),
-    *one("TopK", named="one-of-pairs", shape=(1, 5, 2), at=11, _k=ints(1), axis=-1),
-    *one("TopK", named="attribute", shape=(1, 5, 2), at=7, k=2, axis=-1),
-    *one("TopK", named="alone", shape=(1, 5, 1), at=11, _k=ints(1)),
+    *sorted_("largest", 1, at=(10, 11, NEWEST), axis=2),
+    *sorted_("smallest", 1, axis=1, largest=0, sorted=0),
+    *sorted_("pairs", 2, shape=(1, 3, 2, 4), at=(10, 11), axis=2),
+    *sorted_("rising", 2, shape=(1, 5, 2), axis=-1, largest=0),
+    *sorted_("one-of-pairs", 1, shape=(1, 5, 2), axis=-1),
+    *sorted_("alone", 1, shape=(1, 5, 1)),
+    *many("TopK-attribute", ("TopK", "x", "y i", {"k": 2}), shape=(1, 5, 2), at=7),
     *one("PRelu", at=(7, 9, 16), _s=(4, 1, 1)),
     *one("PRelu", named="scalar", _s=(1,)),
     *one("Clip", at=7, min=-0.2, max=0.7),
