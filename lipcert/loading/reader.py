@@ -17,6 +17,7 @@ from lipcert.loading.fold import FOLDABLE, evaluate, result_size
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
 from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.value import (
     Array,
@@ -24,7 +25,6 @@ from lipcert.loading.value import (
     Unknown,
     Unsupported,
     Value,
-    module_path,
     place,
     varies,
 )
@@ -39,21 +39,6 @@ PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-
-
-@dataclass(frozen=True)
-class OperatorRow:
-    """One node of the file. ``version`` is the one in which its operator last changed;
-    ``module`` the torch module it comes from, where the file tells; ``note`` what becomes of it,
-    or why it is not supported."""
-
-    operator: str
-    domain: str
-    version: int
-    name: str
-    module: str
-    supported: bool
-    note: str
 
 
 @dataclass(frozen=True)
@@ -218,17 +203,10 @@ class _Reader:
         for name, result in zip(node.output, [*results, *missing], strict=True):
             if name:
                 self.values[name] = result
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        version = _since(node.op_type, domain, self.version)
-        self.rows.append(
-            OperatorRow(
-                node.op_type, domain, version, node.name, module_path(node), supported, note
-            )
-        )
+        row = OperatorRow.of(node, self.version, supported, note)
         if not supported:
-            kind = f"{domain}.{node.op_type}" if domain else f"{node.op_type}-{version}"
-            where = " / ".join(dict.fromkeys(n for n in (module_path(node), node.name) if n))
-            self.refused[len(self.rows) - 1] = f"{kind} at {where or place(node)}: {note}"
+            self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
+        self.rows.append(row)
 
     def _results(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -310,10 +288,3 @@ class _Reader:
         else:
             return assembler.builder.build(result.node)
         return None
-
-
-def _since(operator: str, domain: str, version: int) -> int:
-    try:
-        return int(onnx.defs.get_schema(operator, version, domain).since_version)
-    except onnx.defs.SchemaError:
-        return version

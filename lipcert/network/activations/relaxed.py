@@ -84,7 +84,7 @@ def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
     rises, falls = term.descent(left, at_left)[0] >= 0, term.descent(right, at_right)[0] <= 0
     place = torch.where(rises, low, torch.where(falls, high, place))
     value, steep, _ = piece.jet(place)
-    peak = torch.minimum(torch.maximum(left.new_tensor(piece.peak), left), right)
+    peak = torch.minimum(left.clamp(min=piece.peak), right)
     bends = (term.coefficient < 0) == piece.convex
     bend = torch.where(bends, piece.jet(peak)[2] * (1 + 1e-6), 0.0)
     tangent = term.least(left, right, place, value, steep, bend)

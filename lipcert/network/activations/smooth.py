@@ -68,7 +68,7 @@ class Smooth(Elementwise):
 
     @cached_property
     def bending(self) -> tuple[float, float]:
-        """The least and the largest ``σ''``, or 0, but for kinks."""
+        """The least and the largest ``σ''``, or 0, but for kinks; wide enough for float32."""
         peaks = [(piece, torch.tensor(piece.peak, dtype=torch.float64)) for piece in self.pieces()]
         bends = [0.0, *(float(piece.jet(peak)[2]) for piece, peak in peaks)]
         return min(bends) * (1 + 1e-6), max(bends) * (1 + 1e-6)
@@ -80,8 +80,7 @@ class Smooth(Elementwise):
 
     def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         places = [lower, upper]
-        places += [torch.minimum(torch.maximum(lower.new_tensor(t), lower), upper)
-                   for t in self.turns]  # fmt: skip
+        places += [torch.minimum(lower.clamp(min=turn), upper) for turn in self.turns]
         place = torch.stack(places)
         value = self.value(place)
         slack = torch.where(value.isinf(), 0.0, self._fuzz(value, place))
