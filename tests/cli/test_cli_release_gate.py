@@ -155,9 +155,11 @@ def test_a_report_may_go_to_a_file_in_a_new_folder(here, tmp_path):
 
 @pytest.mark.parametrize("format", ["text", "markdown", "html", "json"])
 def test_comparisons_of_a_real_run(here, format):
-    run = lipcert_process("compare", "results", "results", "--format", format, cwd=here)
+    shutil.copytree(here / "results", here / "newer", dirs_exist_ok=True)
+    run = lipcert_process("compare", "results", "newer", "--format", format, cwd=here)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "digits.onnx" in run.stdout
+    for folder in ("results", "newer"):
+        assert f"digits.onnx in {folder}" in run.stdout
     assert "gained" in run.stdout
 
 
