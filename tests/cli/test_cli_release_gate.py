@@ -203,6 +203,35 @@ def test_the_doctor_names_what_is_broken(here, tmp_path):
     assert "pip" in run.stderr
 
 
+def test_a_model_is_inspected(here):
+    run = lipcert_process("inspect", "digits.onnx", "--json", cwd=here)
+    assert run.returncode == 0
+    assert json.loads(run.stdout)["norms"]["product"] > 0
+    assert "Operator norms" in run.stderr
+
+
+FAULTY = """
+from lipcert.data import Dataset, load_dataset
+
+class Faulty(Dataset):
+    def pixels(self, indices):
+        raise RuntimeError("of two\\nlines")
+
+def data(split):
+    good = load_dataset("digits", split=split)
+    return Faulty(good.name, good.split, good.images, good.labels, good.classes, good.source)
+"""
+
+
+def test_a_defect_ends_with_4_in_one_line(here):
+    (here / "faulty.py").write_text(FAULTY)
+    arguments = ("certify", "digits.onnx", "--data", "faulty:data", "--eps", "0.1")
+    run = lipcert_process(*arguments, cwd=here)
+    assert (run.returncode, run.stdout) == (4, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("lipcert: internal error: RuntimeError: of two lines")
+
+
 COMMANDS = (
     ("certify",), ("gate",), ("report",), ("compare",), ("inspect",), ("doctor",),
     ("data", "list"), ("data", "fetch"), ("data", "verify"),
