@@ -66,6 +66,7 @@ def certify(
     failure_probability: float = 1e-9,
     seed: int = 0,
     deployed: Deployed = "float32",
+    pixel_domain: bool = False,
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
@@ -98,6 +99,7 @@ def certify(
         failure_probability=failure_probability,
         seed=seed,
         deployed=deployed,
+        pixel_domain=pixel_domain,
     )
     execution = Execution(
         batch_size=batch_size,

@@ -22,7 +22,11 @@ Verdict = Literal[
     "certified", "falsified", "unknown", "misclassified", "timeout", "error", "estimated"
 ]
 
-THREAT_MODEL = {"norm": "l2", "space": "pixels [0,1]"}
+
+def threat_model(*, pixel_domain: bool) -> dict[str, str]:
+    """What a certificate holds against; ``domain`` only where not every point of a ball counts."""
+    model = {"norm": "l2", "space": "pixels [0,1]"}
+    return model | {"domain": "images [0,1]"} if pixel_domain else model
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Sample:
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
+    ``deployed_error``: the most that the arithmetic of the deployed network was found to move any
+    margin, in the ball of the radius or, where that is 0, of the largest eps.
     ``method``: the rung that found the radius. ``rungs``: by name, the rungs of the cascade that
     the sample went through, in order, with its share of their seconds; ``decided_by``: the one that
     settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in
@@ -55,6 +61,7 @@ class Sample:
     certified: tuple[str, ...] = ()
     failure_probability: float = 0.0
     attack_radius: float | None = None
+    deployed_error: float | None = None
     radius_estimate: float | None = None
     lipschitz_estimate: float | None = None
     estimated: tuple[str, ...] = ()
@@ -72,6 +79,7 @@ class Sample:
         record = asdict(self)
         optional = (
             "attack_radius",
+            "deployed_error",
             "radius_estimate",
             "lipschitz_estimate",
             "estimated",
@@ -122,7 +130,7 @@ class Certificate:
     notes: tuple[str, ...] = ()
     cascade: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
-    threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
+    threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +159,7 @@ def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) 
             "mean": fmean(radii) if radii else None,
             "median": median(radii) if radii else None,
         },
+        **_deployed(() if estimate else correct),
         "verdicts": dict(sorted(verdicts.items())),
     } | (_upper(correct, n, eps) if any("attack" in s.rungs for s in samples) else {})
 
@@ -164,6 +173,19 @@ def _upper(correct: Sequence[Sample], n: int, eps: Sequence[str]) -> dict[str, A
         "upper_count": counts,
         "upper_accuracy": {text: count / n for text, count in counts.items()},
     }
+
+
+def _deployed(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How large the deployed error was, beside the margins at the samples."""
+    found = [
+        (sample.deployed_error, sample.deployed_error / sample.margin)
+        for sample in samples
+        if sample.deployed_error is not None and sample.margin > 0
+    ]
+    if not found:
+        return {}
+    error, share = (median(values) for values in zip(*found, strict=True))
+    return {"deployed_error": {"median": error, "median_share": share}}
 
 
 def cascade(samples: Sequence[Sample]) -> list[dict[str, Any]]:

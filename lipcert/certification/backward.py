@@ -96,6 +96,8 @@ class BackwardBatch:
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        # The largest deployed error of the last verdict.
+        self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
     def subset(self, rows: Tensor) -> BackwardBatch:
         """Some of the samples."""
@@ -115,10 +117,9 @@ class BackwardBatch:
 
     def needed(self, eps: Tensor, state: State) -> Tensor:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
-        known = None
-        if self.tools.matched:
-            known = [(layer.lower, layer.upper) for i, layer in state.items() if i]
+        known = state if self.tools.matched else None
         pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
+        self.charged = pair.amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:

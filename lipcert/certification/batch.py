@@ -33,6 +33,8 @@ class Batch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
+        # The largest deployed error at the last radius that held; the first one where none did.
+        self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
 
@@ -65,8 +67,11 @@ class Batch:
         Certified where positive, so that a tie is refused, and a NaN.
         """
         margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
-        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps)
-        return self._least(margins - needed)
+        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
+        slack = self._least(margins - needed)
+        kept = (slack > 0) | self.charged.isnan()
+        self.charged = torch.where(kept, needed.amax(1), self.charged)
+        return slack
 
     def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:
         return self.slack(eps, prepared) > 0

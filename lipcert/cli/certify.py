@@ -81,10 +81,18 @@ def certify(
     deployed: Annotated[
         Deployed,
         typer.Option(
-            help="The arithmetic to cover: float32 in any summation order, or exact.",
+            help="The format whose rounding is covered, in any summation order; real: none.",
             rich_help_panel=_HOW,
         ),
     ] = "float32",
+    pixel_domain: Annotated[
+        bool,
+        typer.Option(
+            "--pixel-domain",
+            help="Only images count: points of the ball with every pixel in [0, 1].",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -272,6 +280,7 @@ def certify(
             failure_probability=failure_probability,
             seed=seed,
             deployed=deployed,
+            pixel_domain=pixel_domain,
         ),
         preprocessing=Preprocessing(
             mean=parse.numbers("--mean", mean),

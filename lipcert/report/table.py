@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lipcert.certificate import Certificate
 from lipcert.report.numbers import rounded_down, rounded_up, share
-from lipcert.report.provenance import arithmetic, assurance
+from lipcert.report.provenance import arithmetic, assurance, threats
 
 Row = tuple[str, str]
 
@@ -39,11 +39,11 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
     yield "time", f"{certificate.seconds:.1f} s"
-    yield "threat model", f"{certificate.threat_model['norm'].upper()}, eps in pixels [0,1]"
+    yield "threat model", threats(certificate.threat_model)
     yield "assurance", assurance(certificate.assurance)
     yield "method", _method(certificate.options)
     if certificate.assurance.kind != "estimate":
-        yield "arithmetic", arithmetic(certificate.options["deployed"])
+        yield "arithmetic", arithmetic(certificate.options["deployed"], certificate.summary)
     yield from _model(certificate.model)
     for note in certificate.notes:
         yield "note", note

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import lipcert
-from lipcert.certificate import Certificate, Sample, cascade, summarise
+from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
@@ -141,6 +141,7 @@ def certify_dataset(
             environment=environment(device),
             seconds=time.perf_counter() - began,
             notes=(*_notes(options, samples), *notes),
+            threat_model=threat_model(pixel_domain=options.pixel_domain),
             cascade=cascade(samples),
             layers=with_eliminated(certifier.layer_norms, samples),
         )

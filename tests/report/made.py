@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lipcert.certificate import THREAT_MODEL
+from lipcert.certificate import threat_model
 from lipcert.report.results import Results
 
 DIGEST = "0123456789abcdef" * 4
@@ -135,7 +135,7 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
         },
         "seconds": 42.5,
         "notes": ["ESTIMATE: power iteration bounds nothing"] if estimate else [],
-        "threat_model": dict(THREAT_MODEL),
+        "threat_model": threat_model(pixel_domain=False),
         "schema": "https://lipcert.dev/schema/certificate/1",
     }  # fmt: skip
     return made | changes
