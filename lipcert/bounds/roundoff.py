@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.network import Input, Network, Sum
-from lipcert.network.activations import Activation
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.norms.bounds import operator_norm
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
@@ -138,7 +138,7 @@ class _Forward:
                 length, moves = times(lengths[0], steep), times(moved[0], steep)
                 if i in self.radii:
                     moves = torch.minimum(moves, self.radii[i])
-                fresh = self._activation(activation, largest + passed)
+                fresh = self._activation(activation, largest + passed, self._spread(i))
             case Sum():
                 passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
                 length = torch.stack(lengths).sum(0)
@@ -161,18 +161,24 @@ class _Forward:
         self.additions.append(additions)
         self.chain.append((self.size[-1], 0.0) if chain is None else chain)
 
-    def _activation(self, activation: Activation, size: Tensor) -> Tensor:
+    def _spread(self, i: int) -> Tensor | float:
+        """The largest input of an element-wise activation; others are exact but for their limits."""
+        node = self.tools.network.nodes[i]
+        return self.size[node.inputs[0]] if isinstance(node.kind, Elementwise) else 0.0
+
+    def _activation(self, activation: Activation, size: Tensor, inputs: Tensor | float) -> Tensor:
         """Its own rounding, and that of its limits and slopes where the format has others."""
-        relative, absolute = activation.rounding
+        relative, absolute, scaled = activation.rounding
         if self.arithmetic is None:
             return torch.zeros_like(size)
         unit = self.arithmetic.unit
         held = [getattr(activation, field.name) for field in fields(activation)]
         if not all(_represented(value, unit) for value in held if isinstance(value, Tensor)):
             relative += 1
-        if not (relative or absolute):
+        if not (relative or absolute or scaled):
             return torch.zeros_like(size)
-        return unit * (1 + 4 * unit) * (relative * size + absolute) + self.arithmetic.tiny
+        rounded: Tensor = relative * size + absolute + scaled * inputs
+        return unit * (1 + 4 * unit) * rounded + self.arithmetic.tiny
 
     def _sum(self, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         sizes = torch.stack([self.size[j] for j in inputs])

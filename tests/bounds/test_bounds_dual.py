@@ -1,5 +1,6 @@
 """Anchored states, chains, refined boxes, duals: sound against sampling and attacks, in order."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -9,7 +10,7 @@ from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
-from lipcert.bounds.anchored import State, select
+from lipcert.bounds.anchored import Layer, State, select
 from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
 from lipcert.bounds.reverse import RigorousSweep
@@ -238,3 +239,31 @@ def test_what_is_not_finite_is_never_proven() -> None:
     for row in (0, 1):
         assert not (margins[row].scatter(0, case.labels[row], -1.0) > 0).any()
         assert not (total[forms.rows == row] > -1e300).any()
+
+
+def widened(layer: Layer) -> Layer:
+    """The same ball in a box that says nothing."""
+    radius = 50 * layer.radius.reshape(-1, *(1,) * (layer.anchor.dim() - 1))
+    lower = torch.minimum(layer.lower, layer.anchor - radius)
+    upper = torch.maximum(layer.upper, layer.anchor + radius)
+    return replace(layer, lower=lower, upper=upper)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_box_and_ball_together_beat_either_alone(seed: int) -> None:
+    """For any slopes and multipliers, so for the best of each alone: boxes alone let λ go to 0."""
+    case = Case(seed)
+    for radius in (0.02, 0.3):
+        forms, _ = case.forms()
+        own = select(case.prepared("chains", radius)[1], forms.rows)
+        # The input keeps its ball in either case.
+        boxes = {i: replace(layer, radius=1e9 * layer.radius) if i else layer
+                 for i, layer in own.items()}  # fmt: skip
+        balls = {i: widened(layer) if i else layer for i, layer in own.items()}
+        start = case.dual.start(own, forms)
+        flat = Multipliers(start.slopes, {i: log - 60 for i, log in start.logs.items()})
+        for alone, first in ((boxes, flat), (balls, start)):
+            best, kept = case.dual.optimise(alone, forms, first, 10)
+            assert best.isfinite().all()
+            joint = case.dual.change(own, forms, kept)
+            assert (joint >= best - 1e-9 * (1 + best.abs())).all()

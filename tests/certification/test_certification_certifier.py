@@ -97,6 +97,27 @@ def test_options_agree_where_they_must(seed: int) -> None:
         assert guess.lipschitz is None
 
 
+# Steps of the radius search: 0.4 % for the duals, 0.1 % for one bound alone.
+_SEARCH = 1.006
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_auto_is_at_least_every_other_method(seed: int) -> None:
+    """Its radius up to the steps of the search; every verdict, exactly."""
+    network, x, labels = random_case(seed)
+    radii = ("0.001", "0.03", "0.1", "0.3")
+    for effort in ("fast", "standard"):
+        every = certify(network, x, labels, options(*radii, effort=effort))
+        for method in ("global", "local"):
+            for one, best in zip(
+                certify(network, x, labels, options(*radii, method=method)), every, strict=True
+            ):
+                assert one.radius is not None
+                assert best.radius is not None
+                assert set(one.certified) <= set(best.certified)
+                assert best.radius * _SEARCH >= one.radius
+
+
 def test_a_sample_s_result_does_not_depend_on_its_batch() -> None:
     network, x, labels = random_case(3, batch=6)
     certifier = Certifier(network, options("0.02", "0.1"), samples=6)

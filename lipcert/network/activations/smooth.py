@@ -45,10 +45,6 @@ class Smooth(Elementwise):
     def pieces(self) -> Sequence[Piece]:
         """Left to right, the whole line."""
 
-    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        slack = 1 - 2 * _LIBRARY_ROUNDINGS * torch.finfo(lower.dtype).eps
-        return torch.minimum(self.slope(lower), self.slope(upper)) * slack, self.gain(lower, upper)
-
     @property
     def turns(self) -> Sequence[float]:
         """Where ``σ`` stops to rise or fall."""
