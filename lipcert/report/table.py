@@ -78,7 +78,7 @@ def _verdicts(counts: dict[str, int]) -> str:
 
 def _method(options: dict[str, Any]) -> str:
     kind = {
-        "auto": "all bounds, cheap ones first, and an attack",
+        "auto": f"all bounds, cheap ones first, and an attack; effort {options['effort']}",
         "local": "local Lipschitz bounds",
         "global": "global Lipschitz bound",
     }
