@@ -224,6 +224,9 @@ class DualBound:
         """What rounding at one activation can be worth: ``(N,)``."""
         anchor, lower, upper = layer.anchor, layer.lower, layer.upper
         low, high = activation.image(lower, upper)
+        # A box that was cut may leave out the sample, from which changes count.
+        here = activation.value(anchor)
+        low, high = torch.minimum(low, here), torch.maximum(high, here)
         output = torch.maximum(low.abs(), high.abs())
         way = torch.maximum(upper - anchor, anchor - lower)
         slope = found.slopes[node].abs()

@@ -16,6 +16,7 @@ Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -29,9 +30,10 @@ from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.norms.bounds import operator_norm
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
 
-# Roundings of one term of a sum: the product, its weight and a factor of that; of a batch norm's
-# scale (a sum, a root, a quotient, their product and the parameters) and product; of a bias.
-_WEIGHT, _SCALE, _BIAS = 4.0, 8.0, 2.0
+# Roundings of one term of a sum: the product, its weight and a factor of that; of what is shifted
+# or scaled by a constant, the root and quotients of a batch norm among them, in either form,
+# ``(x − μ) s + β`` or ``x s + (β − μ s)``.
+_WEIGHT, _SHIFT = 4.0, 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,8 @@ class _Forward:
                 if i in self.radii:
                     moves = torch.minimum(moves, self.radii[i])
                 fresh = self._activation(activation, largest + passed, self._spread(i))
+                if not isinstance(activation, Elementwise):
+                    fresh = fresh + self._lowered(activation, node.inputs[0])
             case Sum():
                 passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
                 length = torch.stack(lengths).sum(0)
@@ -162,7 +166,7 @@ class _Forward:
         self.chain.append((self.size[-1], 0.0) if chain is None else chain)
 
     def _spread(self, i: int) -> Tensor | float:
-        """The largest input of an element-wise activation; others are exact but for their limits."""
+        """The largest input of an element-wise activation; others only move or compare."""
         node = self.tools.network.nodes[i]
         return self.size[node.inputs[0]] if isinstance(node.kind, Elementwise) else 0.0
 
@@ -179,6 +183,13 @@ class _Forward:
             return torch.zeros_like(size)
         rounded: Tensor = relative * size + absolute + scaled * inputs
         return unit * (1 + 4 * unit) * rounded + self.arithmetic.tiny
+
+    def _lowered(self, activation: Activation, source: int) -> Tensor:
+        """Where neurons are compared, the analysis works with their sums and differences."""
+        box, (magnitude, roundings) = self.boxes[source], self.chain[source]
+        largest = activation.perturbation(*box, magnitude)
+        group = math.prod(magnitude.shape[1:]) / math.prod(largest.shape[1:]) + 1
+        return gamma(roundings + 16 * group + 16) * group * largest
 
     def _sum(self, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         sizes = torch.stack([self.size[j] for j in inputs])
@@ -223,9 +234,7 @@ class _Forward:
         near = operator.magnitude(value + 2 * error) * slack + rows * _column(self.moved[j], rows)
         whole = (torch.fmin(whole, near) + bias) * (1 + 8 * FLOAT64)
         part = torch.minimum(whole, (whole + largest + passed + fused) / 2)
-        leaf = _WEIGHT
-        if isinstance(operator, Diagonal):
-            leaf = _BIAS if operator.scale is None else _SCALE
+        leaf = _SHIFT if isinstance(operator, Diagonal) else _WEIGHT
         count = behind + additions + leaf
         # Factors of a product that are too small for the format, and products that are.
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())

@@ -19,6 +19,7 @@ _STEPS = 40
 # Bounds fall faster than linearly with the radius; this power fits many.
 _POWER = 1.5
 _LONGEST_STRIDE = 16.0
+_GRID_BITS = 12
 
 
 def largest_radius(
@@ -32,7 +33,7 @@ def largest_radius(
     two vanishes, or to the middle where chords make no headway. It ends at the ratio
     ``resolution``, or after so many ``steps``. Nothing above ``limit``, ``(B,)``, is tried.
     """
-    trial = start.clamp(max=limit)
+    trial = _on_grid(start).clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
     low_slack, high_slack = torch.full_like(start, torch.nan), torch.full_like(start, -torch.inf)
     clean, nudge = clean.clamp(min=0), resolution**0.25
@@ -56,6 +57,13 @@ def largest_radius(
         factor = torch.where(torch.isfinite(found), factor, 1 / _LONGEST_STRIDE)
         up = (factor * nudge).clamp(resolution, _LONGEST_STRIDE)
         down = (factor / nudge).clamp(1 / _LONGEST_STRIDE, 1 / resolution)
-        onward = (trial * torch.where(yes, up, down)).clamp(max=limit)
-        trial = torch.where(done, trial, torch.where(inside, between, onward))
+        onward = trial * torch.where(yes, up, down)
+        onward = _on_grid(torch.where(inside, between, onward)).clamp(max=limit)
+        trial = torch.where(done, trial, onward)
     return low
+
+
+def _on_grid(radii: Tensor) -> Tensor:
+    """Rounded down to a coarse grid, so that noise in slacks does not show in radii."""
+    mantissa, exponent = torch.frexp(radii)
+    return torch.ldexp((mantissa * 2**_GRID_BITS).floor() / 2**_GRID_BITS, exponent)
