@@ -163,6 +163,13 @@ def test_deterministic_norms_speak_of_no_probability():
     assert "probability" not in text
 
 
+def test_every_rung_tells_what_it_decided_and_cost():
+    rung = {"rung": "local", "samples": 4, "decided": 3, "seconds": 1.25}
+    made = certificate(cascade=[rung, rung | {"rung": "dual", "samples": 1, "decided": 0}])
+    assert "local 3 of 4 (1.2 s), dual 0 of 1 (1.2 s)" in shown(made)
+    assert "decided by" not in shown(certificate())
+
+
 def test_the_effort_is_told():
     assert "and an attack; effort standard; norms randomised, seed 0" in shown(certificate())
     results = of_run(certificate(), samples())
