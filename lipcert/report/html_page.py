@@ -183,7 +183,7 @@ def _counterexamples(results: Results) -> str:
         broken = sample.get("attack_radius")
         distance = "" if broken is None else f"L2 distance ≤ {distance_up(broken)}"
         entries.append((pictures, f"no. {index}, class {sample['label']}", distance))
-    left = len(results.counterexamples) - len(entries)
+    left = results.summary["verdicts"].get("falsified", 0) - len(entries)
     more = f'<p class="muted">{left} more in counterexamples.npz.</p>' if left and entries else ""
     caption = '<p class="muted">Original on the left, what the model gets wrong on the right.</p>'
     return caption + elements.images(entries) + more if entries else ""

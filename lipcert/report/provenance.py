@@ -16,7 +16,8 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     options, data, model = certificate["options"], certificate["data"], certificate["model"]
     yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
-    yield "method", f"{options['method']}, norms {options['norms']}, seed {options['seed']}"
+    effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
+    yield "method", f"{options['method']}{effort}, norms {options['norms']}, seed {options['seed']}"
     if not results.estimate:
         yield "arithmetic", arithmetic(options["deployed"], results.summary)
     for name, digest in model["files"].items():

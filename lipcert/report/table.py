@@ -38,6 +38,8 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     """The table's rows, in order."""
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
+    if certificate.cascade:
+        yield "decided by", ", ".join(map(_rung, certificate.cascade))
     yield "time", f"{certificate.seconds:.1f} s"
     yield "threat model", threats(certificate.threat_model)
     yield "assurance", assurance(certificate.assurance)
@@ -76,9 +78,13 @@ def _verdicts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
+def _rung(rung: dict[str, Any]) -> str:
+    return f"{rung['rung']} {rung['decided']} of {rung['samples']} ({rung['seconds']:.1f} s)"
+
+
 def _method(options: dict[str, Any]) -> str:
     kind = {
-        "auto": "all bounds, cheap ones first, and an attack",
+        "auto": f"all bounds, cheap ones first, and an attack; effort {options['effort']}",
         "local": "local Lipschitz bounds",
         "global": "global Lipschitz bound",
     }

@@ -155,9 +155,11 @@ def test_a_report_may_go_to_a_file_in_a_new_folder(here, tmp_path):
 
 @pytest.mark.parametrize("format", ["text", "markdown", "html", "json"])
 def test_comparisons_of_a_real_run(here, format):
-    run = lipcert_process("compare", "results", "results", "--format", format, cwd=here)
+    shutil.copytree(here / "results", here / "newer", dirs_exist_ok=True)
+    run = lipcert_process("compare", "results", "newer", "--format", format, cwd=here)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "digits.onnx" in run.stdout
+    for folder in ("results", "newer"):
+        assert f"digits.onnx in {folder}" in run.stdout
     assert "gained" in run.stdout
 
 
@@ -199,6 +201,35 @@ def test_the_doctor_names_what_is_broken(here, tmp_path):
     assert run.returncode == 3
     assert "safetensors cannot be imported" in run.stderr
     assert "pip" in run.stderr
+
+
+def test_a_model_is_inspected(here):
+    run = lipcert_process("inspect", "digits.onnx", "--json", cwd=here)
+    assert run.returncode == 0
+    assert json.loads(run.stdout)["norms"]["product"] > 0
+    assert "Operator norms" in run.stderr
+
+
+FAULTY = """
+from lipcert.data import Dataset, load_dataset
+
+class Faulty(Dataset):
+    def pixels(self, indices):
+        raise RuntimeError("of two\\nlines")
+
+def data(split):
+    good = load_dataset("digits", split=split)
+    return Faulty(good.name, good.split, good.images, good.labels, good.classes, good.source)
+"""
+
+
+def test_a_defect_ends_with_4_in_one_line(here):
+    (here / "faulty.py").write_text(FAULTY)
+    arguments = ("certify", "digits.onnx", "--data", "faulty:data", "--eps", "0.1")
+    run = lipcert_process(*arguments, cwd=here)
+    assert (run.returncode, run.stdout) == (4, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("lipcert: internal error: RuntimeError: of two lines")
 
 
 COMMANDS = (

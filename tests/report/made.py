@@ -120,6 +120,7 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
         "options": {
             "eps": list(EPS),
             "method": "local",
+            "effort": "standard",
             "norms": kind,
             "failure_probability": 1e-9,
             "seed": 0,

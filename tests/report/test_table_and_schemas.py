@@ -15,6 +15,8 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon, Options
 from lipcert.report import json_file
 from lipcert.report.numbers import percent, percent_up, rounded_down, rounded_up
+from lipcert.report.provenance import provenance
+from lipcert.report.results import of_run
 from lipcert.report.table import table
 
 DIGEST = "0" * 64
@@ -159,6 +161,19 @@ def test_deterministic_norms_speak_of_no_probability():
     text = shown(certificate(kind="deterministic"))
     assert "deterministic: every norm is an upper bound" in text
     assert "probability" not in text
+
+
+def test_every_rung_tells_what_it_decided_and_cost():
+    rung = {"rung": "local", "samples": 4, "decided": 3, "seconds": 1.25}
+    made = certificate(cascade=[rung, rung | {"rung": "dual", "samples": 1, "decided": 0}])
+    assert "local 3 of 4 (1.2 s), dual 0 of 1 (1.2 s)" in shown(made)
+    assert "decided by" not in shown(certificate())
+
+
+def test_the_effort_is_told():
+    assert "and an attack; effort standard; norms randomised, seed 0" in shown(certificate())
+    results = of_run(certificate(), samples())
+    assert "auto, effort standard, norms randomised, seed 0" in dict(provenance(results))["method"]
 
 
 def test_real_arithmetic_says_that_rounding_is_not_covered():
