@@ -1,4 +1,4 @@
-"""A bounded part of the mutation corpus; as much as asked in benchmarks/test_benchmark_hostile.py."""
+"""A bounded part of the mutation corpus; all of it: test_benchmark_hostile.py."""
 
 from pathlib import Path
 
