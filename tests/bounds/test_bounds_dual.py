@@ -249,7 +249,7 @@ def widened(layer: Layer) -> Layer:
     return replace(layer, lower=lower, upper=upper)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(5))
 def test_box_and_ball_together_beat_either_alone(seed: int) -> None:
     """For any slopes and multipliers, so for the best of each alone: boxes alone let λ go to 0."""
     case = Case(seed)

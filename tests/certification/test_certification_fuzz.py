@@ -20,22 +20,23 @@ from lipcert.options import Epsilon, Options
 METHODS = [("local", "standard"), ("auto", "fast"), ("auto", "standard")]
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(sorted(SPOILS)))
-def test_no_certificate_is_broken_as_deployed(seed: int, kind: str) -> None:
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(sorted(SPOILS)), st.sampled_from(METHODS))
+def test_no_certificate_is_broken_as_deployed(
+    seed: int, kind: str, method: tuple[str, str]
+) -> None:
     generator = seeded(seed)
     network = spoiled_network(generator, kind)
     x, labels = samples_of(network, generator, 10)
     evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
-    for method, effort in METHODS:
-        options = Options((Epsilon.parse("1e-3"),), method=method, effort=effort)  # type: ignore[arg-type]
-        samples = Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
-        radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
-        sure = radius > 0
-        if bool(sure.any()):
-            outcome = assault(network, evaluations, x[sure], labels[sure], radius[sure], generator)
-            assert not outcome.broken.any()
-            assert (outcome.ratio > 1).all()
+    options = Options((Epsilon.parse("1e-3"),), method=method[0], effort=method[1])  # type: ignore[arg-type]
+    samples = Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
+    radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    sure = radius > 0
+    if bool(sure.any()):
+        outcome = assault(network, evaluations, x[sure], labels[sure], radius[sure], generator)
+        assert not outcome.broken.any()
+        assert (outcome.ratio > 1).all()
 
 
 def test_attacks_do_break_what_is_not_certified() -> None:
@@ -51,7 +52,7 @@ def test_attacks_do_break_what_is_not_certified() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "kind"), [(0, "plain"), (1, "cancelling"), (2, "ill-conditioned"), (3, "near-tie")]
+    ("seed", "kind"), [(0, "plain"), (1, "cancelling"), (2, "ill-conditioned")]
 )
 def test_certificates_of_files_hold_in_the_runtime(seed: int, kind: str, tmp_path: Path) -> None:
     """The public API on exported files."""

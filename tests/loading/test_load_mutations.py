@@ -1,4 +1,4 @@
-"""A bounded part of the mutation corpus; as much as asked in the benchmark of hostile files."""
+"""A bounded part of the mutation corpus; all of it: test_benchmark_hostile.py."""
 
 from pathlib import Path
 

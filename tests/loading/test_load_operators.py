@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from load_models import DOUBLE, FLOAT, Case, assert_agrees
+from loading.load_models import DOUBLE, FLOAT, Case, assert_agrees
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
