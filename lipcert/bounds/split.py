@@ -141,7 +141,9 @@ class Splitter:
         """The leaves that are not proven, with better multipliers."""
         state, eps, forms = self.state_of(leaves), self.eps[leaves.form], self._forms(leaves)
         single, small, needed = _single(state), forms.to(torch.float32), self.needed[leaves.form]
-        change, found = self.guide.optimise(single, eps.float(), small, leaves.found, steps, rate=_RATE)
+        change, found = self.guide.optimise(
+            single, eps.float(), small, leaves.found, steps, rate=_RATE
+        )
         change = self.dual.certified(state, eps, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
