@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
 # or scaled by a constant, the root and quotients of a batch norm among them, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
 _WEIGHT, _SHIFT = 4.0, 8.0
+# 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
+_AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,30 @@ class Roundoff:
                 norms.append(node.kind.lipschitz if isinstance(node.kind, Activation) else 1.0)
             rows.append(own)
         return cls(network, norms, rows)
+
+    @cached_property
+    def underflow(self) -> float:
+        """What squares that underflow in the analysis can cost a margin.
+
+        A length that is computed from them is short by at most ``√n 2^-511``. With F the product
+        of norms from the input to a node, G that from it to the logits, the margin feels at most
+        ``(1 + F)(1 + G)`` of it. Where one of these products could pass 2^400, nothing is known:
+        infinite.
+        """
+        nodes = self.network.nodes
+        before, after = [1.0] * len(nodes), [0.0] * len(nodes)
+        for i, node in enumerate(nodes):
+            if node.inputs:
+                before[i] = self.norms[i] * sum(before[j] for j in node.inputs)
+        after[-1] = 1.0
+        for i, node in reversed(list(enumerate(nodes))):
+            for j in node.inputs:
+                after[j] += self.norms[i] * after[i]
+        most = max(
+            (1 + sum(before[j] for j in node.inputs)) * (1 + self.norms[i]) * (1 + after[i])
+            for i, node in enumerate(nodes)
+        )
+        return _UNDERFLOW if most <= _AMPLIFICATION else math.inf
 
     def over(
         self,

@@ -95,14 +95,15 @@ class Deployment:
         boxes = self.propagation.boxes(centre, eps, known)
         roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic, radii)
         each = roundings.total[-1].flatten(1)
-        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + self._tie
+        always = self._tie + self.roundoff.underflow
+        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
         undecided = torch.ones_like(pair) > 0 if margins is None else ~(margins > pair)
         rows, others = undecided.nonzero().unbind(1)
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
-            pair[row, other] = torch.fmin(error + self._tie, pair[row, other])
+            pair[row, other] = torch.fmin(error + always, pair[row, other])
         return pair
 
     @property

@@ -263,3 +263,52 @@ def test_float16_overflows() -> None:
     assert "overflow float16" in sample.message
     (sample,) = certify(large, x, torch.tensor([0]), deployed="bfloat16", method="local")
     assert sample.verdict == "certified"
+
+
+def scaled(kind: str, first: Tensor, bias: Tensor, last: Tensor) -> Network:
+    """The same function, through layers of extreme scales that cancel."""
+    unit = torch.eye(3).double()
+    low, high = 2.0**-600, 2.0**200
+    match kind:
+        case "down and up":
+            steps = [(2.0**-100 * unit, None)] * 3 + [(2.0**100 * unit, None)] * 3
+            return dense((first, bias), *steps, (last, None))
+        case "up and down":
+            steps = [(2.0**100 * unit, None)] * 11 + [(2.0**-100 * unit, None)] * 11
+            return dense((first, bias), *steps, (last, None))
+        case "tiny first":
+            return dense((low * first, low * bias), *[(high * unit, None)] * 2, (high * last, None))
+        case "tiny last":
+            steps = [(high * unit, None)] * 2
+            return dense((high * first, high * bias), *steps, (low * last, None))
+        case _:
+            small = 2.0**-300
+            layers = (small * first, small * bias), (small * unit, None)
+            return dense(*layers, (2.0**500 * last, None))
+
+
+@pytest.mark.parametrize(
+    "kind", ["down and up", "up and down", "tiny first", "tiny last", "huge last"]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_scales_that_cancel(method: str, kind: str) -> None:
+    """Weights whose squares, or products of norms, no double holds, in a function that is tame."""
+    certified = 0
+    for seed in range(2):
+        generator = seeded(seed)
+        first, bias = (
+            torch.randint(-8, 9, shape, generator=generator).double() / 8
+            for shape in ((3, 2), (3,))
+        )
+        last = torch.randint(-8, 9, (3, 3), generator=generator).double() / 8
+        x = uniform((4, 1, 2), generator)
+        network, plain = scaled(kind, first, bias, last), dense((first, bias), (last, None))
+        labels = plain.logits(x).argmax(1)
+        exact = [exact_square(first, bias, last, x[k, 0], int(labels[k])) for k in range(4)]
+        for sample, square in zip(
+            certify(network, x, labels, method=method, deployed="real"), exact, strict=True
+        ):
+            radius = Fraction(sample.radius or 0)
+            assert radius == 0 or radius**2 < square
+            certified += int(radius > 0)
+    assert (certified > 0) == (kind == "down and up")
