@@ -1,0 +1,314 @@
+"""A file's network as sparse matrices and piecewise linear functions, one for every node.
+
+Unit vectors pushed through a node give its matrix, a zero its bias. No two nodes are multiplied, so
+that the coefficients of a convolution or a Gemm are exactly those of the file; only nodes that move
+values are merged into the next one, by renaming its columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipcert.audit.deployed import Preprocessing
+from lipcert.audit.interpreter import Attributes, Interpreter, NotRead, Value, run
+
+Array = NDArray[Any]
+
+# Above this, pushing unit vectors through a node takes longer than the bound is worth.
+MOST_ENTRIES = 2**26
+_PUSHED = 256
+# Of an entry that is a sum, a quotient or a root: relative, generously.
+ENTRY = 2.0**-50
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """``shape`` (m, n), and its nonzero entries in the order of their rows, in float64."""
+
+    shape: tuple[int, int]
+    rows: Array
+    columns: Array
+    entries: Array
+
+    @classmethod
+    def of(cls, rows: Array, columns: Array, entries: Array, shape: tuple[int, int]) -> Matrix:
+        order = np.lexsort((columns, rows))
+        return cls(shape, rows[order], columns[order], entries[order])
+
+    @classmethod
+    def diagonal(cls, entries: Array) -> Matrix:
+        places = np.arange(len(entries))
+        return cls.of(places, places, entries, (len(entries), len(entries)))
+
+    @cached_property
+    def transpose(self) -> Matrix:
+        return Matrix.of(self.columns, self.rows, self.entries, self.shape[::-1])
+
+    @cached_property
+    def magnitude(self) -> Matrix:
+        return Matrix(self.shape, self.rows, self.columns, np.abs(self.entries))
+
+    @cached_property
+    def squared(self) -> Matrix:
+        return Matrix(self.shape, self.rows, self.columns, self.entries**2)
+
+    @cached_property
+    def positive(self) -> Matrix:
+        return Matrix(self.shape, self.rows, self.columns, np.maximum(self.entries, 0))
+
+    @cached_property
+    def negative(self) -> Matrix:
+        return Matrix(self.shape, self.rows, self.columns, np.minimum(self.entries, 0))
+
+    @cached_property
+    def longest(self) -> int:
+        """The most entries in a row or in a column."""
+        counts = [np.bincount(places, minlength=1) for places in (self.rows, self.columns)]
+        return max(int(count.max()) for count in counts)
+
+    @cached_property
+    def selects(self) -> bool:
+        """Whether every result is one of the values, unchanged."""
+        ones = len(self.rows) == self.shape[0] and bool((self.entries == 1).all())
+        return ones and bool((self.rows == np.arange(len(self.rows))).all())
+
+    @cached_property
+    def _starts(self) -> tuple[Array, Array]:
+        """The rows that are not empty, and where each begins."""
+        return np.unique(self.rows, return_index=True)
+
+    def __matmul__(self, v: Array) -> Array:
+        """``M v`` for every ``v`` of ``(…, n)``, in the type of ``v``: sums in order."""
+        flat = v.reshape(-1, v.shape[-1])
+        result = np.zeros((len(flat), self.shape[0]), dtype=v.dtype)
+        occupied, starts = self._starts
+        if len(starts):
+            for row, one in zip(result, flat, strict=True):
+                row[occupied] = np.add.reduceat(self.entries * one[self.columns], starts)
+        return result.reshape(*v.shape[:-1], self.shape[0])
+
+    def row_norms(self, scale: Array) -> Array:
+        """``‖row_k(M diag(scale))‖``."""
+        result: Array = np.sqrt(self.squared @ scale**2)
+        return result
+
+    def dense(self, columns: Array, scale: Array) -> Array:
+        """The chosen columns, scaled."""
+        place = np.full(self.shape[1], -1)
+        place[columns] = np.arange(len(columns))
+        kept = place[self.columns] >= 0
+        made = np.zeros((self.shape[0], len(columns)))
+        where = self.columns[kept]
+        made[self.rows[kept], place[where]] = self.entries[kept] * scale[where]
+        return made
+
+    @cached_property
+    def _torch_transpose(self) -> Tensor:
+        t = self.transpose
+        places = torch.from_numpy(np.stack([t.rows, t.columns]))
+        made = torch.sparse_coo_tensor(places, torch.from_numpy(t.entries), t.shape)
+        return made.coalesce()
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """``rows · M`` for rows ``(R, m)``, differentiable."""
+        result: Tensor = torch.sparse.mm(self._torch_transpose, rows.T).T
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``v = Σ M_i v_i + bias``; ``size`` bounds the numbers that ``bias`` is the sum of."""
+
+    inputs: tuple[int, ...]
+    matrices: tuple[Matrix, ...]
+    bias: Array
+    size: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Bent:
+    """An element-wise, continuous, piecewise linear function.
+
+    ``slopes`` ``(p, n)`` or ``(p, 1)`` of its pieces, from left to right, between the ``kinks``
+    ``(p − 1,)``; ``start`` is the value at the first kink.
+    """
+
+    input: int
+    slopes: Array
+    kinks: Array
+    start: float
+
+    @cached_property
+    def steepest(self) -> Array:
+        found: Array = np.abs(self.slopes).max(axis=0)
+        return found
+
+    def values(self, z: Array) -> Array:
+        """The function of ``(…, n)``."""
+        kinks, slopes = self.kinks, self.slopes
+        result = self.start + slopes[0] * np.minimum(z - kinks[0], 0)
+        for k, kink in enumerate(kinks):
+            reach = kinks[k + 1] - kink if k + 1 < len(kinks) else np.inf
+            result = result + slopes[k + 1] * np.clip(z - kink, 0, reach)
+        return result
+
+
+Step = Affine | Bent
+
+
+class Program:
+    """The network as a function of flat pixels: value 0 is the pixels, value ``k + 1`` the result
+    of ``steps[k]``, the last one the logits. Raises ``NotRead``."""
+
+    def __init__(self, reading: Interpreter, preprocessing: Preprocessing) -> None:
+        n = len(preprocessing.order)
+        order = preprocessing.order
+        scale = Matrix.of(np.arange(n), order, preprocessing.scale[order], (n, n))
+        front = Affine((0,), (scale,), preprocessing.shift[order], preprocessing.size[order])
+        self.steps: list[Step] = [front]
+        # Where a value of the file is, and which of those entries it has; None: all, in order.
+        self._places: dict[str, tuple[int, Array | None]] = {reading.input: (1, None)}
+        for node in reading.nodes:
+            self._add(node, reading)
+        self.output = self._whole(reading.output)
+
+    def _add(self, node: onnx.NodeProto, reading: Interpreter) -> None:
+        values = [reading.constants.get(name) for name in node.input]
+        bent = _bent(node, values, reading.shapes[node.output[0]])
+        if bent is not None:
+            source = self._whole(node.input[0])
+            self.steps.append(Bent(source, *bent))
+            self._places[node.output[0]] = (len(self.steps), None)
+            return
+        if node.op_type not in AFFINE:
+            raise NotRead(f"{node.op_type} in a bound")
+        varying = list(dict.fromkeys(n for n in node.input if n in self._places))
+        if node.op_type not in SUMS and len(varying) > 1:
+            raise NotRead(f"{node.op_type} of two values in a bound")
+        for which, name in enumerate(node.output):
+            matrices, bias = _pushed(node, which, varying, reading)
+            self._append(name, varying, matrices, bias)
+
+    def _append(
+        self, name: str, varying: Sequence[str], matrices: Sequence[Matrix], bias: Array
+    ) -> None:
+        places, renamed = zip(
+            *(self._renamed(v, m) for v, m in zip(varying, matrices, strict=True)), strict=True
+        )
+        if len(renamed) == 1 and renamed[0].selects and not bias.any():
+            self._places[name] = (places[0], renamed[0].columns)
+            return
+        self.steps.append(Affine(places, renamed, bias, np.abs(bias)))
+        self._places[name] = (len(self.steps), None)
+
+    def _renamed(self, name: str, matrix: Matrix) -> tuple[int, Matrix]:
+        place, chosen = self._places[name]
+        if chosen is None:
+            return place, matrix
+        shape = (matrix.shape[0], self.width(place))
+        return place, Matrix.of(matrix.rows, chosen[matrix.columns], matrix.entries, shape)
+
+    def width(self, value: int) -> int:
+        if value == 0:
+            step = self.steps[0]
+            assert isinstance(step, Affine)
+            return step.matrices[0].shape[1]
+        step = self.steps[value - 1]
+        return len(step.bias) if isinstance(step, Affine) else self.width(step.input)
+
+    def _whole(self, name: str) -> int:
+        """The value itself, made where it is only a choice of another one's entries."""
+        place, chosen = self._places[name]
+        if chosen is None:
+            return place
+        n = len(chosen)
+        ones = Matrix.of(np.arange(n), chosen, np.ones(n), (n, self.width(place)))
+        self.steps.append(Affine((place,), (ones,), np.zeros(n), np.zeros(n)))
+        self._places[name] = (len(self.steps), None)
+        return len(self.steps)
+
+
+SUMS = ("Add", "Sub", "Sum", "Concat")
+AFFINE = frozenset((
+    *SUMS, "AveragePool", "Cast", "Conv", "Div", "Dropout", "Flatten", "Gather", "Gemm",
+    "GlobalAveragePool", "Identity", "MatMul", "Mul", "Neg", "Pad", "ReduceMean", "ReduceSum",
+    "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+))  # fmt: skip
+
+
+def _pushed(
+    node: onnx.NodeProto, which: int, varying: Sequence[str], reading: Interpreter
+) -> tuple[list[Matrix], Array]:
+    """The matrices of one output, one for each varying input, and its bias."""
+    zeros = {name: torch.zeros(reading.shapes[name], dtype=torch.float64) for name in varying}
+
+    def result(values: dict[str, Tensor]) -> Tensor:
+        inputs: list[Value | None] = [
+            values[n] if n in values else reading.constants.get(n) for n in node.input
+        ]
+        return run(node, inputs)[which].reshape(-1)
+
+    bias = result(zeros)
+    matrices = []
+    for name in varying:
+        n = zeros[name].numel()
+        if n * len(bias) > MOST_ENTRIES:
+            raise NotRead(f"a {node.op_type} from {n} to {len(bias)} values in a bound")
+
+        def linear(v: Tensor, name: str = name) -> Tensor:
+            """Without the bias, which would round the entries."""
+            direction = {**{k: torch.zeros_like(z) for k, z in zeros.items()}, name: v}
+            moved: Tensor = torch.func.jvp(result, (zeros,), (direction,))[1]
+            return moved
+
+        found = []
+        for first in range(0, n, _PUSHED):
+            count = min(_PUSHED, n - first)
+            units = torch.zeros(count, n, dtype=torch.float64)
+            units[torch.arange(count), first + torch.arange(count)] = 1
+            images = torch.vmap(linear)(units.reshape(count, *zeros[name].shape)).numpy()
+            columns, rows = images.nonzero()
+            found.append((rows, first + columns, images[columns, rows]))
+        parts = [np.concatenate(part) for part in zip(*found, strict=True)]
+        matrices.append(Matrix.of(*parts, shape=(len(bias), n)))
+    return matrices, bias.numpy()
+
+
+def _bent(
+    node: onnx.NodeProto, values: Sequence[Value | None], shape: tuple[int, ...]
+) -> tuple[Array, Array, float] | None:
+    """Slopes, kinks and start of a piecewise linear node; None for any other node."""
+    attributes = Attributes({a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
+    column = np.array([[0.0], [1.0]])
+    origin = np.zeros(1)
+    match node.op_type:
+        case "Relu":
+            return column, origin, 0.0
+        case "LeakyRelu":
+            return np.array([[attributes.get("alpha", 0.01)], [1.0]]), origin, 0.0
+        case "PRelu":
+            slope = np.broadcast_to(np.asarray(values[1]), shape).reshape(1, -1)
+            return np.concatenate([slope, np.ones_like(slope)]), origin, 0.0
+        case "Abs":
+            return np.array([[-1.0], [1.0]]), origin, 0.0
+        case "Clip":
+            low, high = (attributes.late(n, values, k) for n, k in (("min", 1), ("max", 2)))
+            ends = [float(end) for end in (low, high) if end is not None and math.isfinite(end)]
+            if not ends or (len(ends) == 2 and ends[0] >= ends[1]):
+                raise NotRead("a Clip without an interval in a bound")
+            slopes = [0.0, 1.0, 0.0]
+            if len(ends) == 1:
+                slopes = slopes[:2] if high is None or not math.isfinite(high) else slopes[1:]
+            return np.array(slopes)[:, None], np.array(ends), ends[0]
+        case _:
+            return None
