@@ -25,7 +25,7 @@ from lipcert.audit.interpreter import Attributes, Interpreter, NotRead, Value, r
 Array = NDArray[Any]
 
 # Above this, pushing unit vectors through a node takes longer than the bound is worth.
-MOST_ENTRIES = 2**26
+MOST_ENTRIES = 2**27
 _PUSHED = 256
 # Of an entry that is a sum, a quotient or a root: relative, generously.
 ENTRY = 2.0**-50
@@ -116,7 +116,9 @@ class Matrix:
     def _torch_transpose(self) -> Tensor:
         t = self.transpose
         places = torch.from_numpy(np.stack([t.rows, t.columns]))
-        made = torch.sparse_coo_tensor(places, torch.from_numpy(t.entries), t.shape)
+        made = torch.sparse_coo_tensor(
+            places, torch.from_numpy(t.entries), t.shape, check_invariants=True
+        )
         return made.coalesce()
 
     def pull(self, rows: Tensor) -> Tensor:
