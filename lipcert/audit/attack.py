@@ -57,7 +57,8 @@ class Ball:
         share = self.radius * _INSIDE / np.maximum(length, self.radius)
         points = self.x + offsets * share.reshape(-1, *(1,) * self.x.ndim)
         points = points.clip(0, 1) if self.pixel_domain else points
-        return points.astype(np.float32)
+        rounded: Array = points.astype(np.float32)
+        return rounded
 
 
 def candidates(logits: Logits | None, ball: Ball, *, restarts: int, steps: int, seed: int) -> Array:
@@ -113,7 +114,7 @@ def _projected(offsets: Tensor, x: Tensor, ball: Ball) -> Tensor:
 
 
 def _length(offsets: Tensor) -> Tensor:
-    length = offsets.flatten(1).norm(dim=1).clamp(min=1e-30)
+    length: Tensor = offsets.flatten(1).norm(dim=1).clamp(min=1e-30)
     return length.reshape(-1, *(1,) * (offsets.ndim - 1))
 
 

@@ -24,8 +24,9 @@ from lipcert.audit.attack import Ball, broken, candidates
 from lipcert.audit.claims import Claims, Record, radius_of
 from lipcert.audit.deployed import Deployed, Preprocessing, margins
 from lipcert.audit.dual import Dual
-from lipcert.audit.interpreter import Interpreter, NotRead
-from lipcert.audit.matrices import Program
+from lipcert.audit.interpreter import Interpreter
+from lipcert.audit.operators import NotRead
+from lipcert.audit.program import Program
 from lipcert.audit.reach import FORMATS, Norms
 from lipcert.audit.report import Audited, Finding
 

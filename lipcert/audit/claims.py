@@ -1,7 +1,7 @@
 """What a certificate claims, read from its files, and held against itself.
 
 Everything is recomputed from ``samples.jsonl`` by lines of its own: counts, shares, radii, digests,
-and what each verdict says of the fields beside it. A ``Contradiction`` names the sample it is about.
+and what each verdict says of the fields beside it. A ``Contradiction`` names its sample.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _of_the_whole(claims: Claims) -> Iterator[str]:
     spent = math.fsum(sample["failure_probability"] for sample in samples)
     stated = certificate["assurance"]["failure_probability"]
     if spent > stated * (1 + 1e-6):
-        yield f"the samples' failure probabilities sum to {spent:.3g}, above the {stated:.3g} stated"
+        yield f"the failure probabilities sum to {spent:.3g}, above the {stated:.3g} stated"
     if stated > certificate["options"]["failure_probability"] * (1 + 1e-6):
         yield "the failure probability stated is above the one that was asked for"
     if certificate["assurance"]["kind"] == "deterministic" and (spent or stated):

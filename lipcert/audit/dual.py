@@ -7,8 +7,8 @@ With ``A`` the row at a bent function's result, ``d`` the change of its input an
 
 exact neuron by neuron at the vertices of a few parabolas. The row then goes on as ``A∘c``, through
 the matrices, down to the pixels, where ``−eps ‖A‖₂`` is left. Slopes and multipliers come from
-gradient ascent in float64, and nothing rests on them: the last evaluation is done in numpy's longest
-floating type, and what its own rounding may have added is taken off.
+gradient ascent in float64, and nothing rests on them: the last evaluation is done in the longest
+floating type of numpy, and what its own rounding may have added is taken off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.audit.matrices import ENTRY, Affine, Bent, Program
+from lipcert.audit.matrix import ENTRY
+from lipcert.audit.program import Affine, Bent, Program
 from lipcert.audit.reach import (
     LONG,
     UNIT,
@@ -110,7 +111,8 @@ class Dual:
         found = [
             self._bound(value, rows, self._tangents(), None, share)[0].numpy() for share in _TRIED
         ]
-        return np.max([np.where(np.isnan(f), -np.inf, f) for f in found], axis=0)
+        best: Array = np.max([np.where(np.isnan(f), -np.inf, f) for f in found], axis=0)
+        return best
 
     def _tangents(self) -> dict[int, Tensor]:
         """The slopes at the sample."""
@@ -154,7 +156,8 @@ class Dual:
         logs = {value: m.log().requires_grad_() for value, m in multipliers.items()}
         best, kept = first.clone(), (self._copied(slopes), self._copied(logs))
         adam = torch.optim.Adam([
-            {"params": list(slopes.values()), "lr": 0.05}, {"params": list(logs.values()), "lr": 0.1},
+            {"params": list(slopes.values()), "lr": 0.05},
+            {"params": list(logs.values()), "lr": 0.1},
         ])  # fmt: skip
         for _ in range(_STEPS if slopes else 0):
             powers = {value: log.exp() for value, log in logs.items()}
@@ -167,7 +170,7 @@ class Dual:
             if bool((best > target).all()):
                 break
             adam.zero_grad()
-            (-found).nansum().backward()  # type: ignore[no-untyped-call]
+            (-found).nansum().backward()
             adam.step()
         final = [{value: t.numpy().astype(LONG) for value, t in part.items()} for part in kept]
         powers = {value: np.exp(log) for value, log in final[1].items()}
@@ -183,7 +186,8 @@ class Dual:
     ) -> tuple[Any, dict[int, Any]]:
         """Lower bounds ``(R,)`` of ``rows · Δv``, ``v`` the value ``top``; numpy or torch alike.
 
-        Where no multipliers ``(R, 1)`` are given, ``share · ‖A‖ / radius``; those used are returned.
+        Where no multipliers ``(R, 1)`` are given, they are ``share · ‖A‖ / radius``. Returns those
+        used as well.
         """
         exact = isinstance(rows, np.ndarray)
         xp: Any = np if exact else torch
@@ -195,10 +199,9 @@ class Dual:
                 continue
             step = self.program.steps[value - 1]
             if isinstance(step, Affine):
-                size = sum(
-                    m.magnitude @ self.reaches[i].amplitude
-                    for m, i in zip(step.matrices, step.inputs, strict=True)
-                )
+                size = np.zeros(len(step.bias))
+                for m, i in zip(step.matrices, step.inputs, strict=True):
+                    size = size + m.magnitude @ self.reaches[i].amplitude
                 n = len(size) + sum(m.longest for m in step.matrices)
                 loss = rounding(n, unit) * size
                 total = total - (abs(a) * (loss if exact else torch.from_numpy(loss))).sum(-1)
@@ -261,7 +264,7 @@ def _terms(step: Bent, z: Reach, kind: Any) -> Terms:
 
 
 def _as_torch(terms: Terms) -> Terms:
-    arrays = {
+    arrays: dict[str, Any] = {
         name: torch.from_numpy(np.ascontiguousarray(value))
         for name, value in vars(terms).items()
         if isinstance(value, np.ndarray)

@@ -43,8 +43,12 @@ class ConsoleWatch(Watch):
 
     def advance(self, audited: Audited) -> None:
         self._outcomes.append(audited.outcome)
-        confirmed, contradicted = map(self._outcomes.count, ("confirmed", "contradicted"))
-        self._progress.update(self._task, advance=1, confirmed=confirmed, contradicted=contradicted)
+        self._progress.update(
+            self._task,
+            advance=1,
+            confirmed=self._outcomes.count("confirmed"),
+            contradicted=self._outcomes.count("contradicted"),
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -89,7 +89,7 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
 
 def pixels(dataset: Dataset, index: int) -> Array:
     """One image as float32 numbers in [0, 1]."""
-    stored = dataset.images[index]
+    stored: Array = dataset.images[index]
     return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcert.audit.matrices import ENTRY, Affine, Bent, Matrix, Program
+from lipcert.audit.matrix import ENTRY, Matrix
+from lipcert.audit.program import Affine, Bent, Program
 
 Array = NDArray[Any]
 
@@ -102,7 +103,7 @@ def _norm(matrix: Matrix, scale: Array) -> float:
     rest = float(np.sqrt(squares[scale <= _FADED].sum())) * (1 + rounding(matrix.shape[1]))
     small = min(len(columns), matrix.shape[0])
     if small > _LARGEST_GRAM:
-        return min(np.sqrt(frobenius), _schur(matrix, scale)) * (1 + ENTRY)
+        return min(float(np.sqrt(frobenius)), _schur(matrix, scale)) * (1 + ENTRY)
     if small == 0:
         return rest
     dense = matrix.dense(columns, scale)
@@ -206,12 +207,14 @@ def deployed_errors(
     last = program.steps[-1]
     if isinstance(last, Bent) or program.output != len(program.steps):
         total = errors[program.output]
-        return total[label] + total[others]
+        whole: Array = total[label] + total[others]
+        return whole
     pairs = fresh[label] + fresh[others]
     for matrix, i in zip(last.matrices, last.inputs, strict=True):
         rows = matrix.dense(np.arange(matrix.shape[1]), np.ones(matrix.shape[1]))
         pairs = pairs + np.abs(rows[label] - rows[others]) @ errors[i] * (1 + rounding(n))
-    return np.minimum(pairs, total[label] + total[others])
+    smaller: Array = np.minimum(pairs, total[label] + total[others])
+    return smaller
 
 
 def _largest(reach: Reach) -> Array:

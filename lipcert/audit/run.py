@@ -40,9 +40,9 @@ def audit(
 ) -> Audit:
     """Audit a ``certificate.json``, or the one in a folder.
 
-    ``samples``: how many, drawn at random by ``seed``, on which the attacks depend as well. What the
-    files say of themselves is checked for every sample. Raises ``UsageError`` where something is
-    not found, ``CannotCertify`` where it is damaged or not what was certified; a contradiction
+    ``samples``: how many, drawn at random by ``seed``, on which the attacks depend as well. What
+    the files say of themselves is checked for every sample. Raises ``UsageError`` where something
+    is not found, ``CannotCertify`` where it is damaged or not what was certified; a contradiction
     raises nothing, it is part of the result.
     """
     began = time.perf_counter()

@@ -20,111 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.audit.deployed import Preprocessing
-from lipcert.audit.interpreter import Attributes, Interpreter, NotRead, Value, run
+from lipcert.audit.interpreter import Interpreter, Value
+from lipcert.audit.matrix import Matrix
+from lipcert.audit.operators import NotRead, attributes_of, run
 
 Array = NDArray[Any]
 
 # Above this, pushing unit vectors through a node takes longer than the bound is worth.
 MOST_ENTRIES = 2**27
 _PUSHED = 256
-# Of an entry that is a sum, a quotient or a root: relative, generously.
-ENTRY = 2.0**-50
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """``shape`` (m, n), and its nonzero entries in the order of their rows, in float64."""
-
-    shape: tuple[int, int]
-    rows: Array
-    columns: Array
-    entries: Array
-
-    @classmethod
-    def of(cls, rows: Array, columns: Array, entries: Array, shape: tuple[int, int]) -> Matrix:
-        order = np.lexsort((columns, rows))
-        return cls(shape, rows[order], columns[order], entries[order])
-
-    @classmethod
-    def diagonal(cls, entries: Array) -> Matrix:
-        places = np.arange(len(entries))
-        return cls.of(places, places, entries, (len(entries), len(entries)))
-
-    @cached_property
-    def transpose(self) -> Matrix:
-        return Matrix.of(self.columns, self.rows, self.entries, self.shape[::-1])
-
-    @cached_property
-    def magnitude(self) -> Matrix:
-        return Matrix(self.shape, self.rows, self.columns, np.abs(self.entries))
-
-    @cached_property
-    def squared(self) -> Matrix:
-        return Matrix(self.shape, self.rows, self.columns, self.entries**2)
-
-    @cached_property
-    def positive(self) -> Matrix:
-        return Matrix(self.shape, self.rows, self.columns, np.maximum(self.entries, 0))
-
-    @cached_property
-    def negative(self) -> Matrix:
-        return Matrix(self.shape, self.rows, self.columns, np.minimum(self.entries, 0))
-
-    @cached_property
-    def longest(self) -> int:
-        """The most entries in a row or in a column."""
-        counts = [np.bincount(places, minlength=1) for places in (self.rows, self.columns)]
-        return max(int(count.max()) for count in counts)
-
-    @cached_property
-    def selects(self) -> bool:
-        """Whether every result is one of the values, unchanged."""
-        ones = len(self.rows) == self.shape[0] and bool((self.entries == 1).all())
-        return ones and bool((self.rows == np.arange(len(self.rows))).all())
-
-    @cached_property
-    def _starts(self) -> tuple[Array, Array]:
-        """The rows that are not empty, and where each begins."""
-        return np.unique(self.rows, return_index=True)
-
-    def __matmul__(self, v: Array) -> Array:
-        """``M v`` for every ``v`` of ``(…, n)``, in the type of ``v``: sums in order."""
-        flat = v.reshape(-1, v.shape[-1])
-        result = np.zeros((len(flat), self.shape[0]), dtype=v.dtype)
-        occupied, starts = self._starts
-        if len(starts):
-            for row, one in zip(result, flat, strict=True):
-                row[occupied] = np.add.reduceat(self.entries * one[self.columns], starts)
-        return result.reshape(*v.shape[:-1], self.shape[0])
-
-    def row_norms(self, scale: Array) -> Array:
-        """``‖row_k(M diag(scale))‖``."""
-        result: Array = np.sqrt(self.squared @ scale**2)
-        return result
-
-    def dense(self, columns: Array, scale: Array) -> Array:
-        """The chosen columns, scaled."""
-        place = np.full(self.shape[1], -1)
-        place[columns] = np.arange(len(columns))
-        kept = place[self.columns] >= 0
-        made = np.zeros((self.shape[0], len(columns)))
-        where = self.columns[kept]
-        made[self.rows[kept], place[where]] = self.entries[kept] * scale[where]
-        return made
-
-    @cached_property
-    def _torch_transpose(self) -> Tensor:
-        t = self.transpose
-        places = torch.from_numpy(np.stack([t.rows, t.columns]))
-        made = torch.sparse_coo_tensor(
-            places, torch.from_numpy(t.entries), t.shape, check_invariants=True
-        )
-        return made.coalesce()
-
-    def pull(self, rows: Tensor) -> Tensor:
-        """``rows · M`` for rows ``(R, m)``, differentiable."""
-        result: Tensor = torch.sparse.mm(self._torch_transpose, rows.T).T
-        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +62,7 @@ class Bent:
     def values(self, z: Array) -> Array:
         """The function of ``(…, n)``."""
         kinks, slopes = self.kinks, self.slopes
-        result = self.start + slopes[0] * np.minimum(z - kinks[0], 0)
+        result: Array = self.start + slopes[0] * np.minimum(z - kinks[0], 0)
         for k, kink in enumerate(kinks):
             reach = kinks[k + 1] - kink if k + 1 < len(kinks) else np.inf
             result = result + slopes[k + 1] * np.clip(z - kink, 0, reach)
@@ -282,7 +186,7 @@ def _pushed(
             columns, rows = images.nonzero()
             found.append((rows, first + columns, images[columns, rows]))
         parts = [np.concatenate(part) for part in zip(*found, strict=True)]
-        matrices.append(Matrix.of(*parts, shape=(len(bias), n)))
+        matrices.append(Matrix.of(parts[0], parts[1], parts[2], (len(bias), n)))
     return matrices, bias.numpy()
 
 
@@ -290,7 +194,7 @@ def _bent(
     node: onnx.NodeProto, values: Sequence[Value | None], shape: tuple[int, ...]
 ) -> tuple[Array, Array, float] | None:
     """Slopes, kinks and start of a piecewise linear node; None for any other node."""
-    attributes = Attributes({a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
+    attributes = attributes_of(node)
     column = np.array([[0.0], [1.0]])
     origin = np.zeros(1)
     match node.op_type:
