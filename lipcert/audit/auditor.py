@@ -77,7 +77,11 @@ class Auditor:
         """Whether the own reading is the function that onnxruntime runs; else it is not used."""
         if self._reading is None:
             return
-        ours, theirs = self._exact(images), self.deployed(images)
+        try:
+            ours, theirs = self._exact(images), self.deployed(images)
+        except NotRead as missing:
+            self._unread(f"not available: {missing}")
+            return
         if self.softmax:
             # Only the order of the classes can be compared, where it is clear.
             same = ours.argmax(1) == theirs.argmax(1)
@@ -86,8 +90,11 @@ class Auditor:
             scale = np.maximum(np.abs(theirs).max(1), 1e-6)
             worst = float((np.abs(ours - theirs).max(1) / scale).max())
         if not worst <= SINGLE:
-            self._reading = self._program = None
-            self.reading = self.bound = f"not available: differs from onnxruntime by {worst:.2g}"
+            self._unread(f"not available: differs from onnxruntime by {worst:.2g}")
+
+    def _unread(self, reason: str) -> None:
+        self._reading = self._program = None
+        self.reading = self.bound = reason
 
     def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """The preprocessing, in torch."""

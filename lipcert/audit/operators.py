@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
+Rule = Callable[..., Any]
 
 
 class NotRead(Exception):
@@ -34,7 +35,10 @@ def run(node: onnx.NodeProto, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
     rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None:
         raise NotRead(f"the operator {node.op_type}")
-    results = rule(attributes_of(node), *inputs)
+    try:
+        results = rule(attributes_of(node), *inputs)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise NotRead(f"{node.op_type}: {' '.join(str(error).split())[:200]}") from error
     return results if isinstance(results, tuple) else (results,)
 
 
@@ -161,18 +165,24 @@ def _split(a: Attributes, x: Tensor, *more: Any) -> tuple[Tensor, ...]:
     return torch.split(x, [int(size) for size in sizes], axis)
 
 
-def _mean(a: Attributes, x: Tensor, *more: Any) -> Tensor:
-    axes = a.late("axes", (x, *more), 1, range(x.ndim))
-    return x.mean([int(axis) for axis in axes], keepdim=bool(a.get("keepdims", 1)))
+def _reduction(name: str) -> Rule:
+    def reduce(a: Attributes, x: Tensor, *more: Any) -> Tensor:
+        axes = a.late("axes", (x, *more), 1, ())
+        if not len(axes):
+            if a.get("noop_with_empty_axes", 0):
+                return x
+            axes = range(x.ndim)
+        function: Any = getattr(x, name)
+        result: Tensor = function([int(axis) for axis in axes], keepdim=bool(a.get("keepdims", 1)))
+        return result
 
-
-def _sum(a: Attributes, x: Tensor, *more: Any) -> Tensor:
-    axes = a.late("axes", (x, *more), 1, range(x.ndim))
-    return x.sum([int(axis) for axis in axes], keepdim=bool(a.get("keepdims", 1)))
+    return reduce
 
 
 def _clip(a: Attributes, x: Tensor, *more: Any) -> Tensor:
     low, high = a.late("min", (x, *more), 1), a.late("max", (x, *more), 2)
+    if low is None and high is None:
+        return x
     return x.clamp(None if low is None else float(low), None if high is None else float(high))
 
 
@@ -184,13 +194,13 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
 
 def _gather(a: Attributes, x: Tensor, indices: Array) -> Tensor:
     axis, extent = a.get("axis", 0), x.shape[a.get("axis", 0)]
-    places = torch.from_numpy(np.asarray(indices) % extent)
+    places = torch.from_numpy(np.asarray(np.asarray(indices) % extent))
     chosen = x.index_select(axis, places.reshape(-1))
     axis %= x.ndim
     return chosen.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
 
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Rule] = {
     "Abs": lambda a, x: x.abs(),
     "Add": lambda a, x, y: x + y,
     "AveragePool": _average_pool,
@@ -216,13 +226,16 @@ RULES: dict[str, Callable[..., Any]] = {
     "MatMul": lambda a, x, y: x @ y,
     "Max": lambda a, x, *more: x if not more else RULES["Max"](a, x.maximum(more[0]), *more[1:]),
     "MaxPool": _max_pool,
+    "Mean": lambda a, *xs: sum(xs[1:], xs[0]) / len(xs),
     "Min": lambda a, x, *more: x if not more else RULES["Min"](a, x.minimum(more[0]), *more[1:]),
     "Mul": lambda a, x, y: x * y,
     "Neg": lambda a, x: -x,
     "PRelu": lambda a, x, slope: x.clamp(min=0) + slope * x.clamp(max=0),
     "Pad": _pad,
-    "ReduceMean": _mean,
-    "ReduceSum": _sum,
+    "ReduceMax": _reduction("amax"),
+    "ReduceMean": _reduction("mean"),
+    "ReduceMin": _reduction("amin"),
+    "ReduceSum": _reduction("sum"),
     "Relu": lambda a, x: x.relu(),
     "Reshape": _reshape,
     "Selu": lambda a, x: F.selu(x),

@@ -67,8 +67,7 @@ class Audit:
     """A whole audit. ``files``: sha256 of those that were audited, by name.
 
     ``reading`` and ``bound``: whether the auditor could read and bound the network itself, or why
-    not; ``notes``: what else a reader must know. ``files_contradict``: contradictions within the
-    files themselves, over all samples.
+    not. ``files_contradict``: contradictions within the files themselves, over all samples.
     """
 
     lipcert: str
@@ -83,7 +82,6 @@ class Audit:
     files_contradict: tuple[Contradiction, ...]
     samples: tuple[Audited, ...]
     seconds: float
-    notes: tuple[str, ...] = ()
     schema: str = field(default=SCHEMA)
 
     @property
@@ -143,16 +141,16 @@ def table(audit: Audit) -> Table:
 
 
 def lines(audit: Audit) -> list[str]:
-    """Every contradiction, a line each; then the notes."""
-    found = [f"CONTRADICTED  {contradiction}" for contradiction in audit.contradictions]
-    return found + [f"note: {note}" for note in audit.notes]
+    """Every contradiction, a line each."""
+    return [f"CONTRADICTED  {contradiction}" for contradiction in audit.contradictions]
 
 
 def _caption(audit: Audit) -> str:
     points = sum(sample.points for sample in audit.samples)
+    random = "" if audit.reading == "available" else ", at random alone"
     return (
-        f"Own reading of the file: {audit.reading}. Own bound: {audit.bound}, last evaluated in "
-        f"{audit.precision}. {points} points of certified balls run in onnxruntime. "
+        f"Own reading of the file: {audit.reading}. Own bound: {audit.bound}, last evaluated with "
+        f"{audit.precision}. {points} points of certified balls run{random}. "
         f"Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
     )
 
