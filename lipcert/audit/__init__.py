@@ -1,7 +1,7 @@
 """A second opinion on a finished certificate, by roads that share nothing with the first.
 
-Nothing here imports ``lipcert.bounds``, ``norms``, ``certification`` or ``network``: the file is
-read anew, norms are eigenvalues by LAPACK, bounds are evaluated in numpy's longest floating type.
+Nothing here imports the packages ``bounds``, ``norms``, ``certification`` or ``network``: the file
+is read anew, norms are eigenvalues by LAPACK, and the bound is evaluated in numpy's longest type.
 """
 
 from lipcert.audit.auditor import Effort

@@ -124,9 +124,10 @@ class Auditor:
         points, proven = 0, None
         if sample["verdict"] != "error" and radius > 0:
             points, attacked = self._attack(sample, image, radius, seed)
-            proven, robust = self._prove(sample, image, radius)
-            # Broken outweighs proven: then the bound itself is wrong, and both are shown.
-            findings = [attacked if attacked.outcome == "contradicted" else robust, *findings]
+            robust = attacked
+            if attacked.outcome != "contradicted":
+                proven, robust = self._prove(sample, image, radius)
+            findings = [robust, *findings]
             findings += self._constant(sample, image, seed)
         if sample["verdict"] == "falsified":
             findings = [self._falsified(sample, image, seed, counterexample), *findings]

@@ -1,8 +1,8 @@
 """A file's network as sparse matrices and piecewise linear functions, one for every node.
 
-Unit vectors pushed through a node give its matrix, a zero its bias. No two nodes are multiplied, so
-that the coefficients of a convolution or a Gemm are exactly those of the file; only nodes that move
-values are merged into the next one, by renaming its columns.
+Unit vectors pulled back through a node give the rows of its matrix, a zero its bias. No two nodes
+are multiplied, so that the coefficients of a convolution or a Gemm are exactly those of the file;
+only nodes that move values are merged into the next one, by renaming its columns.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lipcert.audit.operators import NotRead, attributes_of, run
 
 Array = NDArray[Any]
 
-# Above this, pushing unit vectors through a node takes longer than the bound is worth.
+# Above this, pulling unit vectors through a node takes longer than the bound is worth.
 MOST_ENTRIES = 2**27
-_PUSHED = 256
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Program:
         if node.op_type not in SUMS and len(varying) > 1:
             raise NotRead(f"{node.op_type} of two values in a bound")
         for which, name in enumerate(node.output):
-            matrices, bias = _pushed(node, which, varying, reading)
+            matrices, bias = _pulled(node, which, varying, reading)
             self._append(name, varying, matrices, bias)
 
     def _append(
@@ -152,7 +152,7 @@ AFFINE = frozenset((
 ))  # fmt: skip
 
 
-def _pushed(
+def _pulled(
     node: onnx.NodeProto, which: int, varying: Sequence[str], reading: Interpreter
 ) -> tuple[list[Matrix], Array]:
     """The matrices of one output, one for each varying input, and its bias."""
@@ -164,30 +164,25 @@ def _pushed(
         ]
         return run(node, inputs)[which].reshape(-1)
 
-    bias = result(zeros)
+    bias, pull, *_ = torch.func.vjp(result, zeros)
+    m, widths = len(bias), {name: zero.numel() for name, zero in zeros.items()}
+    if m * sum(widths.values()) > MOST_ENTRIES:
+        n = sum(widths.values())
+        raise NotRead(f"a {node.op_type} from {n} to {m} values in a bound")
+    found: dict[str, list[tuple[Array, Array, Array]]] = {name: [] for name in varying}
+    for first in range(0, m, _AT_ONCE):
+        units = torch.zeros(min(_AT_ONCE, m - first), m, dtype=torch.float64)
+        units[torch.arange(len(units)), first + torch.arange(len(units))] = 1
+        images = torch.vmap(pull)(units)[0]
+        for name, parts in found.items():
+            image = images[name].reshape(len(units), -1).numpy()
+            rows, columns = image.nonzero()
+            parts.append((first + rows, columns, image[rows, columns]))
     matrices = []
-    for name in varying:
-        n = zeros[name].numel()
-        if n * len(bias) > MOST_ENTRIES:
-            raise NotRead(f"a {node.op_type} from {n} to {len(bias)} values in a bound")
-
-        def linear(v: Tensor, name: str = name) -> Tensor:
-            """Without the bias, which would round the entries."""
-            direction = {**{k: torch.zeros_like(z) for k, z in zeros.items()}, name: v}
-            moved: Tensor = torch.func.jvp(result, (zeros,), (direction,))[1]
-            return moved
-
-        found = []
-        for first in range(0, n, _PUSHED):
-            count = min(_PUSHED, n - first)
-            units = torch.zeros(count, n, dtype=torch.float64)
-            units[torch.arange(count), first + torch.arange(count)] = 1
-            images = torch.vmap(linear)(units.reshape(count, *zeros[name].shape)).numpy()
-            columns, rows = images.nonzero()
-            found.append((rows, first + columns, images[columns, rows]))
-        parts = [np.concatenate(part) for part in zip(*found, strict=True)]
-        matrices.append(Matrix.of(parts[0], parts[1], parts[2], (len(bias), n)))
-    return matrices, bias.numpy()
+    for name, parts in found.items():
+        rows, columns, entries = (np.concatenate(part) for part in zip(*parts, strict=True))
+        matrices.append(Matrix.of(rows, columns, entries, (m, widths[name])))
+    return matrices, bias.detach().numpy()
 
 
 def _bent(

@@ -22,12 +22,12 @@ Array = NDArray[Any]
 
 LONG = np.longdouble
 UNIT = 2.0**-53
-# Unit roundoff and smallest normal number of what a network may be deployed in.
+# Unit roundoff, smallest normal and half the largest number of what a network may be deployed in.
 FORMATS = {
-    "float64": (2.0**-53, 2.0**-1022),
-    "float32": (2.0**-24, 2.0**-126),
-    "bfloat16": (2.0**-8, 2.0**-126),
-    "float16": (2.0**-11, 2.0**-14),
+    "float64": (2.0**-53, 2.0**-1022, 2.0**1022),
+    "float32": (2.0**-24, 2.0**-126, 2.0**126),
+    "bfloat16": (2.0**-8, 2.0**-126, 2.0**126),
+    "float16": (2.0**-11, 2.0**-14, 2.0**14),
 }
 # Larger matrices are bounded by their Frobenius norm and the Schur test.
 _LARGEST_GRAM = 3072
@@ -184,11 +184,12 @@ def deployed_errors(
 
     For any order of summation, with ``n`` products a sum: ``e ← |M| e + γ_n (|M| |v| + |bias|)``
     and ``(n + 1)`` times the smallest normal number for underflow; in the last step, where rows are
-    subtracted, what two of them share cancels. Nothing for ``real``.
+    subtracted, what two of them share cancels. Infinite where a sum might overflow, nothing for
+    ``real``.
     """
     if deployed == "real":
         return np.zeros(len(others))
-    unit, tiny = FORMATS[deployed]
+    unit, tiny, most = FORMATS[deployed]
     errors = [np.zeros(len(reaches[0].low))]
     for step in program.steps:
         if isinstance(step, Bent):
@@ -200,6 +201,7 @@ def deployed_errors(
         for matrix, i in zip(step.matrices, step.inputs, strict=True):
             fresh = fresh + matrix.magnitude @ (_largest(reaches[i]) + errors[i])
             inherited = inherited + matrix.magnitude @ errors[i]
+        fresh = np.where(fresh < most, fresh, np.inf)
         gamma = (n + 16) * unit / (1 - (n + 16) * unit) if (n + 16) * unit < 1 else np.inf
         fresh = ((gamma + ENTRY) * fresh + (n + 1) * tiny) * (1 + rounding(n))
         errors.append(inherited * (1 + rounding(n)) + fresh)

@@ -55,16 +55,12 @@ def network(seed: int, activation: str = "Relu", **attributes: Any) -> onnx.Mode
         node("AveragePool", "r2", "p", kernel_shape=[2, 2], strides=[2, 2]),
         node("Flatten", "p", "f"),
         node("Gemm", "f w3 b3", "h", transB=1),
-        bent("h2" if activation == "PRelu" else "h", "r3"),
+        # The slopes of a PRelu are those of channels.
+        node("LeakyRelu", "h", "r3", alpha=0.3) if activation == "PRelu" else bent("h", "r3"),
         node("MatMul", "r3 w4", "o"),
         node("Add", "o b4", "y"),
     ]
-    extra = {}
-    if activation == "PRelu":
-        nodes.insert(9, node("Unsqueeze", "h axes", "h1"))
-        nodes[9:10] = []
-        nodes[9] = node("LeakyRelu", "h", "r3", alpha=0.3)
-        extra["slope"] = random.uniform(-0.5, 0.9, (3, 1, 1))
+    extra = {"slope": random.uniform(-0.5, 0.9, (3, 1, 1))} if activation == "PRelu" else {}
     return model(
         nodes, (2, 4, 4),
         w1=random.normal(size=(3, 2, 3, 3)) / 3, b1=random.normal(size=3) / 3,

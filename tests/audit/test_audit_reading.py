@@ -40,8 +40,9 @@ def test_operator_agrees_with_onnxruntime_or_is_not_read(case):
     try:
         reading = Interpreter(made, case.shape, softmax=False)
     except NotRead as error:
-        assert str(error) in NOT_READ or operators - set(RULES), error
-        return
+        if str(error) in NOT_READ or operators - set(RULES):
+            return
+        raise
     x = np.random.default_rng(1).standard_normal((2, *case.shape)).astype(np.float32)
     ours = reading(torch.from_numpy(x).double()).numpy()
     runtime = session(made)
