@@ -156,6 +156,7 @@ def _caption(audit: Audit) -> str:
 
 
 def first(contradictions: Sequence[Contradiction]) -> str:
-    """One line for the error that a contradicted audit ends with."""
+    """One line for the error that a contradicted audit ends with, with a sample where it can."""
+    named = next((c for c in contradictions if c.sample is not None), contradictions[0])
     more = f" (and {len(contradictions) - 1} more)" if len(contradictions) > 1 else ""
-    return f"the audit contradicts the certificate: {contradictions[0]}{more}"
+    return f"the audit contradicts the certificate: {named}{more}"
