@@ -37,8 +37,7 @@ def digits(tmp_path_factory) -> Path:
     """Results of digits.onnx: certified, falsified and misclassified samples."""
     folder = tmp_path_factory.mktemp("digits") / "results"
     data = load_dataset("digits")
-    chosen = [0, 10, 29, 50]
-    chosen += [i for i in range(100) if i not in chosen][:6]
+    chosen = [0, 10, 29, 50, 2, 4]
     np.savez(folder.parent / "some.npz", images=data.images[chosen], labels=data.labels[chosen])
     found = lipcert.load(DIGITS)
     lipcert.certify(
@@ -88,7 +87,7 @@ def test_a_sound_certificate_passes(digits):
     found = audited(digits, digits)
     assert found.contradictions == []
     assert (found.reading, found.bound) == ("available", "available")
-    assert len(found.samples) == found.of == 10
+    assert len(found.samples) == found.of == 6
     assert {s.verdict for s in found.samples} >= {"certified", "falsified"}
     for sample in found.samples:
         if sample.verdict == "certified":
@@ -106,13 +105,13 @@ def test_a_sound_certificate_passes(digits):
 
 def test_the_same_seed_gives_the_same_subset_and_outcomes(digits):
     first, again, other = (
-        audit(digits, sources=sources(digits), samples=3, seed=seed, effort=Effort(4, 5))
+        audit(digits, sources=sources(digits), samples=2, seed=seed, effort=Effort(2, 2))
         for seed in (5, 5, 6)
     )
     assert [s.index for s in first.samples] == [s.index for s in again.samples]
     assert [s.findings for s in first.samples] == [s.findings for s in again.samples]
     assert [s.index for s in first.samples] != [s.index for s in other.samples]
-    assert len(other.samples) == 3
+    assert len(other.samples) == 2
 
 
 Change = Callable[[Record, list[Record]], object]
@@ -130,12 +129,12 @@ CARELESS: dict[str, tuple[Change, str]] = {
     "radius": (lambda c, s: of("falsified", s).update(radius=5.0), "certified at"),
     "verdict": (lambda c, s: of("falsified", s).update(verdict="certified"), "is certified, but"),
     "eps": (lambda c, s: of("certified", s)["certified"].pop(), "certified at"),
-    "count": (lambda c, s: c["summary"]["certified_count"].update({"0.5": 10}), "certified_count"),
+    "count": (lambda c, s: c["summary"]["certified_count"].update({"0.5": 6}), "certified_count"),
     "accuracy": (lambda c, s: c["summary"].update(clean_accuracy=0.99), "clean_accuracy"),
     "mean": (lambda c, s: c["summary"]["radius"].update(mean=9.0), "radius of the summary"),
     "median": (lambda c, s: c["summary"]["radius"].update(median=9.0), "radius of the summary"),
-    "verdicts": (lambda c, s: c["summary"].update(verdicts={"certified": 10}), "verdicts"),
-    "n": (lambda c, s: c["summary"].update(n=11), "n of the summary"),
+    "verdicts": (lambda c, s: c["summary"].update(verdicts={"certified": 6}), "verdicts"),
+    "n": (lambda c, s: c["summary"].update(n=7), "n of the summary"),
     "twice": (duplicate, "more than once"),
     "missing": (lambda c, s: s.pop(), "samples were chosen"),
     "option": (lambda c, s: c["options"].update(seed=8), "options_digest"),
