@@ -181,11 +181,13 @@ def _figures(claims: Claims) -> dict[str, tuple[Any, Any]]:
 def _of_sample(claims: Claims, sample: Record) -> Iterator[str]:
     verdict, radius = sample["verdict"], radius_of(sample)
     right = sample["prediction"] == sample["label"]
-    certified = {text for text, eps in claims.eps.items() if radius >= eps}
+    # Whether a radius of 0 was certified cannot be told from the radius.
+    told = {text: eps for text, eps in claims.eps.items() if eps > 0}
+    reached = {text for text, eps in told.items() if right and radius >= eps}
     positive = bool(radius) or bool(sample["certified"])
     if verdict not in _VERDICTS:
         yield f"{verdict!r} is no verdict of a certificate"
-    if set(sample["certified"]) != (certified if right and verdict != "error" else set()):
+    if reached != set(sample["certified"]) - (claims.eps.keys() - told.keys()):
         yield f"certified at {sample['certified']}, with a radius of {radius}"
     if (verdict == "certified") != (claims.largest in sample["certified"]):
         yield f"is {verdict}, but certified at {sample['certified']} of eps {claims.largest}"

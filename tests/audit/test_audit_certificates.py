@@ -315,6 +315,21 @@ def test_damaged_and_absent_files_are_refused(digits, tmp_path):
         read(tmp_path / "other.json")
 
 
+def test_an_eps_of_zero_may_be_certified_or_not(digits, tmp_path):
+    """A radius of 0 does not tell whether the sample alone is certified."""
+    certificate, samples = doctored(digits, tmp_path / "made")
+    kept(certificate, samples, samples[:2])
+    options = certificate["options"] | {"eps": ["0"]}
+    canonical = json.dumps(options, sort_keys=True).encode()
+    certificate |= {"options": options, "options_digest": hashlib.sha256(canonical).hexdigest()}
+    for sample, certified in zip(samples, (["0"], []), strict=True):
+        verdict = "certified" if certified else "unknown"
+        sample |= {"radius": 0.0, "certified": certified, "verdict": verdict}
+    summarised(certificate, samples)
+    save(tmp_path / "made", certificate, samples)
+    assert contradictions(read(tmp_path / "made")) == []
+
+
 def test_the_audit_loads_none_of_the_code_that_it_audits():
     code = (
         "import sys, lipcert.audit\n"
