@@ -13,6 +13,7 @@ import typer
 
 from lipcert import __version__
 from lipcert.cli import data, settings
+from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
 from lipcert.cli.compare import compare
 from lipcert.cli.doctor import doctor
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, gate, report, compare, inspect, doctor):
+for command in (certify, audit, gate, report, compare, inspect, doctor):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -139,11 +139,13 @@ def journal_path(execution: Execution) -> Path:
 
 
 def remove_results(execution: Execution) -> None:
-    """Remove the journal and the results of an earlier run of the same shard, nothing else."""
+    """Remove the journal, the results and the audit of an earlier run of the same shard, nothing
+    else."""
     assert execution.output is not None
     pictures = thumbnails.paths(execution.output, json_file.suffix(execution.part))
     results = json_file.paths(execution.output, execution.part)
-    for path in (journal_path(execution), *pictures, *results):
+    audit = execution.output / f"audit{json_file.suffix(execution.part)}.json"
+    for path in (journal_path(execution), *pictures, audit, *results):
         path.unlink(missing_ok=True)
 
 
