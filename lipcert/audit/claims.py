@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lipcert.certificate import SCHEMA, THREAT_MODEL
+from lipcert.certificate import SCHEMA, threat_model
 from lipcert.errors import CannotCertify, UsageError
 
 Record = Mapping[str, Any]
@@ -106,7 +106,8 @@ def read(path: Path) -> Claims:
         ) from error
     if certificate["assurance"]["kind"] == "estimate":
         raise CannotCertify(f"{file}: an ESTIMATE certifies nothing, so there is nothing to audit")
-    if certificate["threat_model"] != THREAT_MODEL:
+    images = bool(certificate["options"].get("pixel_domain", False))
+    if certificate["threat_model"] != threat_model(pixel_domain=images):
         raise CannotCertify(f"{file}: is for {certificate['threat_model']}, which is not audited")
     return claims
 
