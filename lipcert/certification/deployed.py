@@ -54,8 +54,9 @@ class Deployment:
         """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
         if arithmetic is not None:
             _check_range(network, arithmetic)
-        propagation = Propagation.of(network, node_constants(network, {}))
-        return cls(propagation, Roundoff.of(network), arithmetic, softmax)
+        roundoff = Roundoff.of(network)
+        propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+        return cls(propagation, roundoff, arithmetic, softmax)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
