@@ -67,6 +67,7 @@ def certify(
     seed: int = 0,
     deployed: Deployed = "float32",
     pixel_domain: bool = False,
+    time_per_sample: float | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
@@ -100,6 +101,7 @@ def certify(
         seed=seed,
         deployed=deployed,
         pixel_domain=pixel_domain,
+        time_per_sample=time_per_sample,
     )
     execution = Execution(
         batch_size=batch_size,

@@ -63,6 +63,8 @@ class Options:
     lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the format
     whose rounding a certificate covers, in any summation order, or ``real`` for none.
     ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
+    ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
+    together; None for no limit.
     """
 
     eps: tuple[Epsilon, ...]
@@ -73,6 +75,7 @@ class Options:
     deployed: Deployed = "float32"
     effort: Effort = "standard"
     pixel_domain: bool = False
+    time_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -88,6 +91,8 @@ class Options:
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+        if self.time_per_sample is not None and not self.time_per_sample > 0:
+            raise UsageError("--time-per-sample: give a number of seconds above 0")
         if not 0 <= self.failure_probability < 1:
             raise UsageError("--failure-probability: give a number in [0, 1), 0 for deterministic")
         if not 0 <= self.seed < 2**63:

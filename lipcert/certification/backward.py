@@ -146,8 +146,8 @@ class BackwardBatch:
             found = found.select(~positive)
         return Margins(done, needed, forms, others, found)
 
-    def split(self, state: State, open_: Margins) -> Margins:
-        """The same after branch and bound of those that are still open."""
+    def split(self, state: State, open_: Margins, seconds: float) -> Margins:
+        """The same after branch and bound of those that are still open, in so many seconds."""
         pace, tools = self.tools.pace, self.tools
         forms, others, found = open_.forms, open_.others, open_.found
         if found is None or not len(forms):
@@ -156,7 +156,7 @@ class BackwardBatch:
             tools.dual, tools.guide, select(state, forms.rows), forms,
             self._clean_of(forms, others), open_.needed[forms.rows, others],
         )  # fmt: skip
-        seconds = pace.leaf_seconds * len(torch.unique(forms.rows))
+        seconds = min(seconds, pace.leaf_seconds * len(torch.unique(forms.rows)))
         proven = splitter.proven(found, Budget(leaves=pace.leaves, seconds=seconds))
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True

@@ -36,6 +36,8 @@ def climb(
     findings.break_by(rows, attack)
     findings.passed("attack", rows)
 
+    if findings.seconds_left(rows) <= 0:
+        return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams)
     limit = attack.radius.clamp(max=batch.diameter)
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
@@ -50,14 +52,14 @@ def climb(
         for rung in (1, 2)[: 1 if pace.refine is None else 2]:
             open_ = (findings.radius[rows] < near) & (near < attack.radius)
             chosen = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
-            if not chosen.numel():
+            if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
             _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
             margins = some.verdict(at, state)
             keep(findings, rows[chosen], at, margins.proven, rung, some)
-            if rung == 2 and pace.leaves:
-                margins = some.split(state, margins)
+            if rung == 2 and pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
+                margins = some.split(state, margins, left)
                 keep(findings, rows[chosen], at, margins.proven, 3, some)
             findings.spent[rows[chosen]] += some.spent
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class Findings:
     ``rungs``, of the one that found it; ``deployed``: the deployed error that it exceeds.
     ``constant``: of Lipschitz, in the ball of the largest eps. ``attacked``: the distance of the
     nearest misclassified point, in ``points``. ``fixed``: how many neurons of each layer cannot
-    vary. ``spent``: failure probability.
+    vary. ``spent``: failure probability. ``late``: time was up before every rung was tried.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class Findings:
         self.fixed: Tensor | None = None
         self.points = x.clone()
         self.was_attacked = False
+        limit = options.time_per_sample
+        self.ends = math.inf if limit is None else time.monotonic() + limit * len(labels)
+        self.late = torch.zeros_like(self.correct)
         self.ledger.passed("prediction", torch.arange(len(labels)), ~self.correct)
 
     def improve(self, rows: Tensor, radius: Tensor, rung: int, deployed: Tensor) -> None:
@@ -61,6 +65,12 @@ class Findings:
         eps = self.options.largest
         decided = (self.radius >= eps.rounded_up) | (self.attacked <= eps.rounded_down)
         self.ledger.passed(rung, rows, decided[rows])
+
+    def seconds_left(self, rows: Tensor) -> float:
+        """Until no other rung may begin; where that is over, these samples are late."""
+        left = self.ends - time.monotonic()
+        self.late[rows] = self.late[rows] | (left <= 0)
+        return left
 
     def check(self, streams: Tensor) -> None:
         """No attack may have come inside a certificate. Estimates bound nothing: they may be."""
@@ -121,6 +131,8 @@ class Findings:
             return ("estimated" if self.options.estimate else "certified"), None
         if float(self.attacked[row]) <= largest.rounded_down:
             return "falsified", None
+        if bool(self.late[row]):
+            return "timeout", f"open after --time-per-sample {self.options.time_per_sample:g}"
         if not (reached or math.isfinite(deployed)):
             return "unknown", f"a value could overflow {self.options.deployed} in the ball"
         return "unknown", None

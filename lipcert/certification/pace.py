@@ -9,10 +9,13 @@ from lipcert.options import Effort
 
 @dataclass(frozen=True)
 class Pace:
-    """What an effort spends: steps of the slopes at each stage of a verdict, in a guess, and for a
-    radius; whether wide layers get chains; how many steps the slopes of refined boxes take (None:
-    no refined boxes); and into how many leaves a margin that is still open may be split, with the
-    seconds that this may take for each sample."""
+    """What an effort spends.
+
+    ``stages``: steps of the slopes at each stage of a verdict, ``guess_steps`` at each guess of the
+    radius, ``radius_steps`` for it. ``chains``: of wide layers too. ``refine``: steps for refined
+    boxes, None for none. ``leaves``: how many a margin may be split into, in ``leaf_seconds`` a
+    sample. ``attack_steps``, ``attack_restarts``: of the attack.
+    """
 
     stages: tuple[int, ...]
     guess_steps: int
@@ -26,37 +29,7 @@ class Pace:
 
 
 PACES: dict[Effort, Pace] = {
-    "fast": Pace(
-        (20,),
-        5,
-        20,
-        chains=False,
-        refine=None,
-        leaves=0,
-        leaf_seconds=0.0,
-        attack_steps=16,
-        attack_restarts=0,
-    ),
-    "standard": Pace(
-        (20, 60, 150),
-        8,
-        40,
-        chains=True,
-        refine=8,
-        leaves=0,
-        leaf_seconds=0.0,
-        attack_steps=20,
-        attack_restarts=0,
-    ),
-    "max": Pace(
-        (20, 60, 200),
-        15,
-        100,
-        chains=True,
-        refine=20,
-        leaves=1000,
-        leaf_seconds=30.0,
-        attack_steps=40,
-        attack_restarts=1,
-    ),
+    "fast": Pace((20,), 5, 20, False, None, 0, 0.0, 16, 0),
+    "standard": Pace((20, 60, 150), 8, 40, True, 8, 0, 0.0, 20, 0),
+    "max": Pace((20, 60, 200), 15, 100, True, 20, 4000, 30.0, 40, 1),
 }

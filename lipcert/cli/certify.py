@@ -75,6 +75,9 @@ def certify(
     deployed: Annotated[
         Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
     ] = "float32",
+    time_per_sample: Annotated[
+        float | None, _how("Seconds a sample, over a batch, after which auto begins no other rung.")
+    ] = None,
     pixel_domain: Annotated[
         bool,
         _how(
@@ -198,6 +201,7 @@ def certify(
             seed=seed,
             deployed=deployed,
             pixel_domain=pixel_domain,
+            time_per_sample=time_per_sample,
         ),
         preprocessing=Preprocessing(
             mean=parse.numbers("--mean", mean),
