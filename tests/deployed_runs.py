@@ -35,16 +35,18 @@ ORDERS: dict[str, Order] = {
 
 
 def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Order) -> Tensor:
-    """Logits in float64 of a run in ``dtype``: constants, input and every result rounded to it."""
+    """Logits in float64 of a run in ``dtype``: constants, input and every result rounded to it;
+    sums of products of 16 bits are accumulated in float32."""
+    sums = torch.float32 if dtype.itemsize == 2 else dtype
 
     def rounded(value: Tensor) -> Tensor:
         return value.to(dtype).to(torch.float64)
 
-    def added(terms: Tensor) -> Tensor:
+    def added(terms: Tensor, kept: torch.dtype) -> Tensor:
         total = torch.zeros_like(terms[..., 0])
         for term in order(terms).unbind(-1):
-            total = rounded(total + term)
-        return total
+            total = (total + term).to(kept).to(torch.float64)
+        return rounded(total)
 
     values: list[Tensor] = []
     for node in network.nodes:
@@ -53,7 +55,7 @@ def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Orde
             case Input():
                 value = rounded(x.reshape(-1, *node.shape))
             case Sum():
-                value = added(torch.stack(parts, -1))
+                value = added(torch.stack(parts, -1), dtype)
             case Select() as select:
                 value = select.apply(parts[0])
             case Diagonal() as diagonal:
@@ -64,11 +66,11 @@ def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Orde
                     value = rounded(value + rounded(diagonal.bias))
             case Operator() as operator:
                 matrix = rounded(dense_twin(operator))
-                terms = rounded(parts[0].flatten(1)[:, None] * matrix)
+                terms = (parts[0].flatten(1)[:, None] * matrix).to(sums).to(torch.float64)
                 if operator.bias is not None:
                     bias = rounded(operator.bias).expand(operator.out_shape).reshape(-1, 1)
                     terms = torch.cat([bias.expand(len(terms), -1, -1), terms], -1)
-                value = added(terms).reshape(-1, *node.shape)
+                value = added(terms, sums).reshape(-1, *node.shape)
             case activation:
                 held = activation.convert(lambda t: rounded(t))
                 value = rounded(held.value(parts[0]))

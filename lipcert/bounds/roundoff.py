@@ -3,13 +3,14 @@
 One sum ``z = Σ t_i`` of ``n`` products and a bias, in any order and any tree, with or without
 fused multiply-add: write ``T = Σ |t_i|``. Every partial sum is the sum of a part of the terms, so
 it is at most ``Q = max(Σ positive, Σ negative) = (T + |z|)/2``, and each of the ``m`` additions
-rounds its own result. With ``L`` roundings of a term (the product, and constants that are rounded)
+rounds its own result. With ``K`` roundings of a term's constants, ``L`` of the product and what it
+is made of, ``u`` the unit of the format and ``a`` that of the sums,
 
-    |fl(z) − z| ≤ e^{(m+L)u} u (L T + m Q) + underflow,
+    |fl(z) − z| ≤ e^{(K+2)u + (m+L)a} ((K u + L a) T + m a Q + u |z|) + underflow,
 
-because an error that is made is passed on by every later addition times ``1 + u`` at most. Terms
-that are exactly 0 round nothing and do not count. ``m`` has one addition more than the terms need:
-a result that is accumulated in a wider format is rounded once more when it is stored.
+because an error that is made is passed on by every later addition times ``1 + a`` at most, and the
+result is rounded once more when it is stored. Terms that are exactly 0 round nothing and do not
+count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
 """
@@ -31,10 +32,10 @@ from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.norms.bounds import operator_norm
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
 
-# Roundings of one term of a sum: the product, its weight and a factor of that; of what is shifted
-# or scaled by a constant, the root and quotients of a batch norm among them, in either form,
+# Roundings (K, L) of one term of a sum: its weight; the product and a factor of the weight. Then of
+# what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
-_WEIGHT, _SHIFT = 4.0, 8.0
+_WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
 # 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
 _AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
 
@@ -228,8 +229,9 @@ class _Forward:
         merged = (behind * (whole - sizes)).sum(0)
         fresh = torch.zeros_like(whole)
         if self.arithmetic is not None:
-            count = behind.sum(0) + additions
-            fresh = self._bound(additions * whole + merged, count, whole)
+            unit, sums = self.arithmetic.unit, self.arithmetic.accumulator.unit
+            made = unit * additions * whole + sums * merged
+            fresh = self._grown(made, additions, behind.sum(0), whole, whole)
         return fresh, behind.sum(0) + additions
 
     def _operator(
@@ -251,7 +253,7 @@ class _Forward:
         # Fusing sums a bias through the operator, and rounds each entry.
         chain = (meets + bias) * (1 + 4 * FLOAT64), roundings + operator.terms + 6
         fused = gamma(chain[1] + 16) * chain[0] + DOUBLE.tiny * (operator.terms + 2)
-        additions = operator.count((self.size[j] != 0).to(whole.dtype)) + 1
+        additions = operator.count((self.size[j] != 0).to(whole.dtype))
         behind = torch.zeros_like(largest)
         if isinstance(operator, Diagonal):
             behind = self.additions[j]
@@ -260,26 +262,31 @@ class _Forward:
         value, error = self.centre.values[j].abs() + self.centre.errors[j], self.total[j]
         near = operator.magnitude(value + 2 * error) * slack + rows * _column(self.moved[j], rows)
         whole = (torch.fmin(whole, near) + bias) * (1 + 8 * FLOAT64)
-        part = torch.minimum(whole, (whole + largest + passed + fused) / 2)
-        leaf = _SHIFT if isinstance(operator, Diagonal) else _WEIGHT
-        count = behind + additions + leaf
+        result = torch.fmin(whole, largest + passed + fused)
+        constants, factors = _SHIFT if isinstance(operator, Diagonal) else _WEIGHT
+        unit, sums = self.arithmetic.unit, self.arithmetic.accumulator.unit
+        made = (constants * unit + factors * sums) * whole + unit * result
+        made = made + sums * (additions * (whole + result) / 2 + behind * bias)
         # Factors of a product that are too small for the format, and products that are.
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
-        most = _column(self.size[j].flatten(1).amax(1) + heaviest, largest) + count + 1
-        lost = (operator.terms + 1) * most
-        fresh = self._bound(leaf * whole + additions * part + behind * bias, count, whole, lost)
+        most = _column(self.size[j].flatten(1).amax(1) + heaviest, largest) + additions + 8
+        lost = self.arithmetic.tiny * (operator.terms + 1) * most
+        rounded = behind + additions + factors
+        fresh = self._grown(made + lost, constants + 2, rounded, result, whole)
         return passed, fresh + fused, behind + additions, chain
 
-    def _bound(
-        self, roundings: Tensor, count: Tensor, whole: Tensor, lost: Tensor | float = 0.0
+    def _grown(
+        self, made: Tensor, stored: Tensor | float, added: Tensor, result: Tensor, whole: Tensor
     ) -> Tensor:
-        """``e^{count u} (u · roundings + tiny · lost)``; infinite where a partial sum, at most
-        ``whole``, could overflow."""
+        """Errors that are made, with what later roundings add to them: so many of the format, and
+        of its sums. Infinite where a partial sum, at most ``whole``, or the result could overflow.
+        """
         assert self.arithmetic is not None
-        unit, tiny = self.arithmetic.unit, self.arithmetic.tiny
-        growth = torch.exp(count * unit) * (1 + 16 * FLOAT64)
-        fresh = growth * (unit * roundings + tiny * (lost + count))
-        return torch.where(whole * growth <= self.arithmetic.largest / 2, fresh, torch.inf)
+        own, sums = self.arithmetic, self.arithmetic.accumulator
+        growth = torch.exp(stored * own.unit + added * sums.unit) * (1 + 16 * FLOAT64)
+        fresh = growth * (made + own.tiny * (stored + added))
+        safe = (whole * growth <= sums.largest / 2) & (result * growth <= own.largest / 2)
+        return torch.where(safe, fresh, torch.inf)
 
 
 def _widened(box: Box, error: Tensor) -> Box:

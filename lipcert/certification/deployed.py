@@ -1,14 +1,15 @@
 """What the arithmetic of the deployed network can add to its logits, over a whole ball.
 
 The deployed network runs the file's own operators in one format: weights, constants and the input
-are rounded to it, and every operation's result, or they are kept in a wider one. Sums may be taken
-in any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
+are rounded to it, and every operation's result, or they are kept in a wider one. Sums of products
+are accumulated in the format, those of 16 bits in float32, or in a wider one. They may be taken in
+any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
 merged into the sum before it. Its logits differ from real arithmetic by what ``bounds.roundoff``
 finds at each node of the network as it was loaded, before any simplification, and
 ``bounds.sensitivity`` weighs. A certificate needs a margin above the error of its pair.
 
-Not covered: products by Winograd's or Fourier's method; a narrower accumulator (TF32, or 16 bits
-under float32); float16 where subnormals are flushed to zero.
+Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
+norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ class Deployment:
         """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
         if arithmetic is not None:
             _check_range(network, arithmetic)
-        propagation = Propagation.of(network, node_constants(network, {}))
-        return cls(propagation, Roundoff.of(network), arithmetic, softmax)
+        roundoff = Roundoff.of(network)
+        propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+        return cls(propagation, roundoff, arithmetic, softmax)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)

@@ -64,6 +64,8 @@ def arithmetic(deployed: str, summary: dict[str, Any]) -> str:
     if deployed == "real":
         return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
     covered = f"covers the deployed {deployed} model, its rounding in any summation order included"
+    if deployed in ("float16", "bfloat16"):
+        covered += ", sums accumulated in float32"
     found = summary.get("deployed_error")
     if found is None:
         return covered

@@ -6,15 +6,20 @@ pytest -m benchmark tests/benchmarks/test_benchmark_deployed.py -s
 import time
 from statistics import fmean, median
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from attacks import in_ball
 from shared import data_of, index, needs_models, network_of
 
 from lipcert.bounds.anchored import select
 from lipcert.bounds.dual import margin_forms
 from lipcert.certification import Certifier
 from lipcert.certification.backward import BackwardBatch
+from lipcert.certification.deployed import Deployment
 from lipcert.options import Epsilon, Options
+from lipcert.rounding import FORMATS
 
 pytestmark = [pytest.mark.benchmark, needs_models]
 
@@ -95,3 +100,41 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
         f"{term} {float((value / margin).median()):.1e}" for term, value in terms.items()
     ) + f" of the margin; largest {float((total / margin).max()):.1e}")  # fmt: skip
     assert float((total / margin).median()) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in CASES])
+def test_runtimes_stay_far_within_the_bound(name: str) -> None:
+    """onnxruntime with all its fusions, and torch in three formats, at points of the balls."""
+    entry = index()[name]
+    eps = next(Epsilon.parse(radius) for case, radius, *_ in CASES if case == name)
+    data, (loaded, network) = data_of(entry), network_of(entry)
+    network = network.to(dtype=torch.float64)
+    pixels = torch.from_numpy(data.pixels(list(range(20)))).double()
+    radius = torch.full((20,), eps.rounded_up, dtype=torch.float64)
+    labels = network.logits(pixels).argmax(1)
+    points = in_ball(pixels, radius, torch.Generator().manual_seed(0)).float().double()
+    exact = network.values(points)
+    runs = {
+        kind: network.to(dtype=getattr(torch, kind)).logits(points.to(getattr(torch, kind)))
+        for kind in ("float32", "float16", "bfloat16")
+    }
+    # The file begins where its preprocessing ends.
+    first = len(network.nodes) - len(loaded.network.nodes)
+    session = onnxruntime.InferenceSession(loaded.path, providers=["CPUExecutionProvider"])
+    feed = exact[first].float().numpy().reshape(-1, *loaded.network.in_shape)
+    outputs = [session.run(None, {session.get_inputs()[0].name: one})[0] for one in feed]
+    runs["onnxruntime"] = torch.from_numpy(np.stack(outputs)).flatten(1)
+    told = []
+    for kind, logits in runs.items():
+        arithmetic = FORMATS.get(kind, FORMATS["float32"])
+        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=False)
+        allowed = deployment.pair_errors(deployment.centre(pixels), labels, radius)
+        gap = _margins(logits.double(), labels) - _margins(exact[-1].flatten(1), labels)
+        assert (gap.abs() <= allowed).all()
+        told.append(f"{kind} {float(gap.abs().amax(1).median()):.1e} of "
+                    f"{float(allowed.amax(1).median()):.1e}")  # fmt: skip
+    print(f"\n{name}: largest error of a margin, of what is allowed: {', '.join(told)}")
+
+
+def _margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, labels[:, None]) - logits

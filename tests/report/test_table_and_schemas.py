@@ -181,6 +181,14 @@ def test_real_arithmetic_says_that_rounding_is_not_covered():
     assert "not covered" in shown(certificate(options=options))
 
 
+def test_the_format_and_the_size_of_its_rounding_are_told():
+    options = certificate().options | {"deployed": "bfloat16"}
+    summary = certificate().summary | {"deployed_error": {"median": 0.02, "median_share": 0.0123}}
+    text = " ".join(shown(certificate(options=options, summary=summary)).split())
+    assert "bfloat16 model" in text
+    assert "accumulated in float32: at most 1.3e-02 of the margin in the median" in text
+
+
 def test_names_are_shown_as_they_are():
     model = certificate().model | {"name": "a[red]b[/]:smile:.onnx"}
     assert "a[red]b[/]:smile:.onnx on digits" in shown(certificate(model=model))
