@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer
+from lipcert.bounds.anchored import Layer, State, select
 from lipcert.bounds.dual import DualBound, Forms, Multipliers
+from lipcert.bounds.reverse import carry_back
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64
@@ -98,31 +99,31 @@ class Splitter:
     """
 
     def __init__(
-        self, dual: DualBound, guide: DualBound, state: dict[int, Layer], eps: Tensor,
+        self, dual: DualBound, guide: DualBound, state: State, eps: Tensor,
         forms: Forms, clean: Tensor, needed: Tensor,
     ) -> None:  # fmt: skip
         self.dual, self.guide, self.eps, self.forms = dual, guide, eps, forms
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
-        nodes = dual.network.nodes
-        self.state = {i: layer for i, layer in state.items() if i < forms.node}
-        self.sizes = {i: math.prod(nodes[i].shape) for i in self.state}
-        self.kinds = {i: _elementwise(nodes[i].kind) for i in self.state}
+        self.state = state
+        nodes = dual.network.nodes[: forms.node]
+        self.kinds = {i: node.kind for i, node in enumerate(nodes)
+                      if isinstance(node.kind, Elementwise)}  # fmt: skip
+        self.sizes = {i: math.prod(nodes[i].shape) for i in self.kinds}
         self.at_once = max(1, _NEURONS_AT_ONCE // max(1, sum(self.sizes.values())))
 
     def proven(self, found: Multipliers, budget: Budget) -> Tensor:
         """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.
 
         All forms go one cut deeper in each round, so that those soon proven come first. A form is
-        given up when its leaves are spent or one has nothing to cut, and with it its sample.
+        given up when its leaves are spent, and with it all forms of its sample.
         """
         end = time.monotonic() + budget.seconds
         leaves = Leaves.whole(found, self.needed)
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
         while len(leaves) and time.monotonic() < end:
-            leaves, stuck = self.cut(leaves)
+            leaves = self.cut(leaves)
             spent += torch.bincount(leaves.form, minlength=len(spent))
-            lost[stuck] = True
             lost |= spent > budget.leaves
             lost = torch.isin(self.forms.rows, self.forms.rows[lost])
             leaves = leaves.select(~lost[leaves.form])
@@ -141,55 +142,55 @@ class Splitter:
         """The leaves that are not proven, with better multipliers."""
         state, eps, forms = self.state_of(leaves), self.eps[leaves.form], self._forms(leaves)
         single, small, needed = _single(state), forms.to(torch.float32), self.needed[leaves.form]
-        change, found = self.guide.optimise(single, eps.float(), small, leaves.found, steps, rate=_RATE)
+        change, found = self.guide.optimise(
+            single, eps.float(), small, leaves.found, steps, rate=_RATE
+        )
         change = self.dual.certified(state, eps, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
-    def cut(self, leaves: Leaves) -> tuple[Leaves, Tensor]:
-        """Every leaf in two, where its bound loses most; and the forms of leaves without a place
-        to cut."""
-        halves, stuck = [], []
+    def cut(self, leaves: Leaves) -> Leaves:
+        """Every leaf in two, where its bound loses most; as it is where nothing can be cut."""
+        halves = []
         for some in self._some(len(leaves)):
             part = leaves.select(some)
             state = self.state_of(part)
             losses, places = self._losses(part, state), self._places(state)
-            losses = torch.where(places.isnan() | losses.isnan(), -1, losses)
-            loss, neuron = losses.max(1)
-            place = places.gather(1, neuron[:, None])[:, 0]
-            halves.append(part.select(loss >= 0).halves(neuron[loss >= 0], place[loss >= 0]))
-            stuck.append(part.form[loss < 0])
-        return Leaves.joined(halves), torch.cat(stuck)
+            loss, neuron = torch.where(places.isnan() | losses.isnan(), -1, losses).max(1)
+            place = torch.where(loss < 0, -math.inf, places.gather(1, neuron[:, None])[:, 0])
+            # Above −∞ lies all of a leaf, and nothing below.
+            kept = torch.cat([loss >= 0, torch.ones_like(loss, dtype=torch.bool)])
+            halves.append(part.halves(neuron, place).select(kept))
+        return Leaves.joined(halves)
 
-    def _losses(self, leaves: Leaves, state: dict[int, Layer]) -> Tensor:
+    def _losses(self, leaves: Leaves, state: State) -> Tensor:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        single, losses = _single(state), {}
-        forms, found = self._forms(leaves).to(torch.float32), leaves.found
-        pending = {forms.node: forms.coefficients}
-        for i in range(forms.node, 0, -1):
-            if i not in pending:
-                continue
-            value = pending.pop(i)
-            if i in single:
-                layer, slope = single[i], found.slopes[i] * single[i].varying
-                least = self.kinds[i].relaxed_minimum(
-                    value, slope, _column(found.logs[i].exp(), value),
-                    layer.anchor, layer.lower, layer.upper,
-                )  # fmt: skip
-                losses[i] = -least * (layer.varying != 0)
-                value = value * slope
-            self.guide.pass_on(pending, i, value, "transpose")
-        return torch.cat([losses[i].flatten(1) for i in state], 1)
+        single, found = _single(state), leaves.found
+        # −1: activations that the forms do not depend on.
+        losses = {i: -self.eps.new_ones(len(leaves), size) for i, size in self.sizes.items()}
+        forms = self._forms(leaves).to(torch.float32)
 
-    def _places(self, state: dict[int, Layer]) -> Tensor:
+        def cross(i: int, value: Tensor) -> Tensor:
+            layer, slope = single[i], found.slopes[i] * single[i].varying
+            multiplier = found.logs[i].exp().reshape(-1, *(1,) * (value.dim() - 1))
+            least = self.kinds[i].relaxed_minimum(
+                value, slope, multiplier, layer.anchor, layer.lower, layer.upper
+            )
+            losses[i] = torch.where(layer.varying != 0, -least, -1).flatten(1).double()
+            return value * slope
+
+        carry_back(self.guide.network, forms.node, forms.coefficients, cross)
+        return torch.cat([losses[i] for i in self.sizes], 1)
+
+    def _places(self, state: State) -> Tensor:
         """Where each neuron may be cut, strictly inside its box; NaN where there is nothing."""
-        places = [_place(self.kinds[i], layer).flatten(1) for i, layer in state.items()]
+        places = [_place(kind, state[i]).flatten(1) for i, kind in self.kinds.items()]
         return torch.cat(places, 1)
 
-    def state_of(self, leaves: Leaves) -> dict[int, Layer]:
+    def state_of(self, leaves: Leaves) -> State:
         """The state of each leaf: boxes with its cuts."""
-        state, first = {}, 0
+        state, first = select(self.state, leaves.form), 0
         for i, size in self.sizes.items():
-            layer = self.state[i].map(lambda t: t[leaves.form])
+            layer = state[i]
             here = (leaves.neuron >= first) & (leaves.neuron < first + size)
             index = (leaves.neuron - first).clamp(0, size - 1)
             shape = layer.lower.shape
@@ -218,14 +219,5 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
     return place
 
 
-def _elementwise(kind: object) -> Elementwise:
-    assert isinstance(kind, Elementwise)
-    return kind
-
-
-def _single(state: dict[int, Layer]) -> dict[int, Layer]:
+def _single(state: State) -> State:
     return {i: layer.map(lambda t: t.float()) for i, layer in state.items()}
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))
