@@ -66,12 +66,14 @@ def certify(
     failure_probability: float = 1e-9,
     seed: int = 0,
     deployed: Deployed = "float32",
+    pixel_domain: bool = False,
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
     output: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    save_counterexamples: bool = False,
     allow_implausible: bool = False,
     progress: bool = False,
 ) -> Result:
@@ -97,6 +99,7 @@ def certify(
         failure_probability=failure_probability,
         seed=seed,
         deployed=deployed,
+        pixel_domain=pixel_domain,
     )
     execution = Execution(
         batch_size=batch_size,
@@ -105,6 +108,7 @@ def certify(
         output=None if output is None else Path(output),
         resume=resume,
         overwrite=overwrite,
+        save_counterexamples=save_counterexamples,
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()

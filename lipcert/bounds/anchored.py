@@ -32,7 +32,7 @@ from lipcert.rounding import FLOAT64, gamma
 class Layer:
     """One activation's input over the ball: values ``anchor`` at the sample, box, and ball
     ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
-    change, and maybe of some more."""
+    change, and maybe of some more. The network's input is such a layer too, of gain 1."""
 
     anchor: Tensor
     lower: Tensor
@@ -46,12 +46,17 @@ class Layer:
         return Layer(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
+# By source: the input, 0, and every activation.
 State = dict[int, Layer]
 
 
 def select(state: State, rows: Tensor) -> State:
     """Some rows of a state, in this order."""
     return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
+
+
+def to_dtype(state: State, dtype: torch.dtype) -> State:
+    return {i: layer.map(lambda t: t.to(dtype)) for i, layer in state.items()}
 
 
 class Facts(ABC):
@@ -100,13 +105,13 @@ def anchored_state(
     boxes: list[Box] = []
     reaches: list[Reach] = []
     state: State = {}
-    gains, radii = {0: torch.ones_like(centre.values[0])}, {0: eps}
     for i, node in enumerate(network.nodes):
         match node.kind:
             case Input():
-                radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
-                reach = Reach(radius, eps, gains[0])
-                box = around(centre.values[0], radius)
+                x = centre.values[0]
+                ones, radius = torch.ones_like(x), _column(eps, x).expand_as(x)
+                reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius))
+                state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
                 reach = Reach(_total([reaches[j].width for j in node.inputs]))
                 box = sum_box([boxes[j] for j in node.inputs])
@@ -116,8 +121,8 @@ def anchored_state(
                 layer = _layer(activation, i, centre, source, before, facts)
                 total = torch.zeros_like(eps)
                 for edge in edges[source]:
-                    found = facts.norm(edge, gains[edge[0]], layer.varying)
-                    total = total + found * radii[edge[0]]
+                    found = facts.norm(edge, state[edge[0]].gain, layer.varying)
+                    total = total + found * state[edge[0]].radius
                 total = total * (1 + (len(edges[source]) + 2) * FLOAT64)
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
@@ -126,7 +131,7 @@ def anchored_state(
                 total = total + error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
                 layer = Layer(layer.anchor, layer.lower, layer.upper, total * (1 + 4 * FLOAT64),
                               layer.gain, layer.varying)  # fmt: skip
-                state[i], gains[i], radii[i] = layer, layer.gain, layer.radius
+                state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
                 width = torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
                 reach = Reach(
@@ -146,14 +151,14 @@ def anchored_state(
     return state
 
 
-def change_boxes(network: Network, centre: Centre, eps: Tensor, state: State) -> dict[int, Box]:
+def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:
     """The box of ``Δa`` of every source, the input's too."""
-    radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
-    boxes = {0: (-radius, radius)}
+    boxes = {}
     for i, layer in state.items():
         kind = network.nodes[i].kind
-        assert isinstance(kind, Elementwise)
-        lower, upper = kind.image(layer.lower, layer.upper)
+        lower, upper = layer.lower, layer.upper
+        if isinstance(kind, Elementwise):
+            lower, upper = kind.image(lower, upper)
         value, error = centre.values[i], centre.errors[i]
         slack = error + 4 * FLOAT64 * (value.abs() + lower.abs() + upper.abs())
         boxes[i] = (lower - value - slack, upper - value + slack)

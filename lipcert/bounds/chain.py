@@ -44,14 +44,14 @@ class Chain:
     weights: Tensor
     norm: Tensor
 
-    def length(self, state: State, eps: Tensor) -> Tensor:
-        total = (radii_of(self.sources, state, eps).square() / self.weights).sum(1).sqrt()
+    def length(self, state: State) -> Tensor:
+        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
         return self.norm * total * (1 + gamma(len(self.sources) + 8))
 
 
-def radii_of(sources: tuple[int, ...], state: State, eps: Tensor) -> Tensor:
+def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
     """The balls of the sources, ``(B, S)``."""
-    return torch.stack([eps if i == 0 else state[i].radius for i in sources], 1)
+    return torch.stack([state[i].radius for i in sources], 1)
 
 
 def middle_and_half(activation: Elementwise, layer: Layer) -> tuple[Tensor, Tensor]:
@@ -153,14 +153,15 @@ class ChainMap(GramMap):
     def weighted(self, weights: Tensor) -> ChainMap:
         return ChainMap(self.network, self.node, self.middles, self.halves, weights, self.mask)
 
-    def balanced(self, state: State, eps: Tensor) -> ChainMap:
+    def balanced(self, state: State) -> ChainMap:
         """With weights that make the bound small.
 
         At the best ones ``x_i = ρ_i / ‖P_iᵀ u‖``, ``u`` the top singular vector: a few rounds of
         power iteration move towards that, from a vector that has nothing to do with any coins.
         """
-        radii = radii_of(self.sources, state, eps).to(self.weights.dtype)
-        index = torch.arange(self.mask[0].numel(), device=eps.device).reshape(self.mask[0].shape)
+        radii = radii_of(self.sources, state).to(self.weights.dtype)
+        index = torch.arange(self.mask[0].numel(), device=radii.device)
+        index = index.reshape(self.mask[0].shape)
         u, mapping = torch.cos(1.0 + index.to(self.mask)) * self.mask, self
         for _ in range(_BALANCING):
             for _ in range(2):
@@ -227,9 +228,7 @@ def _safe(values: Tensor) -> Tensor:
     return torch.where(values > 0, values, 1)
 
 
-def explicit_chain(
-    sweep: RigorousSweep, eps: Tensor, node: int, state: State, mask: Tensor
-) -> Chain:
+def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) -> Chain:
     """The chain of a narrow node, from its rows: Gram matrices in place of matrix-free maps.
 
     ``P_i`` is computed within ``E_i`` and its Gram matrix within ``γ ‖P_i‖_F²``, hence
@@ -239,12 +238,12 @@ def explicit_chain(
     sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
     chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
     parts = []
-    for some in torch.split(torch.arange(len(eps), device=eps.device), chunk):
+    for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
         own = select({i: state[i] for i in sources[1:]}, some)
         parts.append(_grams(sweep, node, sources, own, mask[some]))
     grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
-    radii, weights = radii_of(sources, state, eps), torch.ones_like(squares)
-    u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(eps), -1)
+    radii, weights = radii_of(sources, state), torch.ones_like(squares)
+    u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)
     for _ in range(_BALANCING):
         gram = (weights[:, :, None, None] * grams).sum(1)
         for _ in range(8):

@@ -31,6 +31,7 @@ from lipcert.rounding import FLOAT64, gamma
 _FIRST_MULTIPLIER = 0.3
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
+_INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
 
 
@@ -94,11 +95,12 @@ class Multipliers:
 class DualBound:
     """Backward passes over one network with element-wise activations.
 
-    Every method takes N forms, with a state of N rows and ``eps`` ``(N,)``: a row for each form.
+    Every method takes N forms, with a state of N rows: a row for each form. ``images``: only inputs
+    within the box of the state's input count, those in [0, 1].
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, images: bool = False) -> None:
+        self.network, self.images = network, images
         self._sweep = RigorousSweep(network)
 
     def start(self, state: State, forms: Forms) -> Multipliers:
@@ -116,12 +118,12 @@ class DualBound:
         carry_back(self.network, forms.node, forms.coefficients, cross)
         return Multipliers(slopes, logs)
 
-    def change(self, state: State, eps: Tensor, forms: Forms, found: Multipliers) -> Tensor:
+    def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """A lower bound of how much each form changes over the ball, but for rounding: ``(N,)``.
 
         Differentiable in the multipliers.
         """
-        total = torch.zeros_like(eps)
+        total = torch.zeros_like(state[0].radius)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
@@ -130,7 +132,33 @@ class DualBound:
             return value
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
-        return total if rest is None else total - eps * rest.flatten(1).norm(dim=1)
+        return total if rest is None else total + self._least(rest, state[0])[0]
+
+    def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
+        """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
+        magnitudes: ``(N,)`` each.
+
+        ``−eps ‖form‖``; where only images count, over ball ∩ box: with ``λ`` near the best one,
+        ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
+        """
+        eps = ball.radius
+        size = form.flatten(1).norm(dim=1)
+        if not self.images:
+            return -eps * size, eps * size
+        with torch.no_grad():
+            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
+            low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
+            wanted = size / (2 * eps)
+            for _ in range(_INPUT_STEPS):
+                multiplier = wanted.clamp(min=1e-30)
+                column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
+                place = (form / (-2 * column)).clamp(min=low, max=high)
+                # The ball is met exactly at the best multiplier.
+                wanted = multiplier * place.flatten(1).norm(dim=1) / eps
+        terms = form * place + column * place.square()
+        spent = multiplier * eps.square()
+        sizes = (form * place).abs() + column * place.square()
+        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
 
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
@@ -157,13 +185,14 @@ class DualBound:
         gained = least.flatten(1).sum(1) - multiplier * layer.radius.square()
         return gained, value * slope
 
-    def certified(self, state: State, eps: Tensor, forms: Forms, found: Multipliers) -> Tensor:
+    def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """As ``change``, in float64 and with every rounding charged: ``(N,)``.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
         ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
         of their absolute terms.
         """
+        eps = state[0].radius
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +207,9 @@ class DualBound:
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
             rest, error = reached
-            total = total - eps * (length(rest) + error) * (1 + 4 * FLOAT64)
+            least, sizes = self._least(rest, state[0])
+            total = total + least
+            charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
         return total - charge * (1 + gamma(8 * (len(state) + 4))) - 64 * FLOAT64 * total.abs()
 
     def _charge(
@@ -211,7 +242,6 @@ class DualBound:
     def optimise(
         self,
         state: State,
-        eps: Tensor,
         forms: Forms,
         found: Multipliers,
         steps: int,
@@ -220,17 +250,17 @@ class DualBound:
     ) -> tuple[Tensor, Multipliers]:
         """Gradient ascent (Adam); the best change seen of each pair, and where it was seen."""
         if not found.slopes:
-            return self.change(state, eps, forms, found), found
+            return self.change(state, forms, found), found
         places = list(found.slopes)
         numbers = [found.slopes[i] for i in places] + [found.logs[i] for i in places]
         now = [number.clone() for number in numbers]
         kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
         rates = [_SLOPE_RATE * rate] * len(places) + [_MULTIPLIER_RATE * rate] * len(places)
-        best = torch.full((len(forms),), -torch.inf, dtype=eps.dtype, device=eps.device)
+        best = torch.full_like(state[0].radius, -torch.inf)
         for step in range(steps + 1):
             for number in now:
                 number.requires_grad_(True)
-            value = self.change(state, eps, forms, _multipliers(places, now))
+            value = self.change(state, forms, _multipliers(places, now))
             better = value.detach() > best
             best = torch.where(better, value.detach(), best)
             for number, old in zip(now, kept, strict=True):

@@ -19,6 +19,7 @@ from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
 from lipcert.bounds.chain import Chain, ChainMap, chain_sources, explicit_chain
+from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
     Weights,
@@ -114,7 +115,8 @@ class LocalBound(Bound):
             )
             for number, edge in enumerate(self.layers.edges)
         }
-        return Prepared(edges=found)
+        still = [(masks[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
+        return Prepared(edges=found, fixed=torch.stack(still, 1) if still else None)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
@@ -141,7 +143,8 @@ class AnchoredBound(Bound):
     The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
     lower precision, where slopes of refined boxes are sought; ``narrow`` layers of at most so many
     neurons have their chains from rows, and boxes refined by ``steps`` of the slopes; ``chains``:
-    of wide layers too, in place of the norms of the segments that end in them.
+    of wide layers too, in place of the norms of the segments that end in them. ``images``: only
+    inputs in [0, 1] count.
     """
 
     rough: Network | None = None
@@ -149,6 +152,7 @@ class AnchoredBound(Bound):
     steps: int = 0
     chains: bool = True
     refine_boxes: bool = True
+    images: bool = False
 
     @cached_property
     def edges_into(self) -> dict[int, list[Edge]]:
@@ -171,6 +175,13 @@ class AnchoredBound(Bound):
         return [sink for sink in wide if chain_sources(network, sink)]
 
     @cached_property
+    def duals(self) -> tuple[DualBound, DualBound]:
+        """In this bound's precision, and where slopes are sought."""
+        network = self.layers.network
+        rough = network if self.rough is None else self.rough
+        return DualBound(network, images=self.images), DualBound(rough, images=self.images)
+
+    @cached_property
     def sweep(self) -> RigorousSweep:
         return RigorousSweep(self.layers.network)
 
@@ -179,34 +190,33 @@ class AnchoredBound(Bound):
 
     def prepare_state(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> tuple[Prepared, State]:
         """What ``prepare`` finds, and the state at that radius."""
-        finder = _Finder(self, centre, eps, norm_of)
+        finder = _Finder(self, centre, norm_of)
         state = self._state(centre, eps, finder)
         return finder.found, state
 
     def state(self, centre: Centre, eps: Tensor, prepared: Prepared) -> State:
         """The state at ``eps``, from what was prepared at this radius or a larger one."""
-        return self._state(centre, eps, Kept(prepared, eps))
+        return self._state(centre, eps, Kept(prepared))
 
     def _state(self, centre: Centre, eps: Tensor, facts: Facts) -> State:
         return anchored_state(self.propagation, self.edges_into, centre, eps, facts)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
-        return self.margins_in(centre, labels, eps, self.state(centre, eps, prepared))
+        return self.margins_in(centre, labels, self.state(centre, eps, prepared))
 
-    def margins_in(self, centre: Centre, labels: Tensor, eps: Tensor, state: State) -> Tensor:
+    def margins_in(self, centre: Centre, labels: Tensor, state: State) -> Tensor:
         """As ``margins``, from a state that is at hand."""
-        gain = {0: torch.ones_like(centre.values[0])}
-        gain |= {i: layer.gain for i, layer in state.items()}
-        radii = {0: eps} | {i: layer.radius for i, layer in state.items()}
-        change = change_boxes(self.layers.network, centre, eps, state)
+        gain = {i: layer.gain for i, layer in state.items()}
+        radii = {i: layer.radius for i, layer in state.items()}
+        change = change_boxes(self.layers.network, centre, state)
         return local_margins(self.layers, centre, labels, Weights(gain, {}, change), radii)
 
 
 class _Finder(Facts):
     """Facts that are found now, and kept for smaller radii."""
 
-    def __init__(self, bound: AnchoredBound, centre: Centre, eps: Tensor, norm_of: NormOf) -> None:
-        self.bound, self.centre, self.eps, self.norm_of = bound, centre, eps, norm_of
+    def __init__(self, bound: AnchoredBound, centre: Centre, norm_of: NormOf) -> None:
+        self.bound, self.centre, self.norm_of = bound, centre, norm_of
         self.found = Prepared()
         network = bound.layers.network
         self.numbers = {(e.source, e.sink): n for n, e in enumerate(bound.layers.edges)}
@@ -231,15 +241,16 @@ class _Finder(Facts):
         return self.found.edges[edge]
 
     def box(self, node: int, state: State, box: Box) -> Box:
+        if node == 0 and self.bound.images:
+            self.found.boxes[0] = box[0].clamp(0, 1), box[1].clamp(0, 1)
+            return self.found.boxes[0]
         if not self._is_narrow(node, state) or not self.bound.refine_boxes:
             return box
-        network, rough = self.bound.layers.network, self.bound.rough
-        kind = self.kinds[node]
-        assert rough is not None
-        assert isinstance(kind, Elementwise)
         if node not in self.found.boxes:
+            kind = self.kinds[node]
+            assert isinstance(kind, Elementwise)
             self.found.boxes[node] = refined_box(
-                network, rough, self.centre, self.eps, node, state, box, kind, self.bound.steps
+                self.bound.duals, self.centre, node, state, box, kind, self.bound.steps
             )
         return self.found.boxes[node]
 
@@ -249,17 +260,15 @@ class _Finder(Facts):
             if node in self.bound.wide:
                 self.found.chains[node] = self._matrix_free(node, state, mask)
             elif self._is_narrow(node, state):
-                self.found.chains[node] = explicit_chain(
-                    self.bound.sweep, self.eps, node, state, mask
-                )
+                self.found.chains[node] = explicit_chain(self.bound.sweep, node, state, mask)
         chain = self.found.chains.get(node)
-        return radius if chain is None else torch.minimum(radius, chain.length(state, self.eps))
+        return radius if chain is None else torch.minimum(radius, chain.length(state))
 
     def _matrix_free(self, node: int, state: State, mask: Tensor) -> Chain:
         network, rough = self.bound.layers.network, self.bound.rough
         mapping = ChainMap.of(network, node, state, mask)
         lower = mapping if rough is None else mapping.over(rough)
-        weights = lower.balanced(state, self.eps).weights.to(mask.dtype)
+        weights = lower.balanced(state).weights.to(mask.dtype)
         number = len(self.bound.layers.edges) + self.bound.wide.index(node)
         norm = self.norm_of(None, mapping.weighted(weights), number)
         return Chain(mapping.sources, weights, norm)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Facts, State
+from lipcert.bounds.anchored import Facts, State, select, to_dtype
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.chain import Chain
@@ -28,19 +28,22 @@ class Prepared:
 
     ``varying``: the masks of the activations; masks and gains only grow with the radius. ``edges``:
     local norms between these masks. ``chains`` and ``boxes``: of activations' inputs, by node.
+    ``fixed``: for every segment how many values of its sink cannot vary, ``(B, segments)``, where
+    that is known.
     """
 
     varying: dict[int, Tensor] = field(default_factory=dict)
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
+    fixed: Tensor | None = None
 
 
 class Kept(Facts):
-    """Facts that were prepared, at radii ``eps`` up to the one of the preparation."""
+    """Facts that were prepared, at radii up to the one of the preparation."""
 
-    def __init__(self, prepared: Prepared, eps: Tensor) -> None:
-        self.prepared, self.eps = prepared, eps
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
 
     def varying(self, activation: int, mask: Tensor) -> Tensor:
         # Chains hold for balls that cover every neuron which varied when they were found.
@@ -54,7 +57,7 @@ class Kept(Facts):
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
         chain = self.prepared.chains.get(node)
-        return radius if chain is None else torch.minimum(radius, chain.length(state, self.eps))
+        return radius if chain is None else torch.minimum(radius, chain.length(state))
 
 
 def is_narrow(network: Network, node: int, widest: int) -> bool:
@@ -62,26 +65,26 @@ def is_narrow(network: Network, node: int, widest: int) -> bool:
 
 
 def refined_box(
-    network: Network, rough: Network, centre: Centre, eps: Tensor, node: int, state: State,
-    box: Box, kind: Elementwise, steps: int,
+    duals: tuple[DualBound, DualBound], centre: Centre, node: int, state: State, box: Box,
+    kind: Elementwise, steps: int,
 ) -> Box:  # fmt: skip
-    """The box of a narrow layer, each neuron that varies bounded by the dual from both sides.
+    """The box of a layer, each neuron that varies bounded by the dual from both sides.
 
-    Slopes take ``steps`` in float32 on ``rough``, a copy of the network.
+    ``duals``: the rigorous one, and the one where slopes are sought by ``steps``.
     """
-    shape = network.nodes[node].shape
+    shape = duals[0].network.nodes[node].shape
     lower, upper = (side.flatten(1).clone() for side in box)
     anchor, error = centre.values[node].flatten(1), centre.errors[node].flatten(1)
     flat, steep = kind.secant(*box, centre.values[node])
     rows, neurons = (flat != steep).flatten(1).nonzero().unbind(1)
-    size = sum(math.prod(network.nodes[i].shape) for i in state)
+    size = sum(layer.anchor[0].numel() for layer in state.values())
     for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // (2 * size))):
         row, neuron = rows[some], neurons[some]
         for sign, side in ((1.0, lower), (-1.0, upper)):
             form = anchor.new_zeros(len(row), anchor.shape[1])
             form.scatter_(1, neuron[:, None], sign)
             forms = Forms(node, row, form.reshape(-1, *shape))
-            found = _bounded(network, rough, state, eps, forms, steps)
+            found = _bounded(duals, select(state, row), forms, steps)
             found = anchor[row, neuron] + sign * (found - error[row, neuron])
             now = side[row, neuron]
             # A NaN never wins; the side only moves inwards.
@@ -90,18 +93,14 @@ def refined_box(
     return lower.reshape(box[0].shape), upper.reshape(box[1].shape)
 
 
-def _bounded(
-    network: Network, rough: Network, state: State, eps: Tensor, forms: Forms, steps: int
-) -> Tensor:
-    used = {i: layer for i, layer in state.items() if i < forms.node}
-    own = {i: layer.map(lambda t: t[forms.rows]) for i, layer in used.items()}
-    guide, radius = DualBound(rough), eps[forms.rows]
-    single = {i: layer.map(lambda t: t.float()) for i, layer in own.items()}
-    small = forms.to(torch.float32)
+def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, steps: int) -> Tensor:
+    rigorous, guide = duals
+    dtype = guide.network.anchor.dtype
+    single, small = to_dtype(state, dtype), forms.to(dtype)
     found = guide.start(single, small)
     if steps:
-        _, found = guide.optimise(single, radius.float(), small, found, steps)
-    return DualBound(network).certified(own, radius, forms, found.to(eps.dtype))
+        _, found = guide.optimise(single, small, found, steps)
+    return rigorous.certified(state, forms, found.to(forms.coefficients.dtype))
 
 
 def _meet(box: Box, other: Box | None) -> Box:

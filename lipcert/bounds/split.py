@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.dual import DualBound, Forms, Multipliers
 from lipcert.bounds.reverse import carry_back
 from lipcert.network.activations import Elementwise
@@ -91,25 +91,24 @@ class Leaves:
 
 
 class Splitter:
-    """Branch and bound of N margins over balls of radius ``eps``, each a form that starts from
-    ``clean`` at the sample and has to stay above ``needed``; all ``(N,)``, a row of ``state`` each.
+    """Branch and bound of N margins, each a form that starts from ``clean`` at the sample and has
+    to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
 
     ``clean`` is a lower bound. ``dual`` in float64 decides, ``guide`` in float32 searches. Attack
     before: a margin that an attack breaks spends its whole budget here.
     """
 
     def __init__(
-        self, dual: DualBound, guide: DualBound, state: State, eps: Tensor,
-        forms: Forms, clean: Tensor, needed: Tensor,
+        self, dual: DualBound, guide: DualBound, state: State, forms: Forms, clean: Tensor,
+        needed: Tensor,
     ) -> None:  # fmt: skip
-        self.dual, self.guide, self.eps, self.forms = dual, guide, eps, forms
+        self.dual, self.guide, self.forms = dual, guide, forms
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
-        self.state = state
-        nodes = dual.network.nodes[: forms.node]
-        self.kinds = {i: node.kind for i, node in enumerate(nodes)
-                      if isinstance(node.kind, Elementwise)}  # fmt: skip
-        self.sizes = {i: math.prod(nodes[i].shape) for i in self.kinds}
+        nodes = dual.network.nodes
+        self.state = {i: layer for i, layer in state.items() if i < forms.node}
+        self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
+        self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
         self.at_once = max(1, _NEURONS_AT_ONCE // max(1, sum(self.sizes.values())))
 
     def proven(self, found: Multipliers, budget: Budget) -> Tensor:
@@ -136,16 +135,15 @@ class Splitter:
         return ~lost
 
     def _some(self, count: int) -> tuple[Tensor, ...]:
-        return torch.split(torch.arange(count, device=self.eps.device), self.at_once)
+        return torch.split(torch.arange(count, device=self.needed.device), self.at_once)
 
     def unproven(self, leaves: Leaves, steps: int) -> Leaves:
         """The leaves that are not proven, with better multipliers."""
-        state, eps, forms = self.state_of(leaves), self.eps[leaves.form], self._forms(leaves)
-        single, small, needed = _single(state), forms.to(torch.float32), self.needed[leaves.form]
-        change, found = self.guide.optimise(
-            single, eps.float(), small, leaves.found, steps, rate=_RATE
-        )
-        change = self.dual.certified(state, eps, forms, found.to(torch.float64))
+        state, forms = self.state_of(leaves), self._forms(leaves)
+        single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
+        needed = self.needed[leaves.form]
+        change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
+        change = self.dual.certified(state, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
     def cut(self, leaves: Leaves) -> Leaves:
@@ -164,33 +162,31 @@ class Splitter:
 
     def _losses(self, leaves: Leaves, state: State) -> Tensor:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        single, found = _single(state), leaves.found
-        # −1: activations that the forms do not depend on.
-        losses = {i: -self.eps.new_ones(len(leaves), size) for i, size in self.sizes.items()}
-        forms = self._forms(leaves).to(torch.float32)
+        single, losses = to_dtype(state, torch.float32), {}
+        forms, found = self._forms(leaves).to(torch.float32), leaves.found
 
         def cross(i: int, value: Tensor) -> Tensor:
             layer, slope = single[i], found.slopes[i] * single[i].varying
-            multiplier = found.logs[i].exp().reshape(-1, *(1,) * (value.dim() - 1))
             least = self.kinds[i].relaxed_minimum(
-                value, slope, multiplier, layer.anchor, layer.lower, layer.upper
-            )
-            losses[i] = torch.where(layer.varying != 0, -least, -1).flatten(1).double()
+                value, slope, _column(found.logs[i].exp(), value),
+                layer.anchor, layer.lower, layer.upper,
+            )  # fmt: skip
+            losses[i] = -least * (layer.varying != 0)
             return value * slope
 
         carry_back(self.guide.network, forms.node, forms.coefficients, cross)
-        return torch.cat([losses[i] for i in self.sizes], 1)
+        return torch.cat([losses[i].flatten(1) for i in self.kinds], 1)
 
     def _places(self, state: State) -> Tensor:
         """Where each neuron may be cut, strictly inside its box; NaN where there is nothing."""
-        places = [_place(kind, state[i]).flatten(1) for i, kind in self.kinds.items()]
+        places = [_place(self.kinds[i], state[i]).flatten(1) for i in self.kinds]
         return torch.cat(places, 1)
 
     def state_of(self, leaves: Leaves) -> State:
         """The state of each leaf: boxes with its cuts."""
-        state, first = select(self.state, leaves.form), 0
+        state, first = {0: self.state[0].map(lambda t: t[leaves.form])}, 0
         for i, size in self.sizes.items():
-            layer = state[i]
+            layer = self.state[i].map(lambda t: t[leaves.form])
             here = (leaves.neuron >= first) & (leaves.neuron < first + size)
             index = (leaves.neuron - first).clamp(0, size - 1)
             shape = layer.lower.shape
@@ -219,5 +215,10 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
     return place
 
 
-def _single(state: State) -> State:
-    return {i: layer.map(lambda t: t.float()) for i, layer in state.items()}
+def _elementwise(kind: object) -> Elementwise:
+    assert isinstance(kind, Elementwise)
+    return kind
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -8,7 +8,7 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
 from laws import normal, seeded
 
-from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.dual import DualBound, margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
 from lipcert.network import Network, NetworkBuilder
@@ -30,21 +30,17 @@ class Search:
         self.clean = case.clean(self.forms, self.others) - 1e-12
         self.guide = DualBound(case.network.to(dtype=torch.float32))
         self.state, self.radii = select(state, self.forms.rows), self.eps[self.forms.rows]
-        single = {i: layer.map(lambda t: t.float()) for i, layer in self.state.items()}
+        single = to_dtype(self.state, torch.float32)
         self.found = self.guide.start(single, self.forms.to(torch.float32))
 
     def splitter(self, needed: torch.Tensor) -> Splitter:
-        return Splitter(
-            self.case.dual, self.guide, self.state, self.radii, self.forms, self.clean, needed
-        )
+        return Splitter(self.case.dual, self.guide, self.state, self.forms, self.clean, needed)
 
     def certified(self, splitter: Splitter, leaves: Leaves) -> torch.Tensor:
         """Lower bounds of the margins on the leaves: ``(M,)``."""
         state, forms = splitter.state_of(leaves), self.forms.select(leaves.form)
         found = leaves.found.to(torch.float64)
-        return self.clean[leaves.form] + self.case.dual.certified(
-            state, self.radii[leaves.form], forms, found
-        )
+        return self.clean[leaves.form] + self.case.dual.certified(state, forms, found)
 
     def grown(self, splitter: Splitter, depth: int) -> Leaves:
         """All leaves after ``depth`` cuts."""
@@ -58,7 +54,7 @@ def inside(state: State, values: list[torch.Tensor], network: Network) -> torch.
     """Whether each leaf's boxes hold the point of its row: ``(M,)``."""
     held = torch.ones(len(values[0]), dtype=torch.bool)
     for i, layer in state.items():
-        z = values[network.nodes[i].inputs[0]]
+        z = values[network.nodes[i].inputs[0] if i else 0]
         held &= ((layer.lower - 1e-12 <= z) & (z <= layer.upper + 1e-12)).flatten(1).all(1)
     return held
 
@@ -124,7 +120,9 @@ def plane_network(kink: str, generator: torch.Generator) -> Network:
 def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
     """Boxes by interval arithmetic, balls around them."""
     low, high = x - eps, x + eps
-    values, state = network.values(x), {}
+    values, one = network.values(x), torch.ones_like(x)
+    radius = torch.full((len(x),), eps, dtype=x.dtype)
+    state = {0: Layer(x, low, high, radius, one, one)}
     for i, node in enumerate(network.nodes[1:-1], start=1):
         if isinstance(node.kind, Dense):
             reach = node.kind.magnitude((high - low) / 2)
@@ -146,7 +144,7 @@ def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None
     label = network.logits(x).argmax(1)
     others = torch.tensor([j for j in range(3) if j != int(label)])
     rows = torch.zeros(2, dtype=torch.int64)
-    forms, radii = margin_forms(network, rows, label.expand(2), others), torch.full((2,), eps)
+    forms = margin_forms(network, rows, label.expand(2), others)
     state = select(box_state(network, x, eps), rows)
     angle = torch.linspace(0, 2 * math.pi, 1441, dtype=torch.float64)
     length = torch.linspace(0, eps, 281, dtype=torch.float64)
@@ -154,16 +152,14 @@ def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None
     margins = network.logits((x + disc).reshape(-1, 2)) @ forms.coefficients.T
     clean, smallest = network.logits(x) @ forms.coefficients.T, margins.amin(0)
     guide, small = DualBound(network.to(dtype=torch.float32)), forms.to(torch.float32)
-    single = {i: layer.map(lambda t: t.float()) for i, layer in state.items()}
-    whole, found = guide.optimise(single, radii, small, guide.start(single, small), 200)
+    single = to_dtype(state, torch.float32)
+    whole, found = guide.optimise(single, small, guide.start(single, small), 200)
     wanted = smallest - 0.02 * (clean[0] - smallest)
     # The whole ball without cuts does not say as much, or the test would say nothing.
     assert (clean[0] + whole < wanted).all()
 
     def proven(needed: torch.Tensor, leaves: int) -> torch.Tensor:
-        splitter = Splitter(
-            DualBound(network), guide, state, radii.double(), forms, clean[0] - 1e-12, needed
-        )
+        splitter = Splitter(DualBound(network), guide, state, forms, clean[0] - 1e-12, needed)
         return splitter.proven(found, Budget(leaves=leaves, steps=50))
 
     assert proven(wanted, 400).all()
@@ -178,7 +174,7 @@ def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
     assert not splitter.proven(search.found, Budget(leaves=2, steps=2)).any()
     assert not splitter.proven(search.found, Budget(seconds=0.0)).any()
     assert not search.splitter(low * math.nan).proven(search.found, Budget(leaves=8)).any()
-    i = next(iter(search.state))
+    i = max(search.state)
     broken = search.state[i].map(lambda t: t.clone())
     broken.lower[0].fill_(math.nan)
     search.state = search.state | {i: broken}

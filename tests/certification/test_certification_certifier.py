@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from attacks import in_ball, margins, smallest_margins
+from fuzz import samples_of, spoiled_network
 from laws import random_network, seeded, uniform
 
 import lipcert.certification.assured as assured_module
@@ -95,6 +96,30 @@ def test_options_agree_where_they_must(seed: int) -> None:
         assert guess.verdict in ("estimated", "unknown")
         assert guess.certified == ()
         assert guess.lipschitz is None
+
+
+# Steps of the radius search: 0.4 % for the duals, 0.1 % for one bound alone.
+_SEARCH = 1.006
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind", "effort"),
+    [(0, "plain", "fast"), (1, "plain", "standard"), (2, "tiny", "fast")],
+)
+def test_auto_is_at_least_every_other_method(seed: int, kind: str, effort: str) -> None:
+    """Its radius up to the steps of the search; every verdict, exactly."""
+    generator = seeded(seed)
+    network = spoiled_network(generator, kind)
+    x, labels = samples_of(network, generator, 10)
+    radii = ("0.001", "0.05", "0.3")
+    every = certify(network, x, labels, options(*radii, effort=effort))
+    for method in ("global", "local"):
+        others = certify(network, x, labels, options(*radii, method=method))
+        for one, best in zip(others, every, strict=True):
+            assert one.radius is not None
+            assert best.radius is not None
+            assert set(one.certified) <= set(best.certified)
+            assert best.radius * _SEARCH >= one.radius
 
 
 def test_a_sample_s_result_does_not_depend_on_its_batch() -> None:
