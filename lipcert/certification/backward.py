@@ -29,6 +29,8 @@ _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
 # A guess looks at so many classes of each sample, those that seem nearest.
 _GUESSED_CLASSES = 3
+# Boxes are refined for a radius where that is so cheap, in values for every neuron that varies.
+_LITTLE_WORK = 2.0**18
 
 
 class Backward:
@@ -44,7 +46,7 @@ class Backward:
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
         chains = self.pace.own_norms and not options.deterministic
-        narrow = AnchoredBound.narrow if self.pace.own_norms else 0
+        narrow, refined = (128, 512) if self.pace.own_norms else (0, 0)
         plan = AnchoredBound(layers, {}, [], None, narrow, chains=chains)  # type: ignore[arg-type]
         self.norms = AssuredNorms(
             layers.edges,
@@ -58,13 +60,14 @@ class Backward:
         )
         self.bound = replace(
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
-            refine_boxes=False, images=options.pixel_domain,
+            refined=refined, work=_LITTLE_WORK, images=options.pixel_domain,
         )  # fmt: skip
-        self.refined = replace(self.bound, refine_boxes=True, steps=self.pace.refine or 0)
+        self.refined = replace(self.bound, steps=self.pace.refine or 0, work=math.inf)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
-            chains=self.pace.own_norms, refine_boxes=False, images=options.pixel_domain,
+            chains=self.pace.own_norms, refined=refined, work=_LITTLE_WORK,
+            images=options.pixel_domain,
         )  # fmt: skip
         self.matched = deployment.matches(simple)
         self.dual, self.guide = self.bound.duals
@@ -148,7 +151,7 @@ class BackwardBatch:
             found = found.select(~positive)
         return Margins(done, needed, forms, others, found)
 
-    def split(self, state: State, open_: Margins, seconds: float) -> Margins:
+    def split(self, state: State, open_: Margins, leaves: int, seconds: float) -> Margins:
         """The same after branch and bound of those that are still open, in so many seconds."""
         pace, tools = self.tools.pace, self.tools
         forms, others, found = open_.forms, open_.others, open_.found
@@ -159,7 +162,7 @@ class BackwardBatch:
             self._clean_of(forms, others), open_.needed[forms.rows, others],
         )  # fmt: skip
         seconds = min(seconds, pace.leaf_seconds * len(torch.unique(forms.rows)))
-        proven = splitter.proven(found, Budget(leaves=pace.leaves, seconds=seconds))
+        proven = splitter.proven(found, Budget(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True
         rest = forms.select(~proven), others[~proven], found.select(~proven)
