@@ -27,6 +27,8 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
+# A deployed error that takes this share of a margin is found again at every radius.
+_COARSE = 0.1
 # A guess looks at so many classes of each sample, those that seem nearest, and takes so many steps.
 _GUESSED_CLASSES, _GUESSES = 3, 6
 
@@ -217,8 +219,10 @@ class BackwardBatch:
         """
         prepared, state = self.prepare(top, number, refine=False)
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        # What the arithmetic of the deployed network adds only grows with the radius.
+        # What the arithmetic of the deployed network adds only grows with the radius: where that
+        # is little, once will do.
         needed = self.needed(top, state)
+        coarse = bool((self.charged > _COARSE * self.clean.amin(1)).any())
         forms, others = self._forms(margins <= needed)
         found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
@@ -227,7 +231,8 @@ class BackwardBatch:
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             proven = self._certified(own, forms, others, found)
             margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
-            return torch.where(eps <= top, (margins - needed).amin(1), torch.nan)
+            wanted = self.needed(eps, own) if coarse else needed
+            return torch.where(eps <= top, (margins - wanted).amin(1), torch.nan)
 
         clean = self.clean.amin(1)
         return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)
