@@ -133,7 +133,8 @@ def table(audit: Audit) -> Table:
         counts = Counter(sample.outcome for sample in rows)
         proven = sum(sample.proven_radius is not None for sample in rows)
         cells = [str(counts[outcome]) for outcome in OUTCOMES]
-        made.add_row(Text(verdict), *cells, f"{proven} of {len(rows)}")
+        claimed = sum(bool(sample.radius) for sample in rows)
+        made.add_row(Text(verdict), *cells, f"{proven} of {claimed}" if claimed else "")
     made.add_section()
     total = [str(audit.counts[outcome]) for outcome in OUTCOMES]
     made.add_row(Text(f"{len(audit.samples)} of {audit.of} samples"), *total, "")

@@ -32,7 +32,7 @@ _FIRST_MULTIPLIER = 0.3
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
 _INPUT_STEPS = 4
-_SLOPES = (-0.5, 1.5)
+_SLOPES = (-1.5, 2.5)
 
 
 @dataclass(frozen=True, eq=False)

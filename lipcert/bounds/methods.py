@@ -166,6 +166,12 @@ class AnchoredBound(Bound):
     def chain_norms(self) -> int:
         return len(self.wide)
 
+    @property
+    def own_edges(self) -> list[Edge]:
+        """The segments whose own norms count: where a chain ends too, they add next to nothing."""
+        edges = ((edge.source, edge.sink) for edge in self.layers.edges)
+        return [edge for edge in edges if edge[1] not in self.wide]
+
     @cached_property
     def wide(self) -> list[int]:
         """The wide inputs of activations that have a chain."""
@@ -234,10 +240,7 @@ class _Finder(Facts):
             mapping = WeightedMap(
                 self.bound.layers.edges[number], inner, self._mask(edge[1], outer)
             )
-            # Where a chain follows, the norm of its last segment alone adds next to nothing.
-            cheap = edge[1] in self.bound.wide
-            found = norms.from_whole(mapping) if cheap else self.norm_of(norms, mapping, number)
-            self.found.edges[edge] = found
+            self.found.edges[edge] = self.norm_of(norms, mapping, number)
         return self.found.edges[edge]
 
     def box(self, node: int, state: State, box: Box) -> Box:

@@ -115,15 +115,14 @@ class Splitter:
         """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.
 
         All forms go one cut deeper in each round, so that those soon proven come first. A form is
-        given up when its leaves are spent or one has nothing to cut, and with it its sample.
+        given up when its leaves are spent, and with it all forms of its sample.
         """
         end = time.monotonic() + budget.seconds
         leaves = Leaves.whole(found, self.needed)
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
         while len(leaves) and time.monotonic() < end:
-            leaves, stuck = self.cut(leaves)
+            leaves = self.cut(leaves)
             spent += torch.bincount(leaves.form, minlength=len(spent))
-            lost[stuck] = True
             lost |= spent > budget.leaves
             lost = torch.isin(self.forms.rows, self.forms.rows[lost])
             leaves = leaves.select(~lost[leaves.form])
@@ -147,20 +146,19 @@ class Splitter:
         change = self.dual.certified(state, forms, found.to(torch.float64))
         return replace(leaves, found=found).select(~(change > needed))
 
-    def cut(self, leaves: Leaves) -> tuple[Leaves, Tensor]:
-        """Every leaf in two, where its bound loses most; and the forms of leaves without a place
-        to cut."""
-        halves, stuck = [], []
+    def cut(self, leaves: Leaves) -> Leaves:
+        """Every leaf in two, where its bound loses most; as it is where nothing can be cut."""
+        halves = []
         for some in self._some(len(leaves)):
             part = leaves.select(some)
             state = self.state_of(part)
             losses, places = self._losses(part, state), self._places(state)
-            losses = torch.where(places.isnan() | losses.isnan(), -1, losses)
-            loss, neuron = losses.max(1)
-            place = places.gather(1, neuron[:, None])[:, 0]
-            halves.append(part.select(loss >= 0).halves(neuron[loss >= 0], place[loss >= 0]))
-            stuck.append(part.form[loss < 0])
-        return Leaves.joined(halves), torch.cat(stuck)
+            loss, neuron = torch.where(places.isnan() | losses.isnan(), -1, losses).max(1)
+            place = torch.where(loss < 0, -math.inf, places.gather(1, neuron[:, None])[:, 0])
+            # Above −∞ lies all of a leaf, and nothing below.
+            kept = torch.cat([loss >= 0, torch.ones_like(loss, dtype=torch.bool)])
+            halves.append(part.halves(neuron, place).select(kept))
+        return Leaves.joined(halves)
 
     def _losses(self, leaves: Leaves, state: State) -> Tensor:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""

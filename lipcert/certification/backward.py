@@ -29,8 +29,8 @@ _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
 # A deployed error that takes this share of a margin is found again at every radius.
 _COARSE = 0.1
-# A guess looks at so many classes of each sample, those that seem nearest, and takes so many steps.
-_GUESSED_CLASSES, _GUESSES = 3, 6
+# A guess looks at so many classes of each sample, those that seem nearest.
+_GUESSED_CLASSES = 3
 
 
 class Backward:
@@ -45,26 +45,28 @@ class Backward:
         single = simple.to(dtype=torch.float32)
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
-        chains = self.pace.chains and not options.deterministic
-        plan = AnchoredBound(layers, {}, [], None, chains=chains)  # type: ignore[arg-type]
+        chains = self.pace.own_norms and not options.deterministic
+        narrow = AnchoredBound.narrow if self.pace.own_norms else 0
+        plan = AnchoredBound(layers, {}, [], None, narrow, chains=chains)  # type: ignore[arg-type]
         self.norms = AssuredNorms(
             layers.edges,
             options,
             samples=samples,
             preparations=2 * len(options.eps) + 1,
+            own=plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,
             first_call=_FIRST_CALL,
         )
         self.bound = replace(
-            AnchoredBound.of(layers, self.norms.shared), rough=single, chains=chains,
+            AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
             refine_boxes=False, images=options.pixel_domain,
         )  # fmt: skip
         self.refined = replace(self.bound, refine_boxes=True, steps=self.pace.refine or 0)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
-            AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0, chains=True,
-            refine_boxes=False, images=options.pixel_domain,
+            AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
+            chains=self.pace.own_norms, refine_boxes=False, images=options.pixel_domain,
         )  # fmt: skip
         self.matched = deployment.matches(simple)
         self.dual, self.guide = self.bound.duals
@@ -170,8 +172,8 @@ class BackwardBatch:
         bound, guide = self.tools.rough, self.tools.guide
         centre = bound.propagation.centre(self.x.float())
 
-        def norm_of(_: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            return self.tools.norms.guessed(mapping, self.streams)
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
+            return self.tools.norms.guessed(norm, mapping, self.streams)
 
         chosen: list[tuple[Forms, Tensor, Multipliers, Tensor]] = []
 
@@ -198,7 +200,7 @@ class BackwardBatch:
 
         clean = self.clean.amin(1)
         return largest_radius(
-            slack, start, clean=clean, limit=limit, resolution=1.04, steps=_GUESSES
+            slack, start, clean=clean, limit=limit, resolution=1.04, steps=self.tools.pace.guesses
         )
 
     def _chosen(self, margins: Tensor) -> list[tuple[Forms, Tensor, Multipliers, Tensor]]:

@@ -91,7 +91,7 @@ class Batch:
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
-            return self.tools.norms.guessed(mapping, self.streams)
+            return self.tools.norms.guessed(norm, mapping, self.streams)
 
         def slack(eps: Tensor) -> Tensor:
             single = eps.to(centre.logits.dtype)

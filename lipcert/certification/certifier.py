@@ -19,6 +19,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
+from lipcert.certification.pace import PACES
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
@@ -68,6 +69,7 @@ class Certifier:
             options,
             samples=samples,
             preparations=len(options.eps) + 2,
+            own=None if not both or PACES[options.effort].own_norms else (),
             share=share,
         )
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)

@@ -105,15 +105,19 @@ def audit(
         offline=offline,
     )
     console = Console(stderr=True)
-    with ConsoleWatch(console, bar=not quiet) as watch:
-        found = auditing.audit(
-            certificate,
-            sources=sources,
-            samples=number,
-            seed=seed,
-            effort=auditing.Effort(restarts=restarts),
-            watch=watch,
-        )
+    try:
+        with ConsoleWatch(console, bar=not quiet) as watch:
+            found = auditing.audit(
+                certificate,
+                sources=sources,
+                samples=number,
+                seed=seed,
+                effort=auditing.Effort(restarts=restarts),
+                watch=watch,
+            )
+    except KeyboardInterrupt as stop:
+        typer.echo("lipcert: interrupted; nothing of the audit is kept", err=True)
+        raise typer.Exit(130) from stop
     write(found, to or _beside(certificate))
     if json:
         typer.echo(found.text(), nl=False)

@@ -6,12 +6,15 @@ import pytest
 import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
-from laws import seeded
+from laws import normal, seeded
 
-from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.dual import DualBound
+from lipcert.bounds.anchored import Layer, State, select, to_dtype
+from lipcert.bounds.dual import DualBound, margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
-from lipcert.network import Network
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.activations import PReLU
+from lipcert.network.activations.piecewise_linear import relu
+from lipcert.network.operators import Dense
 
 SEEDS = range(6)
 
@@ -39,13 +42,12 @@ class Search:
         found = leaves.found.to(torch.float64)
         return self.clean[leaves.form] + self.case.dual.certified(state, forms, found)
 
-    def grown(self, splitter: Splitter, depth: int) -> tuple[Leaves, torch.Tensor]:
-        """All leaves after ``depth`` cuts, and the forms that were cut so often."""
-        leaves, whole = Leaves.whole(self.found, self.clean), self.clean == self.clean
+    def grown(self, splitter: Splitter, depth: int) -> Leaves:
+        """All leaves after ``depth`` cuts."""
+        leaves = Leaves.whole(self.found, self.clean)
         for _ in range(depth):
-            leaves, stuck = splitter.cut(splitter.unproven(leaves, 3))
-            whole[stuck] = False
-        return leaves, whole
+            leaves = splitter.cut(splitter.unproven(leaves, 3))
+        return leaves
 
 
 def inside(state: State, values: list[torch.Tensor], network: Network) -> torch.Tensor:
@@ -63,7 +65,7 @@ def test_every_point_lies_in_a_leaf_that_bounds_it(seed: int) -> None:
     for radius in (0.1, 0.6):
         search = Search(seed, radius)
         splitter = search.splitter(torch.full_like(search.clean, math.inf))
-        leaves, whole = search.grown(splitter, 3)
+        leaves = search.grown(splitter, 3)
         state, lowest = splitter.state_of(leaves), search.certified(splitter, leaves)
         rows, network = search.forms.rows, search.case.network
         for _ in range(10):
@@ -71,9 +73,7 @@ def test_every_point_lies_in_a_leaf_that_bounds_it(seed: int) -> None:
             values = network.values(points)
             margins = (values[-1] * search.forms.coefficients).flatten(1).sum(1)
             held = inside(state, [value[leaves.form] for value in values], network)
-            leaf_of = torch.zeros_like(whole)
-            leaf_of[leaves.form[held]] = True
-            assert leaf_of[whole].all()
+            assert set(leaves.form[held].tolist()) == set(range(len(rows)))
             reached = margins[leaves.form]
             assert (lowest <= reached + 1e-11 * (1 + reached.abs()))[held].all()
 
@@ -84,7 +84,7 @@ def test_halves_are_bounded_no_worse_than_the_whole(seed: int) -> None:
     splitter = search.splitter(torch.full_like(search.clean, math.inf))
     whole = splitter.unproven(Leaves.whole(search.found, search.clean), 5)
     before = search.certified(splitter, whole)
-    halves, _ = splitter.cut(whole)
+    halves = splitter.cut(whole)
     assert len(halves)
     after = search.certified(splitter, halves)
     assert (after >= before[halves.form] - 1e-9 * (1 + before[halves.form].abs())).all()
@@ -102,3 +102,83 @@ def test_nothing_is_proven_that_an_attack_breaks(seed: int) -> None:
         reached = found[rows, search.others] + 1e-11
         proven = search.splitter(reached).proven(search.found, Budget(leaves=16, steps=5))
         assert not proven.any()
+
+
+def plane_network(kink: str, generator: torch.Generator) -> Network:
+    """A small network on the plane, with kinks everywhere."""
+    builder, node = NetworkBuilder((2,)), 0
+    for width in (4, 3):
+        rows = normal((width, builder.shape(node)[0]), generator)
+        shift = normal((width,), generator) * 0.3
+        node = builder.operator(Dense.of(rows, shift, builder.shape(node)), node)
+        absolute = PReLU(torch.tensor(-1.0, dtype=torch.float64))
+        node = builder.activation(relu() if kink == "relu" else absolute, node)
+    last = Dense.of(normal((3, 3), generator), None, (3,))
+    return builder.build(builder.operator(last, node))
+
+
+def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
+    """Boxes by interval arithmetic, balls around them."""
+    low, high = x - eps, x + eps
+    values, one = network.values(x), torch.ones_like(x)
+    radius = torch.full((len(x),), eps, dtype=x.dtype)
+    state = {0: Layer(x, low, high, radius, one, one)}
+    for i, node in enumerate(network.nodes[1:-1], start=1):
+        if isinstance(node.kind, Dense):
+            reach = node.kind.magnitude((high - low) / 2)
+            low, high = (node.kind.forward((low + high) / 2) + side * reach for side in (-1, 1))
+            continue
+        one = torch.ones_like(low)
+        radius = torch.maximum(high - values[i - 1], values[i - 1] - low).norm(dim=1)
+        state[i] = Layer(values[i - 1], low, high, radius, one, one)
+        low, high = node.kind.image(low, high)
+    return state
+
+
+@pytest.mark.parametrize("kink", ["relu", "absolute"])
+@pytest.mark.parametrize("seed", [0, 1, 6])
+def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None:
+    """In the plane a fine grid over the disc finds the smallest margins."""
+    generator, eps = seeded(seed), 0.7
+    network, x = plane_network(kink, generator), normal((1, 2), generator)
+    label = network.logits(x).argmax(1)
+    others = torch.tensor([j for j in range(3) if j != int(label)])
+    rows = torch.zeros(2, dtype=torch.int64)
+    forms = margin_forms(network, rows, label.expand(2), others)
+    state = select(box_state(network, x, eps), rows)
+    angle = torch.linspace(0, 2 * math.pi, 1441, dtype=torch.float64)
+    length = torch.linspace(0, eps, 281, dtype=torch.float64)
+    disc = torch.stack([angle.cos(), angle.sin()], 1)[:, None] * length[:, None]
+    margins = network.logits((x + disc).reshape(-1, 2)) @ forms.coefficients.T
+    clean, smallest = network.logits(x) @ forms.coefficients.T, margins.amin(0)
+    guide, small = DualBound(network.to(dtype=torch.float32)), forms.to(torch.float32)
+    single = to_dtype(state, torch.float32)
+    whole, found = guide.optimise(single, small, guide.start(single, small), 200)
+    wanted = smallest - 0.02 * (clean[0] - smallest)
+    # The whole ball without cuts does not say as much, or the test would say nothing.
+    assert (clean[0] + whole < wanted).all()
+
+    def proven(needed: torch.Tensor, leaves: int) -> torch.Tensor:
+        splitter = Splitter(DualBound(network), guide, state, forms, clean[0] - 1e-12, needed)
+        return splitter.proven(found, Budget(leaves=leaves, steps=50))
+
+    assert proven(wanted, 400).all()
+    assert not proven(smallest, 60).any()
+
+
+def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
+    search = Search(0, 0.1)
+    low = torch.full_like(search.clean, -1e3)
+    splitter = search.splitter(low)
+    assert splitter.proven(search.found, Budget(leaves=8, steps=2)).all()
+    assert not splitter.proven(search.found, Budget(leaves=2, steps=2)).any()
+    assert not splitter.proven(search.found, Budget(seconds=0.0)).any()
+    assert not search.splitter(low * math.nan).proven(search.found, Budget(leaves=8)).any()
+    i = max(search.state)
+    broken = search.state[i].map(lambda t: t.clone())
+    broken.lower[0].fill_(math.nan)
+    search.state = search.state | {i: broken}
+    proven = search.splitter(low).proven(search.found, Budget(leaves=8, steps=2))
+    row = search.forms.rows[0]
+    assert not proven[search.forms.rows == row].any()
+    assert proven[search.forms.rows != row].all()
