@@ -27,8 +27,9 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
-# A deployed error that takes this share of a margin is found again at every radius.
-_COARSE = 0.1
+# A deployed error below this share of a margin need not be known better; one above this share is
+# found again at every radius.
+_SMALL, _COARSE = 0.01, 0.1
 # A guess looks at so many classes of each sample, those that seem nearest.
 _GUESSED_CLASSES = 3
 
@@ -119,8 +120,10 @@ class BackwardBatch:
     def needed(self, eps: Tensor, state: State) -> Tensor:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
-        pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
-        self.charged = pair.amax(1)
+        pair = self.tools.deployment.pair_errors(
+            self.deployed, self.labels, eps, known, margins=_SMALL * self.clean
+        )
+        self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
