@@ -27,6 +27,9 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
+# A deployed error below this share of a margin need not be known better; one above this share is
+# found again at every radius.
+_SMALL, _COARSE = 0.01, 0.1
 # A guess looks at so many classes of each sample, those that seem nearest.
 _GUESSED_CLASSES = 3
 # Boxes are refined for a radius where that is so cheap, in values for every neuron that varies.
@@ -120,8 +123,10 @@ class BackwardBatch:
     def needed(self, eps: Tensor, state: State) -> Tensor:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
-        pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
-        self.charged = pair.amax(1)
+        pair = self.tools.deployment.pair_errors(
+            self.deployed, self.labels, eps, known, margins=_SMALL * self.clean
+        )
+        self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
@@ -222,8 +227,10 @@ class BackwardBatch:
         """
         prepared, state = self.prepare(top, number, refine=False)
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        # What the arithmetic of the deployed network adds only grows with the radius.
+        # What the arithmetic of the deployed network adds only grows with the radius: where that
+        # is little, once will do.
         needed = self.needed(top, state)
+        coarse = bool((self.charged > _COARSE * self.clean.amin(1)).any())
         forms, others = self._forms(margins <= needed)
         found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
@@ -232,7 +239,8 @@ class BackwardBatch:
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             proven = self._certified(own, forms, others, found)
             margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
-            return torch.where(eps <= top, (margins - needed).amin(1), torch.nan)
+            wanted = self.needed(eps, own) if coarse else needed
+            return torch.where(eps <= top, (margins - wanted).amin(1), torch.nan)
 
         clean = self.clean.amin(1)
         return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)
