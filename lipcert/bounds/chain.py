@@ -29,7 +29,8 @@ from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_eigenvalue, times
 from lipcert.rounding import FLOAT64, gamma
 
-_BALANCING = 4
+# Rounds of balancing, the first of full length.
+_BALANCING = 5
 _CHUNK = 2**25
 
 
@@ -163,11 +164,12 @@ class ChainMap(GramMap):
         index = torch.arange(self.mask[0].numel(), device=radii.device)
         index = index.reshape(self.mask[0].shape)
         u, mapping = torch.cos(1.0 + index.to(self.mask)) * self.mask, self
-        for _ in range(_BALANCING):
+        for step in range(_BALANCING):
             for _ in range(2):
                 u = u / _safe(length(u)).reshape(-1, *(1,) * (u.dim() - 1))
                 u = mapping.gram(u)
-            mapping = mapping.weighted(balance(mapping.weights, radii, mapping._sizes(u)))
+            weights = balance(mapping.weights, radii, mapping._sizes(u), first=step == 0)
+            mapping = mapping.weighted(weights)
         return mapping
 
     def _sizes(self, u: Tensor) -> Tensor:
@@ -215,12 +217,13 @@ class ChainMap(GramMap):
         return self.middles[node].abs() if absolute else self.middles[node]
 
 
-def balance(weights: Tensor, radii: Tensor, sizes: Tensor) -> Tensor:
-    """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``; all ``(B, S)``."""
+def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:
+    """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``, all ``(B, S)``; the
+    first step goes all the way."""
     sizes = sizes.maximum(1e-6 * sizes.amax(1, keepdim=True))
     wanted = radii / _safe(sizes)
     wanted = wanted / _safe(wanted.amax(1, keepdim=True))
-    moved = (weights * wanted).sqrt().clamp(min=1e-9)
+    moved = (wanted if first else (weights * wanted).sqrt()).clamp(min=1e-9)
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
 
 
@@ -244,13 +247,13 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
     radii, weights = radii_of(sources, state), torch.ones_like(squares)
     u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)
-    for _ in range(_BALANCING):
+    for step in range(_BALANCING):
         gram = (weights[:, :, None, None] * grams).sum(1)
         for _ in range(8):
             u = torch.einsum("bij,bj->bi", gram, u)
             u = u / _safe(length(u))[:, None]
         seen = torch.einsum("bi,bsij,bj->bs", u, grams, u).clamp(min=0).sqrt()
-        weights = balance(weights, radii, seen)
+        weights = balance(weights, radii, seen, first=step == 0)
     gram = (weights[:, :, None, None] * grams).sum(1)
     slack = gamma(max(sizes) + 8) + gamma(len(sources) + 4)
     top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1)

@@ -242,7 +242,11 @@ class DualBound:
             least, sizes = self._least(rest, state[0])
             total = total + least
             charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
-        return total - charge * (1 + gamma(8 * (len(state) + 4))) - 64 * FLOAT64 * total.abs()
+        return (
+            total
+            - charge * (1 + gamma(8 * (len(state) + 4)))
+            - gamma(4 * len(state) + 16) * total.abs()
+        )
 
     def _charge(
         self,

@@ -27,6 +27,8 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
+# How often a radius is prepared anew, further out, where much of the margin was left.
+RAISES = 2
 # A deployed error below this share of a margin need not be known better; one above this share is
 # found again at every radius.
 _SMALL, _COARSE = 0.01, 0.1
@@ -55,7 +57,7 @@ class Backward:
             layers.edges,
             options,
             samples=samples,
-            preparations=2 * len(options.eps) + 1,
+            preparations=2 * len(options.eps) + 1 + RAISES,
             own=plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,
@@ -101,6 +103,8 @@ class BackwardBatch:
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        # How much of the clean margin was left where the last radius was prepared.
+        self.spare = torch.zeros_like(x.flatten(1)[:, 0])
         # The largest deployed error of the last verdict.
         self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
@@ -206,7 +210,7 @@ class BackwardBatch:
 
         clean = self.clean.amin(1)
         return largest_radius(
-            slack, start, clean=clean, limit=limit, resolution=1.04, steps=self.tools.pace.guesses
+            slack, start, clean=clean, limit=limit, resolution=1.01, steps=self.tools.pace.guesses
         )
 
     def _chosen(self, margins: Tensor) -> list[tuple[Forms, Tensor, Multipliers, Tensor]]:
@@ -230,7 +234,8 @@ class BackwardBatch:
         # What the arithmetic of the deployed network adds only grows with the radius: where that
         # is little, once will do.
         needed = self.needed(top, state)
-        coarse = bool((self.charged > _COARSE * self.clean.amin(1)).any())
+        clean = self.clean.amin(1)
+        coarse = self.charged > _COARSE * clean
         forms, others = self._forms(margins <= needed)
         found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
@@ -239,10 +244,13 @@ class BackwardBatch:
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             proven = self._certified(own, forms, others, found)
             margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
-            wanted = self.needed(eps, own) if coarse else needed
-            return torch.where(eps <= top, (margins - wanted).amin(1), torch.nan)
+            wanted = needed
+            if bool(coarse.any()):
+                wanted = torch.where(coarse[:, None], self.needed(eps, own), needed)
+            least = (margins - wanted).amin(1)
+            self.spare = torch.where(eps == top, least / clean, self.spare)
+            return torch.where(eps <= top, least, torch.nan)
 
-        clean = self.clean.amin(1)
         return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)
 
     def _forms(self, which: Tensor) -> tuple[Forms, Tensor]:

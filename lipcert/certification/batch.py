@@ -87,21 +87,24 @@ class Batch:
         logits = self.centre.logits
         return self._least(logits.gather(1, self.labels[:, None]) - logits)
 
-    def guess(self, start: Tensor) -> Tensor:
-        """About the largest radius that could certify, from estimated norms: ``(B,)``."""
+    def rough_slack(self, eps: Tensor) -> Tensor:
+        """How far the margins stay above 0 by estimated norms, which are too small if anything."""
         rough = self.tools.rough
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
             return self.tools.norms.guessed(norm, mapping, self.streams)
 
-        def slack(eps: Tensor) -> Tensor:
-            single = eps.to(centre.logits.dtype)
-            prepared = rough.prepare(centre, single, norm_of)
-            return self._least(rough.margins(centre, self.labels, single, prepared)).to(eps)
+        single = eps.to(centre.logits.dtype)
+        prepared = rough.prepare(centre, single, norm_of)
+        return self._least(rough.margins(centre, self.labels, single, prepared)).to(eps)
 
+    def guess(self, start: Tensor) -> Tensor:
+        """About the largest radius that could certify, from estimated norms: ``(B,)``."""
         limit = torch.full_like(start, self.diameter)
-        return largest_radius(slack, start, clean=self._clean, limit=limit, resolution=1.005)
+        return largest_radius(
+            self.rough_slack, start, clean=self._clean, limit=limit, resolution=1.005
+        )
 
     def largest_certified(self, start: Tensor, number: int) -> Tensor:
         """The largest certified radius found, ``(B,)``; −1 where there is none.

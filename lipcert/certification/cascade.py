@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.certification.attack import nearest
-from lipcert.certification.backward import Backward, BackwardBatch
+from lipcert.certification.backward import RAISES, Backward, BackwardBatch
 from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
 from lipcert.network import Network
@@ -20,6 +20,8 @@ RUNGS = ("local", "dual", "refined", "split")
 _NEAR = 3.0
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
+# A radius is raised by so much where this share of the margin is left.
+_RAISE, _SPARE = 1.25, 0.06
 _SMALLEST_BALL = 1e-30
 
 
@@ -48,6 +50,8 @@ def climb(
     top = top.clamp(min=_SMALLEST_BALL)
     findings.improve(rows, every.radius(top, 0), 1, every.charged)
     findings.spent[rows] += every.spent
+    if pace.own_norms:
+        _raise(every, top, limit, findings, rows, 2 * len(options.eps) + 1)
     findings.passed("dual", rows)
 
     for number, eps in enumerate(options.eps):
@@ -60,15 +64,32 @@ def climb(
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
             _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
             margins = some.verdict(at, state)
-            keep(findings, rows[chosen], at, margins.proven, rung, some)
+            _keep(findings, rows[chosen], at, margins.proven, rung, some)
             if pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
                 leaves = pace.leaves if rung == 2 else min(pace.leaves, _FEW_LEAVES)
                 margins = some.split(state, margins, leaves, left)
-                keep(findings, rows[chosen], at, margins.proven, 3, some)
+                _keep(findings, rows[chosen], at, margins.proven, 3, some)
             findings.spent[rows[chosen]] += some.spent
 
 
-def keep(
+def _raise(
+    every: BackwardBatch, top: Tensor, limit: Tensor, findings: Findings, rows: Tensor, number: int
+) -> None:
+    """Where a radius was certified with much of the margin to spare, it is sought further out."""
+    chosen, batch = torch.arange(len(top), device=top.device), every
+    for again in range(RAISES):
+        far = (batch.spare > _SPARE) & (top[chosen] < limit[chosen])
+        if not bool(far.any()):
+            return
+        chosen = chosen[far]
+        top[chosen] = torch.minimum(top[chosen] * _RAISE, limit[chosen])
+        batch = every.subset(chosen)
+        found = batch.radius(top[chosen], number + again)
+        findings.improve(rows[chosen], found, 1, batch.charged)
+        findings.spent[rows[chosen]] += batch.spent
+
+
+def _keep(
     findings: Findings, rows: Tensor, eps: Tensor, proven: Tensor, rung: int, batch: BackwardBatch
 ) -> None:
     """What a rung has proven at ``eps``."""

