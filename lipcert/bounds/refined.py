@@ -19,7 +19,7 @@ from lipcert.bounds.dual import DualBound, Forms
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 
-_CHUNK = 2**23
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,8 +34,6 @@ RAISES = 2
 _SMALL, _COARSE = 0.01, 0.1
 # A guess looks at so many classes of each sample, those that seem nearest.
 _GUESSED_CLASSES = 3
-# Boxes are refined for a radius where that is so cheap, in values for every neuron that varies.
-_LITTLE_WORK = 2.0**18
 
 
 class Backward:
@@ -65,13 +63,13 @@ class Backward:
         )
         self.bound = replace(
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
-            refined=refined, work=_LITTLE_WORK, images=options.pixel_domain,
+            refined=refined, work=self.pace.work, images=options.pixel_domain,
         )  # fmt: skip
         self.refined = replace(self.bound, steps=self.pace.refine or 0, work=math.inf)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
-            chains=self.pace.own_norms, refined=refined, work=_LITTLE_WORK,
+            chains=self.pace.own_norms, refined=refined, work=self.pace.work,
             images=options.pixel_domain,
         )  # fmt: skip
         self.matched = deployment.matches(simple)

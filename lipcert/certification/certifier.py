@@ -167,7 +167,7 @@ class Certifier:
         return findings
 
     def _not_below(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
-        """Where the local bound may reach further, as estimates have it, its radius is found too."""
+        """Where the local bound may reach further, by estimates, its own radius is found."""
         known = findings.radius[rows]
         further = torch.where(known > 0, known * _FURTHER, ball).clamp(max=part.diameter)
         better = (part.rough_slack(further) > 0) & (further < findings.attacked[rows])

@@ -13,7 +13,9 @@ class Pace:
 
     ``own_norms``: whether samples get norms and chains of their own. ``stages``: steps of the
     slopes at each stage of a verdict, ``guess_steps`` at each of ``guesses`` of the radius,
-    ``radius_steps`` for it. ``refine``: steps for refined boxes, None for none. ``leaves``: how
+    ``radius_steps`` for it. ``work``: boxes are refined for a radius where a layer takes no more,
+    in values of all layers for each of its neurons. ``refine``: steps for boxes that are refined
+    for a verdict, None for none. ``leaves``: how
     many a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps`` and
     ``attack_restarts``: of the attack.
     """
@@ -23,6 +25,7 @@ class Pace:
     guesses: int
     guess_steps: int
     radius_steps: int
+    work: float
     refine: int | None
     leaves: int
     leaf_seconds: float
@@ -31,7 +34,7 @@ class Pace:
 
 
 PACES: dict[Effort, Pace] = {
-    "fast": Pace(False, (10,), 3, 4, 10, None, 0, 0.0, 5, 0),
-    "standard": Pace(True, (20, 60, 60), 5, 14, 40, 8, 48, 5.0, 20, 0),
-    "max": Pace(True, (20, 60, 200), 8, 20, 100, 20, 4000, 30.0, 40, 1),
+    "fast": Pace(False, (10,), 3, 4, 10, 0.0, None, 0, 0.0, 5, 0),
+    "standard": Pace(True, (20, 60, 60), 5, 14, 40, 2.0**18, 8, 48, 5.0, 20, 0),
+    "max": Pace(True, (20, 60, 200), 8, 20, 100, 2.0**22, 20, 4000, 30.0, 40, 1),
 }

@@ -18,7 +18,7 @@ Slack = Callable[[Tensor], Tensor]
 _STEPS = 40
 # Bounds fall faster than linearly with the radius; this power fits many.
 _POWER = 1.5
-_LONGEST_STRIDE = 16.0
+_STRIDE_UP, _STRIDE_DOWN = 3.0, 6.0
 _GRID_BITS = 12
 
 
@@ -37,8 +37,11 @@ def largest_radius(
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
     low_slack, high_slack = torch.full_like(start, torch.nan), torch.full_like(start, -torch.inf)
     clean, nudge = clean.clamp(min=0), resolution**0.25
+    alone = torch.zeros_like(start)
     for step in range(steps):
         done = (high <= low * resolution) | (low >= limit) | (trial < 1e-12 * limit)
+        # Between two neighbours on the grid.
+        done |= torch.isfinite(high) & (trial <= low)
         if bool(done.all()):
             break
         found = torch.where(done, torch.nan, slack(trial))
@@ -56,9 +59,11 @@ def largest_radius(
         between = middle if step % 4 == 3 else chord
         fall = (clean - found).clamp(min=1e-3 * clean).minimum(8 * clean)
         factor = (clean / fall) ** (1 / _POWER)
-        factor = torch.where(torch.isfinite(found), factor, 1 / _LONGEST_STRIDE)
-        up = (factor * nudge).clamp(resolution, _LONGEST_STRIDE)
-        down = (factor / nudge).clamp(1 / _LONGEST_STRIDE, 1 / resolution)
+        factor = torch.where(torch.isfinite(found), factor, 1 / _STRIDE_DOWN)
+        # Longer and longer strides, where the first are too short to reach the other side.
+        alone = torch.where(inside, 0, alone + 1)
+        up = (factor * nudge).clamp(min=resolution).pow(alone).clamp(max=_STRIDE_UP)
+        down = (factor / nudge).clamp(max=1 / resolution).pow(alone).clamp(min=1 / _STRIDE_DOWN)
         onward = trial * torch.where(yes, up, down)
         onward = _on_grid(torch.where(inside, between, onward)).clamp(max=limit)
         trial = torch.where(done, trial, onward)
