@@ -184,9 +184,7 @@ def finetune(
         float, typer.Option(help="Train at this times eps.", rich_help_panel=_AIM)
     ] = 1.25,
     epochs: Annotated[int, typer.Option(rich_help_panel=_HOW, help="In all.")] = 20,
-    warmup: Annotated[
-        float, typer.Option(help="Epochs at eps 0.", rich_help_panel=_HOW)
-    ] = 0.0,
+    warmup: Annotated[float, typer.Option(help="Epochs at eps 0.", rich_help_panel=_HOW)] = 0.0,
     ramp: Annotated[
         float | None,
         typer.Option(
@@ -224,9 +222,7 @@ def finetune(
     power_steps: Annotated[
         int, typer.Option(help="Power iterations of each sample's norms.", rich_help_panel=_HOW)
     ] = 2,
-    seed: Annotated[
-        int, typer.Option(help="Of all that is random.", rich_help_panel=_HOW)
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=_HOW)] = 0,
     certify: Annotated[
         bool,
         typer.Option(

@@ -169,9 +169,7 @@ def _merge_clips(first: Clip, second: Clip) -> Clip:
     return Clip(through(lower, low), through(upper, high))
 
 
-def _sum(
-    builder: NetworkBuilder, sources: list[int], origin: str, device: torch.device
-) -> int:
+def _sum(builder: NetworkBuilder, sources: list[int], origin: str, device: torch.device) -> int:
     """A sum whose parts are disjoint pieces of one value is a Select (of a Clip) of that value."""
     pieces = [_piece(builder, source, device) for source in sources]
     base = pieces[0][0]
@@ -203,9 +201,7 @@ def _joined(limits: list[Tensor | None], read: Tensor, missing: float) -> Tensor
 _Limits = tuple[Tensor | None, Tensor | None]
 
 
-def _piece(
-    builder: NetworkBuilder, node: int, device: torch.device
-) -> tuple[int, Tensor, _Limits]:
+def _piece(builder: NetworkBuilder, node: int, device: torch.device) -> tuple[int, Tensor, _Limits]:
     """``node`` as (base, index into the base, clip limits): Select? ∘ Clip? ∘ Select? ∘ base."""
     shape = builder.shape(node)
     outer = torch.arange(math.prod(shape), device=device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
-    def node(self, operator: str, name: str, *tensors: str, **attributes: object) -> None:
+    def node(self, operator: str, name: str, *tensors: str, **attributes: Any) -> None:
         inputs = [self.last, *tensors]
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         self.last = name
@@ -98,9 +99,7 @@ class _Graph:
     def relu(self, name: str) -> None:
         self.node("Relu", name)
 
-    def layer(
-        self, name: str, operator: str, shape: tuple[int, ...], **attributes: object
-    ) -> None:
+    def layer(self, name: str, operator: str, shape: tuple[int, ...], **attributes: Any) -> None:
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         for tensor, size in ((f"{name}.weight", shape), (f"{name}.bias", shape[:1])):
             value = self.random.uniform(-bound, bound, size).astype(np.float32)

@@ -141,8 +141,8 @@ def support(form: Tensor, lower: Tensor, upper: Tensor, radius: Tensor) -> Tenso
 
 def _inverse_multiplier(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     """``1/λ`` at which ``‖min(c/λ, wall)‖`` comes up to ρ, by bisection of its logarithm."""
-    whole = size.norm(dim=-1).clamp(min=1e-20)
-    low = rho / whole
+    whole: Tensor = size.norm(dim=-1).clamp(min=1e-20)
+    low: Tensor = rho / whole
     high = low * 1e4
     for _ in range(12):
         middle = (low * high).sqrt()

@@ -97,7 +97,7 @@ class Batches:
 
 
 def crop_and_flip(pixels: Tensor, random: np.random.Generator) -> Tensor:
-    """Each image moved by up to 4 pixels, black coming in, and mirrored or not: ``(B, C, H, W)``."""
+    """``(B, C, H, W)``: each image moved by up to 4 pixels, black coming in, flipped or not."""
     batch, _, height, width = pixels.shape
     padded = F.pad(pixels, [_PAD] * 4)
     down, right = torch.from_numpy(random.integers(0, 2 * _PAD + 1, (2, batch)))

@@ -35,6 +35,7 @@ class DualBound(TrainingBound):
         network = lower(network)
         for i in network.activations:
             self.log_factors[str(i)] = nn.Parameter(torch.tensor(_FIRST_FACTOR).log())
+        return super().prepare(network)
 
     def forward(
         self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
@@ -65,8 +66,8 @@ class DualBound(TrainingBound):
             node, value = network.nodes[i], pending.pop(i)
             if isinstance(node.kind, Elementwise):
                 gained, value = _relax(
-                        node.kind, value, state.layers[i], copies, self.log_factors[str(i)].exp()
-                    )
+                    node.kind, value, state.layers[i], copies, self.log_factors[str(i)].exp()
+                )
                 total = total + gained
             elif isinstance(node.kind, Operator):
                 value = node.kind.transpose(value)
@@ -116,8 +117,9 @@ def _least(
     for start, end, steepness, intercept in activation.pieces():
         left, right = _at_least(low, start), _at_most(high, end)
         tilt = value * (steepness - slope)
-        step = torch.maximum(tilt / (-2 * multiplier), left - anchor)
-        step = torch.minimum(step, right - anchor)
+        # A piece beyond the box is left out below; until then its numbers stay inside the box.
+        step = torch.maximum(tilt / (-2 * multiplier), torch.minimum(left, high) - anchor)
+        step = torch.minimum(step, torch.maximum(right, low) - anchor)
         offset = steepness * anchor - at_anchor + _finite(intercept)
         found = value * offset + step * (tilt + multiplier * step)
         found = torch.where(left <= right, found, torch.inf)

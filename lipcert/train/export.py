@@ -65,7 +65,7 @@ def _compare(
     inputs, expected = trainable.input_and_logits(samples)
     trainable.load_weights(before)
     runtime = Runtime(content, MODEL)
-    inputs = inputs.double() if trainable.double else inputs
+    inputs = inputs.double() if trainable.reads_double else inputs
     for image, logits in zip(inputs.cpu(), expected.cpu(), strict=True):
         found = torch.from_numpy(runtime.run(image.numpy())).reshape(-1)
         difference = float((found - logits).abs().max())

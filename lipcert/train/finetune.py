@@ -214,7 +214,7 @@ def _record(
         "recipe": job.recipe.to_json(),
         "recipe_sha256": job.recipe.digest,
         "training_eps": job.recipe.training_eps,
-        "parameters": {n: list(t.shape) for n, t in zip(trainable.names, trainable.tensors, strict=True)},
+        "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
         "frozen": list(trainable.frozen),
         "data": {
             "source": data.source,
@@ -231,9 +231,7 @@ def _record(
     }  # fmt: skip
 
 
-def _certify(
-    job: FineTuning, source: Source, watch: TrainingWatch, certify_watch: Watch
-) -> Record:
+def _certify(job: FineTuning, source: Source, watch: TrainingWatch, certify_watch: Watch) -> Record:
     """The test images are loaded here, for the first time."""
     data = job.data
     dataset = load_dataset(
@@ -254,6 +252,8 @@ def _certify(
         todo.append((BEFORE, source.model, job.folder / BEFORE))
     for name, model, folder in todo:
         watch.say(f"certifying {model.name}, {name} the training, on {len(indices)} images")
-        result = certified(model, dataset, indices, job.options, job.execution, folder, certify_watch)
+        result = certified(
+            model, dataset, indices, job.options, job.execution, folder, certify_watch
+        )
         results[name] = figures(result, eps)
     return results

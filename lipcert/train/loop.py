@@ -91,15 +91,21 @@ class Training:
             progress.step += 1
             progress.seconds = time.perf_counter() - began
             self.watch.step(self._figures())
-            if self.stopped:
-                self._save()
-                raise KeyboardInterrupt(
-                    f"interrupted; step {progress.step} is kept in "
-                    f"{self.folder / checkpoint.FILE}: repeat the command with --resume to go on"
-                )
+            # After the last step of an epoch, its validation comes first.
+            if self.stopped and progress.step % len(self.batches):
+                self._stop()
         self._end_of_epoch(number + 1, began)
         progress.sums, progress.seconds = _nothing(), 0.0
         self._save()
+        if self.stopped:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._save()
+        raise KeyboardInterrupt(
+            f"interrupted; step {self.progress.step} is kept in "
+            f"{self.folder / checkpoint.FILE}: repeat the command with --resume to go on"
+        )
 
     def _step(self, model: nn.Module, pixels: Tensor, labels: Tensor) -> list[float]:
         """One update; the totals of the global batch."""
@@ -189,7 +195,8 @@ class Training:
     def _not_finite(self, loss: float) -> str:
         epoch, batch = divmod(self.progress.step, len(self.batches))
         named = zip(self._trainable.names, self._trainable.tensors, strict=True)
-        worst = next((n for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "")
+        broken = (n for n, p in named if p.grad is not None and not bool(p.grad.isfinite().all()))
+        worst = next(broken, "")
         where = f" and the gradient of {worst!r} is not finite" if worst else ""
         path = self.folder / checkpoint.FILE
         kept = f"the last good state is in {path}" if path.is_file() else "nothing was kept yet"

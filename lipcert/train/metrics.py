@@ -1,4 +1,4 @@
-"""What a run tells of itself: a line of ``metrics.jsonl`` an epoch, and TensorBoard if asked for."""
+"""What a run tells of itself: a line of ``metrics.jsonl`` an epoch; TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ def _writer(folder: Path) -> Any:
         raise UsageError(
             "--tensorboard: needs the package tensorboard; pip install 'lipcert[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"))

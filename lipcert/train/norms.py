@@ -46,15 +46,18 @@ class WarmNorms(nn.Module):
             for _ in range(1 if self.training else _CAREFUL):
                 v = _unit(segment.transpose(segment.apply(v)))
             if self.training:
-                start.copy_(v)
-        return segment.apply(v.clone()).flatten().norm() + _TINY
+                # A vector of zeros would stay one for ever.
+                start.copy_(torch.where(v.any(), v, start))
+        size: Tensor = segment.apply(v.clone()).flatten().norm()
+        return size + _TINY
 
     def local(self, segment: Segment, inner: Tensor, outer: Tensor) -> Tensor:
         """``‖diag(outer) A diag(inner)‖`` for each sample: ``(B,)``."""
         shared = self._vector(self.local_vectors, segment)
         with torch.no_grad():
             weight, square = inner.detach(), outer.detach().square()
-            v = shared * weight + 1e-3 * weight
+            # Whatever was kept, the start has a part on every neuron that varies.
+            v = (shared + 1e-3) * weight
             for _ in range(self.steps if self.training else _CAREFUL):
                 v = _unit(v)
                 v = weight * segment.transpose(square * segment.apply(weight * v))
@@ -83,13 +86,13 @@ class WarmNorms(nn.Module):
             v = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape))
             anchor = segment.network.anchor
             vectors[key] = nn.Parameter(_unit(v.to(anchor)), requires_grad=False)
-        return vectors[key]
+        vector: Tensor = vectors[key]
+        return vector
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Each sample's vector at length 1; a zero vector stays zero and is never kept: the shared
-    start always has a part on every weight."""
-    size = v.flatten(1).norm(dim=1).clamp(min=1e-20)
+    """Each sample's vector at length 1, or 0."""
+    size: Tensor = v.flatten(1).norm(dim=1).clamp(min=1e-20)
     return v / size.reshape(-1, *(1,) * (v.dim() - 1))
 
 

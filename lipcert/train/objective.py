@@ -1,4 +1,4 @@
-"""What one step minimises, as one module: DistributedDataParallel wraps it, a checkpoint holds it."""
+"""What one step minimises, as one module for DistributedDataParallel and for checkpoints."""
 
 from __future__ import annotations
 

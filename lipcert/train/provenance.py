@@ -1,10 +1,9 @@
 """Which number of a file each number of its network is, found by asking the reader itself.
 
 The file is read three times more with other numbers in its initializers: once each entry holds its
-own place, once the places counted from the other end, once the number of its tensor. What comes
-out of the reader unchanged, moved, or with its sign turned, tells where it came from, through any
-transpose, slice or sharing; what the reader computes from several numbers does not, and is left as
-it is.
+own place, once the places counted from the other end, once a code of its tensor. What comes out of
+the reader unchanged, moved, or times a constant, tells where it came from, through any transpose,
+slice or sharing; what the reader computes from several numbers does not, and is left as it is.
 """
 
 from __future__ import annotations
@@ -25,11 +24,14 @@ from lipcert.network.operators import Convolution, Dense, Diagonal, Operator
 _TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)
 # Places are exact in the type of the smallest format.
 _LARGEST = 2**24
+# Codes of tensors are far from small multiples of each other, so that a factor is not mistaken.
+_FIRST_CODE = 1_000_003
+_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """One tensor of one node: ``sign · parameter.flat[index]``, 0 where the index is −1.
+    """One tensor of one node: ``factor · parameter.flat[index]``, 0 where the index is −1.
 
     ``index`` has the tensor's shape; None where the parameter's own order, reshaped, is meant.
     """
@@ -39,7 +41,7 @@ class Binding:
     parameter: str
     shape: tuple[int, ...]
     index: Tensor | None
-    sign: float
+    factor: float
 
     def value(self, parameter: Tensor) -> Tensor:
         """Differentiable in the parameter."""
@@ -51,7 +53,7 @@ class Binding:
                 padded = torch.nn.functional.pad(flat, (1, 0))
                 flat = padded[self.index.reshape(-1) + 1]
         value = flat.reshape(self.shape)
-        return value if self.sign > 0 else -value
+        return value if self.factor == 1 else self.factor * value
 
     def _is_transpose(self, parameter: Tensor) -> bool:
         """A matrix read by columns, which needs no gathering."""
@@ -85,7 +87,7 @@ def bindings(model: onnx.ModelProto, name: str, network: Network) -> tuple[Bindi
     for fill in (
         lambda k, size: np.arange(1, size + 1),
         lambda k, size: np.arange(size, 0, -1),
-        lambda k, size: np.full(size, k + 1),
+        lambda k, size: np.full(size, _FIRST_CODE + k),
     ):
         probe = onnx.ModelProto()
         probe.CopyFrom(model)
@@ -100,7 +102,7 @@ def bindings(model: onnx.ModelProto, name: str, network: Network) -> tuple[Bindi
     found = []
     for i in _after_normalisation(network):
         kind = network.nodes[i].kind
-        for field in fields(kind):  # type: ignore[arg-type]
+        for field in fields(kind):
             if isinstance(getattr(kind, field.name), Tensor) and field.name != "index":
                 values = [getattr(reading.nodes[i].kind, field.name) for reading in readings]
                 binding = _binding(i, field.name, values, names, tensors)
@@ -134,23 +136,20 @@ def _binding(
     if {tuple(value.shape) for value in values} != {shape} or not place.numel():
         return None
     zero = (place == 0) & (mirrored == 0) & (owner == 0)
-    signs = place[~zero].sign().unique()
-    if len(signs) != 1:
+    codes = torch.unique(owner[~zero])
+    if len(codes) != 1:
         return None
-    sign = float(signs[0])
-    place, mirrored, owner = place * sign, mirrored * sign, owner * sign
-    owners = owner[~zero].unique()
-    number = int(owners[0]) - 1
-    if len(owners) != 1 or not 0 <= number < len(names) or float(owners[0]) != number + 1:
-        return None
-    size = tensors[names[number]].size
-    whole = place == place.round()
-    agree = whole & (place >= 1) & (place <= size) & (place + mirrored == size + 1)
-    if not bool((agree | zero).all()):
-        return None
-    index = torch.where(zero, -1, place.round().long() - 1)
-    plain = index.numel() == size and torch.equal(index.reshape(-1), torch.arange(size))
-    return Binding(node, field, names[number], shape, None if plain else index, sign)
+    for number, name in enumerate(names):
+        factor, size = float(codes[0]) / (_FIRST_CODE + number), tensors[name].size
+        index = (place / factor).round()
+        moved = (index * factor - place).abs() <= _TOLERANCE * place.abs()
+        agree = (index >= 1) & (index <= size) & moved
+        ends = ((place + mirrored) / factor - (size + 1)).abs() <= _TOLERANCE * size
+        if bool((agree & ends | zero).all()):
+            index = torch.where(zero, -1, index.long() - 1)
+            plain = index.numel() == size and torch.equal(index.reshape(-1), torch.arange(size))
+            return Binding(node, field, name, shape, None if plain else index, factor)
+    return None
 
 
 def _outline(network: Network) -> list[tuple[object, ...]]:

@@ -36,7 +36,8 @@ class Schedule:
         return self.eps * self.progress(t)
 
     def kappa_at(self, t: float) -> float:
-        return 1 - (1 - self.kappa) * self.progress(t)
+        share = self.progress(t)
+        return (1 - share) + self.kappa * share
 
     def rate_at(self, t: float) -> float:
         if self.kind == "cosine":
@@ -44,4 +45,4 @@ class Schedule:
             return self.last_rate + (self.rate - self.last_rate) * share
         start = self.epochs * (1 / 2 + 1 / 32)
         share = max(0.0, t - start) / (self.epochs - start)
-        return self.rate * (self.last_rate / self.rate) ** share
+        return self.rate * math.exp(share * math.log(self.last_rate / self.rate))

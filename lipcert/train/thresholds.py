@@ -26,7 +26,7 @@ def start_thresholds(
     sources = {b.node: trainable.template.nodes[b.node].inputs[0] for b in chosen}
     parts: dict[int, list[Tensor]] = {source: [] for source in sources.values()}
     # The thresholds are still without effect: these are the file's own activations.
-    for batch in pixels.split(_BATCH):
+    for batch in torch.split(pixels, _BATCH):
         values = trainable.template.values(batch)
         for source, kept in parts.items():
             kept.append(values[source])

@@ -23,8 +23,6 @@ from lipcert.network import Network, simplify
 from lipcert.network.activations import Clip
 from lipcert.train.provenance import bindings, parameters
 
-
-
 # Puts what the model expects of its input in front of its network.
 PreprocessingFront = Callable[[Network], Network]
 
@@ -40,7 +38,7 @@ class Trainable(nn.Module):
         super().__init__()
         self.model, self.name = model, name
         reading = read(model, name)
-        bare, self.double = network_of(reading, name), reading.double
+        bare, self.reads_double = network_of(reading, name), reading.double
         found = bindings(model, name, bare)
         tensors = parameters(model)
         self.names = tuple(dict.fromkeys(binding.parameter for binding in found))
