@@ -5,8 +5,8 @@ import torch
 from train_models import GRAPHS, SHAPE, trainable
 
 from lipcert.network import Segment
-from lipcert.train.boxes import inner_edges, support
 from lipcert.train.bounds import BOUNDS
+from lipcert.train.boxes import inner_edges, support
 from lipcert.train.norms import WarmNorms
 
 CASES = [

@@ -151,9 +151,7 @@ def test_gradients_are_those_of_finite_differences():
 def test_normalisation_before_the_first_layer_stays_as_it_is():
     made = trainable(NORMED)
     bound = {binding.node for binding in made.bindings}
-    front = [
-        i for i, node in enumerate(made.template.nodes[:3]) if isinstance(node.kind, Diagonal)
-    ]
+    front = [i for i, node in enumerate(made.template.nodes[:3]) if isinstance(node.kind, Diagonal)]
     assert front
     assert not bound & set(front)
 
@@ -190,9 +188,7 @@ def test_weights_in_constant_nodes_are_trained_too():
 
 
 def test_a_file_without_weights_is_refused():
-    model = graph(
-        [("Flatten", "x", "f", {}), ("ReduceSum", "f", "y", {"keepdims": 1})], {}, SHAPE
-    )
+    model = graph([("Flatten", "x", "f", {}), ("ReduceSum", "f", "y", {"keepdims": 1})], {}, SHAPE)
     with pytest.raises(CannotCertify):
         trainable(model)
 
