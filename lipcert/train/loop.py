@@ -123,7 +123,10 @@ class Training:
         self.optimiser.step()
         self.objective.trainable.project()
         self._average()
-        found: list[float] = self.processes.total(totals).tolist()
+        # Processes stop together, after the same step.
+        asked = totals.new_tensor([float(self.stopped)])
+        *found, stops = self.processes.total(torch.cat([totals, asked])).tolist()
+        self.stopped = stops > 0
         return found
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from cli.lipcert_process import ROOT, environment, lipcert_process
+from lipcert_process import ROOT, environment, lipcert_process
 from safetensors.numpy import load_file
 
 EXAMPLE = ROOT / "examples" / "digits.onnx"
