@@ -85,10 +85,10 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
-        watch.say(_told(source, trainable, train, validation))
         began = time.perf_counter()
         with job.processes.joined(device):
             training = _training(job, source, trainable, train, validation, device, watch)
+            watch.say(_told(source, trainable, train, validation))
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
             return {}
