@@ -66,12 +66,15 @@ def certify(
     failure_probability: float = 1e-9,
     seed: int = 0,
     deployed: Deployed = "float32",
+    pixel_domain: bool = False,
+    time_per_sample: float | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
     output: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    save_counterexamples: bool = False,
     allow_implausible: bool = False,
     progress: bool = False,
 ) -> Result:
@@ -97,6 +100,8 @@ def certify(
         failure_probability=failure_probability,
         seed=seed,
         deployed=deployed,
+        pixel_domain=pixel_domain,
+        time_per_sample=time_per_sample,
     )
     execution = Execution(
         batch_size=batch_size,
@@ -105,6 +110,7 @@ def certify(
         output=None if output is None else Path(output),
         resume=resume,
         overwrite=overwrite,
+        save_counterexamples=save_counterexamples,
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()

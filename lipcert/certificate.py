@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
 
+from lipcert.options import Epsilon
+
 SCHEMA = "https://lipcert.dev/schema/certificate/1"
 SAMPLE_SCHEMA = "https://lipcert.dev/schema/sample/1"
 
@@ -20,7 +22,11 @@ Verdict = Literal[
     "certified", "falsified", "unknown", "misclassified", "timeout", "error", "estimated"
 ]
 
-THREAT_MODEL = {"norm": "l2", "space": "pixels [0,1]"}
+
+def threat_model(*, pixel_domain: bool) -> dict[str, str]:
+    """What a certificate holds against; ``domain`` only where not every point of a ball counts."""
+    model = {"norm": "l2", "space": "pixels [0,1]"}
+    return model | {"domain": "images [0,1]"} if pixel_domain else model
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,13 @@ class Sample:
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
+    ``deployed_error``: the most that the arithmetic of the deployed network was found to move any
+    margin, in the ball of the radius or, where that is 0, of the largest eps.
+    ``method``: the rung that found the radius. ``rungs``: by name, the rungs of the cascade that
+    the sample went through, in order, with its share of their seconds; ``decided_by``: the one that
+    settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in
+    the ball of the largest eps, by the local bound's boxes, for every layer of the certificate but
+    those that lead to the logits.
     """
 
     index: int
@@ -48,9 +61,13 @@ class Sample:
     certified: tuple[str, ...] = ()
     failure_probability: float = 0.0
     attack_radius: float | None = None
+    deployed_error: float | None = None
     radius_estimate: float | None = None
     lipschitz_estimate: float | None = None
     estimated: tuple[str, ...] = ()
+    rungs: dict[str, float] = field(default_factory=dict)
+    decided_by: str | None = None
+    eliminated: tuple[int, ...] = ()
     message: str | None = None
 
     @property
@@ -62,20 +79,25 @@ class Sample:
         record = asdict(self)
         optional = (
             "attack_radius",
+            "deployed_error",
             "radius_estimate",
             "lipschitz_estimate",
             "estimated",
+            "rungs",
+            "decided_by",
+            "eliminated",
             "message",
         )
         for name in optional:
             # A radius of 0 says something; nothing, and an infinite radius, do not.
-            if record[name] is None or record[name] in ((), [], math.inf):
+            if record[name] is None or record[name] in ((), [], {}, math.inf):
                 del record[name]
         return {name: _finite(value) for name, value in record.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Sample:
-        lists = {name: tuple(record.get(name, ())) for name in ("certified", "estimated")}
+        names = ("certified", "estimated", "eliminated")
+        lists = {name: tuple(record.get(name, ())) for name in names}
         numbers = {"margin": record["margin"] if record["margin"] is not None else float("nan")}
         return cls(**(record | lists | numbers))
 
@@ -106,7 +128,9 @@ class Certificate:
     environment: dict[str, Any]
     seconds: float
     notes: tuple[str, ...] = ()
-    threat_model: dict[str, str] = field(default_factory=lambda: dict(THREAT_MODEL))
+    cascade: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -115,7 +139,8 @@ class Certificate:
 
 def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) -> dict[str, Any]:
     """The ``summary`` of a certificate: shares are over all samples, misclassified included;
-    radii over the correctly classified ones."""
+    radii over the correctly classified ones. After an attack, ``upper``: correct ones that it has
+    not falsified at eps, so that the robust accuracy lies between certified and upper."""
     n = len(samples)
     correct = [sample for sample in samples if sample.correct]
     word = "estimated" if estimate else "certified"
@@ -134,8 +159,49 @@ def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) 
             "mean": fmean(radii) if radii else None,
             "median": median(radii) if radii else None,
         },
+        **_deployed(() if estimate else correct),
         "verdicts": dict(sorted(verdicts.items())),
+    } | (_upper(correct, n, eps) if any("attack" in s.rungs for s in samples) else {})
+
+
+def _upper(correct: Sequence[Sample], n: int, eps: Sequence[str]) -> dict[str, Any]:
+    counts = {}
+    for text in eps:
+        reach = Epsilon.parse(text).rounded_down
+        counts[text] = sum(s.attack_radius is None or s.attack_radius > reach for s in correct)
+    return {
+        "upper_count": counts,
+        "upper_accuracy": {text: count / n for text, count in counts.items()},
     }
+
+
+def _deployed(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How large the deployed error was, beside the margins at the samples."""
+    found = [
+        (sample.deployed_error, sample.deployed_error / sample.margin)
+        for sample in samples
+        if sample.deployed_error is not None and sample.margin > 0
+    ]
+    if not found:
+        return {}
+    error, share = (median(values) for values in zip(*found, strict=True))
+    return {"deployed_error": {"median": error, "median_share": share}}
+
+
+def cascade(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The ``cascade`` of a certificate: of every rung, in order, how many samples went through it,
+    how many verdicts it settled, and the seconds that it took."""
+    longest_first = sorted(samples, key=lambda sample: -len(sample.rungs))
+    names = dict.fromkeys(name for sample in longest_first for name in sample.rungs)
+    return [
+        {
+            "rung": name,
+            "samples": sum(name in sample.rungs for sample in samples),
+            "decided": sum(sample.decided_by == name for sample in samples),
+            "seconds": sum(sample.rungs.get(name, 0.0) for sample in samples),
+        }
+        for name in names
+    ]
 
 
 def _finite(value: Any) -> Any:

@@ -15,7 +15,7 @@ from lipcert.errors import UsageError
 Method = Literal["auto", "local", "global"]
 Effort = Literal["fast", "standard", "max"]
 NormMethod = Literal["randomised", "deterministic", "estimate"]
-Deployed = Literal["float32", "real"]
+Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ class Options:
     spend. ``norms``: ``randomised`` (exact where cheap, else an upper bound that fails
     with a stated probability), ``deterministic``, or ``estimate`` (power iteration, which bounds
     nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
-    lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the
-    arithmetic whose rounding a certificate covers, ``float32`` in any summation order or ``real``.
+    lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the format
+    whose rounding a certificate covers, in any summation order, or ``real`` for none.
+    ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
+    ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
+    together; None for no limit.
     """
 
     eps: tuple[Epsilon, ...]
@@ -71,6 +74,8 @@ class Options:
     seed: int = 0
     deployed: Deployed = "float32"
     effort: Effort = "standard"
+    pixel_domain: bool = False
+    time_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -86,6 +91,8 @@ class Options:
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+        if self.time_per_sample is not None and not self.time_per_sample > 0:
+            raise UsageError("--time-per-sample: give a number of seconds above 0")
         if not 0 <= self.failure_probability < 1:
             raise UsageError("--failure-probability: give a number in [0, 1), 0 for deterministic")
         if not 0 <= self.seed < 2**63:

@@ -16,10 +16,18 @@ from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import (
     Activation,
     Clip,
+    Elu,
+    Erf,
+    Gelu,
+    GeluTanh,
     GroupMax,
+    HardSwish,
     MaxMin,
+    Mish,
     PReLU,
     Sigmoid,
+    Silu,
+    Softplus,
     Tanh,
 )
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
@@ -236,6 +244,16 @@ ACTIVATION_CASES: dict[str, ActivationBuilder] = {
     "GroupMax": lambda dtype, generator: GroupMax(),
     "sigmoid": lambda dtype, generator: Sigmoid(),
     "tanh": lambda dtype, generator: Tanh(),
+    "erf": lambda dtype, generator: Erf(),
+    "softplus": lambda dtype, generator: Softplus(),
+    "ELU": lambda dtype, generator: Elu(),
+    "ELU, steep": lambda dtype, generator: Elu(1.6732632),
+    "ELU, flat": lambda dtype, generator: Elu(0.3),
+    "SiLU": lambda dtype, generator: Silu(),
+    "GELU": lambda dtype, generator: Gelu(),
+    "GELU, tanh": lambda dtype, generator: GeluTanh(),
+    "Mish": lambda dtype, generator: Mish(),
+    "hard swish": lambda dtype, generator: HardSwish(),
 }
 
 # Networks ----------------------------------------------------------------------------------------
@@ -306,6 +324,10 @@ class _Grower:
             PReLU(normal(each, self.generator)),
             Sigmoid(),
             Tanh(),
+            Softplus(),
+            Elu(1.6732632),
+            Silu(),
+            Gelu(),
         ]
         if channels % 2 == 0:
             options.append(MaxMin(1))

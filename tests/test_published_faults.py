@@ -169,16 +169,33 @@ def test_7_no_guard_in_a_denominator_lowers_a_norm(
         assert (local >= factor).all()
 
 
-def test_8_reduced_precision_is_off_and_the_analysis_in_double() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = True
+def test_8_reduced_precision_is_off_and_the_analysis_in_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[bool, bool, str]] = []
+    findings = Certifier._findings
+
+    def noted(self, batch):
+        seen.append(
+            (
+                torch.backends.cuda.matmul.allow_tf32,
+                torch.backends.cudnn.allow_tf32,
+                torch.get_float32_matmul_precision(),
+            )
+        )
+        return findings(self, batch)
+
+    monkeypatch.setattr(Certifier, "_findings", noted)
+    network, x, labels = random_case(0)
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("medium")
-    network, x, labels = random_case(0)
-    certifier = Certifier(network.to(dtype=torch.float32), options(), samples=1)
-    certifier(x.float(), labels, range(len(x)))
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
-    assert torch.get_float32_matmul_precision() == "highest"
+    try:
+        certifier = Certifier(network.to(dtype=torch.float32), options(), samples=1)
+        certifier(x[:1].float(), labels[:1], [0])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+    assert seen == [(False, False, "highest")]
     assert certifier.tools.bound.layers.network.anchor.dtype == torch.float64
 
 

@@ -31,7 +31,8 @@ from lipcert.rounding import FLOAT64, gamma
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One activation's input over the ball: values ``anchor`` at the sample, box, and ball
-    ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M."""
+    ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
+    change, and maybe of some more. The network's input is such a layer too, of gain 1."""
 
     anchor: Tensor
     lower: Tensor
@@ -45,11 +46,25 @@ class Layer:
         return Layer(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
+# By source: the input, 0, and every activation.
 State = dict[int, Layer]
+
+
+def select(state: State, rows: Tensor) -> State:
+    """Some rows of a state, in this order."""
+    return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
+
+
+def to_dtype(state: State, dtype: torch.dtype) -> State:
+    return {i: layer.map(lambda t: t.to(dtype)) for i, layer in state.items()}
 
 
 class Facts(ABC):
     """What a state is built from beside the boxes: norms, and refinements of single nodes."""
+
+    def varying(self, activation: int, mask: Tensor) -> Tensor:
+        """A mask of at least these neurons, for the layer's ball to cover."""
+        return mask
 
     @abstractmethod
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
@@ -90,24 +105,24 @@ def anchored_state(
     boxes: list[Box] = []
     reaches: list[Reach] = []
     state: State = {}
-    gains, radii = {0: torch.ones_like(centre.values[0])}, {0: eps}
     for i, node in enumerate(network.nodes):
         match node.kind:
             case Input():
-                radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
-                reach = Reach(radius, eps, gains[0])
-                box = around(centre.values[0], radius)
+                x = centre.values[0]
+                ones, radius = torch.ones_like(x), _column(eps, x).expand_as(x)
+                reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius))
+                state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
                 reach = Reach(_total([reaches[j].width for j in node.inputs]))
                 box = sum_box([boxes[j] for j in node.inputs])
             case Elementwise() as activation:
                 source = node.inputs[0]
                 before = facts.box(source, state, boxes[source])
-                layer = _layer(activation, centre, source, before)
+                layer = _layer(activation, i, centre, source, before, facts)
                 total = torch.zeros_like(eps)
                 for edge in edges[source]:
-                    found = facts.norm(edge, gains[edge[0]], layer.varying)
-                    total = total + found * radii[edge[0]]
+                    found = facts.norm(edge, state[edge[0]].gain, layer.varying)
+                    total = total + found * state[edge[0]].radius
                 total = total * (1 + (len(edges[source]) + 2) * FLOAT64)
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
@@ -116,7 +131,7 @@ def anchored_state(
                 total = total + error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
                 layer = Layer(layer.anchor, layer.lower, layer.upper, total * (1 + 4 * FLOAT64),
                               layer.gain, layer.varying)  # fmt: skip
-                state[i], gains[i], radii[i] = layer, layer.gain, layer.radius
+                state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
                 width = torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
                 reach = Reach(
@@ -136,28 +151,30 @@ def anchored_state(
     return state
 
 
-def change_boxes(network: Network, centre: Centre, eps: Tensor, state: State) -> dict[int, Box]:
+def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:
     """The box of ``Δa`` of every source, the input's too."""
-    radius = _column(eps, centre.values[0]).expand_as(centre.values[0])
-    boxes = {0: (-radius, radius)}
+    boxes = {}
     for i, layer in state.items():
         kind = network.nodes[i].kind
-        assert isinstance(kind, Elementwise)
-        lower, upper = kind.image(layer.lower, layer.upper)
+        lower, upper = layer.lower, layer.upper
+        if isinstance(kind, Elementwise):
+            lower, upper = kind.image(lower, upper)
         value, error = centre.values[i], centre.errors[i]
         slack = error + 4 * FLOAT64 * (value.abs() + lower.abs() + upper.abs())
         boxes[i] = (lower - value - slack, upper - value + slack)
     return boxes
 
 
-def _layer(activation: Elementwise, centre: Centre, source: int, box: Box) -> Layer:
+def _layer(
+    activation: Elementwise, node: int, centre: Centre, source: int, box: Box, facts: Facts
+) -> Layer:
     """All of a layer but its ball, which is the box's half-diagonal as yet."""
     anchor, error = centre.values[source], centre.errors[source]
     # The box holds the computed value too: it is what the secants are seen from.
     lower = torch.minimum(box[0], anchor - error)
     upper = torch.maximum(box[1], anchor + error)
     flat, steep = activation.secant(lower, upper, anchor)
-    varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
+    varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
     width = (torch.maximum(upper - anchor, anchor - lower) * varying).flatten(1)
     radius = width.norm(dim=1) * (1 + gamma(width.shape[1] + 8))

@@ -7,7 +7,7 @@ path and add up where branches meet, so residual networks need nothing special.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -21,11 +21,14 @@ from lipcert.rounding import FLOAT64, gamma
 Edge = tuple[int, int]
 
 
-def node_constants(network: Network, norms: Mapping[Edge, SegmentNorms]) -> list[float]:
+def node_constants(
+    network: Network, norms: Mapping[Edge, SegmentNorms], own: Sequence[float] | None = None
+) -> list[float]:
     """For each node an upper bound of the L2 Lipschitz constant from the input to it.
 
     ``norms`` holds whole segments, by (source, sink); a sink whose segments are all there is
-    bounded by them, any other affine node by its operator's own norm.
+    bounded by them, any other affine node by its operator's own norm; ``own`` has these where they
+    are known already, an entry a node.
     """
     constants: list[float] = []
     for i, node in enumerate(network.nodes):
@@ -38,7 +41,7 @@ def node_constants(network: Network, norms: Mapping[Edge, SegmentNorms]) -> list
         elif isinstance(node.kind, Activation):
             bound = parts[0] * node.kind.lipschitz
         elif isinstance(node.kind, Operator):
-            bound = parts[0] * operator_norm(node.kind)
+            bound = parts[0] * (operator_norm(node.kind) if own is None else own[i])
         else:
             bound = sum(parts)
         constants.append(bound * (1 + (len(arriving) + len(parts) + 4) * FLOAT64))

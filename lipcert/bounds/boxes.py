@@ -100,7 +100,7 @@ def rounding_errors(
     fused multiply-add:
 
         e ← |A| (e (1 + γ) + γ |v|) + γ |b|       through an affine operator
-        e ← the most that ``σ`` makes of e, + u (r |σ| + a)
+        e ← the most that ``σ`` makes of e, + u (r |σ| + a + s |z|)
 
     ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
     any order), and three roundings more for constants that are rounded themselves (a mean, a
@@ -121,9 +121,12 @@ def rounding_errors(
                 error = passed + gamma(len(parts), unit) * sizes
                 error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
             case Activation() as activation:
-                relative, absolute = activation.rounding
-                error = activation.perturbation(*boxes[node.inputs[0]], parts[0])
+                relative, absolute, scaled = activation.rounding
+                before = boxes[node.inputs[0]]
+                error = activation.perturbation(*before, parts[0])
                 error = error + unit * (relative * (_size(box) + error) + absolute)
+                if scaled:
+                    error = error + unit * scaled * (_size(before) + parts[0])
             case Operator() as operator if not operator.terms and operator.bias is None:
                 error = operator.magnitude(parts[0])
             case Operator() as operator:

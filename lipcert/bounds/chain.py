@@ -1,26 +1,57 @@
-"""The network linearised between two nodes: affine operators as they are, activations as slopes.
+"""Chains: how far a node moves, from the balls of all layers before it at once.
 
 Write ``C`` and ``R`` for the middle and the half-width of an activation's secant range, so that
-``Δa = (C + RΘ) Δz`` with ``|Θ| ≤ 1``. Unrolling a node back to the input,
+``Δa = C Δz + R q`` with ``|q| ≤ |Δz|`` and so ``‖q‖₂ ≤ ρ``, the layer's ball. Unrolled back to the
+input, ``M Δv = Σ_i P_i q_i`` over all sources i, with ``P_i = M A C … A_{i+1} R_i``, and ``P_0 Δx``
+for the input itself. For any weights ``x_i > 0``
 
-    ‖M Δv‖ ≤ eps ‖M A C … A₁‖ + Σ_i ‖M A C … A_{i+1} R_i‖ ρ_i
+    ‖M Δv‖₂ ≤ ‖[√x_0 P_0, √x_1 P_1, …]‖₂ · (Σ_i ρ_i² / x_i)^½.
 
-(compare LipLT, Fazlyab et al., NeurIPS 2023): products of matrices in place of products of norms.
+With ``x_i = ρ_i / ‖P_i‖`` this is never more than the sum ``Σ_i ‖P_i‖ ρ_i`` (compare LipLT, Fazlyab
+et al., NeurIPS 2023), and much less where the sources move the node in different directions: norms
+of a block row in place of sums of norms. All blocks together are one map and take one norm.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer
-from lipcert.network import Segment
+from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.reverse import RigorousSweep, length
+from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
-from lipcert.rounding import FLOAT64
+from lipcert.norms import GramMap, largest_eigenvalue, times
+from lipcert.rounding import FLOAT64, gamma
+
+_BALANCING = 4
+_CHUNK = 2**25
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """``‖M Δv‖₂ ≤ norm · (Σ_i ρ_i²/x_i)^½``, ``weights`` ``(B, S)`` the ``x``, ``norm`` ``(B,)``.
+
+    It holds at every radius up to the one it was found at, as secant ranges only widen.
+    """
+
+    sources: tuple[int, ...]
+    weights: Tensor
+    norm: Tensor
+
+    def length(self, state: State) -> Tensor:
+        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
+        return self.norm * total * (1 + gamma(len(self.sources) + 8))
+
+
+def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
+    """The balls of the sources, ``(B, S)``."""
+    return torch.stack([state[i].radius for i in sources], 1)
 
 
 def middle_and_half(activation: Elementwise, layer: Layer) -> tuple[Tensor, Tensor]:
@@ -32,36 +63,234 @@ def middle_and_half(activation: Elementwise, layer: Layer) -> tuple[Tensor, Tens
     return middle, torch.where(flat == steep, 0, half)
 
 
-@dataclass(frozen=True, eq=False)
-class Linearised(Segment):
-    """A segment that crosses activations, each a slope for every neuron of every sample.
+def chain_path(network: Network, node: int) -> tuple[int, ...]:
+    """All nodes that a node is computed from, itself included, in order."""
+    needed = {node}
+    for i in range(node, 0, -1):
+        if i in needed:
+            needed.update(network.nodes[i].inputs)
+    return tuple(sorted(needed))
 
-    ``slopes`` are ``(B, *shape)`` and vectors ``(P·B, *shape)``, P copies of the batch in turn.
+
+def chain_sources(network: Network, node: int) -> tuple[int, ...]:
+    """The sources among them; none but the input: no chain, as the segment says it all."""
+    sources = set(network.sources) & set(chain_path(network, node))
+    return tuple(sorted(sources)) if len(sources) > 1 else ()
+
+
+@dataclass(frozen=True, eq=False)
+class ChainMap(GramMap):
+    """The block row ``[√x_i P_i]`` of a node, matrix-free, by its Gram map ``Σ_i x_i P_i P_iᵀ``.
+
+    One sweep back and one forth serve all blocks: what goes back past an activation comes forth
+    again through its ``C``, and its ``R² x`` share is added there.
     """
 
-    slopes: dict[int, Tensor]
+    network: Network
+    node: int
+    middles: dict[int, Tensor]
+    halves: dict[int, Tensor]
+    weights: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, network: Network, node: int, state: State, mask: Tensor) -> ChainMap:
+        """With all weights 1, as yet."""
+        middles, halves = {}, {}
+        for i in chain_sources(network, node)[1:]:
+            kind = network.nodes[i].kind
+            assert isinstance(kind, Elementwise)
+            middles[i], halves[i] = middle_and_half(kind, state[i])
+        weights = mask.new_ones(len(mask), len(middles) + 1)
+        return cls(network, node, middles, halves, weights, mask)
 
     @property
-    def is_monomial(self) -> bool:
-        return False
+    def sources(self) -> tuple[int, ...]:
+        return (0, *self.middles)
+
+    @property
+    def support(self) -> Tensor:
+        return self.mask
+
+    @cached_property
+    def path(self) -> tuple[int, ...]:
+        return chain_path(self.network, self.node)
 
     @cached_property
     def terms(self) -> int:
         """The roundings of all the path's nodes together: more than of any one way through."""
-        kinds = [self.network.nodes[i].kind for i in self.path]
-        return sum(kind.terms if isinstance(kind, Operator) else 4 for kind in kinds)
+        total = 8
+        for i in self.path:
+            node = self.network.nodes[i]
+            total += len(node.inputs) + 8
+            if isinstance(node.kind, Operator):
+                total += node.kind.terms + node.kind.transposed_terms
+        return total
 
     @cached_property
-    def transposed_terms(self) -> int:
-        kinds = [self.network.nodes[i].kind for i in self.path]
-        return sum(kind.transposed_terms if isinstance(kind, Operator) else 4 for kind in kinds)
+    def _shares(self) -> dict[int, Tensor]:
+        """``x R²`` of each source, what its block adds to the Gram map."""
+        shares = {}
+        for k, i in enumerate(self.sources):
+            shape = self.network.nodes[i].shape
+            x = self.weights[:, k].reshape(-1, *(1,) * len(shape)).expand(-1, *shape)
+            shares[i] = x * self.halves[i].square() if i else x
+        return shares
 
-    def _crosses(self, node: int) -> bool:
-        return True
+    def gram(self, v: Tensor) -> Tensor:
+        return self._gram(v, absolute=False)
 
-    def _step(self, node: int, v: Tensor, name: str) -> Tensor:
-        if node not in self.slopes:
-            return super()._step(node, v, name)
-        slope = self.slopes[node]
-        slope = slope.abs() if "magnitude" in name else slope
-        return (v.reshape(-1, *slope.shape) * slope).reshape(v.shape)
+    def absolute_gram(self, v: Tensor) -> Tensor:
+        return self._gram(v, absolute=True)
+
+    def over(self, network: Network) -> ChainMap:
+        dtype = network.anchor.dtype
+        middles = {i: middle.to(dtype) for i, middle in self.middles.items()}
+        halves = {i: half.to(dtype) for i, half in self.halves.items()}
+        weights, mask = self.weights.to(dtype), self.mask.to(dtype)
+        return ChainMap(network, self.node, middles, halves, weights, mask)
+
+    def weighted(self, weights: Tensor) -> ChainMap:
+        return ChainMap(self.network, self.node, self.middles, self.halves, weights, self.mask)
+
+    def balanced(self, state: State) -> ChainMap:
+        """With weights that make the bound small.
+
+        At the best ones ``x_i = ρ_i / ‖P_iᵀ u‖``, ``u`` the top singular vector: a few rounds of
+        power iteration move towards that, from a vector that has nothing to do with any coins.
+        """
+        radii = radii_of(self.sources, state).to(self.weights.dtype)
+        index = torch.arange(self.mask[0].numel(), device=radii.device)
+        index = index.reshape(self.mask[0].shape)
+        u, mapping = torch.cos(1.0 + index.to(self.mask)) * self.mask, self
+        for _ in range(_BALANCING):
+            for _ in range(2):
+                u = u / _safe(length(u)).reshape(-1, *(1,) * (u.dim() - 1))
+                u = mapping.gram(u)
+            mapping = mapping.weighted(balance(mapping.weights, radii, mapping._sizes(u)))
+        return mapping
+
+    def _sizes(self, u: Tensor) -> Tensor:
+        """``‖P_iᵀ u‖``, ``(B, S)``."""
+        seen = self._back(u * self.mask, absolute=False)
+        return torch.stack(
+            [length(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
+        )
+
+    def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
+        """The coefficients that arrive at each source."""
+        seen: dict[int, Tensor] = {}
+        pending = {self.node: v}
+        for i in reversed(self.path):
+            kind, value = self.network.nodes[i].kind, pending.pop(i)
+            if i == 0 or i in self.middles:
+                seen[i] = value
+            if i in self.middles:
+                value = times(value, self._middle(i, absolute))
+            elif isinstance(kind, Operator):
+                value = kind.transpose_magnitude(value) if absolute else kind.transpose(value)
+            for j in self.network.nodes[i].inputs:
+                pending[j] = pending[j] + value if j in pending else value
+        return seen
+
+    def _gram(self, v: Tensor, *, absolute: bool) -> Tensor:
+        seen = self._back(times(v, self.mask), absolute=absolute)
+        values: dict[int, Tensor] = {}
+        for i in self.path:
+            node = self.network.nodes[i]
+            if i == 0:
+                values[0] = times(seen[0], self._shares[0])
+                continue
+            value = sum((values[j] for j in node.inputs[1:]), values[node.inputs[0]])
+            if i in self.middles:
+                value = times(value, self._middle(i, absolute)) + times(seen[i], self._shares[i])
+            elif isinstance(node.kind, Operator):
+                value = node.kind.magnitude(value) if absolute else node.kind.apply(value)
+            else:
+                assert isinstance(node.kind, Sum)
+            values[i] = value
+        return times(values[self.node], self.mask)
+
+    def _middle(self, node: int, absolute: bool) -> Tensor:
+        return self.middles[node].abs() if absolute else self.middles[node]
+
+
+def balance(weights: Tensor, radii: Tensor, sizes: Tensor) -> Tensor:
+    """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``; all ``(B, S)``."""
+    sizes = sizes.maximum(1e-6 * sizes.amax(1, keepdim=True))
+    wanted = radii / _safe(sizes)
+    wanted = wanted / _safe(wanted.amax(1, keepdim=True))
+    moved = (weights * wanted).sqrt().clamp(min=1e-9)
+    return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
+
+
+def _safe(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, 1)
+
+
+def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) -> Chain:
+    """The chain of a narrow node, from its rows: Gram matrices in place of matrix-free maps.
+
+    ``P_i`` is computed within ``E_i`` and its Gram matrix within ``γ ‖P_i‖_F²``, hence
+    ``‖[√x_i P_i]‖ ≤ (λ_max(Σ x_i P_i P_iᵀ) + Σ x_i γ ‖P_i‖_F²)^½ + (Σ x_i ‖E_i‖_F²)^½``.
+    """
+    sources = chain_sources(sweep.network, node)
+    sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
+    chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
+    parts = []
+    for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
+        own = select({i: state[i] for i in sources[1:]}, some)
+        parts.append(_grams(sweep, node, sources, own, mask[some]))
+    grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
+    radii, weights = radii_of(sources, state), torch.ones_like(squares)
+    u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)
+    for _ in range(_BALANCING):
+        gram = (weights[:, :, None, None] * grams).sum(1)
+        for _ in range(8):
+            u = torch.einsum("bij,bj->bi", gram, u)
+            u = u / _safe(length(u))[:, None]
+        seen = torch.einsum("bi,bsij,bj->bs", u, grams, u).clamp(min=0).sqrt()
+        weights = balance(weights, radii, seen)
+    gram = (weights[:, :, None, None] * grams).sum(1)
+    slack = gamma(max(sizes) + 8) + gamma(len(sources) + 4)
+    top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1)
+    norm = (top.sqrt() + (weights * errors).sum(1).sqrt()) * (1 + gamma(2 * len(sources) + 16))
+    return Chain(sources, weights, norm)
+
+
+def _grams(
+    sweep: RigorousSweep, node: int, sources: tuple[int, ...], state: State, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``P_i P_iᵀ`` ``(B, S, m, m)``, ``‖P_i‖_F²`` and ``‖E_i‖_F²`` ``(B, S)``.
+
+    Only the rows of neurons that vary are swept.
+    """
+    network, batch, size = sweep.network, len(mask), mask[0].numel()
+    rows, neurons = mask.flatten(1).nonzero().unbind(1)
+    forms = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    ranges = {}
+    for i in sources[1:]:
+        kind = network.nodes[i].kind
+        assert isinstance(kind, Elementwise)
+        ranges[i] = middle_and_half(kind, state[i])
+
+    def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        middle, half = (side[rows] for side in ranges[i])
+        ranged, passed = value * half, value * middle
+        widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
+        seen[i] = ranged, error * widest + 4 * FLOAT64 * length(ranged)
+        return passed, error * steepest + 4 * FLOAT64 * length(passed)
+
+    reached = sweep(node, forms.reshape(-1, *network.nodes[node].shape), cross)
+    assert reached is not None
+    seen[0] = reached
+    grams, squares, errors = [], [], []
+    for i in sources:
+        block, error = seen[i]
+        matrix = block.new_zeros(batch, size, block[0].numel() if len(block) else 1)
+        matrix[rows, neurons] = block.flatten(1) if len(block) else 0
+        grams.append(matrix @ matrix.mT)
+        squares.append(matrix.square().sum((1, 2)))
+        errors.append(mask.new_zeros(batch).index_add(0, rows, error.square()))
+    return torch.stack(grams, 1), torch.stack(squares, 1), torch.stack(errors, 1)

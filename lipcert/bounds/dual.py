@@ -21,16 +21,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer
-from lipcert.network import Input, Network, Sum
+from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.network import Network
 from lipcert.network.activations import Elementwise
-from lipcert.network.operators import Operator
 from lipcert.rounding import FLOAT64, gamma
 
 # Where the search starts: a multiplier of 0.3 ‖A‖/ρ, found best in experiments.
 _FIRST_MULTIPLIER = 0.3
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
-_SLOPES = (-0.5, 1.5)
+_MEMORY, _SQUARE_MEMORY = 0.9, 0.999
+_INPUT_STEPS = 4
+_SLOPES = (-1.5, 2.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,51 +95,75 @@ class Multipliers:
 class DualBound:
     """Backward passes over one network with element-wise activations.
 
-    Every method takes N forms, with a state of N rows and ``eps`` ``(N,)``: a row for each form.
+    Every method takes N forms, with a state of N rows: a row for each form. ``images``: only inputs
+    within the box of the state's input count, those in [0, 1].
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, images: bool = False) -> None:
+        self.network, self.images = network, images
+        self._sweep = RigorousSweep(network)
 
-    def start(self, state: dict[int, Layer], forms: Forms) -> Multipliers:
+    def start(self, state: State, forms: Forms) -> Multipliers:
         """Slopes as at the sample, multipliers from the coefficients that these give."""
         slopes, logs = {}, {}
-        pending = {forms.node: forms.coefficients}
-        for i in range(forms.node, 0, -1):
-            if i not in pending:
-                continue
-            node, value = self.network.nodes[i], pending.pop(i)
-            if isinstance(node.kind, Elementwise):
-                layer = state[i]
-                slope = node.kind.derivative(layer.anchor) * layer.varying
-                slopes[i] = slope
-                radius = layer.radius.clamp(min=1e-12)
-                size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
-                logs[i] = (_FIRST_MULTIPLIER * size / radius).log()
-                value = value * slopes[i]
-            self.pass_on(pending, i, value, "transpose")
+
+        def cross(i: int, value: Tensor) -> Tensor:
+            layer = state[i]
+            slopes[i] = self._kind(i).derivative(layer.anchor) * layer.varying
+            radius = layer.radius.clamp(min=1e-12)
+            size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
+            logs[i] = (_FIRST_MULTIPLIER * size / radius).log()
+            return value * slopes[i]
+
+        carry_back(self.network, forms.node, forms.coefficients, cross)
         return Multipliers(slopes, logs)
 
-    def change(
-        self, state: dict[int, Layer], eps: Tensor, forms: Forms, found: Multipliers
-    ) -> Tensor:
+    def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """A lower bound of how much each form changes over the ball, but for rounding: ``(N,)``.
 
         Differentiable in the multipliers.
         """
-        total = torch.zeros_like(eps)
-        pending = {forms.node: forms.coefficients}
-        for i in range(forms.node, 0, -1):
-            if i not in pending:
-                continue
-            node, value = self.network.nodes[i], pending.pop(i)
-            if isinstance(node.kind, Elementwise):
-                gained, value = self._relax(node.kind, value, state[i], found, i)
-                total = total + gained
-            self.pass_on(pending, i, value, "transpose")
-        if 0 in pending:
-            total = total - eps * pending[0].flatten(1).norm(dim=1)
-        return total
+        total = torch.zeros_like(state[0].radius)
+
+        def cross(i: int, value: Tensor) -> Tensor:
+            nonlocal total
+            gained, value = self._relax(self._kind(i), value, state[i], found, i)
+            total = total + gained
+            return value
+
+        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        return total if rest is None else total + self._least(rest, state[0])[0]
+
+    def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
+        """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
+        magnitudes: ``(N,)`` each.
+
+        ``−eps ‖form‖``; where only images count, over ball ∩ box: with ``λ`` near the best one,
+        ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
+        """
+        eps = ball.radius
+        size = form.flatten(1).norm(dim=1)
+        if not self.images:
+            return -eps * size, eps * size
+        with torch.no_grad():
+            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
+            low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
+            wanted = size / (2 * eps)
+            for _ in range(_INPUT_STEPS):
+                multiplier = wanted.clamp(min=1e-30)
+                column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
+                place = (form / (-2 * column)).clamp(min=low, max=high)
+                # The ball is met exactly at the best multiplier.
+                wanted = multiplier * place.flatten(1).norm(dim=1) / eps
+        terms = form * place + column * place.square()
+        spent = multiplier * eps.square()
+        sizes = (form * place).abs() + column * place.square()
+        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
+
+    def _kind(self, node: int) -> Elementwise:
+        kind = self.network.nodes[node].kind
+        assert isinstance(kind, Elementwise)
+        return kind
 
     def _relax(
         self,
@@ -159,44 +185,38 @@ class DualBound:
         gained = least.flatten(1).sum(1) - multiplier * layer.radius.square()
         return gained, value * slope
 
-    def certified(
-        self, state: dict[int, Layer], eps: Tensor, forms: Forms, found: Multipliers
-    ) -> Tensor:
+    def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """As ``change``, in float64 and with every rounding charged: ``(N,)``.
 
-        A coefficient that is computed differs from the real one by at most ``r = γ |A|ᵀ|v|``; what
-        that can do is at most ``r·|Δa|`` over the box of the next activation, or ``eps ‖r‖`` at the
-        input. The sums are charged by ``γ`` of their absolute terms.
+        Coefficients that are computed within a Euclidean error E of the real ones can be off by
+        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
+        of their absolute terms.
         """
+        eps = state[0].radius
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
-        pending = {forms.node: forms.coefficients}
-        noise = {forms.node: torch.zeros_like(forms.coefficients)}
-        for i in range(forms.node, 0, -1):
-            if i not in pending:
-                continue
-            node, value, fuzz = self.network.nodes[i], pending.pop(i), noise.pop(i)
-            if isinstance(node.kind, Elementwise):
-                layer = state[i]
-                gained, passed = self._relax(node.kind, value, layer, found, i)
-                total = total + gained
-                charge = charge + self._charge(node.kind, value, fuzz, layer, found, i)
-                value, fuzz = passed, 4 * FLOAT64 * passed.abs()
-            self.pass_on(pending, i, value, "transpose")
-            if isinstance(node.kind, Operator):
-                # A few roundings more for coefficients that were fused themselves.
-                slack = gamma(node.kind.transposed_terms + 24)
-                fuzz = fuzz * (1 + slack) + slack * value.abs()
-            self.pass_on(noise, i, fuzz, "transpose_magnitude")
-        if 0 in pending:
-            size = pending[0].flatten(1).norm(dim=1) + noise[0].flatten(1).norm(dim=1)
-            total = total - eps * size * (1 + gamma(math.prod(pending[0].shape[1:]) + 16))
-        return total - charge * (1 + 1e-9) - 64 * FLOAT64 * total.abs()
+
+        def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal total, charge
+            layer = state[i]
+            gained, passed = self._relax(self._kind(i), value, layer, found, i)
+            total = total + gained
+            charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
+            steepest = (found.slopes[i] * layer.varying).flatten(1).abs().amax(1)
+            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * FLOAT64 * length(passed)
+
+        reached = self._sweep(forms.node, forms.coefficients, cross)
+        if reached is not None:
+            rest, error = reached
+            least, sizes = self._least(rest, state[0])
+            total = total + least
+            charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
+        return total - charge * (1 + gamma(8 * (len(state) + 4))) - 64 * FLOAT64 * total.abs()
 
     def _charge(
         self,
         activation: Elementwise,
         value: Tensor,
-        fuzz: Tensor,
+        error: Tensor,
         layer: Layer,
         found: Multipliers,
         node: int,
@@ -204,22 +224,24 @@ class DualBound:
         """What rounding at one activation can be worth: ``(N,)``."""
         anchor, lower, upper = layer.anchor, layer.lower, layer.upper
         low, high = activation.image(lower, upper)
+        # A box that was cut may leave out the sample, from which changes count.
+        here = activation.value(anchor)
+        low, high = torch.minimum(low, here), torch.maximum(high, here)
         output = torch.maximum(low.abs(), high.abs())
         way = torch.maximum(upper - anchor, anchor - lower)
         slope = found.slopes[node].abs()
         multiplier = found.logs[node].exp().reshape(-1, *(1,) * (value.dim() - 1))
-        moved = torch.minimum(high - low, layer.gain * way)
+        moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
         # Every number that enters a neuron's term, in absolute value.
         sizes = value.abs() * (4 * output + (slope + layer.gain + 1) * (way + anchor.abs()))
         sizes = (sizes + multiplier * way.square()) * layer.varying
-        terms = gamma(math.prod(sizes.shape[1:]) + 64) * sizes
+        terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
-        return (terms + fuzz * (moved + 8 * FLOAT64 * output)).flatten(1).sum(1) + ball
+        return terms + error * length(moved) + ball
 
     def optimise(
         self,
-        state: dict[int, Layer],
-        eps: Tensor,
+        state: State,
         forms: Forms,
         found: Multipliers,
         steps: int,
@@ -228,48 +250,41 @@ class DualBound:
     ) -> tuple[Tensor, Multipliers]:
         """Gradient ascent (Adam); the best change seen of each pair, and where it was seen."""
         if not found.slopes:
-            return self.change(state, eps, forms, found), found
-        slopes = {i: slope.clone().requires_grad_(True) for i, slope in found.slopes.items()}
-        logs = {i: log.clone().requires_grad_(True) for i, log in found.logs.items()}
-        now = Multipliers(slopes, logs)
-        best = torch.full((len(forms),), -torch.inf, dtype=eps.dtype, device=eps.device)
-        kept = Multipliers(
-            {i: s.detach().clone() for i, s in slopes.items()},
-            {i: s.detach().clone() for i, s in logs.items()},
-        )
-        adam = torch.optim.Adam(
-            [
-                {"params": list(slopes.values()), "lr": _SLOPE_RATE * rate},
-                {"params": list(logs.values()), "lr": _MULTIPLIER_RATE * rate},
-            ]
-        )
+            return self.change(state, forms, found), found
+        places = list(found.slopes)
+        numbers = [found.slopes[i] for i in places] + [found.logs[i] for i in places]
+        now = [number.clone() for number in numbers]
+        kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
+        rates = [_SLOPE_RATE * rate] * len(places) + [_MULTIPLIER_RATE * rate] * len(places)
+        best = torch.full_like(state[0].radius, -torch.inf)
         for step in range(steps + 1):
-            value = self.change(state, eps, forms, now)
+            for number in now:
+                number.requires_grad_(True)
+            value = self.change(state, forms, _multipliers(places, now))
             better = value.detach() > best
             best = torch.where(better, value.detach(), best)
-            with torch.no_grad():
-                for stored, current in ((kept.slopes, slopes), (kept.logs, logs)):
-                    for i, tensor in current.items():
-                        mask = better.reshape(-1, *(1,) * (tensor.dim() - 1))
-                        stored[i] = torch.where(mask, tensor, stored[i])
+            for number, old in zip(now, kept, strict=True):
+                mask = better.reshape(-1, *(1,) * (number.dim() - 1))
+                torch.where(mask, number.detach(), old, out=old)
             if step == steps:
                 break
-            adam.zero_grad()
-            (-value.sum()).backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            with torch.no_grad():
-                for slope in slopes.values():
-                    slope.clamp_(*_SLOPES)
-            for group in adam.param_groups:
-                group["lr"] *= _DECAY
-        return best, kept
+            gradients = torch.autograd.grad(value.sum(), now)
+            for k, gradient in enumerate(gradients):
+                # Adam (Kingma & Ba, 2015), upwards.
+                first[k].lerp_(gradient, 1 - _MEMORY)
+                second[k].lerp_(gradient.square(), 1 - _SQUARE_MEMORY)
+                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).sqrt_().add_(1e-8)
+                size = rates[k] * _DECAY**step / (1 - _MEMORY ** (step + 1))
+                now[k] = now[k].detach().addcdiv_(first[k], scale, value=size)
+            for slope in now[: len(places)]:
+                slope.clamp_(*_SLOPES)
+        return best, _multipliers(places, kept)
 
-    def pass_on(self, pending: dict[int, Tensor], node: int, value: Tensor, name: str) -> None:
-        """The coefficient of a node becomes that of its inputs."""
-        kind = self.network.nodes[node].kind
-        assert not isinstance(kind, Input)
-        if isinstance(kind, Operator):
-            value = getattr(kind, name)(value)
-        for j in self.network.nodes[node].inputs:
-            pending[j] = pending[j] + value if j in pending else value
-            assert isinstance(kind, Sum) or len(self.network.nodes[node].inputs) == 1
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like)
+
+
+def _multipliers(places: list[int], numbers: list[Tensor]) -> Multipliers:
+    slopes, logs = numbers[: len(places)], numbers[len(places) :]
+    return Multipliers(dict(zip(places, slopes, strict=True)), dict(zip(places, logs, strict=True)))

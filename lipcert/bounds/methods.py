@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
+from lipcert.bounds.chain import Chain, ChainMap, chain_sources, explicit_chain
+from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
     Weights,
@@ -26,24 +29,16 @@ from lipcert.bounds.lipschitz import (
     logit_constant,
     weights,
 )
-from lipcert.bounds.refined import (
-    Kept,
-    Prepared,
-    chain_sources,
-    is_narrow,
-    length,
-    narrow_chain,
-    refined_box,
-    wide_chain,
-)
+from lipcert.bounds.refined import Kept, Prepared, is_narrow, refined_box
+from lipcert.bounds.reverse import RigorousSweep
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
-from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.rounding import FLOAT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
 # A local norm: of a segment (with its shared norm) or of a chain (None), and its number.
-NormOf = Callable[[SegmentNorms | None, WeightedMap, int], Tensor]
+NormOf = Callable[[SegmentNorms | None, GramMap, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +115,8 @@ class LocalBound(Bound):
             )
             for number, edge in enumerate(self.layers.edges)
         }
-        return Prepared(found)
+        still = [(masks[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
+        return Prepared(edges=found, fixed=torch.stack(still, 1) if still else None)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
@@ -146,7 +142,9 @@ class AnchoredBound(Bound):
 
     The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
     lower precision, where slopes of refined boxes are sought; ``narrow`` layers of at most so many
-    neurons are refined (0: none), their slopes by ``steps``; ``chains``: of wide layers too.
+    neurons have their chains from rows, and boxes refined by ``steps`` of the slopes; ``chains``:
+    of wide layers too, in place of the norms of the segments that end in them. ``images``: only
+    inputs in [0, 1] count.
     """
 
     rough: Network | None = None
@@ -154,113 +152,134 @@ class AnchoredBound(Bound):
     steps: int = 0
     chains: bool = True
     refine_boxes: bool = True
-    _edges_into: dict[int, list[Edge]] = field(default_factory=dict)
+    images: bool = False
 
+    @cached_property
     def edges_into(self) -> dict[int, list[Edge]]:
         """The segments that end in each activation's input."""
-        if not self._edges_into:
-            for edge in self.layers.edges:
-                self._edges_into.setdefault(edge.sink, []).append((edge.source, edge.sink))
-        return self._edges_into
+        found: dict[int, list[Edge]] = {}
+        for edge in self.layers.edges:
+            found.setdefault(edge.sink, []).append((edge.source, edge.sink))
+        return found
 
     @property
     def chain_norms(self) -> int:
-        return sum(len(sources) for sources in self._wide().values())
+        return len(self.wide)
 
-    def _wide(self) -> dict[int, list[int]]:
-        """The wide inputs of activations that have a chain, with its sources."""
-        if not self.chains:
-            return {}
+    @property
+    def own_edges(self) -> list[Edge]:
+        """The segments whose own norms count: where a chain ends too, they add next to nothing."""
+        edges = ((edge.source, edge.sink) for edge in self.layers.edges)
+        return [edge for edge in edges if edge[1] not in self.wide]
+
+    @cached_property
+    def wide(self) -> list[int]:
+        """The wide inputs of activations that have a chain."""
         network = self.layers.network
         sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
-        found = {s: chain_sources(network, s) for s in sinks
-                 if not is_narrow(network, s, self.narrow)}  # fmt: skip
-        return {sink: sources for sink, sources in found.items() if sources}
+        wide = [s for s in sinks if not is_narrow(network, s, self.narrow)] if self.chains else []
+        return [sink for sink in wide if chain_sources(network, sink)]
+
+    @cached_property
+    def duals(self) -> tuple[DualBound, DualBound]:
+        """In this bound's precision, and where slopes are sought."""
+        network = self.layers.network
+        rough = network if self.rough is None else self.rough
+        return DualBound(network, images=self.images), DualBound(rough, images=self.images)
+
+    @cached_property
+    def sweep(self) -> RigorousSweep:
+        return RigorousSweep(self.layers.network)
 
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         return self.prepare_state(centre, eps, norm_of)[0]
 
     def prepare_state(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> tuple[Prepared, State]:
         """What ``prepare`` finds, and the state at that radius."""
-        finder = _Finder(self, centre, eps, norm_of)
+        finder = _Finder(self, centre, norm_of)
         state = self._state(centre, eps, finder)
         return finder.found, state
 
     def state(self, centre: Centre, eps: Tensor, prepared: Prepared) -> State:
         """The state at ``eps``, from what was prepared at this radius or a larger one."""
-        return self._state(centre, eps, Kept(prepared, eps))
+        return self._state(centre, eps, Kept(prepared))
 
     def _state(self, centre: Centre, eps: Tensor, facts: Facts) -> State:
-        return anchored_state(self.propagation, self.edges_into(), centre, eps, facts)
+        return anchored_state(self.propagation, self.edges_into, centre, eps, facts)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
-        return self.margins_in(centre, labels, eps, self.state(centre, eps, prepared))
+        return self.margins_in(centre, labels, self.state(centre, eps, prepared))
 
-    def margins_in(self, centre: Centre, labels: Tensor, eps: Tensor, state: State) -> Tensor:
+    def margins_in(self, centre: Centre, labels: Tensor, state: State) -> Tensor:
         """As ``margins``, from a state that is at hand."""
-        gain = {0: torch.ones_like(centre.values[0])}
-        gain |= {i: layer.gain for i, layer in state.items()}
-        radii = {0: eps} | {i: layer.radius for i, layer in state.items()}
-        change = change_boxes(self.layers.network, centre, eps, state)
+        gain = {i: layer.gain for i, layer in state.items()}
+        radii = {i: layer.radius for i, layer in state.items()}
+        change = change_boxes(self.layers.network, centre, state)
         return local_margins(self.layers, centre, labels, Weights(gain, {}, change), radii)
 
 
 class _Finder(Facts):
     """Facts that are found now, and kept for smaller radii."""
 
-    def __init__(self, bound: AnchoredBound, centre: Centre, eps: Tensor, norm_of: NormOf) -> None:
-        self.bound, self.centre, self.eps, self.norm_of = bound, centre, eps, norm_of
+    def __init__(self, bound: AnchoredBound, centre: Centre, norm_of: NormOf) -> None:
+        self.bound, self.centre, self.norm_of = bound, centre, norm_of
         self.found = Prepared()
         network = bound.layers.network
         self.numbers = {(e.source, e.sink): n for n, e in enumerate(bound.layers.edges)}
         self.sinks = [network.nodes[i].inputs[0] for i in network.activations]
         self.kinds = {network.nodes[i].inputs[0]: network.nodes[i].kind
                       for i in network.activations}  # fmt: skip
-        self.chained = len(bound.layers.edges)
+
+    def varying(self, activation: int, mask: Tensor) -> Tensor:
+        self.found.varying[activation] = mask
+        return mask
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         if edge not in self.found.edges:
-            number = self.numbers[edge]
-            mask = self._mask(edge[1], outer)
-            mapping = WeightedMap(self.bound.layers.edges[number], inner, mask)
-            self.found.edges[edge] = self.norm_of(self.bound.norms[edge], mapping, number)
+            number, norms = self.numbers[edge], self.bound.norms[edge]
+            mapping = WeightedMap(
+                self.bound.layers.edges[number], inner, self._mask(edge[1], outer)
+            )
+            self.found.edges[edge] = self.norm_of(norms, mapping, number)
         return self.found.edges[edge]
 
     def box(self, node: int, state: State, box: Box) -> Box:
-        if not self._refines(node, state) or not self.bound.refine_boxes:
+        if node == 0 and self.bound.images:
+            self.found.boxes[0] = box[0].clamp(0, 1), box[1].clamp(0, 1)
+            return self.found.boxes[0]
+        if not self._is_narrow(node, state) or not self.bound.refine_boxes:
             return box
-        network, rough = self.bound.layers.network, self.bound.rough
-        kind = self.kinds[node]
-        assert rough is not None
-        assert isinstance(kind, Elementwise)
         if node not in self.found.boxes:
+            kind = self.kinds[node]
+            assert isinstance(kind, Elementwise)
             self.found.boxes[node] = refined_box(
-                network, rough, self.centre, self.eps, node, state, box, kind, self.bound.steps
+                self.bound.duals, self.centre, node, state, box, kind, self.bound.steps
             )
         return self.found.boxes[node]
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
-        network, mask = self.bound.layers.network, self._mask(node, mask)
+        mask = self._mask(node, mask)
         if node not in self.found.chains:
-            if self._refines(node, state):
-                self.found.chains[node] = narrow_chain(network, self.eps, node, state, mask)
-            elif node in self.bound._wide():
-                first = self.chained
+            if node in self.bound.wide:
+                self.found.chains[node] = self._matrix_free(node, state, mask)
+            elif self._is_narrow(node, state):
+                self.found.chains[node] = explicit_chain(self.bound.sweep, node, state, mask)
+        chain = self.found.chains.get(node)
+        return radius if chain is None else torch.minimum(radius, chain.length(state))
 
-                def norm(mapping: WeightedMap, number: int) -> Tensor:
-                    return self.norm_of(None, mapping, first + number)
+    def _matrix_free(self, node: int, state: State, mask: Tensor) -> Chain:
+        network, rough = self.bound.layers.network, self.bound.rough
+        mapping = ChainMap.of(network, node, state, mask)
+        lower = mapping if rough is None else mapping.over(rough)
+        weights = lower.balanced(state).weights.to(mask.dtype)
+        number = len(self.bound.layers.edges) + self.bound.wide.index(node)
+        norm = self.norm_of(None, mapping.weighted(weights), number)
+        return Chain(mapping.sources, weights, norm)
 
-                chain = wide_chain(network, node, state, mask, self.centre.values[0], norm)
-                self.found.chains[node] = chain
-                self.chained += len(chain)
-        chain_ = self.found.chains.get(node)
-        if chain_ is None:
-            return radius
-        return torch.minimum(radius, length(chain_, state, self.eps))
-
-    def _refines(self, node: int, state: State) -> bool:
+    def _is_narrow(self, node: int, state: State) -> bool:
         network = self.bound.layers.network
-        return bool(state) and is_narrow(network, node, self.bound.narrow)
+        sources = chain_sources(network, node)
+        return bool(sources) and is_narrow(network, node, self.bound.narrow)
 
     def _mask(self, sink: int, mask: Tensor) -> Tensor:
         # Where two activations share an input each has a mask of its own: take none.

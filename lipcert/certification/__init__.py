@@ -1,5 +1,6 @@
 """Verdicts and radii of samples."""
 
-from lipcert.certification.certifier import Certifier, LayerNorm
+from lipcert.certification.certifier import Certifier
+from lipcert.certification.layer_norms import LayerNorm, with_eliminated
 
-__all__ = ["Certifier", "LayerNorm"]
+__all__ = ["Certifier", "LayerNorm", "with_eliminated"]

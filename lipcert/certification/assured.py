@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.chain import Linearised
 from lipcert.network import Network, Segment
 from lipcert.norms import (
+    GramMap,
     Norm,
     SegmentNorms,
     WeightedMap,
@@ -55,7 +56,9 @@ class Shares:
 class AssuredNorms:
     """Norms over one network: of segments, shared and local, and of chains of ``chain_norms``.
 
-    ``total`` is what all of them together may spend, ``first_call`` where their coins begin.
+    ``own``: the segments that get norms of each sample's own, all by default; for the others the
+    shared norm has to do. ``share`` is how much of the run's failure probability all of them
+    together may spend, ``first_call`` where their coins begin.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class AssuredNorms:
         *,
         samples: int,
         preparations: int,
+        own: Collection[Edge] | None = None,
         chain_norms: int = 0,
         share: float = 1.0,
         first_call: int = 0,
@@ -73,7 +77,9 @@ class AssuredNorms:
         total = 0.0 if certain else options.failure_probability * share
         self.options, self.first_call, self.chain_norms = options, first_call, chain_norms
         self.norms = len(edges) + chain_norms
-        self.shares = Shares(total, samples, len(edges), self.norms, preparations)
+        self.own = {(edge.source, edge.sink) for edge in edges} if own is None else set(own)
+        each = len(self.own) + chain_norms
+        self.shares = Shares(total, samples, len(edges), each, preparations)
         self.shared: dict[Edge, SegmentNorms] = {
             (edge.source, edge.sink): self._shared(edge, number)
             for number, edge in enumerate(edges)
@@ -96,13 +102,13 @@ class AssuredNorms:
     @property
     def spent_by_preparation(self) -> float:
         """The failure probability of one sample's norms, prepared once."""
-        inexact = sum(not norm.is_exact for norm in self.shared.values())
+        inexact = sum(not self.shared[edge].is_exact for edge in self.own)
         return self.shares.single * (inexact + self.chain_norms)
 
     def local(
         self,
         norm: SegmentNorms | None,
-        mapping: WeightedMap,
+        mapping: GramMap,
         streams: Tensor,
         preparation: int,
         number: int,
@@ -112,14 +118,21 @@ class AssuredNorms:
         A sample's coins are those of (sample, preparation, number), and none is used twice.
         """
         call = self.first_call + (preparation + 1) * self.norms + number
+        if norm is not None and not self._has_own(norm):
+            assert isinstance(mapping, WeightedMap)
+            return norm.from_whole(mapping)
         if self.options.estimate:
             start = unit_vectors(self.options.seed, streams, 4 * call, mapping.support)
             return power_iteration(mapping, start, _POWER_STEPS)
         if self.shares.total == 0:
-            return schur_bound(mapping) if norm is None else norm.deterministic(mapping)
+            if norm is None:
+                return schur_bound(mapping)
+            assert isinstance(mapping, WeightedMap)
+            return norm.deterministic(mapping)
         seed, risk = self.options.seed, self.shares.single
-        rough = self._lower(mapping)
+        rough = None if self._rough is None else mapping.over(self._rough)
         if norm is not None:
+            assert isinstance(mapping, WeightedMap)
             return norm.randomised(
                 mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
                 rough=rough,
@@ -129,21 +142,16 @@ class AssuredNorms:
             absolute=schur_bound(mapping, steps=2), rough=rough,
         )  # fmt: skip
 
-    def guessed(self, mapping: WeightedMap, streams: Tensor) -> Tensor:
+    def guessed(self, norm: SegmentNorms | None, mapping: GramMap, streams: Tensor) -> Tensor:
         """An estimate of a local norm, for deciding where to look. Its coins are nobody else's."""
+        if norm is not None and not self._has_own(norm):
+            assert isinstance(mapping, WeightedMap)
+            return norm.from_whole(mapping)
         start = unit_vectors(self.options.seed, streams, 2**40, mapping.support)
         return lanczos(mapping, start, _ROUGH_STEPS)
 
-    def _lower(self, mapping: WeightedMap) -> WeightedMap | None:
-        """The same map over the rough network."""
-        if self._rough is None:
-            return None
-        dtype, full = self._rough.anchor.dtype, mapping.segment
-        lower = Segment(self._rough, full.source, full.sink)
-        if isinstance(full, Linearised):
-            slopes = {i: slope.to(dtype) for i, slope in full.slopes.items()}
-            lower = Linearised(self._rough, full.source, full.sink, slopes)
-        return WeightedMap(lower, mapping.inner.to(dtype), mapping.outer.to(dtype))
+    def _has_own(self, norm: SegmentNorms) -> bool:
+        return (norm.segment.source, norm.segment.sink) in self.own
 
     def _shared(self, edge: Segment, number: int) -> SegmentNorms:
         seed, call = self.options.seed, self.first_call + number

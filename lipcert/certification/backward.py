@@ -13,41 +13,22 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
-from lipcert.bounds.anchored import State
-from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
-from lipcert.bounds.refined import select
+from lipcert.bounds.anchored import State, select, to_dtype
+from lipcert.bounds.dual import Forms, Multipliers, margin_forms
+from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network, lower, simplify
-from lipcert.norms import SegmentNorms, WeightedMap
-from lipcert.options import Effort, Options
+from lipcert.norms import GramMap, SegmentNorms
+from lipcert.options import Options
+from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What an effort spends: steps of the slopes at each stage of a verdict, in a guess, and for a
-    radius; whether wide layers get chains and open samples refined boxes (with how many steps)."""
-
-    stages: tuple[int, ...]
-    guess_steps: int
-    radius_steps: int
-    chains: bool
-    refine: int | None
-    attack_steps: int
-    attack_restarts: int
-
-
-PACES: dict[Effort, Pace] = {
-    "fast": Pace((20,), 5, 20, chains=False, refine=None, attack_steps=16, attack_restarts=0),
-    "standard": Pace(
-        (20, 60, 150), 8, 40, chains=True, refine=0, attack_steps=20, attack_restarts=0
-    ),
-    "max": Pace((20, 60, 200), 15, 100, chains=True, refine=8, attack_steps=40, attack_restarts=1),
-}
+# A guess looks at so many classes of each sample, those that seem nearest.
+_GUESSED_CLASSES = 3
 
 
 class Backward:
@@ -61,27 +42,49 @@ class Backward:
         simple = simplify(lower(simplify(network))).to(device=device)
         single = simple.to(dtype=torch.float32)
         layers = Layers.of(simple)
-        plan = AnchoredBound(layers, {}, [], None, chains=self.pace.chains)  # type: ignore[arg-type]
+        # Without coins the matrix-free norms are too coarse for chains.
+        chains = self.pace.own_norms and not options.deterministic
+        narrow = AnchoredBound.narrow if self.pace.own_norms else 0
+        plan = AnchoredBound(layers, {}, [], None, narrow, chains=chains)  # type: ignore[arg-type]
         self.norms = AssuredNorms(
             layers.edges,
             options,
             samples=samples,
             preparations=2 * len(options.eps) + 1,
+            own=plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,
             first_call=_FIRST_CALL,
         )
         self.bound = replace(
-            AnchoredBound.of(layers, self.norms.shared),
-            rough=single, chains=self.pace.chains, refine_boxes=False,
+            AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
+            refine_boxes=False, images=options.pixel_domain,
         )  # fmt: skip
         self.refined = replace(self.bound, refine_boxes=True, steps=self.pace.refine or 0)
+        # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
-            AnchoredBound.of(Layers.of(single), self.norms.rough(single)),
-            rough=single, chains=self.pace.chains, refine_boxes=False,
+            AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
+            chains=self.pace.own_norms, refine_boxes=False, images=options.pixel_domain,
         )  # fmt: skip
         self.matched = deployment.matches(simple)
-        self.dual, self.guide = DualBound(simple), DualBound(single)
+        self.dual, self.guide = self.bound.duals
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Which margins of a batch are ``done``, proven to exceed what is ``needed``: ``(B, K)``; of
+    the others their forms, classes, and the multipliers that came nearest."""
+
+    done: Tensor
+    needed: Tensor
+    forms: Forms
+    others: Tensor
+    found: Multipliers | None
+
+    @property
+    def proven(self) -> Tensor:
+        """Whether all margins of a sample are: ``(B,)``."""
+        return self.done.all(1)
 
 
 class BackwardBatch:
@@ -91,35 +94,46 @@ class BackwardBatch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
-        self.rough_centre = tools.rough.propagation.centre(x.float())
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        # The largest deployed error of the last verdict.
+        self.charged = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+
+    def subset(self, rows: Tensor) -> BackwardBatch:
+        """Some of the samples."""
+        return BackwardBatch(self.tools, self.x[rows], self.labels[rows], self.streams[rows])
 
     @property
     def spent(self) -> Tensor:
         """The failure probability of the norms that each sample has used: ``(B,)``."""
         return self.used * self.tools.norms.spent_by_preparation
 
+    @property
+    def clean(self) -> Tensor:
+        """The margins at the samples but for rounding, ``(B, K)``; infinite at the labels."""
+        logits = self.centre.logits
+        margins = logits.gather(1, self.labels[:, None]) - logits
+        return margins.scatter(1, self.labels[:, None], math.inf)
+
     def needed(self, eps: Tensor, state: State) -> Tensor:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
-        known = None
-        if self.tools.matched:
-            known = [(layer.lower, layer.upper) for layer in state.values()]
+        known = state if self.tools.matched else None
         pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
+        self.charged = pair.amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
         """``number`` names the preparation's coins; it is never used twice for a sample."""
         self.used += 1
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, which: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.tools.norms.local(norm, mapping, self.streams, number, which)
 
         bound = self.tools.refined if refine else self.tools.bound
         return bound.prepare_state(self.centre, eps, norm_of)
 
-    def proven(self, eps: Tensor, state: State) -> Tensor:
-        """Whether all margins are proven at ``eps``, ``(B,)``, slopes optimised in stages."""
-        margins = self.tools.bound.margins_in(self.centre, self.labels, eps, state)
+    def verdict(self, eps: Tensor, state: State) -> Margins:
+        """Which margins are proven at ``eps``, slopes optimised in stages."""
+        margins = self.tools.bound.margins_in(self.centre, self.labels, state)
         needed = self.needed(eps, state)
         done = margins > needed
         forms, others = self._forms(~done)
@@ -127,42 +141,76 @@ class BackwardBatch:
         for steps in self.tools.pace.stages:
             if not len(forms):
                 break
-            found = self._optimised(eps, state, forms, found, steps)
-            positive = (
-                self._certified(eps, state, forms, others, found) > needed[forms.rows, others]
-            )
+            found = self._optimised(state, forms, found, steps)
+            positive = self._certified(state, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[positive], others[positive]] = True
             forms, others = forms.select(~positive), others[~positive]
             found = found.select(~positive)
-        return done.all(1)
+        return Margins(done, needed, forms, others, found)
+
+    def split(self, state: State, open_: Margins, seconds: float) -> Margins:
+        """The same after branch and bound of those that are still open, in so many seconds."""
+        pace, tools = self.tools.pace, self.tools
+        forms, others, found = open_.forms, open_.others, open_.found
+        if found is None or not len(forms):
+            return open_
+        splitter = Splitter(
+            tools.dual, tools.guide, select(state, forms.rows), forms,
+            self._clean_of(forms, others), open_.needed[forms.rows, others],
+        )  # fmt: skip
+        seconds = min(seconds, pace.leaf_seconds * len(torch.unique(forms.rows)))
+        proven = splitter.proven(found, Budget(leaves=pace.leaves, seconds=seconds))
+        done = open_.done.clone()
+        done[forms.rows[proven], others[proven]] = True
+        rest = forms.select(~proven), others[~proven], found.select(~proven)
+        return Margins(done, open_.needed, *rest)
 
     def guess(self, start: Tensor, limit: Tensor) -> Tensor:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
-        bound, centre = self.tools.rough, self.rough_centre
+        bound, guide = self.tools.rough, self.tools.guide
+        centre = bound.propagation.centre(self.x.float())
 
-        def norm_of(_: SegmentNorms | None, mapping: WeightedMap, which: int) -> Tensor:
-            return self.tools.norms.guessed(mapping, self.streams)
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
+            return self.tools.norms.guessed(norm, mapping, self.streams)
 
-        def accepts(eps: Tensor) -> Tensor:
-            single = eps.float()
-            _, state = bound.prepare_state(centre, single, norm_of)
-            done = bound.margins_in(centre, self.labels, single, state) > 0
-            done = done.scatter(1, self.labels[:, None], True)
-            forms, others = self._forms(~done)
-            rows, guide = forms.rows, self.tools.guide
-            for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
-                part, own = forms.select(some).to(torch.float32), select(state, rows[some])
-                radius = single[rows[some]]
-                change, _ = guide.optimise(
-                    own, radius, part, guide.start(own, part), self.tools.pace.guess_steps
-                )
-                logits = centre.logits[rows[some]]
-                label, other = self.labels[rows[some]][:, None], others[some][:, None]
-                clean = (logits.gather(1, label) - logits.gather(1, other)).squeeze(1)
-                done[rows[some], others[some]] = clean + change > 0
-            return done.all(1)
+        chosen: list[tuple[Forms, Tensor, Multipliers, Tensor]] = []
 
-        return largest_radius(accepts, start, stride=1.4, limit=limit, resolution=1.04)
+        def slack(eps: Tensor) -> Tensor:
+            _, state = bound.prepare_state(centre, eps.float(), norm_of)
+            margins = bound.margins_in(centre, self.labels, state)
+            if not chosen:
+                chosen.extend(self._chosen(margins))
+            values = []
+            for k, (forms, others, found, last) in enumerate(chosen):
+                own, size = select(state, forms.rows), eps[forms.rows].float()
+                # Multipliers go with 1/ρ.
+                shift = (last / size).log()
+                found = Multipliers(found.slopes, {i: log + shift for i, log in found.logs.items()})
+                found = found if found.slopes else guide.start(own, forms)
+                change, found = guide.optimise(own, forms, found, self.tools.pace.guess_steps)
+                chosen[k] = forms, others, found, size
+                values.append(self.clean[forms.rows, others] + change.double())
+            best = torch.full_like(margins, torch.inf, dtype=torch.float64)
+            rows = torch.cat([forms.rows for forms, _, _, _ in chosen])
+            classes = torch.cat([others for _, others, _, _ in chosen])
+            best[rows, classes] = margins[rows, classes].double().maximum(torch.cat(values))
+            return best.amin(1)
+
+        clean = self.clean.amin(1)
+        return largest_radius(
+            slack, start, clean=clean, limit=limit, resolution=1.04, steps=self.tools.pace.guesses
+        )
+
+    def _chosen(self, margins: Tensor) -> list[tuple[Forms, Tensor, Multipliers, Tensor]]:
+        """The margins to guess by, some at a time: forms, classes, multipliers, their radii."""
+        margins = margins.scatter(1, self.labels[:, None], torch.inf)
+        nearest = margins.topk(min(_GUESSED_CLASSES, margins.shape[1] - 1), 1, largest=False)
+        forms, others = self._forms(torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0)
+        return [
+            (forms.select(some).to(torch.float32), others[some], Multipliers({}, {}),
+             margins.new_ones(len(some)))
+            for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE)
+        ]  # fmt: skip
 
     def radius(self, top: Tensor, number: int) -> Tensor:
         """The largest radius proven up to ``top``, ``(B,)``; −1 where there is none.
@@ -170,19 +218,21 @@ class BackwardBatch:
         One preparation and one optimisation at ``top`` serve every radius below it.
         """
         prepared, state = self.prepare(top, number, refine=False)
-        margins = self.tools.bound.margins_in(self.centre, self.labels, top, state)
-        forms, others = self._forms(margins <= self.needed(top, state))
-        found = self._optimised(top, state, forms, None, self.tools.pace.radius_steps)
+        margins = self.tools.bound.margins_in(self.centre, self.labels, state)
+        # What the arithmetic of the deployed network adds only grows with the radius.
+        needed = self.needed(top, state)
+        forms, others = self._forms(margins <= needed)
+        found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
-        def accepts(eps: Tensor) -> Tensor:
+        def slack(eps: Tensor) -> Tensor:
             own = self.tools.bound.state(self.centre, eps, prepared)
-            needed = self.needed(eps, own)
-            done = self.tools.bound.margins_in(self.centre, self.labels, eps, own) > needed
-            proven = self._certified(eps, own, forms, others, found) > needed[forms.rows, others]
-            done[forms.rows[proven], others[proven]] = True
-            return done.all(1) & (eps <= top)
+            margins = self.tools.bound.margins_in(self.centre, self.labels, own)
+            proven = self._certified(own, forms, others, found)
+            margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
+            return torch.where(eps <= top, (margins - needed).amin(1), torch.nan)
 
-        return largest_radius(accepts, top, stride=1.02, limit=top, resolution=1.004)
+        clean = self.clean.amin(1)
+        return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)
 
     def _forms(self, which: Tensor) -> tuple[Forms, Tensor]:
         """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""
@@ -192,31 +242,34 @@ class BackwardBatch:
         return margin_forms(network, rows, self.labels[rows], others), others
 
     def _optimised(
-        self, eps: Tensor, state: State, forms: Forms, found: Multipliers | None, steps: int
+        self, state: State, forms: Forms, found: Multipliers | None, steps: int
     ) -> Multipliers:
         """Multipliers sought in float32, some forms at a time."""
         guide, parts = self.tools.guide, []
         for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
-            rows, part = forms.rows[some], forms.select(some).to(torch.float32)
-            own = {i: layer.map(lambda t: t.float()) for i, layer in select(state, rows).items()}
+            part = forms.select(some).to(torch.float32)
+            own = to_dtype(select(state, part.rows), torch.float32)
             start = guide.start(own, part) if found is None else found.select(some)
-            parts.append(guide.optimise(own, eps[rows].float(), part, start, steps)[1])
+            parts.append(guide.optimise(own, part, start, steps)[1])
         return Multipliers.joined(parts)
 
-    def _certified(
-        self, eps: Tensor, state: State, forms: Forms, others: Tensor, found: Multipliers
-    ) -> Tensor:
+    def _clean_of(self, forms: Forms, others: Tensor) -> Tensor:
+        """The margins at the samples, rounded down: ``(N,)``."""
+        logits, errors = self.centre.logits[forms.rows], self.centre.logit_errors[forms.rows]
+        label, other = self.labels[forms.rows][:, None], others[:, None]
+        clean = logits.gather(1, label) - logits.gather(1, other)
+        error = errors.gather(1, label) + errors.gather(1, other)
+        return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
+
+    def _certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
         """Margins proven in float64, ``(N,)``."""
-        logits, errors = self.centre.logits, self.centre.logit_errors
-        values = []
+        clean = self._clean_of(forms, others)
+        values = [clean[:0]]
         for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
-            rows, part = forms.rows[some], forms.select(some)
+            part = forms.select(some)
             change = self.tools.dual.certified(
-                select(state, rows), eps[rows], part, found.select(some).to(eps.dtype)
+                select(state, part.rows), part, found.select(some).to(clean.dtype)
             )
-            label, other = self.labels[rows][:, None], others[some][:, None]
-            clean = logits[rows].gather(1, label) - logits[rows].gather(1, other)
-            error = errors[rows].gather(1, label) + errors[rows].gather(1, other)
-            sizes = clean.abs() + error + change[:, None].abs()
-            values.append((clean - error - sizes * 2.0**-50).squeeze(1) + change)
-        return torch.cat(values) if values else eps.new_zeros(0)
+            slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
+            values.append(clean[some] + change - slack)
+        return torch.cat(values)

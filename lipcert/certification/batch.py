@@ -12,7 +12,7 @@ from lipcert.bounds import Bound, GlobalBound, LocalBound, Prepared
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
-from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,8 @@ class Batch:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.centre = tools.bound.propagation.centre(x)
         self.deployed = tools.deployment.centre(x)
+        # The largest deployed error at the last radius that held; the first one where none did.
+        self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
 
@@ -47,7 +49,7 @@ class Batch:
         that they do not depend on the company of a batch, and none is used twice.
         """
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, edge: int) -> Tensor:
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
             return self.tools.norms.local(norm, mapping, self.streams, number, edge)
 
         return self.tools.bound.prepare(self.centre, eps, norm_of)
@@ -59,31 +61,45 @@ class Batch:
             return bound.constant(self.centre, eps, prepared)
         return torch.full_like(eps, bound.replaced(GlobalBound).product)
 
-    def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:
-        """Whether every margin stays above what the deployed arithmetic can add: ``(B,)``.
+    def slack(self, eps: Tensor, prepared: Prepared) -> Tensor:
+        """How far the margins stay above what the deployed arithmetic can add, at least: ``(B,)``.
 
-        Strictly, so that a tie is refused; a NaN anywhere compares as false.
+        Certified where positive, so that a tie is refused, and a NaN.
         """
         margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
-        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps)
-        return (margins > needed).scatter(1, self.labels[:, None], True).all(1)
+        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
+        slack = self._least(margins - needed)
+        kept = (slack > 0) | self.charged.isnan()
+        self.charged = torch.where(kept, needed.amax(1), self.charged)
+        return slack
+
+    def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:
+        return self.slack(eps, prepared) > 0
+
+    def _least(self, margins: Tensor) -> Tensor:
+        """A NaN is the least of all."""
+        return margins.scatter(1, self.labels[:, None], math.inf).amin(1)
+
+    @property
+    def _clean(self) -> Tensor:
+        logits = self.centre.logits
+        return self._least(logits.gather(1, self.labels[:, None]) - logits)
 
     def guess(self, start: Tensor) -> Tensor:
         """About the largest radius that could certify, from estimated norms: ``(B,)``."""
         rough = self.tools.rough
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
-        def norm_of(norm: SegmentNorms | None, mapping: WeightedMap, number: int) -> Tensor:
-            return self.tools.norms.guessed(mapping, self.streams)
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
+            return self.tools.norms.guessed(norm, mapping, self.streams)
 
-        def accepts(eps: Tensor) -> Tensor:
+        def slack(eps: Tensor) -> Tensor:
             single = eps.to(centre.logits.dtype)
             prepared = rough.prepare(centre, single, norm_of)
-            margins = rough.margins(centre, self.labels, single, prepared)
-            return (margins > 0).scatter(1, self.labels[:, None], True).all(1)
+            return self._least(rough.margins(centre, self.labels, single, prepared)).to(eps)
 
         limit = torch.full_like(start, self.diameter)
-        return largest_radius(accepts, start, stride=2.0, limit=limit, resolution=1.005)
+        return largest_radius(slack, start, clean=self._clean, limit=limit, resolution=1.005)
 
     def largest_certified(self, start: Tensor, number: int) -> Tensor:
         """The largest certified radius found, ``(B,)``; −1 where there is none.
@@ -95,10 +111,8 @@ class Batch:
         # A guess may stop a little short; where it fails the caller's radius is as good a place.
         top = torch.where(guess > 0, guess * 1.01, start.clamp(max=self.diameter))
         prepared = self.prepare(top, number)
-        return largest_radius(
-            lambda eps: self.holds(eps, prepared) & (eps <= top),
-            top,
-            stride=1.03,
-            limit=top,
-            resolution=1.001,
-        )
+
+        def slack(eps: Tensor) -> Tensor:
+            return torch.where(eps <= top, self.slack(eps, prepared), torch.nan)
+
+        return largest_radius(slack, top, clean=self._clean, limit=top, resolution=1.001)

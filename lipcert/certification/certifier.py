@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, Layers, LocalBound
-from lipcert.certificate import Sample, Verdict
+from lipcert.certificate import Sample
 from lipcert.certification.assured import AssuredNorms
-from lipcert.certification.attack import nearest
-from lipcert.certification.backward import Backward, BackwardBatch
+from lipcert.certification.backward import Backward
 from lipcert.certification.batch import Batch, Tools
+from lipcert.certification.cascade import RUNGS, climb
 from lipcert.certification.deployed import Deployment
-from lipcert.errors import CannotCertify, InternalError, UsageError
-from lipcert.network import Network, Segment, simplify
+from lipcert.certification.findings import Findings
+from lipcert.certification.ieee import ieee_arithmetic
+from lipcert.certification.layer_norms import LayerNorm, layer_norms
+from lipcert.certification.pace import PACES
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.network import Network, Node, simplify
+from lipcert.network.operators import Diagonal
 from lipcert.options import Options
+from lipcert.rounding import FORMATS
 
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
-# An eps this far above the guessed radius is tried by itself: more steps may do it.
-_NEAR = 3.0
-# Norms and slopes for the radius are sought this far above the guess, which took few steps.
-_AIM = 1.25
 _SMALLEST_BALL = 1e-30
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """One segment's norm, for people: from ``source`` to ``sink``, with what it rests on."""
-
-    source: str
-    sink: str
-    operator: str
-    value: float
-    assurance: str
 
 
 class Certifier:
@@ -46,9 +36,11 @@ class Certifier:
 
     ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
     run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
-    was stripped. The shared norms are computed here, once.
+    was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
+    by their numbers. The shared norms are computed here, once.
     """
 
+    @ieee_arithmetic()
     def __init__(
         self,
         network: Network,
@@ -57,16 +49,16 @@ class Certifier:
         samples: int,
         device: str = "cpu",
         softmax: bool = False,
+        counterexamples: dict[int, NDArray[Any]] | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
                 "the network has one output: a certificate compares classes, so give a model "
                 "with one logit for each class"
             )
-        _exact_arithmetic()
-        self.options = options
+        self.options, self.counterexamples = options, counterexamples
         # Rewritten where it was loaded, then moved.
-        loaded = network.to(device="cpu", dtype=torch.float64)
+        loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
         layers = Layers.of(simplify(loaded).to(device=device))
         both = options.method == "auto"
@@ -77,21 +69,28 @@ class Certifier:
             options,
             samples=samples,
             preparations=len(options.eps) + 2,
+            own=None if not both or PACES[options.effort].own_norms else (),
             share=share,
         )
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to(dtype=torch.float32)
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
-        covered = options.deployed == "float32"
-        deployment = Deployment.of(network, covered=covered, softmax=softmax)
+        arithmetic = FORMATS.get(options.deployed)
+        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=softmax)
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
             Backward(loaded, options, deployment, device=device, samples=samples, share=share)
             if both
             else None
         )
-        # Attacked in the arithmetic that certificates cover.
-        self.attacked = network.to(dtype=torch.float32 if covered else torch.float64)
+        # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
+        double = options.deployed in ("float64", "real")
+        self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The rungs that find radii, by the number that ``Findings.improve`` is given."""
+        return RUNGS if self.backward else (self.options.method,)
 
     @property
     def global_failure_probability(self) -> float:
@@ -100,25 +99,20 @@ class Certifier:
         return self.norms.spent_shared + backward
 
     @property
+    @ieee_arithmetic()
     def layer_norms(self) -> list[LayerNorm]:
         """The norm of every segment between activations, then that of the rows to the logits."""
-        layers = self.tools.bound.layers
-        rows = [_described(norm.segment, norm.norm.value, norm.norm.assurance)
-                for norm in self.norms.shared.values()]  # fmt: skip
-        for source, matrix in layers.last.items():
-            value = float(layers.last_norm(source, matrix.new_ones(1, matrix.shape[1]))[0])
-            segment = Segment(layers.network, source, layers.network.output)
-            rows.append(_described(segment, value, "deterministic"))
-        return rows
+        return layer_norms(self.tools.bound.layers, self.norms.shared)
 
     @property
+    @ieee_arithmetic()
     def product(self) -> float:
         """An upper bound of the network's Lipschitz constant: the product of its norms."""
         return self.tools.bound.replaced(GlobalBound).product
 
+    @ieee_arithmetic()
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]:
         """One batch: pixels ``(B, …)`` in [0, 1], labels ``(B,)``, the samples' numbers."""
-        begun = time.perf_counter()
         layers = self.tools.bound.layers
         device = layers.network.anchor.device
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < layers.network.classes:
@@ -126,6 +120,8 @@ class Certifier:
                 f"a label outside 0 … {layers.network.classes - 1}, the classes of the network: "
                 "the data set does not belong to this model"
             )
+        if self.options.pixel_domain and not bool(((pixels >= 0) & (pixels <= 1)).all()):
+            raise UsageError("--pixel-domain: the data have pixels outside [0, 1]")
         batch = Batch(
             self.tools,
             pixels.to(device, torch.float64),
@@ -133,174 +129,60 @@ class Certifier:
             torch.tensor(indices, dtype=torch.int64, device=device),
         )
         found = self._findings(batch)
-        seconds = (time.perf_counter() - begun) / max(1, len(indices))
-        return [self._sample(found, row, index, seconds) for row, index in enumerate(indices)]
+        samples = [found.sample(row, index) for row, index in enumerate(indices)]
+        if self.counterexamples is not None:
+            for row, sample in enumerate(samples):
+                if sample.verdict == "falsified":
+                    # The dtype that was attacked holds them exactly.
+                    point = found.points[row].to(self.attacked.anchor.dtype)
+                    self.counterexamples[sample.index] = point.cpu().numpy()
+        return samples
 
     def _findings(self, batch: Batch) -> Findings:
-        logits, options = batch.centre.logits, self.options
-        prediction = logits.argmax(1)
-        others = logits.scatter(1, prediction[:, None], -math.inf).amax(1)
-        margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
-        margin = torch.where(torch.isfinite(logits).all(1), margin, math.nan)
-        correct = torch.isfinite(margin) & (prediction == batch.labels)
+        options = self.options
+        findings = Findings(batch.x, batch.centre.logits, batch.labels, options, self.rungs)
+        everyone = torch.arange(len(batch.labels), device=batch.labels.device)
 
         # Around every sample: the local constant at the largest eps, and the verdict there.
-        top = torch.full_like(margin, options.largest.rounded_up)
+        top = torch.full_like(findings.margin, options.largest.rounded_up)
         ball = top.clamp(min=_SMALLEST_BALL)
         prepared = batch.prepare(ball, 0)
-        constant = batch.constant(ball, prepared)
-        radius = torch.where(correct & batch.holds(top, prepared), top, -1)
+        findings.constant, findings.fixed = batch.constant(ball, prepared), prepared.fixed
+        held = findings.correct & batch.holds(top, prepared)
+        findings.improve(everyone, torch.where(held, top, -1.0), 0, batch.charged)
+        findings.deployed = batch.charged.clone()
+        findings.spent += self.norms.spent_by_preparation
+        findings.passed(self.rungs[0], everyone)
 
-        spent = torch.full_like(margin, self.norms.spent_by_preparation)
-        attacked = torch.full_like(margin, math.inf)
-        rung = torch.zeros_like(batch.labels)
-        rows = correct.nonzero().flatten()
-        if rows.numel():
-            found = Found(radius[rows], spent[rows], attacked[rows], rung[rows])
-            if self.backward is None:
-                self._published(batch.subset(rows), found, ball[rows])
-            else:
-                self._backward(self.backward, batch.subset(rows), found, ball[rows])
-            radius[rows], spent[rows] = found.radius, found.spent
-            attacked[rows], rung[rows] = found.attacked, found.rung
-        return Findings(prediction, batch.labels, margin, radius, constant, spent, attacked, rung)
+        rows = findings.correct.nonzero().flatten()
+        if rows.numel() and self.backward is None:
+            self._published(batch.subset(rows), findings, rows, ball[rows])
+        elif rows.numel() and self.backward is not None:
+            climb(self.backward, self.attacked, batch.subset(rows), findings, rows)
+        findings.check(batch.streams)
+        return findings
 
-    def _published(self, part: Batch, found: Found, ball: Tensor) -> None:
+    def _published(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
         """The radius by the method alone."""
-        found.improve(part.largest_certified(ball, 1), 0)
-        found.spent += self.norms.spent_by_preparation
+        once = self.norms.spent_by_preparation
+        findings.improve(rows, part.largest_certified(ball, 1), 0, part.charged)
+        findings.spent[rows] += once
         for number, eps in enumerate(self.options.eps, start=2):
             # A little above what was found, norms prepared for this very eps may do it.
-            near = torch.full_like(found.radius, eps.rounded_up)
-            tried = (found.radius < near) & (near <= 1.1 * found.radius.clamp(min=0))
+            near, known = torch.full_like(ball, eps.rounded_up), findings.radius[rows]
+            tried = (known < near) & (near <= 1.1 * known.clamp(min=0))
             if bool((tried & (near < ball)).any()):
                 prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
-                found.improve(torch.where(tried & part.holds(near, prepared), near, -1.0), 0)
-                found.spent += tried * self.norms.spent_by_preparation
-
-    def _backward(self, tools: Backward, part: Batch, found: Found, ball: Tensor) -> None:
-        """Attack, then the radius by the duals, then each eps that is still within reach."""
-        pace = tools.pace
-        attack = nearest(
-            self.attacked, part.x, part.labels, steps=pace.attack_steps,
-            restarts=pace.attack_restarts, seed=self.options.seed, dtype=self.attacked.anchor.dtype,
-        )  # fmt: skip
-        found.attacked = attack.radius
-        every = BackwardBatch(tools, part.x, part.labels, part.streams)
-        limit = attack.radius.clamp(max=part.diameter)
-        guess = every.guess(torch.minimum(ball, limit / 3), limit)
-        sure = guess > 0
-        top = torch.where(sure, guess * _AIM, torch.minimum(ball, limit)).clamp(min=_SMALLEST_BALL)
-        found.improve(every.radius(top, 0), 1)
-        found.spent += every.spent
-        for number, eps in enumerate(self.options.eps):
-            near = torch.full_like(found.radius, eps.rounded_up)
-            for refine in (False, True) if pace.refine is not None else (False,):
-                open_ = (found.radius < near) & (near < attack.radius)
-                rows = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
-                if not rows.numel():
-                    break
-                some = BackwardBatch(tools, part.x[rows], part.labels[rows], part.streams[rows])
-                at = near[rows].clamp(min=_SMALLEST_BALL)
-                _, state = some.prepare(at, 1 + 2 * number + refine, refine=refine)
-                better = found.radius.clone()
-                better[rows] = torch.where(some.proven(at, state), near[rows], -1.0)
-                found.improve(better, 2 if refine else 1)
-                found.spent[rows] += some.spent
-        if self.options.estimate:
-            # Estimates bound nothing: an attack may well be nearer.
-            return
-        broken = found.radius >= found.attacked
-        if bool(broken.any()):
-            row = int(broken.nonzero()[0])
-            raise InternalError(
-                f"sample {int(part.streams[row])}: an attack found a misclassified point at "
-                f"{float(found.attacked[row])}, inside the certified radius "
-                f"{float(found.radius[row])}; please report this"
-            )
-
-    def _sample(self, found: Findings, row: int, index: int, seconds: float) -> Sample:
-        estimate = self.options.estimate
-        prediction, label = int(found.prediction[row]), int(found.label[row])
-        margin, radius = float(found.margin[row]), float(found.radius[row])
-        reached = tuple(eps.text for eps in self.options.eps if radius >= eps.rounded_up)
-        constant = float(found.constant[row])
-        known = constant if math.isfinite(constant) else None
-        attacked = float(found.attacked[row]) if self.backward else None
-        verdict, message = self._verdict(margin, prediction == label, reached, attacked)
-        rungs = ("local", "dual", "refined") if self.backward else (self.options.method,)
-        return Sample(
-            index=index,
-            label=label,
-            prediction=prediction,
-            verdict=verdict,
-            margin=margin,
-            radius=None if estimate else max(0.0, radius),
-            lipschitz=None if estimate else known,
-            method=rungs[int(found.rung[row])],
-            seconds=seconds,
-            certified=() if estimate else reached,
-            failure_probability=float(found.spent[row]),
-            radius_estimate=max(0.0, radius) if estimate else None,
-            lipschitz_estimate=known if estimate else None,
-            estimated=reached if estimate else (),
-            attack_radius=attacked,
-            message=message,
-        )
-
-    def _verdict(
-        self, margin: float, correct: bool, reached: tuple[str, ...], attacked: float | None
-    ) -> tuple[Verdict, str | None]:
-        if not math.isfinite(margin):
-            return "error", "the logits are not finite numbers"
-        if not correct:
-            return "misclassified", None
-        if self.options.largest.text in reached:
-            return ("estimated" if self.options.estimate else "certified"), None
-        if attacked is not None and attacked <= self.options.largest.rounded_down:
-            return "falsified", None
-        return "unknown", None
+                held = torch.where(tried & part.holds(near, prepared), near, -1.0)
+                findings.improve(rows, held, 0, part.charged)
+                findings.spent[rows] += tried * once
+        findings.passed(self.rungs[0], rows)
 
 
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """A batch's results, one row a sample; the radius is −1 where nothing is certified."""
-
-    prediction: Tensor
-    label: Tensor
-    margin: Tensor
-    radius: Tensor
-    constant: Tensor
-    spent: Tensor
-    attacked: Tensor
-    rung: Tensor
-
-
-@dataclass(eq=False)
-class Found:
-    """What is known of correctly classified samples so far: ``(B,)`` each."""
-
-    radius: Tensor
-    spent: Tensor
-    attacked: Tensor
-    rung: Tensor
-
-    def improve(self, radius: Tensor, rung: int) -> None:
-        """Keep the larger radius, and which rung it is from."""
-        better = radius > self.radius
-        self.radius = torch.where(better, radius, self.radius)
-        self.rung = torch.where(better, rung, self.rung)
-
-
-def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
-    nodes = segment.network.nodes
-    kinds = ", ".join(type(nodes[i].kind).__name__ for i in segment.path) or "identity"
-    source, sink = (nodes[i].origin or f"node {i}" for i in (segment.source, segment.sink))
-    return LayerNorm(source, sink, kinds, value, assurance)
-
-
-def _exact_arithmetic() -> None:
-    """No reduced precision anywhere, whatever the defaults of this build or the user's settings."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+def _with_a_number(network: Network) -> Network:
+    """A network that only moves pixels has no tensor to tell its type: scale its logits by 1."""
+    if network.parameters:
+        return network
+    shape = network.nodes[-1].shape
+    unit = Diagonal.of(torch.ones(shape, dtype=torch.float64), None, shape)
+    return Network((*network.nodes, Node(unit, (network.output,), shape, "logits")))

@@ -1,98 +1,138 @@
 """What the arithmetic of the deployed network can add to its logits, over a whole ball.
 
-The deployed network runs the file's own operators in float32, in any summation order. Its logits
-differ from real arithmetic by at most the error that is propagated here through the network as it
-was loaded, before any simplification. A certificate needs a margin above the error of its pair.
+The deployed network runs the file's own operators in one format: weights, constants and the input
+are rounded to it, and every operation's result, or they are kept in a wider one. Sums of products
+are accumulated in the format, those of 16 bits in float32, or in a wider one. They may be taken in
+any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
+merged into the sum before it. Its logits differ from real arithmetic by what ``bounds.roundoff``
+finds at each node of the network as it was loaded, before any simplification, and
+``bounds.sensitivity`` weighs. A certificate needs a margin above the error of its pair.
+
+Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
+norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds import Centre, Propagation, node_constants, rounding_errors
+from lipcert.bounds import Centre, Propagation, node_constants
+from lipcert.bounds.anchored import State
 from lipcert.bounds.boxes import Box
-from lipcert.bounds.lipschitz import rows_of
-from lipcert.network import Network, segments
-from lipcert.network.operators import Shape
-from lipcert.rounding import DOUBLE, SINGLE
+from lipcert.bounds.roundoff import Roundoff
+from lipcert.bounds.sensitivity import pair_rounding
+from lipcert.errors import CannotCertify
+from lipcert.network import Network, Sum
+from lipcert.network.operators import Operator, Shape
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic
 
-# Softmax and LogSoftmax keep the order of two logits in float32 unless they are so near that the
-# results round to a tie. With the largest logit subtracted, as every runtime does, one of the two
-# being the largest: their difference errs by u (m + 2 log K) and the exponentials by a few u each,
-# all below this for up to 2^40 classes.
-SOFTMAX_TIE = 2.0**-16
+# Softmax and LogSoftmax keep the order of two logits unless they are so near that the results round
+# to a tie. With the largest logit subtracted, as every runtime does, one of the two being the
+# largest: their difference errs by u (m + 2 log K) and the exponentials by a few u each, all below
+# this many units for up to 2^40 classes.
+SOFTMAX_TIE = 2.0**8
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
-    """The network as loaded; ``covered`` says whether float32 is to be covered, or real numbers.
+    """The network as loaded, and the arithmetic that it is deployed in; None: real numbers.
 
-    ``softmax``: the deployed file ends in a Softmax or LogSoftmax, which was stripped. ``last``:
-    the rows that lead from the last sources to the logits, and how well they are known.
+    ``softmax``: the deployed file ends in a Softmax or LogSoftmax, which was stripped.
     """
 
     propagation: Propagation
-    covered: bool
+    roundoff: Roundoff
+    arithmetic: Arithmetic | None
     softmax: bool
-    last: dict[int, tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, network: Network, *, covered: bool, softmax: bool) -> Deployment:
-        last = {segment.source: rows_of(segment) for segment in segments(network, network.output)}
-        propagation = Propagation.of(network, node_constants(network, {}))
-        return cls(propagation, covered, softmax, last)
+    def of(cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool) -> Deployment:
+        """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
+        if arithmetic is not None:
+            _check_range(network, arithmetic)
+        roundoff = Roundoff.of(network)
+        propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+        return cls(propagation, roundoff, arithmetic, softmax)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
 
     def matches(self, network: Network) -> bool:
-        """Whether the activations of a rewritten network are those of the loaded one, in order."""
-        own, other = self.propagation.network, network
-        return [_activation(own, i) for i in own.activations] == [
-            _activation(other, i) for i in other.activations
-        ]
+        """Whether the activations of a rewritten network are those of the loaded one, in order.
+
+        Where a sum was rewritten as a rearrangement, an activation may read its values in another
+        order: no sum may be missing.
+        """
+        return _outline(self.propagation.network) == _outline(network)
 
     def pair_errors(
-        self, centre: Centre, labels: Tensor, eps: Tensor, inputs: Sequence[Box] | None = None
+        self,
+        centre: Centre,
+        labels: Tensor,
+        eps: Tensor,
+        state: State | None = None,
+        margins: Tensor | None = None,
     ) -> Tensor:
-        """How far each deployed margin ``f_y − f_j`` can be from the real one, in the whole ball.
+        """How far each deployed margin ``f_y − f_j`` can be from the real one in the balls of
+        radius ``eps``, ``(B, K)``; infinite where a value could overflow.
 
-        ``(B, K)``. With the errors ``e_s`` of the last sources and the rounding ``r`` of what comes
-        after them, ``|w_y − w_j|·e_s + r_y + r_j``: what the classes share cancels.
-        ``inputs``: tighter boxes of the activations' inputs, of a network that ``matches``.
-
-        The analysis works on a simplified network, whose coefficients were fused in float64 out of
-        the very magnitudes that are summed here; its own deviation is this error with the unit of
-        float64 in place of float32's, a few times over. That is charged in either case.
+        ``state``: the anchored state over the same balls, or larger ones, of a network that
+        ``matches``: its boxes and radii are tighter than those that are found here. ``margins``:
+        where these exceed what both logits can err by themselves, that is good enough.
         """
         network = self.propagation.network
-        known = None
-        if inputs is not None:
-            sinks = [network.nodes[i].inputs[0] for i in network.activations]
-            known = dict(zip(sinks, inputs, strict=True))
+        known: dict[int, Box] = {}
+        radii: dict[int, Tensor] = {}
+        if state is not None:
+            # The input may have a layer too.
+            layers = [layer for node, layer in state.items() if node]
+            for i, layer in zip(network.activations, layers, strict=True):
+                known[network.nodes[i].inputs[0]] = layer.lower, layer.upper
+                radii[i] = layer.radius * layer.gain.flatten(1).amax(1) * (1 + 4 * FLOAT64)
         boxes = self.propagation.boxes(centre, eps, known)
-        errors = rounding_errors(network, boxes, SINGLE)
-        # The deployed values of the sources, which the last rounding is relative to.
-        for s in self.last:
-            boxes[s] = (boxes[s][0] - errors[s], boxes[s][1] + errors[s])
-        final = rounding_errors(network, boxes, SINGLE, self.last)[-1].flatten(1)
-        if self.softmax:
-            final = final + SOFTMAX_TIE
-        pair = final.gather(1, labels[:, None]) + final
-        for s, (rows, noise) in self.last.items():
-            error = errors[s].flatten(1)
-            shared = (rows[labels][:, None] - rows[None]).abs() + noise[labels][:, None] + noise
-            term = (shared * error[:, None]).sum(2)
-            pair = pair + torch.where(error.isfinite().all(1)[:, None], term, torch.inf)
-        pair = pair * (1 + 2.0**-30)
-        fused = 16 * DOUBLE.unit / SINGLE.unit
-        return pair * (1 + fused) if self.covered else pair * fused
+        roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic, radii)
+        each = roundings.total[-1].flatten(1)
+        always = self._tie + self.roundoff.underflow
+        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
+        pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
+        undecided = torch.ones_like(pair) > 0 if margins is None else ~(margins > pair)
+        rows, others = undecided.nonzero().unbind(1)
+        parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
+        for row, other in parts:
+            error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
+            pair[row, other] = torch.fmin(error + always, pair[row, other])
+        return pair
+
+    @property
+    def _tie(self) -> float:
+        arithmetic = self.arithmetic or DOUBLE
+        # A quotient by the sum of more exponentials would underflow.
+        many = self.propagation.network.classes > arithmetic.largest / 8
+        tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
+        return tie if self.softmax else 0.0
 
 
-def _activation(network: Network, node: int) -> tuple[type, Shape]:
-    kind = network.nodes[node].kind
-    return type(kind), network.nodes[network.nodes[node].inputs[0]].shape
+def _check_range(network: Network, arithmetic: Arithmetic) -> None:
+    for node in network.nodes:
+        if isinstance(node.kind, Operator):
+            for numbers in (node.kind.entries(), node.kind.bias):
+                most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
+                if most * (1 + arithmetic.unit) > arithmetic.largest:
+                    raise CannotCertify(
+                        f"{node.origin or type(node.kind).__name__}: a weight of {most:.3g} "
+                        f"overflows the deployed format, whose largest number is "
+                        f"{arithmetic.largest:.6g}; choose a wider --deployed"
+                    )
+
+
+def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
+    """How many sums there are, and the kinds and input shapes of the activations."""
+    nodes = network.nodes
+    sums = sum(isinstance(node.kind, Sum) for node in nodes)
+    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.activations]
+    return sums, kinds

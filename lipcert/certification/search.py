@@ -1,4 +1,4 @@
-"""The largest radius that certifies: a galloping search, a batch at a time.
+"""The largest radius that certifies: a search by values, a batch at a time.
 
 A radius counts only if its own bound was positive, so the search need not be trusted and the bound
 need not be monotone; the search decides only how near to the best radius it comes.
@@ -11,35 +11,59 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Accepts = Callable[[Tensor], Tensor]
+# How far each sample's bound is above what it has to exceed, at radii ``(B,)``: certified where
+# positive.
+Slack = Callable[[Tensor], Tensor]
 
 _STEPS = 40
+# Bounds fall faster than linearly with the radius; this power fits many.
+_POWER = 1.5
 _LONGEST_STRIDE = 16.0
+_GRID_BITS = 12
 
 
 def largest_radius(
-    accepts: Accepts, start: Tensor, *, stride: float, limit: Tensor, resolution: float
-) -> Tensor:
-    """The largest radius found that ``accepts``, ``(B,)``; −1 where there is none.
+    slack: Slack, start: Tensor, *, clean: Tensor, limit: Tensor, resolution: float,
+    steps: int = _STEPS,
+) -> Tensor:  # fmt: skip
+    """The largest radius found whose ``slack`` is positive, ``(B,)``; −1 where there is none.
 
-    ``accepts`` takes radii ``(B,)`` and answers ``(B,)``. From ``start`` the search goes up while
-    it is accepted, or down while it is refused, by a factor that begins with ``stride`` and squares
-    itself; then it halves the bracket on a logarithmic scale down to the ratio ``resolution``.
-    Nothing above ``limit``, ``(B,)``, is tried.
+    ``clean``: the slack at radius 0. From ``start`` the search goes where ``clean − c rᵖ`` through
+    the last value vanishes, until it has a radius on either side; then to where the chord of the
+    two vanishes, or to the middle where chords make no headway. It ends at the ratio
+    ``resolution``, or after so many ``steps``. Nothing above ``limit``, ``(B,)``, is tried.
     """
-    trial = start.clamp(max=limit)
+    trial = _on_grid(start).clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
-    step = torch.full_like(start, stride)
-    for _ in range(_STEPS):
+    low_slack, high_slack = torch.full_like(start, torch.nan), torch.full_like(start, -torch.inf)
+    clean, nudge = clean.clamp(min=0), resolution**0.25
+    for step in range(steps):
         done = (high <= low * resolution) | (low >= limit) | (trial < 1e-12 * limit)
         if bool(done.all()):
             break
-        yes = accepts(trial)
-        low = torch.where(yes & ~done, torch.maximum(low, trial), low)
-        high = torch.where(~yes & ~done, torch.minimum(high, trial), high)
+        found = torch.where(done, torch.nan, slack(trial))
+        yes, no = (found > 0) & ~done, ~(found > 0) & ~done
+        low_slack, low = torch.where(yes, found, low_slack), torch.where(yes, trial, low)
+        high_slack, high = torch.where(no, found, high_slack), torch.where(no, trial, high)
         inside = torch.isfinite(high) & (low > 0)
+        share = (low_slack / (low_slack - high_slack)).nan_to_num(0.0, 0.0, 0.0)
+        chord = low + (high - low) * share.clamp(0, 1)
+        # A little beyond it, on the side that was not seen last, to close in from both.
+        chord = (chord * torch.where(yes, nudge, 1 / nudge)).clamp(low * nudge, high / nudge)
         middle = (low.clamp(min=0) * high).sqrt()
-        onward = torch.where(yes, trial * step, trial / step).clamp(max=limit)
-        trial = torch.where(done, trial, torch.where(inside, middle, onward))
-        step = step.square().clamp(max=_LONGEST_STRIDE)
+        between = torch.where((high_slack > -torch.inf) & (step % 4 != 3), chord, middle)
+        fall = (clean - found).clamp(min=1e-3 * clean)
+        factor = (clean / fall) ** (1 / _POWER)
+        factor = torch.where(torch.isfinite(found), factor, 1 / _LONGEST_STRIDE)
+        up = (factor * nudge).clamp(resolution, _LONGEST_STRIDE)
+        down = (factor / nudge).clamp(1 / _LONGEST_STRIDE, 1 / resolution)
+        onward = trial * torch.where(yes, up, down)
+        onward = _on_grid(torch.where(inside, between, onward)).clamp(max=limit)
+        trial = torch.where(done, trial, onward)
     return low
+
+
+def _on_grid(radii: Tensor) -> Tensor:
+    """Rounded down to a coarse grid, so that noise in slacks does not show in radii."""
+    mantissa, exponent = torch.frexp(radii)
+    return torch.ldexp((mantissa * 2**_GRID_BITS).floor() / 2**_GRID_BITS, exponent)

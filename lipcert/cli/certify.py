@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,11 +22,20 @@ from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
 from lipcert.options import Deployed, Effort, Epsilon, Method, NormMethod, Options
 
-_MODEL = "What the model expects"
-_DATA = "Which samples"
-_HOW = "How to certify"
-_RUN = "How to run"
-_OUT = "What to write"
+
+def _in(panel: str) -> Callable[..., Any]:
+    """What makes the options of one panel of the help; ``flag`` is the name of one without a value,
+    or one that Python cannot have."""
+
+    def option(help: str, *, flag: str | None = None) -> Any:
+        names = () if flag is None else (flag,)
+        return typer.Option(*names, help=help, rich_help_panel=panel)
+
+    return option
+
+
+_model, _data = _in("What the model expects"), _in("Which samples")
+_how, _run, _out = _in("How to certify"), _in("How to run"), _in("What to write")
 
 
 @gated
@@ -35,179 +45,105 @@ def certify(
     ],
     data: Annotated[
         str,
-        typer.Option(
-            help="digits, mnist, fashion-mnist, cifar10, cifar100, an .npz file, a folder of "
-            "images, or package.module:factory.",
-            rich_help_panel=_DATA,
+        _data(
+            "digits, mnist, fashion-mnist, cifar10, cifar100, an .npz file, a folder of "
+            "images, or package.module:factory."
         ),
     ],
     eps: Annotated[
         list[str],
-        typer.Option(
-            help="L2 radius in pixels of [0,1], such as 0.5 or 36/255; repeat it, or put commas "
-            "between.",
-            rich_help_panel=_HOW,
+        _how(
+            "L2 radius in pixels of [0,1], such as 0.5 or 36/255; repeat it, or put commas between."
         ),
     ],
     thresholds: Thresholds,
     method: Annotated[
         Method,
-        typer.Option(
-            help="auto: an attack and every bound, the tightest radii; local: the published local "
-            "Lipschitz bound; global: the product of norms.",
-            rich_help_panel=_HOW,
+        _how(
+            "auto: an attack and every bound, the tightest radii; local: the published local "
+            "Lipschitz bound; global: the product of norms."
         ),
     ] = "auto",
-    effort: Annotated[
-        Effort, typer.Option(help="What auto may spend on a sample.", rich_help_panel=_HOW)
-    ] = "standard",
+    effort: Annotated[Effort, _how("What auto may spend on a sample.")] = "standard",
     norms: Annotated[
-        NormMethod,
-        typer.Option(
-            help="How operator norms are bounded; estimate bounds nothing.",
-            rich_help_panel=_HOW,
-        ),
+        NormMethod, _how("How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
     failure_probability: Annotated[
-        float,
-        typer.Option(
-            help="Of the whole run, over lipcert's own coins; 0 means deterministic.",
-            rich_help_panel=_HOW,
-        ),
+        float, _how("Of the whole run, over lipcert's own coins; 0 means deterministic.")
     ] = 1e-9,
-    seed: Annotated[
-        int, typer.Option(help="Of the coins, and of --random.", rich_help_panel=_HOW)
-    ] = 0,
+    seed: Annotated[int, _how("Of the coins, and of --random.")] = 0,
     deployed: Annotated[
-        Deployed,
-        typer.Option(
-            help="The arithmetic to cover: float32 in any summation order, or exact.",
-            rich_help_panel=_HOW,
-        ),
+        Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
     ] = "float32",
+    time_per_sample: Annotated[
+        float | None, _how("Seconds a sample, over a batch, after which auto begins no other rung.")
+    ] = None,
+    pixel_domain: Annotated[
+        bool,
+        _how(
+            "Only images count: points of the ball with every pixel in [0, 1].",
+            flag="--pixel-domain",
+        ),
+    ] = False,
     weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .safetensors file that replaces the ONNX file's weights.",
-            rich_help_panel=_MODEL,
-        ),
+        Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="package.module:factory, which builds the model.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="One number a channel, subtracted after --range.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="One number a channel, divided by.", rich_help_panel=_MODEL),
-    ] = None,
+    arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
+    mean: Annotated[str | None, _model("One number a channel, subtracted after --range.")] = None,
+    std: Annotated[str | None, _model("One number a channel, divided by.")] = None,
     value_range: Annotated[
         str | None,
-        typer.Option(
-            "--range",
-            help="The model's numbers for black and white, such as 0,255; 0,1 if not given.",
-            rich_help_panel=_MODEL,
+        _model(
+            "The model's numbers for black and white, such as 0,255; 0,1 if not given.",
+            flag="--range",
         ),
     ] = None,
     layout: Annotated[
-        str | None,
-        typer.Option(
-            help="The order in which the model reads an image: CHW, HWC, CWH …",
-            rich_help_panel=_MODEL,
-        ),
+        str | None, _model("The order in which the model reads an image: CHW, HWC, CWH …")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the dataset.", rich_help_panel=_DATA)] = "test",
-    limit: Annotated[
-        int | None, typer.Option(help="Only so many samples.", rich_help_panel=_DATA)
-    ] = None,
+    split: Annotated[str, _data("Of the dataset.")] = "test",
+    limit: Annotated[int | None, _data("Only so many samples.")] = None,
     random: Annotated[
-        bool,
-        typer.Option(
-            "--random", help="With --limit: a random subset, not the first.", rich_help_panel=_DATA
-        ),
+        bool, _data("With --limit: a random subset, not the first.", flag="--random")
     ] = False,
-    indices: Annotated[
-        Path | None,
-        typer.Option(help="A file that lists the samples to take.", rich_help_panel=_DATA),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where published datasets lie on disk.", rich_help_panel=_DATA),
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Download nothing.", rich_help_panel=_DATA)
-    ] = False,
+    indices: Annotated[Path | None, _data("A file that lists the samples to take.")] = None,
+    data_dir: Annotated[Path | None, _data("Where published datasets lie on disk.")] = None,
+    offline: Annotated[bool, _data("Download nothing.", flag="--offline")] = False,
     data_layout: Annotated[
-        Literal["auto", "nchw", "nhwc"],
-        typer.Option(help="The axes of image arrays.", rich_help_panel=_DATA),
+        Literal["auto", "nchw", "nhwc"], _data("The axes of image arrays.")
     ] = "auto",
     data_range: Annotated[
-        str | None,
-        typer.Option(
-            help="The numbers for black and white in arrays, such as -1,1.", rich_help_panel=_DATA
-        ),
+        str | None, _data("The numbers for black and white in arrays, such as -1,1.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder for certificate.json, samples.jsonl and the journal.",
-            rich_help_panel=_OUT,
+        Path | None, _out("A folder for certificate.json, samples.jsonl and the journal.")
+    ] = None,
+    resume: Annotated[bool, _out("Go on with the journal there.", flag="--resume")] = False,
+    overwrite: Annotated[bool, _out("Replace the results there.", flag="--overwrite")] = False,
+    save_counterexamples: Annotated[
+        bool,
+        _out(
+            "Write counterexamples.npz there: the points that falsify samples.",
+            flag="--save-counterexamples",
         ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the journal there.", rich_help_panel=_OUT),
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace the results there.", rich_help_panel=_OUT),
-    ] = False,
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print certificate.json on stdout.", rich_help_panel=_OUT),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", help="Say only what failed.", rich_help_panel=_OUT),
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Say what is being done.", rich_help_panel=_OUT)
-    ] = False,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
-    ] = None,
+    json: Annotated[bool, _out("Print certificate.json on stdout.", flag="--json")] = False,
+    quiet: Annotated[bool, _out("Say only what failed.", flag="--quiet")] = False,
+    verbose: Annotated[bool, _out("Say what is being done.", flag="--verbose")] = False,
+    log_file: Annotated[Path | None, _out("A file for every message, with times.")] = None,
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Samples at once; by default 32, fewer where memory runs out.",
-            rich_help_panel=_RUN,
-        ),
+        int | None, _run("Samples at once; by default 32, fewer where memory runs out.")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads; by default few for a small network.", rich_help_panel=_RUN),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=_RUN)] = "cpu",
-    shard: Annotated[
-        str | None,
-        typer.Option(help="i/n: only the i-th of n parts, 1/n to n/n.", rich_help_panel=_RUN),
-    ] = None,
+    threads: Annotated[int | None, _run("CPU threads; by default few for a small network.")] = None,
+    device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
+    shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
     allow_implausible: Annotated[
         bool,
-        typer.Option(
-            "--allow-implausible",
-            help="Go on though the clean accuracy is no better than guessing.",
-            rich_help_panel=_RUN,
+        _run(
+            "Go on though the clean accuracy is no better than guessing.",
+            flag="--allow-implausible",
         ),
     ] = False,
 ) -> None:
@@ -264,6 +200,8 @@ def certify(
             failure_probability=failure_probability,
             seed=seed,
             deployed=deployed,
+            pixel_domain=pixel_domain,
+            time_per_sample=time_per_sample,
         ),
         preprocessing=Preprocessing(
             mean=parse.numbers("--mean", mean),
@@ -279,6 +217,7 @@ def certify(
             output=output,
             resume=resume,
             overwrite=overwrite,
+            save_counterexamples=save_counterexamples,
             allow_implausible=allow_implausible,
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,4 +34,7 @@ def compare(
 
     older, newer = read_results(a), read_results(b)
     found = paired(older.certificate, newer.certificate, older.samples, newer.samples)
+    # Two runs of one model are told apart by where they lie.
+    names = (f"{found.names[0]} in {a}", f"{found.names[1]} in {b}")
+    found = replace(found, names=names)
     deliver(FORMATS[format](found), to)

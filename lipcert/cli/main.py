@@ -13,6 +13,7 @@ import typer
 
 from lipcert import __version__
 from lipcert.cli import data, settings
+from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
 from lipcert.cli.compare import compare
 from lipcert.cli.doctor import doctor
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, finetune, gate, report, compare, inspect, doctor):
+for command in (certify, finetune, audit, gate, report, compare, inspect, doctor):
     app.command()(command)
 app.add_typer(data.app, name="data")
 
@@ -98,7 +99,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             return f"error: {_one_line(error)}", error.exit_code
         case typer.TyperException():
             said = getattr(error, "format_message", error.__str__)()
-            return f"error: {_one_line(said)} Try 'lipcert --help'.", 2
+            command = getattr(getattr(error, "ctx", None), "command_path", "lipcert")
+            return f"error: {_one_line(said)} Try '{command} --help'.", 2
         case _:
             what = f"{type(error).__name__}: {_one_line(error)}"[:300]
             return f"internal error: {what}; please report this with what --debug shows", 4

@@ -70,7 +70,9 @@ def _entries(path: Path, dataset: Dataset) -> list[Any]:
         text = path.read_text(encoding="utf-8").strip()
         listed = json.loads(text) if text[:1] in ("[", "{") else _lines(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: no list of indices: {error}") from error
+        raise UsageError(
+            f"{path}: no list of indices: {error}; write one whole number a line, or a JSON array"
+        ) from error
     if isinstance(listed, dict):
         listed = _keyed(listed, path, dataset)
     if not isinstance(listed, list):

@@ -75,7 +75,10 @@ def load_dataset(
     if path.is_file():
         raise UsageError(f"{spec}: data is read from .npz files and folders of images")
     if path.suffix == ".npz" or "/" in spec or os.sep in spec:
-        raise UsageError(f"{spec}: there is no such file or folder")
+        raise UsageError(
+            f"{spec}: there is no such file or folder; give an .npz file, a folder of images, or a "
+            "dataset's name"
+        )
     names = ["digits", *NAMED]
     nearest = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=0.0)[0]
     raise UsageError(

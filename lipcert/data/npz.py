@@ -1,6 +1,7 @@
 """Images and labels out of an npz file, with every size checked before memory is taken for it."""
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -26,6 +27,7 @@ _BROKEN = (
     SyntaxError,
     TypeError,
     ValueError,
+    tokenize.TokenError,
 )
 
 

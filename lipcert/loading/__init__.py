@@ -2,8 +2,8 @@
 
 from lipcert.loading.cross_check import CrossCheck, cross_check, deployed_logits
 from lipcert.loading.model import LoadedModel, inspect_operators, load_model
+from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.preprocessing import normalisation_found, with_preprocessing
-from lipcert.loading.reader import OperatorRow
 
 __all__ = [
     "CrossCheck", "LoadedModel", "OperatorRow", "cross_check", "deployed_logits",

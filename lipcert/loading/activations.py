@@ -8,9 +8,24 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from lipcert.loading.assembler import Variable, number
+from lipcert.loading.assembler import Variable, number, places
 from lipcert.loading.value import Call, Unsupported
-from lipcert.network.activations import Clip, PReLU, Sigmoid, Tanh, absolute, relu
+from lipcert.network.activations import (
+    Clip,
+    Elu,
+    Erf,
+    Gelu,
+    GeluTanh,
+    HardSwish,
+    Mish,
+    PReLU,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Tanh,
+    absolute,
+    relu,
+)
 from lipcert.network.activations.base import Activation
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -65,6 +80,76 @@ def _hard_sigmoid(call: Call) -> Variable:
     return _limited(call, line, number(0.0), number(1.0))
 
 
+def _scaled(call: Call, inner: float, activation: Activation, outer: float) -> Variable:
+    """``outer · σ(inner · x)``."""
+    x, assembler = call.variable(0), call.assembler
+    x = x if inner == 1 else assembler.diagonal(x, number(inner), None)
+    y = assembler.activation(activation, x)
+    return y if outer == 1 else assembler.diagonal(y, number(outer), None)
+
+
+def _positive(call: Call, name: str) -> float:
+    value = float(call.attributes[name])
+    if not 0 < value < math.inf:
+        raise Unsupported(f"attribute {name}={value} is not positive")
+    return value
+
+
+def _elu(call: Call) -> Variable:
+    return _scaled(call, 1.0, Elu(_positive(call, "alpha")), 1.0)
+
+
+def _celu(call: Call) -> Variable:
+    """``max(0, x) + min(0, alpha (exp(x / alpha) − 1))``."""
+    alpha = _positive(call, "alpha")
+    return _scaled(call, 1 / alpha, Elu(), alpha)
+
+
+def _selu(call: Call) -> Variable:
+    return _scaled(call, 1.0, Elu(_positive(call, "alpha")), _positive(call, "gamma"))
+
+
+def _swish(call: Call) -> Variable:
+    """``x · sigmoid(alpha x)``."""
+    alpha = float(call.attributes["alpha"])
+    if not 0 < abs(alpha) < math.inf:
+        raise Unsupported(f"attribute alpha={alpha}")
+    return _scaled(call, alpha, Silu(), 1 / alpha)
+
+
+def _gelu(call: Call) -> Variable:
+    kinds: dict[str, Activation] = {"none": Gelu(), "tanh": GeluTanh()}
+    kind = call.attributes["approximate"]
+    if kind not in kinds:
+        raise Unsupported(f"attribute approximate={kind!r}")
+    return _scaled(call, 1.0, kinds[kind], 1.0)
+
+
+def _top_k(call: Call) -> list[Variable]:
+    """Sorted pairs (GroupSort of 2), or the largest value alone."""
+    x, assembler = call.variable(0), call.assembler
+    count = int(call.array(1).item()) if call.has(1) else int(call.attributes["k"])
+    axis = int(call.attributes["axis"])
+    largest = bool(call.attributes.get("largest", 1))
+    if not -len(x.shape) <= axis < len(x.shape):
+        raise Unsupported(f"axis {axis} of {len(x.shape)}")
+    axis %= len(x.shape)
+    size = x.shape[axis]
+    if not 1 <= count <= size or (count > 1 and (size > 2 or not call.attributes.get("sorted", 1))):
+        raise Unsupported(f"the {count} largest of {size}: only sorted pairs, or one value")
+    index = np.moveaxis(places(x.shape), axis, -1)
+    if size == 1:
+        return [x]
+    if size == 2:
+        pair = assembler.max_and_min(*(assembler.select(x, index[..., k]) for k in (0, 1)))
+        result = assembler.stack((pair if largest else pair[::-1])[:count], -1)
+    else:
+        most = assembler.group_extremum(assembler.select(x, index), largest)
+        result = assembler.reshape(most, (*most.shape, 1))
+    order = np.moveaxis(places(result.shape), -1, axis)
+    return [assembler.select(result, order)]
+
+
 def _extremum(largest: bool) -> Callable[[Call], Variable]:
     """Max or Min of any mix of constants and values, broadcast to one shape."""
 
@@ -108,17 +193,27 @@ def _softmax(call: Call) -> Variable:
     return x
 
 
-ACTIVATIONS: dict[str, Callable[[Call], Variable]] = {
+ACTIVATIONS: dict[str, Callable[[Call], Variable | list[Variable]]] = {
     "Abs": _elementwise(absolute),
+    "Celu": _celu,
     "Clip": _clip,
+    "Elu": _elu,
+    "Erf": _elementwise(Erf),
+    "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _elementwise(HardSwish),
     "LeakyRelu": _leaky_relu,
     "LogSoftmax": _softmax,
     "Max": _extremum(largest=True),
     "Min": _extremum(largest=False),
+    "Mish": _elementwise(Mish),
     "PRelu": _prelu,
     "Relu": _elementwise(relu),
+    "Selu": _selu,
     "Sigmoid": _elementwise(Sigmoid),
     "Softmax": _softmax,
+    "Softplus": _elementwise(Softplus),
+    "Swish": _swish,
     "Tanh": _elementwise(Tanh),
+    "TopK": _top_k,
 }

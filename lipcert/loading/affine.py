@@ -108,19 +108,20 @@ def _combine(call: Call, terms: Sequence[tuple[float, Variable | Tensor]]) -> Va
     """``Σ factor · term``, broadcast as ONNX does; at least one term depends on the input."""
     shape = np.broadcast_shapes(*(tuple(value.shape) for _, value in terms))
     factors: dict[Variable, float] = {}
-    bias: Tensor | None = None
+    biases: list[Tensor] = []
     for factor, value in terms:
         if isinstance(value, Variable):
             x = call.assembler.expand(value, shape)
             factors[x] = factors.get(x, 0.0) + factor
         else:
-            bias = factor * value if bias is None else bias + factor * value
+            biases.append(factor * value)
     scales = {x: None if f == 1 else number(f) for x, f in factors.items()}
-    if len(scales) == 1:
-        [(x, scale)] = scales.items()
-        return call.assembler.diagonal(x, scale, bias)
     parts = [call.assembler.diagonal(x, scale, None) for x, scale in scales.items()]
-    return call.assembler.diagonal(call.assembler.sum(parts), None, bias)
+    total = parts[0] if len(parts) == 1 else call.assembler.sum(parts)
+    for bias in biases:
+        # One at a time: constants may cancel each other, but not what they round.
+        total = call.assembler.diagonal(total, None, bias)
+    return total
 
 
 def _linear(*factors: float) -> Callable[[Call], Variable]:

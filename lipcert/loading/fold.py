@@ -23,10 +23,10 @@ def _names(text: str) -> frozenset[str]:
 
 
 ELEMENTWISE = _names("""
-    Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Cos Div Equal Erf Exp
-    Floor Greater GreaterOrEqual HardSigmoid IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean
-    Min Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Sin Sqrt Sub Sum Tanh
-    Where Xor
+    Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip Cos Div Elu Equal
+    Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less
+    LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu
+    Sigmoid Sign Sin Softplus Sqrt Sub Sum Tanh Where Xor
 """)
 
 NOT_LARGER = _names("""

@@ -8,7 +8,8 @@ from pathlib import Path
 from lipcert.errors import UsageError
 from lipcert.loading.factory import build_model, export
 from lipcert.loading.onnx_file import check, open_onnx, opset
-from lipcert.loading.reader import OperatorRow, network_of, read
+from lipcert.loading.operator_row import OperatorRow
+from lipcert.loading.reader import network_of, read
 from lipcert.loading.weights import replace_weights
 from lipcert.network import Network
 

@@ -34,7 +34,8 @@ class OnnxFile:
 def open_onnx(path: Path) -> OnnxFile:
     """Errors: ``UsageError`` where there is no such file, ``CannotCertify`` for its content."""
     if not path.is_file():
-        raise UsageError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        what = "not a file" if path.exists() else "no such file"
+        raise UsageError(f"{path}: {what}; give the path of an ONNX file")
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt"):
         raise UsageError(f"{path.name}: {NUMBERS_ONLY}")
     try:

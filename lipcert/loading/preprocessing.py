@@ -68,8 +68,9 @@ def with_preprocessing(
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:
     if len(values) not in (1, image_shape[0]) or not all(map(math.isfinite, values)):
+        several = f" or {image_shape[0]}" if image_shape[0] > 1 else ""
         raise UsageError(
-            f"{name} {list(values)}: expected 1 or {image_shape[0]} finite numbers for images "
+            f"{name} {list(values)}: expected 1{several} finite numbers for images "
             f"{list(image_shape)}"
         )
     return torch.tensor(values, dtype=torch.float64).reshape(-1, *(1,) * (len(image_shape) - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -14,8 +14,10 @@ from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.assembler import Assembler, TooLarge, Variable
 from lipcert.loading.fold import FOLDABLE, evaluate, result_size
+from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
 from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.value import (
     Array,
@@ -23,11 +25,11 @@ from lipcert.loading.value import (
     Unknown,
     Unsupported,
     Value,
-    module_path,
     place,
     varies,
 )
 from lipcert.network import Network
+from lipcert.rounding import DOUBLE, SINGLE
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
@@ -37,21 +39,6 @@ PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-
-
-@dataclass(frozen=True)
-class OperatorRow:
-    """One node of the file. ``version`` is the one in which its operator last changed;
-    ``module`` the torch module it comes from, where the file tells; ``note`` what becomes of it,
-    or why it is not supported."""
-
-    operator: str
-    domain: str
-    version: int
-    name: str
-    module: str
-    supported: bool
-    note: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +84,10 @@ class _Reader:
         self.graph, self.version, self.name = model.graph, opset(model), name
         self.problems: list[str] = []
         self.rows: list[OperatorRow] = []
+        # Refusals by row; rows that became part of an activation; rows that are read otherwise.
+        self.refused: dict[int, str] = {}
+        self.absorbed: set[int] = set()
+        self.stuck: set[int] = set()
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
         self.double = False
@@ -200,34 +191,50 @@ class _Reader:
         assembler.origin = place(node)
         depends = any(varies(value) for value in inputs)
         try:
-            results, note = self._results(node, inputs, assembler)
-            supported = True
+            results, note, supported = self._results(node, inputs, assembler)
         except (Unsupported, TooLarge) as reason:
             results, note, supported = [], str(reason), False
         except Exception as error:
             results, note, supported = [], f"malformed: {one_line(error)}", False
         for name in [name for name in node.output if name][len(results) :]:
             if supported and (self.uses[name] or name == self.output):
-                note, supported = f"its output {name!r} is not supported", False
-        if not supported:
-            results = []
+                note, supported, results = f"its output {name!r} is not supported", False, []
         missing = [Unknown(varies=depends)] * (len(node.output) - len(results))
         for name, result in zip(node.output, [*results, *missing], strict=True):
             if name:
                 self.values[name] = result
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        version = _since(node.op_type, domain, self.version)
-        self.rows.append(
-            OperatorRow(
-                node.op_type, domain, version, node.name, module_path(node), supported, note
-            )
-        )
+        row = OperatorRow.of(node, self.version, supported, note)
         if not supported:
-            kind = f"{domain}.{node.op_type}" if domain else f"{node.op_type}-{version}"
-            where = " / ".join(dict.fromkeys(n for n in (module_path(node), node.name) if n))
-            self.problems.append(f"{kind} at {where or place(node)}: {note}")
+            self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
+        self.rows.append(row)
 
     def _results(
+        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
+    ) -> tuple[Sequence[Value], str, bool]:
+        """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        formulas = [value for value in inputs if isinstance(value, Formula)]
+        note = "after a refused node"
+        if not formulas:
+            try:
+                return *self._ruled(node, inputs, assembler), True
+            except Unsupported as reason:
+                note = str(reason)
+        unit = (DOUBLE if self.double else SINGLE).unit
+        made = combined(node, inputs, assembler, unit)
+        waiting = frozenset().union(*(formula.rows for formula in formulas))
+        match made:
+            case Variable():
+                self.absorbed |= waiting
+                return [made], "", True
+            case Formula():
+                rows = made.rows | {len(self.rows)}
+                return [replace(made, rows=rows)], note, bool(formulas)
+            case None if formulas:
+                self.stuck |= waiting
+                return *self._ruled(node, inputs, assembler), True
+        raise Unsupported(note)
+
+    def _ruled(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
@@ -267,6 +274,11 @@ class _Reader:
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
+        self.stuck |= result.rows if isinstance(result, Formula) else set()
+        for row in self.absorbed - self.stuck:
+            self.rows[row] = replace(self.rows[row], supported=True, note="part of an activation")
+            self.refused.pop(row, None)
+        self.problems += self.refused.values()
         if self.problems:
             return None
         if not isinstance(result, Variable):
@@ -276,10 +288,3 @@ class _Reader:
         else:
             return assembler.builder.build(result.node)
         return None
-
-
-def _since(operator: str, domain: str, version: int) -> int:
-    try:
-        return int(onnx.defs.get_schema(operator, version, domain).since_version)
-    except onnx.defs.SchemaError:
-        return version

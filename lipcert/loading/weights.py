@@ -25,7 +25,8 @@ FLOATS = {
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors by name and the file's sha256."""
     if not path.is_file():
-        raise UsageError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        what = "not a file" if path.exists() else "no such file"
+        raise UsageError(f"{path}: {what}; give the path of a .safetensors file")
     if path.stat().st_size > LARGEST_FILE:
         raise CannotCertify(f"{path.name}: larger than 2 GiB, which is not read")
     content = path.read_bytes()

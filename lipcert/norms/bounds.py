@@ -5,7 +5,7 @@ each sample. Of the bounds that are at hand the smallest is taken:
 
 * exact: a matrix small enough to write down (``norms.matrix``), or one entry a row at most;
 * structural: products along paths and sums over branches of the operators' own norms;
-* Schur test: ``‖M‖² ≤ max_o (|M|p)_o/q_o · max_i (|M|ᵀq)_i/p_i`` for any ``p, q > 0``;
+* Schur test: ``‖M‖² ≤ max_o (|M||M|ᵀq)_o/q_o`` for any ``q > 0``;
 * randomised: ``norms.krylov.chebyshev_bound``.
 """
 
@@ -24,7 +24,7 @@ from lipcert.norms.coins import unit_vectors
 from lipcert.norms.krylov import chebyshev_bound, degree_for, lanczos
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.spectrum import convolution_norm
-from lipcert.norms.weighted import WeightedMap
+from lipcert.norms.weighted import GramMap, WeightedMap
 from lipcert.rounding import FLOAT64, gamma
 
 _MATRIX_SIDE = 128
@@ -160,7 +160,7 @@ class SegmentNorms:
         failure_probability: float,
         excess: float = _EXCESS_SAMPLE,
         steps: int = 24,
-        rough: WeightedMap | None = None,
+        rough: GramMap | None = None,
     ) -> Tensor:
         """An upper bound that fails with at most this probability for each sample: ``(B,)``.
 
@@ -184,7 +184,7 @@ class SegmentNorms:
 
 
 def randomised_norm(
-    mapping: WeightedMap,
+    mapping: GramMap,
     *,
     streams: Tensor,
     seed: int,
@@ -193,7 +193,7 @@ def randomised_norm(
     absolute: Tensor,
     excess: float = _EXCESS_SAMPLE,
     steps: int = 24,
-    rough: WeightedMap | None = None,
+    rough: GramMap | None = None,
 ) -> Tensor:
     """``chebyshev_bound`` with its own scale and probes: ``(B,)``, infinite where it fails.
 
@@ -204,7 +204,7 @@ def randomised_norm(
     support = mapping.support
     start = unit_vectors(seed, streams, 4 * call, support)
     lower = mapping if rough is None else rough
-    estimate = lanczos(lower, start.to(lower.inner.dtype), steps).to(support.dtype)
+    estimate = lanczos(lower, start.to(lower.support.dtype), steps).to(support.dtype)
     # A Ritz value lies a little below the norm, and the bound is best a little above it.
     scale = (estimate * (1 + excess / 2)).square()
     probes = torch.cat(
@@ -220,32 +220,20 @@ def randomised_norm(
     )
 
 
-def schur_bound(mapping: WeightedMap, steps: int = 8) -> Tensor:
-    """The Schur test, its weights moved a few steps towards the top singular pair of ``|M|``."""
-    inner, outer = mapping.inner != 0, mapping.outer != 0
-    p, q = inner.to(mapping.inner.dtype), outer.to(mapping.outer.dtype)
-    best = torch.full((mapping.batch,), math.inf, dtype=p.dtype, device=p.device)
+def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
+    """The Schur test for ``|G|``: ``λ_max(G) ≤ max_o (|G| q)_o / q_o`` for any ``q > 0``, moved a
+    few steps towards the best one. Bounds ``‖M‖₂``, and ``‖ |M| ‖₂`` too: ``(B,)``."""
+    where = mapping.support != 0
+    q = where.to(mapping.support.dtype)
+    best = torch.full((mapping.batch,), math.inf, dtype=q.dtype, device=q.device)
     for _ in range(steps):
-        rows, columns = mapping.absolute(p), mapping.absolute_transpose(q)
-        ratio = _largest_ratio(rows, q, outer) * _largest_ratio(columns, p, inner)
+        rows = mapping.absolute_gram(q)
+        ratio = torch.where(where, rows / torch.where(where, q, 1), 0).flatten(1).amax(1)
         best = torch.minimum(best, torch.where(ratio.isnan(), math.inf, ratio))
         # Floored, so that no weight is 0 where a neuron counts.
-        p, q = _floored(columns, inner), _floored(rows, outer)
-    segment = mapping.segment
-    relative = gamma(segment.terms + segment.transposed_terms + 12)
-    return best.sqrt() * (1 + relative)
-
-
-def _largest_ratio(above: Tensor, below: Tensor, where: Tensor) -> Tensor:
-    ratio = torch.where(where, above / torch.where(where, below, 1), 0)
-    return ratio.flatten(1).amax(1)
-
-
-def _floored(weights: Tensor, where: Tensor) -> Tensor:
-    top = weights.flatten(1).amax(1).reshape(-1, *(1,) * (weights.dim() - 1))
-    return torch.where(
-        where, torch.maximum(weights / torch.where(top > 0, top, 1), weights.new_tensor(1e-4)), 0
-    )
+        top = rows.flatten(1).amax(1).reshape(-1, *(1,) * (rows.dim() - 1))
+        q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=1e-4), 0)
+    return best.sqrt() * (1 + gamma(mapping.terms + 12))
 
 
 def operator_norm(operator: Operator) -> float:

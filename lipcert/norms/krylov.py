@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.norms.weighted import WeightedMap
+from lipcert.norms.weighted import GramMap
 from lipcert.rounding import FLOAT64, gamma
 
 
-def power_iteration(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
+def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
     """The published estimate of ``‖M‖₂``: ``(B,)``, never above the truth but for rounding.
 
     ``steps`` applications of the Gram map to ``start``; a start that the map sends to 0 gives 0
@@ -29,7 +29,7 @@ def power_iteration(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
     return square.sqrt()
 
 
-def lanczos(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
+def lanczos(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
     """The largest Ritz value after ``steps``, as an estimate of ``‖M‖₂`` from below: ``(B,)``."""
     steps = min(steps, math.prod(start.shape[1:]))
     previous, v = torch.zeros_like(start), start
@@ -56,7 +56,7 @@ def lanczos(mapping: WeightedMap, start: Tensor, steps: int) -> Tensor:
 
 
 def chebyshev_bound(
-    mapping: WeightedMap,
+    mapping: GramMap,
     probes: Tensor,
     scale: Tensor,
     *,
@@ -96,8 +96,7 @@ def chebyshev_bound(
         lengths.append(_length(now))
     y = lengths[-1] * (1 + gamma(math.prod(now.shape[1:]) + 4))
 
-    segment = mapping.segment
-    per_gram = gamma(segment.terms + segment.transposed_terms + 8) * absolute.repeat(copies) ** 2
+    per_gram = gamma(mapping.terms + 8) * absolute.repeat(copies) ** 2
     first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
     first = torch.maximum(first, torch.full_like(first, 1 / degree))
     # Step j starts from the two vectors before it.

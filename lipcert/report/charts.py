@@ -33,7 +33,7 @@ def accuracy_chart(results: Results) -> str:
     text = ", ".join(f"{percent(counts[e], total)} at eps {e}" for e, _ in results.eps)
     description = f"{results.claim}: {percent(len(right), n)} at eps 0, {text}."
     broken = sorted(s["attack_radius"] for s in right if s.get("attack_radius") is not None)
-    if broken:
+    if results.upper:
         upper = [(0.0, len(right) / n)]
         upper += [(x, (len(right) - rank) / n) for rank, x in enumerate(broken, start=1)]
         parts.append(steps(axes, upper, "attacked", up=True))

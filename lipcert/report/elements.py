@@ -39,7 +39,7 @@ def cards(pairs: Iterable[tuple[str, str, str]]) -> str:
     """The main numbers: a value, its name, and a line below."""
     items = "".join(
         f"<li><strong>{escape(value)}</strong>{escape(name)}"
-        f'<br><span class="muted">{escape(note)}</span></li>'
+        f'<br><span class="muted">{escape(note).replace(" %", "&nbsp;%")}</span></li>'
         for value, name, note in pairs
     )
     return f'<ul class="cards">{items}</ul>'

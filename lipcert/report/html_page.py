@@ -7,7 +7,7 @@ from html import escape
 
 from lipcert.gate import Outcome
 from lipcert.report import charts, elements, training
-from lipcert.report.numbers import distance_up, percent, rounded_down, rounded_up
+from lipcert.report.numbers import distance_up, percent, percent_up, rounded_down, rounded_up
 from lipcert.report.provenance import provenance
 from lipcert.report.results import Record, Results, correct
 from lipcert.report.thumbnails import EACH, data_uri
@@ -47,8 +47,11 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
     summary, n = results.summary, results.summary["n"]
     doubt = ", bounds nothing" if results.estimate else ""
     eps, _ = results.eps[-1]
-    count = results.counts[eps]
-    yield percent(count, n), f"{results.claim} at eps {eps}", f"{count} of {n}{doubt}"
+    count, upper = results.counts[eps], results.upper.get(eps)
+    note = f"{count} of {n}{doubt}"
+    if upper is not None and not results.estimate:
+        note += f"; not falsified: {percent_up(upper, n)}"
+    yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
     yield percent(right, n), "clean accuracy", f"{right} of {n}"
     if results.median_radius is not None:
@@ -64,7 +67,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
 def _figures(results: Results) -> str:
     style = "estimated" if results.estimate else "certified"
     lines = [(style, f"{results.claim}, lower bound" if not results.estimate else results.claim)]
-    if any(sample.get("attack_radius") is not None for sample in results.samples):
+    if results.upper:
         lines.append(("attacked", "not broken by the attack, upper bound"))
     marks = [(name, name) for name in charts.verdicts_in(results.samples)]
     figures = [
@@ -85,20 +88,14 @@ def _figures(results: Results) -> str:
 
 def _by_eps(results: Results) -> str:
     n = results.summary["n"]
-    attacked = [s for s in results.samples if s.get("attack_radius") is not None]
-    head = ["eps", "count", results.claim]
+    head = ["eps", "count", "ESTIMATE" if results.estimate else "certified"]
     rows = []
-    for text, eps in results.eps:
-        count = results.counts[text]
+    for text, _ in results.eps:
+        count, upper = results.counts[text], results.upper.get(text)
         row = [text, f"{count} of {n}", percent(count, n)]
-        if attacked:
-            standing = sum(correct(s) for s in results.samples) - sum(
-                correct(s) and s["attack_radius"] <= eps for s in attacked
-            )
-            row.append(percent(standing, n))
-        rows.append(row)
-    if attacked:
-        head.append("attack fails")
+        rows.append(row if upper is None else [*row, percent_up(upper, n)])
+    if results.upper:
+        head.append("not falsified")
     return elements.table(
         "Shares of all samples at each eps, misclassified ones included", head, rows
     )
@@ -137,8 +134,9 @@ def _cascade(results: Results) -> str:
         ]
         for rung in rungs
     )
-    head = ("rung", "samples tried", "decided", "share decided", "time")
-    return elements.table("Each rung takes what the ones before left open", head, rows)
+    head = ("rung", "samples", "decided", "share", "time")
+    caption = "What went through each rung, and how many verdicts at the largest eps it settled"
+    return elements.table(caption, head, rows)
 
 
 def _layers(results: Results) -> str:
@@ -149,11 +147,12 @@ def _layers(results: Results) -> str:
             f"{layer['source']} → {layer['sink']}",
             layer["operator"],
             layer["assurance"],
-            f"{layer['value']:.4g}",
+            "–" if layer["value"] is None else distance_up(layer["value"]),
             "–" if share is None else f"{share * 100:.1f} %",
         ])  # fmt: skip
-    head = ("layer", "operator", "assurance", "operator norm", "neurons eliminated")
-    caption = "Norms between activations, and the share of neurons that the ball leaves fixed"
+    head = ("layer", "operator", "assurance", "norm", "eliminated")
+    caption = "Operator norms between activations, and the mean share of neurons eliminated: those "
+    caption += "that cannot vary in the ball of the largest eps"
     return elements.table(caption, head, rows, texts=3)
 
 
@@ -178,14 +177,14 @@ def _counterexamples(results: Results) -> str:
     entries = []
     for index, image in list(results.counterexamples.items())[:EACH]:
         sample = by_index.get(index)
-        if sample is None:
+        if sample is None or sample["verdict"] != "falsified":
             continue
         found = (data_uri(image), f"counterexample to sample {index}")
         pictures = [_original(results, sample), found] if index in results.images else [found]
         broken = sample.get("attack_radius")
         distance = "" if broken is None else f"L2 distance ≤ {distance_up(broken)}"
         entries.append((pictures, f"no. {index}, class {sample['label']}", distance))
-    left = len(results.counterexamples) - len(entries)
+    left = results.summary["verdicts"].get("falsified", 0) - len(entries)
     more = f'<p class="muted">{left} more in counterexamples.npz.</p>' if left and entries else ""
     caption = '<p class="muted">Original on the left, what the model gets wrong on the right.</p>'
     return caption + elements.images(entries) + more if entries else ""

@@ -83,8 +83,9 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def schema(name: Literal["certificate", "sample"]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of ``certificate.json`` or of one line of ``samples.jsonl``."""
+def schema(name: Literal["certificate", "sample", "audit"]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of ``certificate.json``, ``audit.json``, or of one line of
+    ``samples.jsonl``."""
     file = resources.files("lipcert.report").joinpath(f"{name}.schema.json")
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content

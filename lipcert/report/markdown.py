@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lipcert.errors import UsageError
 from lipcert.gate import Outcome
-from lipcert.report.numbers import percent, rounded_down
+from lipcert.report.numbers import percent, rounded_down, share
 from lipcert.report.provenance import provenance
 from lipcert.report.results import Results, correct
 
@@ -29,6 +29,10 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         head = ("class", "samples", "clean", *(f"eps {eps}" for eps, _ in results.eps))
         body = _table(head, _classes(results))
         blocks.append(f"<details><summary>By class</summary>\n\n{body}\n\n</details>")
+    if results.certificate.get("cascade"):
+        head = ("rung", "samples", "decided", "seconds")
+        body = _table(head, _cascade(results))
+        blocks.append(f"<details><summary>Cascade</summary>\n\n{body}\n\n</details>")
     body = _table(("", ""), provenance(results))
     blocks.append(f"<details><summary>How this came about</summary>\n\n{body}\n\n</details>")
     return "\n\n".join(blocks) + "\n"
@@ -62,14 +66,11 @@ def append_summary(path: Path, text: str, *, limit: int = SUMMARY_LIMIT) -> None
 
 def _results(results: Results) -> Iterator[tuple[str, str]]:
     summary, n = results.summary, results.summary["n"]
-    yield (
-        "clean accuracy",
-        f"{percent(summary['clean_correct'], n)} ({summary['clean_correct']}/{n})",
-    )
+    yield "clean accuracy", share(summary["clean_correct"], n)
     doubt = ", bounds nothing" if results.estimate else ""
     for eps, _ in results.eps:
-        count = results.counts[eps]
-        yield f"{results.claim} at eps {eps}", f"{percent(count, n)} ({count}/{n}){doubt}"
+        upper = None if results.estimate else results.upper.get(eps)
+        yield f"{results.claim} at eps {eps}", share(results.counts[eps], n, upper) + doubt
     if results.median_radius is not None:
         yield f"{results.radius_name}, median", rounded_down(results.median_radius) + doubt
 
@@ -83,6 +84,12 @@ def _classes(results: Results) -> Iterator[tuple[str, ...]]:
         )
         clean = percent(sum(correct(sample) for sample in members), len(members))
         yield str(label), str(len(members)), clean, *shares
+
+
+def _cascade(results: Results) -> Iterator[tuple[str, ...]]:
+    for rung in results.certificate["cascade"]:
+        seconds = f"{rung['seconds']:.2f}"
+        yield rung["rung"], str(rung["samples"]), str(rung["decided"]), seconds
 
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:

@@ -49,13 +49,19 @@ def _metrics(results: Results) -> Iterator[tuple[str, str, str]]:
     for eps, _ in results.eps:
         name = f"Certified accuracy, L2 eps {eps} (% of {n}, {kind} bounds)"
         yield "certified-accuracy", name, _value(results.counts[eps], n)
+    for eps, count in results.upper.items():
+        name = f"Not falsified by an attack, L2 eps {eps} (% of {n}, an upper bound)"
+        yield "attacked-accuracy", name, _value(count, n, up=True)
     if results.median_radius is not None:
         name = "Median certified L2 radius of the correct samples"
         yield "certified-radius", name, rounded_down(results.median_radius)
 
 
-def _value(count: int, n: int) -> str:
-    return f"{10_000 * count // n / 100:.2f}" if n else "0.00"
+def _value(count: int, n: int, *, up: bool = False) -> str:
+    if not n:
+        return "100.00" if up else "0.00"
+    hundredths = -(-10_000 * count // n) if up else 10_000 * count // n
+    return f"{hundredths / 100:.2f}"
 
 
 def _text(text: str) -> str:

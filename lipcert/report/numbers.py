@@ -6,8 +6,23 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 
 def percent(count: int, n: int) -> str:
-    """``59.80 %``: hundredths of a per cent, rounded down."""
+    """``59.80 %``: hundredths of a per cent, rounded down: for a share that is certified."""
     return f"{10_000 * count // n / 100:.2f} %" if n else "no samples"
+
+
+def percent_up(count: int, n: int) -> str:
+    """``59.81 %``: hundredths of a per cent, rounded up: for a share that is an upper bound."""
+    return f"{-(-10_000 * count // n) / 100:.2f} %" if n else "no samples"
+
+
+def share(count: int, n: int, upper: int | None = None) -> str:
+    """``54.00 % (54 of 100)``; with an upper bound the interval of both."""
+    if not n:
+        return "no samples"
+    if upper is None:
+        return f"{percent(count, n)} ({count} of {n})"
+    interval = f"[{percent(count, n)}, {percent_up(upper, n)}]"
+    return f"{interval} ({count} certified, {upper} not falsified, of {n})"
 
 
 def rounded_down(value: float) -> str:

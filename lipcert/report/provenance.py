@@ -14,11 +14,12 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     """Names and values, in the order in which a reader asks for them."""
     certificate = results.certificate
     options, data, model = certificate["options"], certificate["data"], certificate["model"]
-    yield "threat model", f"{certificate['threat_model']['norm'].upper()}, eps in pixels [0,1]"
+    yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
-    yield "method", f"{options['method']}, norms {options['norms']}, seed {options['seed']}"
+    effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
+    yield "method", f"{options['method']}{effort}, norms {options['norms']}, seed {options['seed']}"
     if not results.estimate:
-        yield "arithmetic", arithmetic(options["deployed"])
+        yield "arithmetic", arithmetic(options["deployed"], results.summary)
     for name, digest in model["files"].items():
         yield "model", f"{name}, sha256 {digest}"
     yield "preprocessing", _preprocessing(model["preprocessing"])
@@ -37,6 +38,12 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
+def threats(model: dict[str, str]) -> str:
+    """Which points a certificate speaks of, in one sentence."""
+    ball = f"{model['norm'].upper()}, eps in pixels [0,1]"
+    return f"{ball}, only points that are images in [0,1]" if "domain" in model else ball
+
+
 def assurance(found: Assurance) -> str:
     """How far the bounds can be trusted, in one sentence."""
     match found.kind:
@@ -52,11 +59,17 @@ def assurance(found: Assurance) -> str:
             )
 
 
-def arithmetic(deployed: str) -> str:
-    """Whether rounding is covered, in one sentence."""
-    if deployed == "float32":
-        return "covers the deployed float32 model, its rounding in any summation order included"
-    return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
+def arithmetic(deployed: str, summary: dict[str, Any]) -> str:
+    """Whether rounding is covered, in one sentence, and how much of the margins it took."""
+    if deployed == "real":
+        return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
+    covered = f"covers the deployed {deployed} model, its rounding in any summation order included"
+    if deployed in ("float16", "bfloat16"):
+        covered += ", sums accumulated in float32"
+    found = summary.get("deployed_error")
+    if found is None:
+        return covered
+    return f"{covered}: at most {rounded_up(found['median_share'])} of the margin in the median"
 
 
 def _preprocessing(record: dict[str, Any]) -> str:

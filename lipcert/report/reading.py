@@ -11,6 +11,7 @@ from typing import Any
 
 from lipcert.certificate import SCHEMA
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.results import Record, Results, correct
 from lipcert.report.thumbnails import COUNTEREXAMPLES, THUMBNAILS, read_images
@@ -85,18 +86,29 @@ def _training(folder: Path) -> Training | None:
     return Training(records, results)
 
 
-def _claimed(certificate: Record, word: str) -> tuple[int, int, dict[str, int]]:
+Counts = tuple[int, int, dict[str, int], dict[str, int]]
+
+
+def _claimed(certificate: Record, word: str) -> Counts:
     summary = certificate["summary"]
-    return summary["n"], summary["clean_correct"], summary[f"{word}_count"]
+    upper = summary.get("upper_count", {})
+    return summary["n"], summary["clean_correct"], summary[f"{word}_count"], upper
 
 
-def _counts(
-    records: Sequence[Record], word: str, certificate: Record
-) -> tuple[int, int, dict[str, int]]:
+def _counts(records: Sequence[Record], word: str, certificate: Record) -> Counts:
     """What the summary should say of these samples."""
-    at = certificate["summary"][f"{word}_count"]
-    held = {eps: sum(eps in record.get(word, ()) for record in records) for eps in at}
-    return len(records), sum(map(correct, records)), held
+    summary, right = certificate["summary"], [record for record in records if correct(record)]
+    held = {eps: sum(eps in r.get(word, ()) for r in records) for eps in summary[f"{word}_count"]}
+    upper = {
+        eps: sum(_reaches_beyond(record, Epsilon.parse(eps)) for record in right)
+        for eps in summary.get("upper_count", {})
+    }
+    return len(records), len(right), held, upper
+
+
+def _reaches_beyond(record: Record, eps: Epsilon) -> bool:
+    broken = record.get("attack_radius")
+    return broken is None or broken > eps.rounded_down
 
 
 def _part(name: str) -> str:

@@ -61,6 +61,12 @@ class Results:
         return found
 
     @property
+    def upper(self) -> dict[str, int]:
+        """By eps as written, the correct samples that an attack left; empty without an attack."""
+        found: dict[str, int] = self.summary.get("upper_count", {})
+        return found
+
+    @property
     def median_radius(self) -> float | None:
         word = "radius_estimate" if self.estimate else "radius"
         found: float | None = self.summary[word]["median"]

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lipcert.certificate import Certificate
-from lipcert.report.numbers import percent, rounded_down, rounded_up
-from lipcert.report.provenance import arithmetic, assurance
+from lipcert.report.numbers import rounded_down, rounded_up, share
+from lipcert.report.provenance import arithmetic, assurance, threats
 
 Row = tuple[str, str]
 
@@ -38,12 +38,14 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     """The table's rows, in order."""
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
+    if certificate.cascade:
+        yield "decided by", ", ".join(map(_rung, certificate.cascade))
     yield "time", f"{certificate.seconds:.1f} s"
-    yield "threat model", f"{certificate.threat_model['norm'].upper()}, eps in pixels [0,1]"
+    yield "threat model", threats(certificate.threat_model)
     yield "assurance", assurance(certificate.assurance)
     yield "method", _method(certificate.options)
     if certificate.assurance.kind != "estimate":
-        yield "arithmetic", arithmetic(certificate.options["deployed"])
+        yield "arithmetic", arithmetic(certificate.options["deployed"], certificate.summary)
     yield from _model(certificate.model)
     for note in certificate.notes:
         yield "note", note
@@ -52,20 +54,17 @@ def rows(certificate: Certificate) -> Iterator[Row]:
 def _results(certificate: Certificate) -> Iterator[Row]:
     summary = certificate.summary
     n = summary["n"]
-    yield "clean accuracy", _share(summary["clean_correct"], n)
+    yield "clean accuracy", share(summary["clean_correct"], n)
     if certificate.assurance.kind == "estimate":
         for eps, count in summary["estimated_count"].items():
             name = f"ESTIMATE: accuracy at eps {eps}"
-            yield name, f"{_share(count, n)}, bounds nothing"
+            yield name, f"{share(count, n)}, bounds nothing"
         yield "ESTIMATE: radius", f"{_radii(summary['radius_estimate'])}, bounds nothing"
         return
     for eps, count in summary["certified_count"].items():
-        yield f"certified accuracy at eps {eps}", _share(count, n)
+        upper = summary.get("upper_count", {}).get(eps)
+        yield f"certified accuracy at eps {eps}", share(count, n, upper)
     yield "certified radius", _radii(summary["radius"])
-
-
-def _share(count: int, n: int) -> str:
-    return f"{percent(count, n)} ({count} of {n})" if n else "no samples"
 
 
 def _radii(radii: dict[str, float | None]) -> str:
@@ -79,9 +78,13 @@ def _verdicts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
+def _rung(rung: dict[str, Any]) -> str:
+    return f"{rung['rung']} {rung['decided']} of {rung['samples']} ({rung['seconds']:.1f} s)"
+
+
 def _method(options: dict[str, Any]) -> str:
     kind = {
-        "auto": "all bounds, cheap ones first, and an attack",
+        "auto": f"all bounds, cheap ones first, and an attack; effort {options['effort']}",
         "local": "local Lipschitz bounds",
         "global": "global Lipschitz bound",
     }

@@ -1,17 +1,18 @@
 """Small images beside a certificate, so that a report can show samples without their dataset.
 
-``thumbnails.npz`` holds originals, ``counterexamples.npz`` what an attack found; both have the
-arrays ``index`` (N,) and ``image`` (N, C, H, W). No report depends on them.
+``thumbnails.npz`` holds originals, small; ``counterexamples.npz`` what an attack found, exactly.
+Both have the arrays ``index`` (N,) and ``image`` (N, C, H, W). No report depends on them.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lipcert.errors import CannotCertify, UsageError
 THUMBNAILS = "thumbnails"
 COUNTEREXAMPLES = "counterexamples"
 EACH = 8  # how many of the worst, of the best and of the falsified samples
+MOST = 4 * EACH  # images that a report reads
 LARGEST_SIDE = 64  # pixels
 
 Images = dict[int, NDArray[np.uint8]]
@@ -40,9 +42,9 @@ def chosen(samples: Sequence[Sample]) -> list[int]:
     return sorted({sample.index for sample in worth})
 
 
-def picture_path(folder: Path, suffix: str = "") -> Path:
-    """Where the thumbnails of a run, or of the shard with that suffix, are written."""
-    return folder / f"{THUMBNAILS}{suffix}.npz"
+def paths(folder: Path, suffix: str = "") -> tuple[Path, Path]:
+    """Where thumbnails and counterexamples of a run, or of a shard's with that suffix, are."""
+    return folder / f"{THUMBNAILS}{suffix}.npz", folder / f"{COUNTEREXAMPLES}{suffix}.npz"
 
 
 def write(folder: Path, samples: Sequence[Sample], pixels: Pixels, *, suffix: str = "") -> None:
@@ -52,25 +54,30 @@ def write(folder: Path, samples: Sequence[Sample], pixels: Pixels, *, suffix: st
     other than 1 or 3 channels, and plain features, have no picture: then an older file is removed.
     Raises ``UsageError`` where the folder cannot be written.
     """
-    path = picture_path(folder, suffix)
+    path, _ = paths(folder, suffix)
     index = np.asarray(chosen(samples), dtype=np.int64)
     shape = np.shape(pixels(index[:1])) if len(index) else ()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if len(shape) != 4 or shape[1] not in (1, 3):
-            path.unlink(missing_ok=True)
-            return
-        small = [_small(image) for image in pixels(index)]
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, index=index, image=np.stack(small))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        path.unlink(missing_ok=True)
+        return
+    _save(path, index, np.stack([_small(image) for image in pixels(index)]))
+
+
+def write_counterexamples(
+    folder: Path, points: Mapping[int, NDArray[Any]], shape: Sequence[int], *, suffix: str = ""
+) -> None:
+    """Write ``counterexamples.npz``: ``points`` by sample index, as they were attacked, each of
+    ``shape``; the file is there where nothing was found too. Raises ``UsageError`` where the folder
+    cannot be written.
+    """
+    _, path = paths(folder, suffix)
+    found = np.stack(list(points.values())) if points else np.zeros((0, *shape), np.float32)
+    _save(path, np.asarray(list(points), dtype=np.int64), found)
 
 
 def read_images(path: Path) -> Images:
-    """Images by sample index; none where there is no such file, or where it shows no pictures.
+    """The first ``MOST`` images by sample index, the others are not even read; none where there is
+    no such file, or where it shows no pictures.
 
     Raises ``CannotCertify`` for a damaged file.
     """
@@ -78,7 +85,7 @@ def read_images(path: Path) -> Images:
         return {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            index, image = np.asarray(arrays["index"]), np.asarray(arrays["image"])
+            index, image = _first(arrays.zip, "index"), _first(arrays.zip, "image")
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             return {}
         return {int(i): _small(one) for i, one in zip(index, image, strict=True)}
@@ -96,6 +103,32 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b"")
     png = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _first(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """The first ``MOST`` rows of an array in an ``.npz`` file."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            header = np.lib.format.read_array_header_2_0
+        shape, transposed, dtype = header(file)
+        if transposed or dtype.hasobject or not shape:
+            raise ValueError(f"{name} is no plain array of rows")
+        some = (min(shape[0], MOST), *shape[1:])
+        return np.frombuffer(file.read(math.prod(some) * dtype.itemsize), dtype).reshape(some)
+
+
+def _save(path: Path, index: NDArray[np.int64], image: NDArray[Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, index=index, image=image)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

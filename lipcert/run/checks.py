@@ -7,7 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from lipcert.data import Dataset
+from lipcert.errors import UsageError
 from lipcert.network import Network
+from lipcert.options import Options
+from lipcert.run.job import Execution
 
 Indices = NDArray[np.int64]
 
@@ -15,6 +18,15 @@ CROSS_CHECK_SAMPLES = 32
 PLAUSIBILITY_SAMPLES = 1000
 # Of fewer, even a model of three times chance level often gets no more right than a guess would.
 FEWEST_SAMPLES = 20
+
+
+def check_counterexamples(options: Options, execution: Execution) -> None:
+    """Raises ``UsageError`` where counterexamples are to be kept and no attack finds any."""
+    if execution.save_counterexamples and options.method != "auto":
+        raise UsageError(
+            f"--save-counterexamples: --method {options.method} runs no attack; choose "
+            "--method auto, or leave it out"
+        )
 
 
 def spread(indices: Indices, most: int) -> Indices:

@@ -85,7 +85,8 @@ class Execution:
 
     ``batch_size``: 32 where it is None; it halves where memory runs out. ``threads``: None suits
     the network and the machine. ``output``: the folder of the journal and the results; None keeps
-    both in memory. ``allow_implausible``: go on where the clean accuracy is no better than a guess.
+    both in memory. ``save_counterexamples``: keep the points of falsified samples there too.
+    ``allow_implausible``: go on where the clean accuracy is no better than a guess.
     """
 
     batch_size: int | None = None
@@ -95,6 +96,7 @@ class Execution:
     output: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    save_counterexamples: bool = False
     allow_implausible: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +108,8 @@ class Execution:
         for name, asked in (("--resume", self.resume), ("--overwrite", self.overwrite)):
             if asked and self.output is None:
                 raise UsageError(f"{name}: name the folder of the earlier run with --output")
+        if self.save_counterexamples and self.output is None:
+            raise UsageError("--save-counterexamples: name a folder for them with --output")
 
     @property
     def part(self) -> str | None:

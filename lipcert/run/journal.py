@@ -3,16 +3,22 @@
 ``journal.jsonl`` holds one header line, which says what the samples depend on, and one line a
 finished sample. Lines are only ever appended, a batch in one write, so a killed process leaves at
 most its last line unfinished; that line is dropped. Shards that share a folder write a journal
-each and, when they resume, read all of them.
+each and, when they resume, read all of them. Counterexamples that are to be kept go with their
+samples, each as the base64 of a ``.npy`` file.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lipcert.certificate import Sample
 from lipcert.errors import UsageError
@@ -21,13 +27,16 @@ from lipcert.run.job import Execution
 
 Header = Mapping[str, Any]
 
+_POINT = "counterexample"
 _REMEDY = "or start afresh with --overwrite"
 
 
 class Journal:
     """The samples finished so far, by index, and the file that the next ones are appended to.
 
-    ``finished`` leaves out samples that ended in an error: they are tried again.
+    ``finished`` leaves out samples that ended in an error, and falsified ones whose counterexample
+    is asked for and was not kept: they are tried again. ``points``: the counterexamples by index;
+    one that is there is written with its sample.
     """
 
     def __init__(self, execution: Execution, header: Header) -> None:
@@ -37,6 +46,8 @@ class Journal:
         header, naming what differs, or where the folder cannot be written.
         """
         self.finished: dict[int, Sample] = {}
+        self.points: dict[int, NDArray[Any]] = {}
+        self._keeps_points = execution.save_counterexamples
         self.path: Path | None = None
         if execution.output is None:
             return
@@ -69,13 +80,17 @@ class Journal:
                 if number == 0:
                     _compare(path, record, header)
                     continue
+                point = record.pop(_POINT, None)
                 sample = Sample.from_json(record)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if point is not None and self._keeps_points:
+                    self.points[sample.index] = _array(point)
+            except (ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
                 raise UsageError(
                     f"{path}: line {number + 1} is damaged; remove the lines from there on, "
                     f"{_REMEDY}"
                 ) from error
-            if sample.verdict == "error":
+            lost = sample.verdict == "falsified" and sample.index not in self.points
+            if sample.verdict == "error" or (lost and self._keeps_points):
                 self.finished.pop(sample.index, None)
             else:
                 self.finished[sample.index] = sample
@@ -84,7 +99,11 @@ class Journal:
         """Append finished samples; they are on their way to the disk when this returns."""
         samples = list(samples)
         self.finished.update({s.index: s for s in samples if s.verdict != "error"})
-        self._write([sample.to_json() for sample in samples])
+        self._write([sample.to_json() | self._point_of(sample) for sample in samples])
+
+    def _point_of(self, sample: Sample) -> dict[str, str]:
+        point = self.points.get(sample.index)
+        return {} if point is None else {_POINT: _text(point)}
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         if self.path is None:
@@ -120,11 +139,13 @@ def journal_path(execution: Execution) -> Path:
 
 
 def remove_results(execution: Execution) -> None:
-    """Remove the journal and the results of an earlier run of the same shard, nothing else."""
+    """Remove the journal, the results and the audit of an earlier run of the same shard, nothing
+    else."""
     assert execution.output is not None
-    pictures = thumbnails.picture_path(execution.output, json_file.suffix(execution.part))
+    pictures = thumbnails.paths(execution.output, json_file.suffix(execution.part))
     results = json_file.paths(execution.output, execution.part)
-    for path in (journal_path(execution), pictures, *results):
+    audit = execution.output / f"audit{json_file.suffix(execution.part)}.json"
+    for path in (journal_path(execution), *pictures, audit, *results):
         path.unlink(missing_ok=True)
 
 
@@ -164,6 +185,17 @@ def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
                 f"({_short(found.get(name))}, now {_short(wanted.get(name))}); "
                 f"resume with the same, {_REMEDY}"
             )
+
+
+def _text(array: NDArray[Any]) -> str:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _array(text: str) -> NDArray[Any]:
+    found: NDArray[Any] = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+    return found
 
 
 def _short(value: Any) -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import lipcert
-from lipcert.certificate import Certificate, Sample, summarise
-from lipcert.certification import Certifier
+from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
+from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, cross_check
@@ -24,6 +24,7 @@ from lipcert.run.batches import in_batches
 from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
     PLAUSIBILITY_SAMPLES,
+    check_counterexamples,
     implausible,
     predictions,
     spread,
@@ -44,18 +45,29 @@ class Certify(Protocol):
     @property
     def global_failure_probability(self) -> float: ...
 
+    @property
+    def layer_norms(self) -> list[LayerNorm]: ...
+
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]: ...
 
 
 class MakeCertifier(Protocol):
     def __call__(
-        self, network: Network, options: Options, *, samples: int, device: str, softmax: bool
+        self,
+        network: Network,
+        options: Options,
+        *,
+        samples: int,
+        device: str,
+        softmax: bool,
+        counterexamples: dict[int, NDArray[Any]] | None,
     ) -> Certify: ...
 
 
 def run_job(job: Job, watch: Watch | None = None) -> Result:
     """Load what the job names and certify it; writes the results where it names a folder."""
     check_output(job.execution)
+    check_counterexamples(job.options, job.execution)
     check_device(job.execution.device)
     data, watch = job.data, watch or Watch()
     dataset = load_dataset(
@@ -94,6 +106,7 @@ def certify_dataset(
     where it is interrupted.
     """
     check_output(execution)
+    check_counterexamples(options, execution)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
     notes: list[str] = []
     network = model.on_images(dataset.images.shape[1:])
@@ -109,6 +122,7 @@ def certify_dataset(
                 samples=len(indices),
                 device=device,
                 softmax=model.loaded.stripped is not None,
+                counterexamples=journal.points if execution.save_counterexamples else None,
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             samples = _certify(
@@ -127,10 +141,18 @@ def certify_dataset(
             environment=environment(device),
             seconds=time.perf_counter() - began,
             notes=(*_notes(options, samples), *notes),
+            threat_model=threat_model(pixel_domain=options.pixel_domain),
+            cascade=cascade(samples),
+            layers=with_eliminated(certifier.layer_norms, samples),
         )
     if execution.output is not None:
-        json_file.write(execution.output, certificate, samples)
         suffix = json_file.suffix(execution.part)
+        if execution.save_counterexamples:
+            falsified = [sample.index for sample in samples if sample.verdict == "falsified"]
+            points = {index: journal.points[index] for index in falsified}
+            shape = dataset.pixels(indices[:1]).shape[1:]
+            thumbnails.write_counterexamples(execution.output, points, shape, suffix=suffix)
+        json_file.write(execution.output, certificate, samples)
         thumbnails.write(execution.output, samples, dataset.pixels, suffix=suffix)
     return Result(certificate, tuple(samples))
 

@@ -1,5 +1,6 @@
 """Anchored states, chains, refined boxes, duals: sound against sampling and attacks, in order."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -7,21 +8,30 @@ import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
-from norms.test_norms_segments import dense_twins
 
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
-from lipcert.bounds.anchored import State
+from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
 from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
-from lipcert.bounds.refined import narrow_chain, select, wide_chain
+from lipcert.bounds.reverse import RigorousSweep
 from lipcert.network import lower, simplify
-from lipcert.norms import SegmentNorms, WeightedMap, schur_bound
+from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
 SEEDS = range(10)
 RADII = (1e-6, 0.02, 0.3, 2.0)
 
 
-def exact_norm(_: SegmentNorms | None, mapping: WeightedMap, __: int) -> torch.Tensor:
-    return torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
+def gram_matrices(mapping: GramMap) -> torch.Tensor:
+    """``G`` of every sample, written down: ``(B, n, n)``."""
+    shape, size = mapping.support.shape, mapping.support[0].numel()
+    unit = torch.eye(size, dtype=torch.float64).reshape(size, 1, *shape[1:])
+    images = mapping.gram(unit.expand(size, *shape).reshape(-1, *shape[1:]) * 1.0)
+    return images.reshape(size, shape[0], size).permute(1, 2, 0)
+
+
+def exact_norm(_: SegmentNorms | None, mapping: GramMap, __: int) -> torch.Tensor:
+    gram = gram_matrices(mapping) * (mapping.support != 0).flatten(1)[:, None, :]
+    return torch.linalg.matrix_norm(gram, ord=2).sqrt()
 
 
 class Case:
@@ -83,7 +93,7 @@ def test_every_state_holds_every_point(seed: int) -> None:
             for _ in range(6):
                 values = case.network.values(in_ball(case.x, case.eps(radius), generator))
                 for i, layer in state.items():
-                    z = values[case.network.nodes[i].inputs[0]]
+                    z = values[case.network.nodes[i].inputs[0] if i else 0]
                     assert (z >= layer.lower - 1e-12).all()
                     assert (z <= layer.upper + 1e-12).all()
                     moved = ((z - layer.anchor) * layer.varying).flatten(1).norm(dim=1)
@@ -102,17 +112,17 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
         forms, others = case.forms()
         for name in case.bounds:
             _, state = case.prepared(name, radius)
-            margins = case.bounds[name].margins_in(case.centre, case.labels, eps, state)
+            margins = case.bounds[name].margins_in(case.centre, case.labels, state)
             assert (margins <= found + 1e-11 * (1 + found.abs())).all()
-            own, radii = select(state, forms.rows), eps[forms.rows]
+            own = select(state, forms.rows)
             start = case.dual.start(own, forms)
-            _, best = case.dual.optimise(own, radii, forms, start, 8)
+            _, best = case.dual.optimise(own, forms, start, 8)
             wild = Multipliers(
                 {i: uniform(s.shape, seeded(i)) * 3 - 1 for i, s in start.slopes.items()},
                 {i: uniform(v.shape, seeded(i)) * 20 - 10 for i, v in start.logs.items()},
             )
             for multipliers in (start, best, wild):
-                change = case.dual.certified(own, radii, forms, multipliers)
+                change = case.dual.certified(own, forms, multipliers)
                 lowest = case.clean(forms, others) + change
                 reached = found[forms.rows, others]
                 assert (lowest <= reached + 1e-11 * (1 + reached.abs())).all()
@@ -125,7 +135,7 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
         eps = case.eps(radius)
         states = {name: case.prepared(name, radius)[1] for name in case.bounds}
         for i, layer in states["plain"].items():
-            for name in ("chains", "narrow", "refined"):
+            for name in ("narrow", "refined"):
                 assert (states[name][i].radius <= layer.radius * (1 + 1e-9)).all()
                 assert (states[name][i].lower >= layer.lower - 1e-9).all()
                 assert (states[name][i].upper <= layer.upper + 1e-9).all()
@@ -133,17 +143,17 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
         local = case.local.prepare(case.centre, eps, exact_norm)
         _, state = case.bounds["plain"].prepare_state(case.centre, eps, exact_norm)
         published = case.local.margins(case.centre, case.labels, eps, local)
-        anchored = case.bounds["plain"].margins_in(case.centre, case.labels, eps, state)
+        anchored = case.bounds["plain"].margins_in(case.centre, case.labels, state)
         assert (anchored >= published - 1e-7 * (1 + published.abs())).all()
         forms, _ = case.forms()
-        own, radii = select(states["plain"], forms.rows), eps[forms.rows]
+        own = select(states["plain"], forms.rows)
         start = case.dual.start(own, forms)
-        first = case.dual.change(own, radii, forms, start)
-        best, kept = case.dual.optimise(own, radii, forms, start, 10)
+        first = case.dual.change(own, forms, start)
+        best, kept = case.dual.optimise(own, forms, start, 10)
         assert (best >= first - 1e-12).all()
-        again = case.dual.change(own, radii, forms, kept)
+        again = case.dual.change(own, forms, kept)
         assert (again - best).abs().max() <= 1e-9 * (1 + best.abs().max())
-        exact = case.dual.certified(own, radii, forms, kept)
+        exact = case.dual.certified(own, forms, kept)
         assert (exact <= again).all()
         # What rounding costs in float64 is nothing to speak of.
         assert (exact >= again - 1e-8 * (1 + again.abs())).all()
@@ -151,33 +161,65 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chains_are_never_shorter_than_what_moves(seed: int) -> None:
-    """By rows and by matrix-free norms, against points of the ball; and against each other."""
+    """By rows and matrix-free: against points of the ball, each other, and the sum of norms."""
     case, generator = Case(seed), seeded(seed + 5)
     eps = case.eps(0.2)
     _, state = case.prepared("plain", 0.2)
-
-    def norm(mapping: WeightedMap, _: int) -> torch.Tensor:
-        return schur_bound(mapping)
-
     for i, layer in state.items():
+        if i == 0:
+            continue
         node = case.network.nodes[i].inputs[0]
         before = {j: other for j, other in state.items() if j < node}
-        if not before:
+        mapping = ChainMap.of(case.network, node, before, layer.varying)
+        if mapping.sources == (0,):
             continue
-        narrow = narrow_chain(case.network, eps, node, before, layer.varying)
-        wide = wide_chain(case.network, node, before, layer.varying, case.x, norm)
-        assert {source for source, _ in narrow} == {source for source, _ in wide}
-        lengths = []
-        for chain in (narrow, wide):
-            total = torch.zeros_like(eps)
-            for source, size in chain:
-                total = total + size * (eps if source == 0 else state[source].radius)
-            lengths.append(total)
-        assert (lengths[0] <= lengths[1] * (1 + 1e-9) + 1e-12).all()
+        chain = explicit_chain(RigorousSweep(case.network), node, before, layer.varying)
+        assert chain.sources == mapping.sources
+        again = exact_norm(None, mapping.weighted(chain.weights), 0)
+        assert (chain.norm >= again * (1 - 1e-9)).all()
+        assert (chain.norm <= again * (1 + 1e-6) + 1e-9).all()
+        assert (schur_bound(mapping.weighted(chain.weights)) >= again * (1 - 1e-9)).all()
+
+        radii = radii_of(chain.sources, before)
+        single = [
+            exact_norm(
+                None, mapping.weighted(torch.eye(len(radii[0])).double()[k].expand_as(radii)), 0
+            )
+            for k in range(len(chain.sources))
+        ]
+        sizes = torch.stack(single, 1)
+        summed = (sizes * radii).sum(1)
+        largest = (sizes * radii).amax(1)
+        for weights in (chain.weights, mapping.balanced(before).weights):
+            found = exact_norm(None, mapping.weighted(weights), 0)
+            moved = found * (radii.square() / weights).sum(1).sqrt()
+            assert (moved >= largest * (1 - 1e-9)).all()
+            # Balanced weights come near the best ones, which are never worse than the sum.
+            assert (moved <= 1.05 * summed + 1e-12).all()
+        lengths = chain.length(before)
         for _ in range(20):
             values = case.network.values(in_ball(case.x, eps, generator))
             moved = ((values[node] - layer.anchor) * layer.varying).flatten(1).norm(dim=1)
-            assert (moved <= lengths[0] * (1 + 1e-12) + 1e-13).all()
+            assert (moved <= lengths * (1 + 1e-12) + 1e-13).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_gram_map_is_symmetric_and_bounded_by_its_magnitudes(seed: int) -> None:
+    case = Case(seed)
+    _, state = case.prepared("plain", 0.3)
+    for i, layer in state.items():
+        if i == 0:
+            continue
+        before = {j: other for j, other in state.items() if j < i}
+        mapping = ChainMap.of(case.network, case.network.nodes[i].inputs[0], before, layer.varying)
+        if mapping.sources == (0,):
+            continue
+        mapping = mapping.balanced(before)
+        gram = gram_matrices(mapping)
+        assert torch.allclose(gram, gram.mT, rtol=1e-9, atol=1e-12)
+        ones = torch.ones_like(mapping.support)
+        absolute = mapping.absolute_gram(ones).flatten(1)
+        assert (gram.abs().sum(2) <= absolute * (1 + 1e-9) + 1e-12).all()
 
 
 def test_what_is_not_finite_is_never_proven() -> None:
@@ -188,12 +230,40 @@ def test_what_is_not_finite_is_never_proven() -> None:
     eps = case.eps(0.1)
     eps[1] = torch.inf
     _, state = case.bounds["refined"].prepare_state(centre, eps, deterministic)
-    margins = case.bounds["refined"].margins_in(centre, case.labels, eps, state)
+    margins = case.bounds["refined"].margins_in(centre, case.labels, state)
     forms, others = case.forms()
     own = select(state, forms.rows)
-    change = case.dual.certified(own, eps[forms.rows], forms, case.dual.start(own, forms))
+    change = case.dual.certified(own, forms, case.dual.start(own, forms))
     logits = centre.logits[forms.rows]
     total = logits.gather(1, others[:, None]).squeeze(1) * 0 + change
     for row in (0, 1):
         assert not (margins[row].scatter(0, case.labels[row], -1.0) > 0).any()
         assert not (total[forms.rows == row] > -1e300).any()
+
+
+def widened(layer: Layer) -> Layer:
+    """The same ball in a box that says nothing."""
+    radius = 50 * layer.radius.reshape(-1, *(1,) * (layer.anchor.dim() - 1))
+    lower = torch.minimum(layer.lower, layer.anchor - radius)
+    upper = torch.maximum(layer.upper, layer.anchor + radius)
+    return replace(layer, lower=lower, upper=upper)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_box_and_ball_together_beat_either_alone(seed: int) -> None:
+    """For any slopes and multipliers, so for the best of each alone: boxes alone let λ go to 0."""
+    case = Case(seed)
+    for radius in (0.02, 0.3):
+        forms, _ = case.forms()
+        own = select(case.prepared("chains", radius)[1], forms.rows)
+        # The input keeps its ball in either case.
+        boxes = {i: replace(layer, radius=1e9 * layer.radius) if i else layer
+                 for i, layer in own.items()}  # fmt: skip
+        balls = {i: widened(layer) if i else layer for i, layer in own.items()}
+        start = case.dual.start(own, forms)
+        flat = Multipliers(start.slopes, {i: log - 60 for i, log in start.logs.items()})
+        for alone, first in ((boxes, flat), (balls, start)):
+            best, kept = case.dual.optimise(alone, forms, first, 10)
+            assert best.isfinite().all()
+            joint = case.dual.change(own, forms, kept)
+            assert (joint >= best - 1e-9 * (1 + best.abs())).all()

@@ -60,3 +60,9 @@ def test_the_digest_depends_on_every_option_and_on_nothing_else() -> None:
         Options(eps=base.eps, deployed="real"),
     ]
     assert len({options.digest for options in [base, *others]}) == len(others) + 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_time_is_above_zero(seconds: float) -> None:
+    with pytest.raises(UsageError, match="--time-per-sample"):
+        Options((Epsilon.parse("0.1"),), time_per_sample=seconds)

@@ -16,14 +16,22 @@ from report import made
 EXAMPLES = ROOT / "examples"
 
 
+# What stands in for pip: it installs nothing but lipcert, which is there.
+PIP = """#!/bin/sh
+[ "$*" = "install lipcert" ] || { echo "pip $*: not in a test" >&2; exit 1; }
+"""
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A user's repository: a model, and lipcert installed."""
     shutil.copy(EXAMPLES / "digits.onnx", tmp_path / "model.onnx")
     (tmp_path / ".bin").mkdir()
-    command = tmp_path / ".bin" / "lipcert"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lipcert "$@"\n')
-    command.chmod(0o755)
+    lipcert = f'#!/bin/sh\nexec "{sys.executable}" -m lipcert "$@"\n'
+    for name, script in (("lipcert", lipcert), ("pip", PIP)):
+        command = tmp_path / ".bin" / name
+        command.write_text(script)
+        command.chmod(0o755)
     return tmp_path
 
 
@@ -41,19 +49,25 @@ def shell(project: Path, script: str, variables: dict[str, str]) -> subprocess.C
     )
 
 
-def run_job(project: Path, job: dict, **variables: str) -> list[int]:
-    """The exit codes of the steps; after a failure only those that run always."""
-    variables |= {name: str(value) for name, value in job.get("env", {}).items()}
+def run_workflow(project: Path, workflow: dict, **variables: str) -> list[int]:
+    """The exit codes of the steps that run something, each in a shell of its own; after a failure
+    only those that run always. Steps that use an action are left to GitHub."""
+    assert {"name", True, "jobs"} <= set(workflow), "YAML reads the key on as true"
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"]
     codes: list[int] = []
     for step in job["steps"]:
-        script = step.get("run", "")
-        if not script or script.startswith("pip install"):
-            continue
-        if any(codes) and step.get("if") != "always()":
-            continue
-        ran = shell(project, script, variables)
-        assert "Traceback" not in ran.stderr
-        codes.append(ran.returncode)
+        assert ("run" in step) != ("uses" in step)
+        assert set(step) <= {"name", "run", "uses", "with", "if", "env"}
+        assert step.get("if", "always()") == "always()"
+        if "uses" in step:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"])
+        elif "if" in step or not any(codes):
+            levels = (workflow, job, step)
+            set_there = {k: str(v) for level in levels for k, v in level.get("env", {}).items()}
+            ran = shell(project, step["run"], set_there | variables)
+            assert "Traceback" not in ran.stderr
+            codes.append(ran.returncode)
     return codes
 
 
@@ -70,29 +84,43 @@ def workflows() -> dict[str, str]:
 @pytest.mark.parametrize("name", workflows())
 def test_the_github_workflow_runs_step_by_step(project, tmp_path, name):
     workflow = yaml.safe_load(workflows()[name])
-    (job,) = workflow["jobs"].values()
     summary = tmp_path / "summary.md"
-    codes = run_job(project, job, GITHUB_STEP_SUMMARY=str(summary))
-    assert codes
-    assert set(codes) == {0}
+    codes = run_workflow(project, workflow, GITHUB_STEP_SUMMARY=str(summary))
+    (job,) = workflow["jobs"].values()
+    scripts = [step["run"] for step in job["steps"] if "run" in step]
+    assert codes == [0] * len(scripts)
+    assert any("lipcert certify" in script for script in scripts)
     assert "✅ pass" in summary.read_text()
-    scripts = " ".join(step.get("run", "") for step in job["steps"])
-    shown = re.findall(r"--to (\S+)", scripts)
+    shown = re.findall(r"--to (\S+)", " ".join(scripts))
     assert all((project / file).stat().st_size > 100 for file in shown)
+    kept = [step["with"]["path"].split() for step in job["steps"] if "with" in step
+            if "path" in step["with"]]  # fmt: skip
+    assert all((project / path).exists() for paths in kept for path in paths)
 
 
 def test_the_workflow_fails_where_a_gate_does_and_still_reports(project, tmp_path):
-    (job,) = yaml.safe_load(workflows()["example"])["jobs"].values()
-    job["env"] |= {"LIPCERT_MIN_CLEAN": "1", "LIPCERT_METHOD": "global"}
-    assert run_job(project, job, GITHUB_STEP_SUMMARY=str(tmp_path / "s.md")) == [0, 1, 0]
+    workflow = yaml.safe_load(workflows()["example"])
+    stricter = {"LIPCERT_MIN_CLEAN": "1", "LIPCERT_METHOD": "global"}
+    summary = str(tmp_path / "s.md")
+    codes = run_workflow(project, workflow, GITHUB_STEP_SUMMARY=summary, **stricter)
+    assert codes == [0, 0, 1, 0]
     statement = json.loads((project / "report" / "attestation.json").read_text())
     assert statement["predicate"]["result"] == "FAILED"
     assert "<failure" in (project / "report" / "gates.xml").read_text()
 
 
+def test_a_workflow_that_is_wrong_is_found_out(project):
+    text = workflows()["example"]
+    for right, wrong in (("certify model", "certfy model"), ("install lipcert", "install lipcrt")):
+        codes = run_workflow(project, yaml.safe_load(text.replace(right, wrong)))
+        assert any(codes)
+    with pytest.raises(AssertionError):
+        run_workflow(project, yaml.safe_load(text.replace("uses:", "use:")))
+
+
 def test_the_gitlab_job_runs_step_by_step(project):
     (job,) = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text()).values()
-    for line in (*job["script"], *job["after_script"]):
+    for line in (*job["before_script"], *job["script"], *job["after_script"]):
         ran = shell(project, line, job["variables"] | {"LIPCERT_METHOD": "local"})
         assert ran.returncode == 0, ran.stderr
     for path in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]):

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["--help"], ["certify", "--help"], ["inspect", "-h"]]
+    "arguments",
+    [["--version"], ["--help"], ["certify", "--help"], ["inspect", "-h"], ["audit", "-h"]],
 )
 def test_help_and_version_answer_without_the_heavy_libraries(arguments):
     code = (

@@ -1,5 +1,6 @@
 import hashlib
 import http.server
+import io
 import threading
 from dataclasses import replace
 from urllib.error import URLError
@@ -150,6 +151,39 @@ def test_a_named_set_is_downloaded_once_and_then_read_from_the_cache(
         np.testing.assert_array_equal(dataset.labels, labels)
     assert server.requested == [f"/{name}" for name in idx]
     assert sorted(path.name for path in (empty_cache / "mnist").iterdir()) == sorted(idx)
+
+
+def test_the_command_fetches_and_verifies(
+    server, small, arrays, empty_cache, capsys, monkeypatch, tmp_path
+):
+    from lipcert.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    content = npz_of(*arrays("cifar10", "test"))
+    server.files = {"/cifar10_test.npz": content}
+    source = replace(remote(server.base, content=content), name="cifar10_test.npz")
+    small("cifar10", remote={"test": (source,)})
+    assert main(["data", "verify", "cifar10"]) == 3
+    assert server.requested == []
+    for _ in range(2):
+        assert main(["data", "fetch", "cifar10"]) == 0
+    assert main(["data", "verify", "cifar10"]) == 0
+    shown = capsys.readouterr()
+    assert server.requested == ["/cifar10_test.npz"]
+    first, *others = shown.out.splitlines()
+    assert others == [first, first]
+    assert first.split("\t")[:3] == ["cifar10", "test", "6 of 3x32x32"]
+    server.files = {"/cifar10_test.npz": content[:-1] + b"x"}
+    (empty_cache / "cifar10" / "cifar10_test.npz").unlink()
+    assert main(["data", "fetch", "cifar10"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not the published file, and was removed" in line
+
+
+def npz_of(images: np.ndarray, labels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, images=images, labels=labels)
+    return file.getvalue()
 
 
 def test_without_a_network_the_way_out_is_told(server, small):

@@ -112,11 +112,11 @@ def test_any_other_softmax_is_refused(nodes: Any, shape: tuple[int, ...]) -> Non
 
 def test_all_unsupported_nodes_are_listed_at_once() -> None:
     nodes = [
-        ("Erf", "x", "e", {}),
+        ("Sin", "x", "e", {}),
         ("Mul", "e e", "m", {}),
         ("Exp", "m", "v", {}),
         ("Relu", "v", "r", {}),
-        ("Softplus", "x", "p", {}),
+        ("Sinh", "x", "p", {}),
         ("Div", "r p", "y", {}),
     ]
     model = Case("bad", nodes, (1, 5), 13).model()
@@ -127,13 +127,13 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
         network(model)
     told = str(refusal.value)
     assert "test.onnx: 4 obstacle(s)" in told
-    assert "Erf-13 at activation: " in told
+    assert "Sin-7 at activation: " in told
     assert "Mul-13 at m: a product of two values that both depend on the network's input" in told
     assert "Exp-13 at block.3: " in told
-    assert "Softplus-1 at p: " in told
+    assert "Sinh-9 at p: " in told
     supported = {row.operator: row.supported for row in reading(model).operators}
     assert supported == {
-        "Erf": False, "Mul": False, "Exp": False, "Relu": True, "Softplus": False, "Div": True,
+        "Sin": False, "Mul": False, "Exp": False, "Relu": True, "Sinh": False, "Div": True,
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "limits": (("Max", "x c", "y", {}), {"c": np.array([np.inf])}, "no finite value"),
     "power": (("Pow", "x c", "y", {}), {"c": np.array(2.0)}, "Pow-15 at y: not supported for"),
     "random": (("RandomNormalLike", "x", "y", {}), {}, "RandomNormalLike-1 at y: not supported"),
-    "resize": (("Elu", "x", "y", {}), {}, "Elu-6 at y: not supported"),
+    "resize": (("Sinh", "x", "y", {}), {}, "Sinh-9 at y: not supported"),
     "products": (("MatMul", "x c", "y", {}), {"c": (2, 5, 3)}, "a batch of constant matrices"),
     "pads": (
         ("Pad", "x c", "y", {}), {"c": np.array([0, 1, 0, -1])}, "negative pads",

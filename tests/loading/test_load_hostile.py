@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from load_models import FLOAT, Case
+from loading.load_models import FLOAT, Case
 from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.errors import CannotCertify, UsageError

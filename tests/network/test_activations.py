@@ -65,10 +65,11 @@ def points(lower, upper, generator):
     return torch.minimum(torch.maximum(lower + share * (upper - lower), lower), upper)
 
 
-def rounding_of(activation, value):
-    """By how much a computed value may be off."""
-    relative, absolute_part = activation.rounding
-    return UNIT * (relative * value.abs() + absolute_part)
+def rounding_of(activation, z):
+    """By how much a computed value at ``z`` may be off."""
+    relative, absolute_part, scaled = activation.rounding
+    fuzz = relative * activation.value(z).abs() + absolute_part
+    return UNIT * (fuzz + scaled * z.abs() if scaled else fuzz)
 
 
 def assert_gain_holds(activation, lower, upper, z, other):
@@ -78,7 +79,7 @@ def assert_gain_holds(activation, lower, upper, z, other):
     assert varying.shape == z.shape
     assert varying.dtype == torch.bool
     first, second = activation.value(z), activation.value(other)
-    slack = rounding_of(activation, first) + rounding_of(activation, second)
+    slack = rounding_of(activation, z) + rounding_of(activation, other)
     change = ((first - second).abs() - slack).clamp(min=0)
     assert bool((change[gain == 0] == 0).all())
     moved = change / gain.where(gain > 0, 1)
@@ -159,10 +160,41 @@ def test_perturbation_bounds_every_small_move(name, seed):
     first, second = activation.value(z), activation.value(moved)
     assert allowed.shape == first.shape
     # z + Δz is rounded too, by half a unit of its own size: no more than this through any slope.
-    slack = rounding_of(activation, first) + rounding_of(activation, second)
+    slack = rounding_of(activation, z) + rounding_of(activation, moved)
     coarse = activation.lipschitz * 2 * UNIT * (z.abs() + error).flatten(1).amax(1)
     slack = slack + coarse.reshape(-1, *(1,) * (slack.dim() - 1))
     assert bool(((first - second).abs() <= allowed * (1 + 1e-12) + slack).all())
+
+
+@pytest.mark.parametrize("name", ACTIVATION_CASES)
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_coefficients_are_pulled_back(name, seed):
+    """``c·Δσ = c'·Δz`` for some ``c'`` of the range, of each output and of all together."""
+    generator = seeded(seed)
+    activation = ACTIVATION_CASES[name](torch.float64, generator)
+    lower, upper = boxes(generator)
+    z, other = points(lower, upper, generator), points(lower, upper, generator)
+    first, second = activation.value(z), activation.value(other)
+    coefficient = normal(first.shape, generator) * (uniform(first.shape, generator) < 0.5)
+    width = uniform(first.shape, generator) * (uniform(first.shape, generator) < 0.5)
+    low, high = coefficient - width, coefficient + width
+    chosen = points(low, high, generator)
+    least, most = activation.pull_back(lower, upper, low, high)
+    assert least.shape == most.shape == z.shape
+    change = (chosen * (first - second)).flatten(1).sum(1)
+    ends = torch.stack([least * (z - other), most * (z - other)]).flatten(2)
+    slack = rounding_of(activation, first) + rounding_of(activation, second)
+    sizes = z.abs() + other.abs() + activation.lipschitz
+    slack = (high.abs().amax() + 1) * (slack.flatten(1).sum(1) + 1e-13 * sizes.flatten(1).sum(1))
+    assert bool((ends.amin(0).sum(1) <= change + slack).all())
+    assert bool((ends.amax(0).sum(1) >= change - slack).all())
+    # A NaN in the box never makes a coefficient certain.
+    nothing = torch.full_like(lower, math.nan)
+    unknown = activation.pull_back(nothing, nothing, low, high)
+    widest = activation.pull_back(lower - 1e6, upper + 1e6, low, high)
+    assert not bool((unknown[0] > widest[0]).any())
+    assert not bool((unknown[1] < widest[1]).any())
 
 
 def test_gain_grows_with_the_box(activation):
@@ -177,7 +209,7 @@ def test_a_point_is_its_own_box(activation):
     low, high = activation.image(z, z)
     value = activation.value(z)
     assert bool(((low <= value) & (value <= high)).all())
-    torch.testing.assert_close(high, low, rtol=0, atol=1e-14)
+    assert bool((high - low <= 1e-14 + 8 * rounding_of(activation, z)).all())
 
 
 @pytest.mark.parametrize("ends", ["lower", "upper", "both"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lipcert.certificate import THREAT_MODEL
+from lipcert.certificate import threat_model
 from lipcert.report.results import Results
 
 DIGEST = "0123456789abcdef" * 4
@@ -62,7 +62,15 @@ def summary(rows: tuple[Record, ...], *, estimate: bool = False) -> Record:
     radii = [row["radius_estimate" if estimate else "radius"] for row in right]
     counts = {eps: sum(eps in row[word] for row in rows) for eps in EPS}
     verdicts = [row["verdict"] for row in rows]
-    return {
+    upper = {}
+    if any("attack_radius" in row for row in rows):
+        left = {
+            text: sum(row["attack_radius"] is None or row["attack_radius"] > eps for row in right)
+            for text, eps in zip(EPS, VALUES, strict=True)
+        }
+        upper["upper_count"] = left
+        upper["upper_accuracy"] = {text: count / n for text, count in left.items()}
+    return upper | {
         "n": n,
         "clean_correct": len(right),
         "clean_accuracy": len(right) / n,
@@ -112,6 +120,7 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
         "options": {
             "eps": list(EPS),
             "method": "local",
+            "effort": "standard",
             "norms": kind,
             "failure_probability": 1e-9,
             "seed": 0,
@@ -127,7 +136,7 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
         },
         "seconds": 42.5,
         "notes": ["ESTIMATE: power iteration bounds nothing"] if estimate else [],
-        "threat_model": dict(THREAT_MODEL),
+        "threat_model": threat_model(pixel_domain=False),
         "schema": "https://lipcert.dev/schema/certificate/1",
     }  # fmt: skip
     return made | changes
@@ -140,11 +149,11 @@ CASCADE = [
 LAYERS = [
     {
         "source": "input", "sink": "relu1", "operator": "Conv", "value": 2.31,
-        "assurance": "randomised", "eliminated": 0.417,
+        "assurance": "randomised", "neurons": 1000, "eliminated": 0.417,
     },
     {
-        "source": "relu1", "sink": "logits", "operator": "Gemm", "value": 4.05,
-        "assurance": "deterministic", "eliminated": None,
+        "source": "relu1", "sink": "logits", "operator": "Gemm", "value": None,
+        "assurance": "deterministic", "neurons": 10, "eliminated": None,
     },
 ]  # fmt: skip
 

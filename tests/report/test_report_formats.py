@@ -13,6 +13,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.gate import Outcome, Thresholds, compare, evaluate
 from lipcert.report import comparison, markdown
 from lipcert.report.formats import MODULES, Format, render
+from lipcert.report.numbers import percent, percent_up
 
 GATES = [
     Outcome("clean accuracy", "pass", "95/100 = 95.00 % ≥ 90 %"),
@@ -110,70 +111,6 @@ def test_junit_is_well_formed_whatever_names_hold():
     assert root[0].get("name").startswith('a<b>&"')
 
 
-STATEMENT = {
-    "type": "object",
-    "required": ["_type", "subject", "predicateType", "predicate"],
-    "additionalProperties": False,
-    "properties": {
-        "_type": {"const": "https://in-toto.io/Statement/v1"},
-        "subject": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["digest"],
-                "properties": {"name": {"type": "string"}, "digest": {"$ref": "#/$defs/digest"}},
-            },
-        },
-        "predicateType": {"const": "https://in-toto.io/attestation/test-result/v0.1"},
-        "predicate": {
-            "type": "object",
-            "required": ["result", "configuration"],
-            "properties": {
-                "result": {"enum": ["PASSED", "WARNED", "FAILED"]},
-                "configuration": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "anyOf": [{"required": [name]} for name in ("uri", "digest", "content")],
-                        "properties": {"digest": {"$ref": "#/$defs/digest"}},
-                    },
-                },
-                "url": {"type": "string"},
-                "passedTests": {"$ref": "#/$defs/names"},
-                "warnedTests": {"$ref": "#/$defs/names"},
-                "failedTests": {"$ref": "#/$defs/names"},
-            },
-        },
-    },
-    "$defs": {
-        "names": {"type": "array", "items": {"type": "string"}},
-        "digest": {
-            "type": "object",
-            "minProperties": 1,
-            "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]+$"},
-        },
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "result"),
-    [(GATES, "FAILED"), (GATES[:2], "WARNED"), (GATES[:1], "PASSED")],
-)
-def test_the_attestation_is_an_in_toto_statement(outcomes, result):
-    import jsonschema
-
-    statement = json.loads(render("attestation", made.full(60), outcomes))
-    jsonschema.validate(statement, STATEMENT)
-    assert statement["subject"] == [{"name": "digits.onnx", "digest": {"sha256": made.DIGEST}}]
-    predicate = statement["predicate"]
-    assert predicate["result"] == result
-    names = [name for kind in ("passed", "warned", "failed") for name in predicate[f"{kind}Tests"]]
-    assert len(names) == len(outcomes)
-    assert "certificate.json" in [entry["name"] for entry in predicate["configuration"]]
-
-
 def test_the_badge_is_what_shields_reads():
     badge = json.loads(render("badge", made.plain(), GATES))
     assert badge["schemaVersion"] == 1
@@ -258,6 +195,25 @@ def test_comparisons_tell_the_same_in_every_format():
     assert "<svg" in texts["html"]
     assert json.loads(texts["json"])["lost"] == [lost["index"]]
     assert len(json.loads(texts["json"])["radii"]) == 100
+
+
+def test_an_attack_makes_certified_accuracy_an_interval():
+    results = made.full()
+    upper, certified = (results.summary[f"{word}_count"]["0.3"] for word in ("upper", "certified"))
+    assert certified < upper < 300
+    ends = f"[{percent(certified, 300)}, {percent_up(upper, 300)}]"
+    text = render("markdown", results).replace("\\", "")
+    assert f"{ends} ({certified} certified, {upper} not falsified, of 300)" in text
+    page = render("html", results)
+    assert f"not falsified: {percent_up(upper, 300)}".replace(" %", "&nbsp;%") in page
+    assert page.count("not falsified") >= 2
+    _, head, _ = render("model-card", results).split("---\n")
+    metrics = yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"]
+    (most,) = [m["value"] for m in metrics if "Not falsified" in m["name"] and "0.3" in m["name"]]
+    assert most >= 100 * upper / 300 > most - 0.01
+    for results in (made.plain(), made.estimated()):
+        for format in ("markdown", "html"):
+            assert "not falsified" not in render(format, results)
 
 
 def test_gates_of_a_report_are_those_of_the_gate_command():

@@ -16,7 +16,7 @@ def test_a_folder_and_its_certificate_are_read_alike(tmp_path):
         assert found.certificate == saved.certificate
         assert found.samples == saved.samples
         assert set(found.digests) == {"certificate.json", "samples.jsonl"}
-        assert found.images.keys() == saved.images.keys()
+        assert list(found.images) == list(saved.images)[: thumbnails.MOST]
         assert found.counterexamples.keys() == saved.counterexamples.keys()
 
 
@@ -65,6 +65,7 @@ def test_nothing_to_read_is_said_with_a_remedy(tmp_path):
         (lambda c: c["summary"].update(n=7), "has other counts than certificate.json"),
         (lambda c: c["summary"].pop("certified_count"), "certified_count of summary is missing"),
         (lambda c: c["summary"].update(clean_correct=1), "other counts than certificate.json"),
+        (lambda c: c["summary"].update(upper_count={"0.3": 300}), "other counts than certificate"),
         (lambda c: c["summary"]["certified_count"].update({"0.1": 300}), "other counts"),
     ],
 )
@@ -127,6 +128,31 @@ def test_large_images_become_means_of_blocks(tmp_path):
     assert small.shape == (1, 50, 37)
     assert (small[:, :25] == 255).all()
     assert (small[:, 25:] == 0).all()
+
+
+def test_no_more_is_read_than_a_report_shows(tmp_path, monkeypatch):
+    number = 40 * thumbnails.MOST
+    points = {i: np.full((3, 16, 16), i / number, np.float32) for i in range(number)}
+    thumbnails.write_counterexamples(tmp_path, points, (3, 16, 16))
+    taken = []
+    real = np.frombuffer
+    monkeypatch.setattr(np, "frombuffer", lambda b, d: taken.append(len(b)) or real(b, d))
+    found = thumbnails.read_images(tmp_path / "counterexamples.npz")
+    assert list(found) == list(range(thumbnails.MOST))
+    assert sum(taken) == thumbnails.MOST * (8 + 4 * 3 * 16 * 16)
+    assert (found[5] == round(5 / number * 255)).all()
+    thumbnails.write_counterexamples(tmp_path, {}, (3, 16, 16))
+    assert thumbnails.read_images(tmp_path / "counterexamples.npz") == {}
+
+
+@pytest.mark.parametrize(
+    "image", [np.array(1.0), np.array([None]), np.asfortranarray(np.ones((2, 1, 4, 4)))]
+)
+def test_arrays_that_are_no_rows_of_images_are_refused(tmp_path, image):
+    path = tmp_path / "thumbnails.npz"
+    np.savez(path, index=[1, 2], image=image)
+    with pytest.raises(CannotCertify, match=r"thumbnails\.npz: is damaged"):
+        thumbnails.read_images(path)
 
 
 def test_a_damaged_image_file_is_named(tmp_path):

@@ -14,7 +14,9 @@ from lipcert.certificate import Assurance, Certificate, Sample, summarise
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon, Options
 from lipcert.report import json_file
-from lipcert.report.numbers import rounded_down, rounded_up
+from lipcert.report.numbers import percent, percent_up, rounded_down, rounded_up
+from lipcert.report.provenance import provenance
+from lipcert.report.results import of_run
 from lipcert.report.table import table
 
 DIGEST = "0" * 64
@@ -112,15 +114,79 @@ def test_the_table_tells_the_result_its_assurance_and_the_threat():
         assert part in text
 
 
+def attacked(*, estimate: bool = False) -> Certificate:
+    """One is broken just below 0.1, one beyond all eps, one not at all, one within all."""
+    word = "estimated" if estimate else "certified"
+    reach = [math.nextafter(0.1, 0), 0.9, math.inf, 0.05]
+    rows = [
+        Sample(i, 1, 1, "unknown", 2.0, None if estimate else 0.0, None, "dual", 0.1,
+               attack_radius=x, rungs={"attack": 0.1}, **{word: ("0.1",) if i == 1 else ()})
+        for i, x in enumerate(reach)
+    ]  # fmt: skip
+    rows.append(Sample(4, 1, 2, "misclassified", 1.0, None, None, "local", 0.1))
+    made = certificate(kind="estimate" if estimate else "randomised")
+    return dataclasses.replace(made, summary=summarise(rows, EPS, estimate=estimate))
+
+
+def test_certified_accuracy_is_an_interval_where_an_attack_closes_it():
+    made = attacked()
+    assert made.summary["upper_count"] == {"0.1": 2, "36/255": 2}
+    assert made.summary["upper_accuracy"] == {"0.1": 0.4, "36/255": 0.4}
+    text = shown(made)
+    assert "[20.00 %, 40.00 %] (1 certified, 2 not falsified, of 5)" in text
+    assert "[0.00 %, 40.00 %] (0 certified, 2 not falsified, of 5)" in text
+    jsonschema.validate(
+        json.loads(json_file.certificate_text(made)), json_file.schema("certificate")
+    )
+    assert "upper_count" not in certificate().summary
+    assert "falsified" not in shown(certificate())
+
+
+def test_an_estimate_is_no_end_of_an_interval():
+    text = shown(attacked(estimate=True))
+    assert "20.00 % (1 of 5), bounds nothing" in text
+    assert "[" not in text.split("threat model")[0]
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_shares_are_shown_on_their_own_side(pair):
+    count, n = pair
+    low, high = (float(show(count, n).split()[0]) for show in (percent, percent_up))
+    assert low <= 100 * count / n + 1e-9
+    assert high >= 100 * count / n - 1e-9
+    assert high - low <= 0.01 + 1e-9
+
+
 def test_deterministic_norms_speak_of_no_probability():
     text = shown(certificate(kind="deterministic"))
     assert "deterministic: every norm is an upper bound" in text
     assert "probability" not in text
 
 
+def test_every_rung_tells_what_it_decided_and_cost():
+    rung = {"rung": "local", "samples": 4, "decided": 3, "seconds": 1.25}
+    made = certificate(cascade=[rung, rung | {"rung": "dual", "samples": 1, "decided": 0}])
+    assert "local 3 of 4 (1.2 s), dual 0 of 1 (1.2 s)" in shown(made)
+    assert "decided by" not in shown(certificate())
+
+
+def test_the_effort_is_told():
+    assert "and an attack; effort standard; norms randomised, seed 0" in shown(certificate())
+    results = of_run(certificate(), samples())
+    assert "auto, effort standard, norms randomised, seed 0" in dict(provenance(results))["method"]
+
+
 def test_real_arithmetic_says_that_rounding_is_not_covered():
     options = certificate().options | {"deployed": "real"}
     assert "not covered" in shown(certificate(options=options))
+
+
+def test_the_format_and_the_size_of_its_rounding_are_told():
+    options = certificate().options | {"deployed": "bfloat16"}
+    summary = certificate().summary | {"deployed_error": {"median": 0.02, "median_share": 0.0123}}
+    text = " ".join(shown(certificate(options=options, summary=summary)).split())
+    assert "bfloat16 model" in text
+    assert "accumulated in float32: at most 1.3e-02 of the margin in the median" in text
 
 
 def test_names_are_shown_as_they_are():

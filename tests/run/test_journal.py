@@ -2,6 +2,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lipcert.certificate import Sample
@@ -69,6 +70,26 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path):
     path.write_text("\n".join([lines[0], lines[1][:-20], lines[2], ""]))
     with pytest.raises(UsageError, match=r"line 2 is damaged.*--overwrite"):
         resume(tmp_path)
+
+
+def test_a_damaged_counterexample_is_refused_with_its_line(tmp_path):
+    execution = Execution(output=tmp_path, save_counterexamples=True)
+    with Journal(execution, HEADER) as journal:
+        journal.points[1] = np.ones((1, 2, 2), np.float32)
+        journal.add([sample(0), sample(1, "falsified")])
+    again = Execution(output=tmp_path, save_counterexamples=True, resume=True)
+    with Journal(again, HEADER) as journal:
+        assert set(journal.finished) == {0, 1}
+        assert journal.points[1].tolist() == [[[1, 1], [1, 1]]]
+    # Whoever does not ask for it does not read it.
+    with Journal(Execution(output=tmp_path, resume=True), HEADER) as journal:
+        assert (set(journal.finished), journal.points) == ({0, 1}, {})
+    good = (tmp_path / "journal.jsonl").read_text()
+    start = good.index('"counterexample": "') + len('"counterexample": "')
+    for damage in ("AAAA", "*", ""):
+        (tmp_path / "journal.jsonl").write_text(good[:start] + damage + '"}\n')
+        with pytest.raises(UsageError, match=r"line 3 is damaged.*--overwrite"):
+            Journal(again, HEADER)
 
 
 @pytest.mark.parametrize("name", HEADER)

@@ -23,16 +23,23 @@ OPTIONS = Options(eps=(Epsilon.parse("0.1"),))
 ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
 
 
+def point(index: int) -> np.ndarray:
+    """The counterexample that a fake finds: outside [0, 1] too, and no multiple of 1 / 255."""
+    return np.full((1, 8, 8), 1.1 + index / 3, np.float32)
+
+
 class FakeCertifier:
     """Says what it is told to, and remembers how it was called."""
 
-    def __init__(self, *, bad=(), stop_at=None, verdict="certified") -> None:
+    def __init__(self, *, bad=(), stop_at=None, verdict="certified", broken=()) -> None:
         self.bad, self.stop_at, self.verdict = set(bad), stop_at, verdict
+        self.broken = set(broken)
         self.seen: list[int] = []
         self.global_failure_probability = 1e-10
+        self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax):
-        self.samples = samples
+    def make(self, network, options, *, samples, device, softmax, counterexamples):
+        self.samples, self.counterexamples = samples, counterexamples
         return self
 
     def __call__(self, pixels, labels, indices):
@@ -42,10 +49,14 @@ class FakeCertifier:
         if self.bad & set(indices):
             raise ValueError("bad sample")
         self.seen += indices
+        if self.counterexamples is not None:
+            self.counterexamples |= {i: point(i) for i in self.broken & set(indices)}
         return [
             Sample(
                 i, int(y), int(y), self.verdict, 1.0, 0.1 + i / 1e3, 2.0, "local", 0.01, ("0.1",)
             )
+            if i not in self.broken
+            else Sample(i, int(y), int(y), "falsified", 1.0, 0.01, 2.0, "dual", 0.01)
             for i, y in zip(indices, labels, strict=True)
         ]
 
@@ -181,6 +192,69 @@ def test_the_files_are_those_of_the_result(model, tmp_path):
     assert tuple(json_file.read_samples(samples)) == result.samples
 
 
+def kept(folder: Path, suffix: str = "") -> list[int]:
+    """The indices of the counterexamples there, whose images are checked."""
+    with np.load(folder / f"counterexamples{suffix}.npz") as arrays:
+        index, image = arrays["index"], arrays["image"]
+    assert image.dtype == np.float32
+    assert image.shape == (len(index), 1, 8, 8)
+    for i, one in zip(index, image, strict=True):
+        assert np.array_equal(one, point(int(i)))
+    return index.tolist()
+
+
+def test_counterexamples_are_kept_where_they_are_asked_for(model, tmp_path):
+    run(model, FakeCertifier(broken={7, 30}), output=tmp_path)
+    assert not (tmp_path / "counterexamples.npz").exists()
+    some = {"output": tmp_path, "overwrite": True, "save_counterexamples": True}
+    run(model, FakeCertifier(broken={30, 7}), indices=CHOSEN[::-1], **some)
+    assert kept(tmp_path) == [30, 7]
+    # None is an answer too, and what an earlier run left goes.
+    run(model, FakeCertifier(), **some)
+    assert kept(tmp_path) == []
+    run(model, FakeCertifier(broken={7}), output=tmp_path, overwrite=True)
+    assert not (tmp_path / "counterexamples.npz").exists()
+
+
+def test_counterexamples_outlive_an_interrupt(model, tmp_path):
+    asked = {"batch_size": 10, "output": tmp_path, "save_counterexamples": True}
+    with pytest.raises(KeyboardInterrupt):
+        run(model, FakeCertifier(stop_at=25, broken={7, 30}), **asked)
+    rest = FakeCertifier(broken={7, 30})
+    run(model, rest, **asked, resume=True)
+    assert rest.seen == list(range(25, 35))
+    assert kept(tmp_path) == [7, 30]
+    text = (tmp_path / "samples.jsonl").read_text()
+    assert "counterexample" not in text
+
+
+def test_counterexamples_that_were_not_kept_are_sought_again(model, tmp_path):
+    run(model, FakeCertifier(broken={7, 30}), output=tmp_path)
+    again = FakeCertifier(broken={7, 30})
+    run(model, again, output=tmp_path, resume=True, save_counterexamples=True)
+    assert again.seen == [7, 30]
+    assert kept(tmp_path) == [7, 30]
+
+
+def test_shards_keep_their_counterexamples_and_the_whole_gathers_them(model, tmp_path):
+    for number in (1, 2):
+        run(model, FakeCertifier(broken={7, 30}), output=tmp_path, shard=Shard(number, 2),
+            save_counterexamples=True)  # fmt: skip
+        assert kept(tmp_path, f".{number}-of-2") == [[7], [30]][number - 1]
+    gathered = FakeCertifier()
+    run(model, gathered, output=tmp_path, resume=True, save_counterexamples=True)
+    assert gathered.seen == []
+    assert kept(tmp_path) == [7, 30]
+
+
+def test_counterexamples_need_a_folder_and_an_attack(model, tmp_path):
+    with pytest.raises(UsageError, match="--output"):
+        run(model, FakeCertifier(), save_counterexamples=True)
+    local = Options(eps=OPTIONS.eps, method="local")
+    with pytest.raises(UsageError, match="--method auto"):
+        run(model, FakeCertifier(), options=local, output=tmp_path, save_counterexamples=True)
+
+
 @pytest.mark.parametrize("options", [OPTIONS, ESTIMATE])
 def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
     shown = {}
@@ -190,7 +264,10 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
             watch.start(4, [], estimate=options.estimate)
             watch.say("not verbose")
             pixels = torch.from_numpy(DIGITS.pixels(np.arange(2)))
-            watch.advance(FakeCertifier()(pixels, DIGITS.labels[:2], [0, 1]))
+            fake = FakeCertifier().make(
+                None, options, samples=2, device="cpu", softmax=False, counterexamples=None
+            )
+            watch.advance(fake(pixels, DIGITS.labels[:2], [0, 1]))
         shown[terminal] = console.export_text()
     assert "2/4" in shown[True]
     assert ("ESTIMATED" if options.estimate else "2 certified") in shown[True]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from lipcert.network.operators.base import Shape, move_tensors
@@ -49,15 +50,26 @@ class Activation(ABC):
     def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         """The most that each output moves when ``z`` of the box moves by ``|Δz| ≤ error``."""
 
+    @abstractmethod
+    def pull_back(
+        self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Coefficients ``c`` on the outputs, in ``[low, high]``, become ``c'`` on the inputs.
+
+        For any two points ``z, z'`` of the box, ``c·(σ(z) − σ(z')) = c'·(z − z')`` for some ``c'``
+        between what is returned, but for rounding.
+        """
+
     @property
     @abstractmethod
     def lipschitz(self) -> float:
         """The largest gain over all boxes: an upper bound of the L2 Lipschitz constant of σ."""
 
     @property
-    def rounding(self) -> tuple[float, float]:
-        """``(r, a)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a)``, u the roundoff."""
-        return 0.0, 0.0
+    def rounding(self) -> tuple[float, float, float]:
+        """``(r, a, s)``: a computed ``σ(z)`` errs by at most ``u (r |σ(z)| + a + s |z|)``, u the
+        roundoff."""
+        return 0.0, 0.0, 0.0
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
         return move_tensors(self, change)
@@ -73,6 +85,18 @@ class Elementwise(Activation):
     @abstractmethod
     def derivative(self, z: Tensor) -> Tensor:
         """``σ'(z)``, of either side at a kink: where slopes start."""
+
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and largest ``(σ(z) − σ(z')) / (z − z')`` of any two points of the box."""
+        gain = self.gain(lower, upper)
+        return -gain, gain
+
+    def pull_back(
+        self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        flat, steep = self.slopes(lower, upper)
+        ends = torch.stack([low * flat, low * steep, high * flat, high * steep])
+        return ends.amin(0), ends.amax(0)
 
     @abstractmethod
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:

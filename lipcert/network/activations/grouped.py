@@ -48,6 +48,23 @@ class MaxMin(Activation):
         larger = torch.maximum(*error.chunk(2, dim=self.axis + 1))
         return torch.cat([larger, larger], dim=self.axis + 1)
 
+    def pull_back(
+        self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``Δmax = α Δa + (1 − α) Δb`` and ``Δmin = (1 − α) Δa + α Δb`` for some α in [0, 1]:
+        0 or 1 where one half is surely the larger, else each coefficient lies between both."""
+        axis = self.axis + 1
+        (below_a, below_b), (above_a, above_b) = lower.chunk(2, axis), upper.chunk(2, axis)
+        first, second = below_a >= above_b, below_b >= above_a
+        sides = []
+        for side, either in ((low, torch.minimum), (high, torch.maximum)):
+            larger, smaller = side.chunk(2, axis)
+            both = either(larger, smaller)
+            a = torch.where(first, larger, torch.where(second, smaller, both))
+            b = torch.where(first, smaller, torch.where(second, larger, both))
+            sides.append(torch.cat([a, b], axis))
+        return sides[0], sides[1]
+
     @property
     def lipschitz(self) -> float:
         return 1.0
@@ -77,6 +94,18 @@ class GroupMax(Activation):
 
     def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
         return error.amax(-1)
+
+    def pull_back(
+        self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``Δmax`` is a mean of the changes of the inputs that matter, weighted somehow."""
+        varying = self.varying(lower, upper)
+        alone = varying & (varying.sum(-1, keepdim=True) == 1)
+        alone = alone & (lower >= lower.amax(-1, keepdim=True))
+        low, high = low[..., None], high[..., None]
+        least = torch.where(alone, low, low.clamp(max=0))
+        most = torch.where(alone, high, high.clamp(min=0))
+        return torch.where(varying, least, 0), torch.where(varying, most, 0)
 
     @property
     def lipschitz(self) -> float:

@@ -27,6 +27,17 @@ class PiecewiseLinear(Elementwise):
     def pieces(self) -> list[Piece]:
         """``(from, to, slope, intercept)``, left to right: ``σ(z) = slope z + intercept`` there."""
 
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the pieces that the box meets; NaN meets all of them."""
+        flat, steep = torch.full_like(lower, torch.inf), torch.full_like(lower, -torch.inf)
+        for start, end, slope, _ in self.pieces():
+            here = ~(upper <= start) & ~(lower >= end)
+            flat = torch.where(here, torch.minimum(flat, torch.as_tensor(slope)), flat)
+            steep = torch.where(here, torch.maximum(steep, torch.as_tensor(slope)), steep)
+        # A box of one point, at a kink, has no slope.
+        met = flat <= steep
+        return torch.where(met, flat, 0), torch.where(met, steep, 0)
+
     def relaxed_minimum(
         self,
         coefficient: Tensor,
@@ -176,8 +187,8 @@ class PReLU(PiecewiseLinear):
         return torch.where(exact, low, low - slack), torch.where(exact, high, high + slack)
 
     @property
-    def rounding(self) -> tuple[float, float]:
-        return 1.0, 0.0
+    def rounding(self) -> tuple[float, float, float]:
+        return 1.0, 0.0, 0.0
 
 
 def relu(like: Tensor | None = None) -> Clip:

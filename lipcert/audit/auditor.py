@@ -1,0 +1,267 @@
+"""From a certificate to an audit: each claim of a sample by a road of its own.
+
+- The file itself, in onnxruntime, gives the prediction; the auditor's own reading of it the margin.
+- Attacks from the certified boundary look for what must not be there, and for the counterexample
+  that a falsified sample must have.
+- The auditor's own bound tries to prove the radius once more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from lipcert.audit.attack import Ball, broken, candidates
+from lipcert.audit.claims import Claims, Record, radius_of
+from lipcert.audit.deployed import Deployed, Preprocessing, margins
+from lipcert.audit.dual import Dual
+from lipcert.audit.interpreter import Interpreter
+from lipcert.audit.operators import NotRead
+from lipcert.audit.program import Program
+from lipcert.audit.reach import FORMATS, Norms
+from lipcert.audit.report import Audited, Finding
+
+Array = NDArray[Any]
+
+# Relative to the largest logit: two float32 evaluations, and two in float64, of one function.
+SINGLE, DOUBLE = 1e-4, 1e-9
+_JACOBIANS = 4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many points an attack begins from, and how many steps it takes from each."""
+
+    restarts: int = 32
+    steps: int = 40
+
+
+class Auditor:
+    """Audits single samples of one certificate.
+
+    ``image_shape``: (C, H, W) or (features,). ``reading`` and ``bound`` are ``available``, or say
+    why not: then samples are attacked at random points only, or not proven once more.
+    """
+
+    def __init__(
+        self, claims: Claims, model: onnx.ModelProto, image_shape: tuple[int, ...], effort: Effort
+    ) -> None:
+        self.claims, self.effort = claims, effort
+        record = claims.certificate["model"]
+        self.softmax = record["stripped"] is not None
+        self._preprocessing = Preprocessing.of(record, image_shape)
+        self.deployed = Deployed(model, self._preprocessing)
+        self._reading: Interpreter | None = None
+        self._program: Program | None = None
+        self._norms = Norms()
+        self.reading = self.bound = "available"
+        try:
+            self._reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
+            self._program = Program(self._reading, self._preprocessing)
+        except NotRead as missing:
+            self.bound = f"not available: {missing}"
+            self.reading = self.reading if self._reading else self.bound
+        if claims.deployed not in (*FORMATS, "real"):
+            self._program, self.bound = None, f"not available for --deployed {claims.deployed}"
+
+    def check_reading(self, images: Array) -> None:
+        """Whether the own reading is the function that onnxruntime runs; else it is not used."""
+        if self._reading is None:
+            return
+        try:
+            ours, theirs = self._exact(images), self.deployed(images)
+        except NotRead as missing:
+            self._unread(f"not available: {missing}")
+            return
+        if self.softmax:
+            # Only the order of the classes can be compared, where it is clear.
+            same = ours.argmax(1) == theirs.argmax(1)
+            worst = 0.0 if (same | (_gap(ours) < SINGLE * np.abs(ours).max(1))).all() else 1.0
+        else:
+            scale = np.maximum(np.abs(theirs).max(1), 1e-6)
+            worst = float((np.abs(ours - theirs).max(1) / scale).max())
+        if not worst <= SINGLE:
+            self._unread(f"not available: differs from onnxruntime by {worst:.2g}")
+
+    def _unread(self, reason: str) -> None:
+        self._reading = self._program = None
+        self.reading = self.bound = reason
+
+    def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The preprocessing, in torch."""
+        p = self._preprocessing
+        scale, shift = (torch.from_numpy(np.array(v)).to(pixels) for v in (p.scale, p.shift))
+        flat = pixels.flatten(1) * scale + shift
+        return flat[:, torch.from_numpy(p.order)].reshape(len(pixels), *p.shape)
+
+    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert self._reading is not None
+        return self._reading(self._inputs(pixels))
+
+    @torch.no_grad()
+    def _exact(self, images: Array) -> Array:
+        """The own reading in float64."""
+        logits: Array = self._logits(torch.from_numpy(images.astype(np.float64))).numpy()
+        return logits
+
+    def __call__(
+        self, sample: Record, image: Array, seed: int, counterexample: Array | None
+    ) -> Audited:
+        """One sample, its image (float32 pixels), and the counterexample saved for it, if any."""
+        begun = time.perf_counter()
+        radius = radius_of(sample)
+        findings = [self._prediction(sample, image)]
+        findings += self._margin(sample, image)
+        points, proven = 0, None
+        if sample["verdict"] != "error" and radius > 0:
+            points, attacked = self._attack(sample, image, radius, seed)
+            robust = attacked
+            if attacked.outcome != "contradicted":
+                proven, robust = self._prove(sample, image, radius)
+            findings = [robust, *findings]
+            findings += self._constant(sample, image, seed)
+        if sample["verdict"] == "falsified":
+            findings = [self._falsified(sample, image, seed, counterexample), *findings]
+        return Audited(
+            index=sample["index"],
+            verdict=sample["verdict"],
+            radius=sample["radius"],
+            findings=tuple(findings),
+            proven_radius=proven,
+            points=points,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _prediction(self, sample: Record, image: Array) -> Finding:
+        logits = self.deployed(image[None])
+        found, claimed = int(logits[0].argmax()), sample["prediction"]
+        claim = f"prediction {claimed}, label {sample['label']}"
+        if sample["verdict"] == "error":
+            return Finding(claim, "not contradicted", "an error claims nothing")
+        if found == claimed and np.isfinite(logits).all():
+            return Finding(claim, "confirmed", "onnxruntime")
+        tie = logits[0, found] - logits[0, claimed] <= SINGLE * np.abs(logits).max()
+        if tie and not sample["certified"]:
+            return Finding(claim, "not contradicted", f"a near tie with {found} in onnxruntime")
+        return Finding(claim, "contradicted", f"onnxruntime predicts {found}")
+
+    def _margin(self, sample: Record, image: Array) -> list[Finding]:
+        claimed = sample["margin"]
+        if self._reading is None or claimed is None or sample["verdict"] == "error":
+            return []
+        logits = self._exact(image[None])
+        found = float(margins(logits, sample["prediction"])[0])
+        same = abs(found - claimed) <= DOUBLE * max(1.0, float(np.abs(logits).max()))
+        by = f"{found:.12g} by the own reading in float64"
+        return [Finding(f"margin {claimed:.12g}", "confirmed" if same else "contradicted", by)]
+
+    def _attack(
+        self, sample: Record, image: Array, radius: float, seed: int
+    ) -> tuple[int, Finding]:
+        """Nothing within the certified radius may be classified otherwise."""
+        radius = min(radius, math.sqrt(image.size))
+        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain)
+        points = self._points(ball, seed)
+        point = broken(self._covered, ball, points)
+        claim = f"radius {radius:.9g}"
+        if point is None:
+            return len(points), Finding(claim, "not contradicted", f"{len(points)} points attacked")
+        distance = float(np.linalg.norm(point.astype(np.float64) - image))
+        by = f"a point at {distance:.9g} is not classified as {sample['label']}"
+        return len(points), Finding(claim, "contradicted", by)
+
+    def _points(self, ball: Ball, seed: int) -> Array:
+        logits = None if self._reading is None else self._logits
+        effort = self.effort
+        found = candidates(logits, ball, restarts=effort.restarts, steps=effort.steps, seed=seed)
+        # Points right on the boundary, where no gradient leads.
+        return np.concatenate([
+            found, candidates(None, ball, restarts=effort.restarts, steps=0, seed=seed + 1)
+        ])  # fmt: skip
+
+    def _covered(self, images: Array) -> Array:
+        """The arithmetic that the certificate covers: the file's own, or real numbers."""
+        if self.claims.deployed == "real" and self._reading is not None:
+            return self._exact(images)
+        return self.deployed(images)
+
+    def _prove(self, sample: Record, image: Array, radius: float) -> tuple[float | None, Finding]:
+        """The largest eps that is certified, or else the radius, by the own bound."""
+        eps = self.claims.eps
+        exact = max((eps[text] for text in sample["certified"]), default=None)
+        least = min(radius, math.sqrt(image.size)) if exact is None else _rounded_up(exact)
+        claim = f"no change within {least:.9g} alters the class"
+        if self._program is None:
+            return None, Finding(claim, "not contradicted", f"attacked; own bound {self.bound}")
+        dual = Dual(
+            self._program, image.reshape(-1), least, self._norms,
+            pixel_domain=self.claims.pixel_domain,
+        )  # fmt: skip
+        found = dual.margins(sample["label"], softmax=self.softmax, deployed=self.claims.deployed)
+        smallest = float(found.min())
+        if smallest > 0:
+            return least, Finding(claim, "confirmed", f"own bound: margins above {smallest:.4g}")
+        return None, Finding(claim, "not contradicted", f"attacked; own bound {smallest:.4g}")
+
+    def _constant(self, sample: Record, image: Array, seed: int) -> list[Finding]:
+        """The local Lipschitz constant is at least the norm of every Jacobian in the ball."""
+        claimed = sample["lipschitz"]
+        if claimed is None or self._reading is None:
+            return []
+        random = np.random.default_rng(seed + 2)
+        largest = float(self.claims.eps[self.claims.largest])
+        noise = random.standard_normal((_JACOBIANS, *image.shape))
+        length = np.linalg.norm(noise.reshape(_JACOBIANS, -1), axis=1)
+        shares = np.linspace(0, 0.999 * largest, _JACOBIANS) / length
+        places = image + noise * shares.reshape(-1, *(1,) * image.ndim)
+        jacobian: Callable[..., Any] = torch.func.jacrev(lambda x: self._logits(x[None])[0])
+        found = torch.stack([jacobian(torch.from_numpy(place)) for place in places])
+        norm = float(torch.linalg.matrix_norm(found.flatten(2), ord=2).max())
+        holds = norm <= claimed * (1 + 1e-9)
+        by = f"the norm of a Jacobian is {norm:.6g}"
+        outcome = Finding(f"Lipschitz constant {claimed:.6g}", "not contradicted", by)
+        return [outcome if holds else Finding(outcome.claim, "contradicted", by)]
+
+    def _falsified(
+        self, sample: Record, image: Array, seed: int, counterexample: Array | None
+    ) -> Finding:
+        """The counterexample saved beside the certificate, or one of the auditor's own."""
+        text = self.claims.largest
+        claim = f"falsified at eps {text}"
+        ball = Ball(image, sample["label"], float(self.claims.eps[text]), self.claims.pixel_domain)
+        if counterexample is None:
+            point = broken(self._covered, ball, self._points(ball, seed))
+            if point is None:
+                return Finding(claim, "not contradicted", "no counterexample is saved or found")
+            return Finding(claim, "confirmed", "another counterexample, found in onnxruntime")
+        if counterexample.shape != image.shape:
+            shape = list(counterexample.shape)
+            return Finding(claim, "contradicted", f"the counterexample saved is of shape {shape}")
+        counterexample = counterexample.astype(np.float32)
+        if not ball.contains(counterexample):
+            distance = float(np.linalg.norm(counterexample.astype(np.float64) - image))
+            return Finding(
+                claim, "contradicted", f"the counterexample saved lies at {distance:.9g}"
+            )
+        if broken(self._covered, ball, counterexample[None]) is None:
+            return Finding(claim, "contradicted", "the counterexample saved is classified rightly")
+        return Finding(claim, "confirmed", "the counterexample saved, in onnxruntime")
+
+
+def _gap(logits: Array) -> Array:
+    ordered = np.sort(logits, axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2])
+
+
+def _rounded_up(value: Fraction) -> float:
+    nearest = float(value)
+    return nearest if nearest >= value else math.nextafter(nearest, math.inf)

@@ -1,0 +1,123 @@
+"""The model and the data that a certificate is about: found, and held against its digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lipcert.audit.claims import Claims
+from lipcert.data import Dataset, load_dataset
+from lipcert.data.dataset import Layout, ValueRange
+from lipcert.data.published import NAMED
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.loading.factory import build_model, export
+from lipcert.loading.onnx_file import open_onnx
+from lipcert.loading.weights import replace_weights
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where to look, as given; what is not given is sought where the certificate says."""
+
+    model: Path | None = None
+    weights: Path | None = None
+    arch: str | None = None
+    data: str | None = None
+    data_dir: Path | None = None
+    data_layout: Layout = "auto"
+    data_range: ValueRange | None = None
+    offline: bool = False
+
+
+def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -> onnx.ModelProto:
+    """The model whose files have the digests that the certificate records.
+
+    Raises ``UsageError`` where it is not found, ``CannotCertify`` where it is another one.
+    """
+    files: Mapping[str, str] = claims.certificate["model"]["files"]
+    main = next(iter(files))
+    path = sources.model or _nearby(claims, main)
+    for name, digest in files.items():
+        file = path if name == main else path.with_name(name)
+        if sources.weights is not None and name.endswith(".safetensors") and name != main:
+            file = sources.weights
+        _check_digest(file, digest, claims)
+    if sources.arch is not None:
+        module, _ = build_model(sources.arch, path, image_shape)
+        return export(module, sources.arch, image_shape)
+    if path.suffix == ".safetensors":
+        raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")
+    model = open_onnx(path).model
+    for name in files:
+        if name != main and name.endswith(".safetensors"):
+            replace_weights(model, sources.weights or path.with_name(name), path.name)
+    return model
+
+
+def find_data(claims: Claims, sources: Sources) -> Dataset:
+    """The dataset whose arrays have the digest that the certificate records; raises likewise."""
+    data = claims.certificate["data"]
+    spec = sources.data or data["name"]
+    if sources.data is None and spec != "digits" and spec not in NAMED:
+        raise UsageError(
+            f"{claims.path}: was made on {data['source']}; say where that is with --data"
+        )
+    found = load_dataset(
+        spec,
+        split=data["split"],
+        data_dir=sources.data_dir,
+        offline=sources.offline,
+        layout=sources.data_layout,
+        value_range=sources.data_range,
+    )
+    if _digest(found) != data["sha256"]:
+        raise CannotCertify(
+            f"{found.source}: is not the data of {claims.path}: sha256 {_digest(found)}, recorded "
+            f"{data['sha256']}; name the right data with --data"
+        )
+    return found
+
+
+def pixels(dataset: Dataset, index: int) -> Array:
+    """One image as float32 numbers in [0, 1]."""
+    stored: Array = dataset.images[index]
+    return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
+
+
+def _nearby(claims: Claims, name: str) -> Path:
+    for folder in (Path(), claims.path.parent, claims.path.resolve().parent.parent):
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(
+        f"{claims.path}: is for {name}, which lies neither here nor beside it; name it with --model"
+    )
+
+
+def _check_digest(file: Path, digest: str, claims: Claims) -> None:
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no such file; {claims.path} needs it")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != digest:
+        raise CannotCertify(
+            f"{file}: is not the file that {claims.path} is about: sha256 {found}, recorded "
+            f"{digest}; name the right one with --model or --weights"
+        )
+
+
+def _digest(dataset: Dataset) -> str:
+    """Of dtype, shape and values of the images, then of the labels, little-endian."""
+    digest = hashlib.sha256()
+    for array in (dataset.images, dataset.labels):
+        digest.update(f"{array.dtype.newbyteorder('<').str} {array.shape}\n".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""An audit from end to end: files, digests, a subset of the samples, and each of them in turn."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import lipcert
+from lipcert.audit.auditor import Auditor, Effort
+from lipcert.audit.claims import Claims, Contradiction, Record, contradictions, read
+from lipcert.audit.progress import Watch
+from lipcert.audit.provenance import Sources, find_data, find_model, pixels
+from lipcert.audit.reach import LONG
+from lipcert.audit.report import Audit
+from lipcert.data import Dataset
+from lipcert.errors import CannotCertify, UsageError
+
+Array = NDArray[Any]
+
+# Samples on which the own reading is compared with onnxruntime before it is used.
+_COMPARED = 8
+
+
+def audit(
+    path: Path,
+    *,
+    sources: Sources | None = None,
+    samples: int | Literal["all"] = 20,
+    seed: int = 0,
+    effort: Effort | None = None,
+    watch: Watch | None = None,
+) -> Audit:
+    """Audit a ``certificate.json``, or the one in a folder.
+
+    ``samples``: how many, drawn at random by ``seed``, on which the attacks depend as well. What
+    the files say of themselves is checked for every sample. Raises ``UsageError`` where something
+    is not found, ``CannotCertify`` where it is damaged or not what was certified; a contradiction
+    raises nothing, it is part of the result.
+    """
+    began = time.perf_counter()
+    watch, sources = watch or Watch(), sources or Sources()
+    claims = read(path)
+    dataset = find_data(claims, sources)
+    found = [*contradictions(claims), *_labels(claims, dataset)]
+    shape = tuple(dataset.images.shape[1:])
+    model = find_model(claims, sources, shape)
+    chosen = _chosen(claims, samples, seed, len(dataset))
+    saved = _counterexamples(claims)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        auditor = Auditor(claims, model, shape, effort or Effort())
+        first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
+        auditor.check_reading(np.stack(first))
+        watch.start(len(chosen))
+        audited = []
+        for sample in chosen:
+            image, index = pixels(dataset, sample["index"]), sample["index"]
+            audited.append(auditor(sample, image, seed + index, saved.get(index)))
+            watch.advance(audited[-1])
+    finally:
+        torch.set_num_threads(threads)
+    return Audit(
+        lipcert=lipcert.__version__,
+        files=dict(claims.digests) | dict(claims.certificate["model"]["files"]),
+        model=claims.certificate["model"]["name"],
+        data=f"{dataset.name} {dataset.split}",
+        seed=seed,
+        of=len(claims.samples),
+        reading=auditor.reading,
+        bound=auditor.bound,
+        precision=f"{np.finfo(LONG).nmant + 1} bits",
+        files_contradict=tuple(found),
+        samples=tuple(audited),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _labels(claims: Claims, dataset: Dataset) -> Iterator[Contradiction]:
+    for sample in claims.samples:
+        index = sample["index"]
+        if 0 <= index < len(dataset) and dataset.labels[index] != sample["label"]:
+            said = f"has the label {sample['label']}, in the data {dataset.labels[index]}"
+            yield Contradiction(said, index)
+
+
+def _chosen(claims: Claims, samples: int | Literal["all"], seed: int, size: int) -> list[Record]:
+    """The samples to audit, in the order of the certificate."""
+    there = [sample for sample in claims.samples if 0 <= sample["index"] < size]
+    if not there:
+        raise CannotCertify(f"{claims.path}: lists no samples of its data, so nothing is audited")
+    if samples == "all" or samples >= len(there):
+        return there
+    if samples < 1:
+        raise UsageError(f"--samples {samples}: give a whole number of at least 1, or all")
+    drawn = np.random.default_rng(seed).choice(len(there), size=samples, replace=False)
+    return [there[k] for k in sorted(drawn)]
+
+
+def _counterexamples(claims: Claims) -> dict[int, Array]:
+    """The points that an attack found, by sample; whole bytes are pictures, not points."""
+    path = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index, image = np.asarray(arrays["index"]), np.asarray(arrays["image"])
+        if image.dtype.kind != "f":
+            return {}
+        return {int(i): one for i, one in zip(index, image, strict=True)}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise CannotCertify(f"{path}: is damaged: {error}; remove it or certify again") from error

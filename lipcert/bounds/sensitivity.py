@@ -1,0 +1,104 @@
+"""What the roundings of a run can do to the difference of two logits.
+
+Let run ``i`` round at the nodes up to ``i`` and be exact after them: run 0 is real arithmetic, the
+last one is what is deployed. Neighbours differ by one fresh rounding ``δ_i`` at node ``i``, and all
+that follows is exact, so that the difference of their margins is ``c_i·δ_i``: affine operators pass
+changes on as they are, and an activation with slopes between its least and its largest over a box
+that both runs keep to. Hence
+
+    |deployed margin − real margin| ≤ Σ_i max |c_i·δ_i|,   |δ_i| ≤ r_i,
+
+``c_i`` from one backward pass of intervals (as Fast-Lip has it: Weng et al., ICML 2018) which keeps
+what cancels between the two classes. Beside them goes the L2 norm that ``c_i`` can have, a product
+of operator norms: of ``Σ |c_ik| r_ik`` and ``‖c_i‖ ‖r_i‖`` the smaller one counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.boxes import around
+from lipcert.bounds.roundoff import Roundings, Roundoff, times
+from lipcert.network import Network, Sum
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator
+from lipcert.rounding import FLOAT64, gamma
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """What a change of one node is worth: ``middle ± radius`` for each value, ``(N, *shape)``, and
+    an upper bound of its L2 norm, ``(N,)``."""
+
+    middle: Tensor
+    radius: Tensor
+    length: Tensor
+
+    def __add__(self, other: Coefficients) -> Coefficients:
+        middle = self.middle + other.middle
+        radius = (self.radius + other.radius) * (1 + 4 * FLOAT64) + 2 * FLOAT64 * middle.abs()
+        return Coefficients(middle, radius, (self.length + other.length) * (1 + 4 * FLOAT64))
+
+    @property
+    def largest(self) -> Tensor:
+        return (self.middle.abs() + self.radius) * (1 + 4 * FLOAT64)
+
+
+def pair_rounding(
+    tools: Roundoff, roundings: Roundings, rows: Tensor, labels: Tensor, others: Tensor
+) -> Tensor:
+    """How far the deployed ``f_label − f_other`` can be from the real one, ``(N,)``, for the N
+    pairs of classes ``labels``, ``others``, at the samples ``rows``."""
+    network = tools.network
+    pending = {network.output: _pairs(network, labels, others)}
+    total = torch.zeros_like(pending[network.output].length)
+    for i in range(network.output, -1, -1):
+        if i not in pending:
+            continue
+        found, fresh = pending.pop(i), roundings.fresh[i][rows].flatten(1)
+        largest = found.largest.flatten(1)
+        slack = 1 + gamma(fresh.shape[1] + 16)
+        length = torch.fmin(found.length, largest.norm(dim=1) * slack)
+        each, together = (largest * fresh).sum(1), times(length, fresh.norm(dim=1))
+        total = total + torch.fmin(each, together) * slack
+        found = Coefficients(found.middle, found.radius, length)
+        for j, passed in _through(tools, roundings, rows, i, found).items():
+            pending[j] = pending[j] + passed if j in pending else passed
+    return total * (1 + gamma(len(network.nodes) + 8))
+
+
+def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
+    form = network.anchor.new_zeros(len(labels), network.classes)
+    form.scatter_(1, labels[:, None], 1.0)
+    form.scatter_add_(1, others[:, None], form.new_full((len(labels), 1), -1.0))
+    middle = form.reshape(len(labels), *network.nodes[-1].shape)
+    return Coefficients(middle, torch.zeros_like(middle), form.norm(dim=1) * (1 + 8 * FLOAT64))
+
+
+def _through(
+    tools: Roundoff, roundings: Roundings, rows: Tensor, node: int, found: Coefficients
+) -> dict[int, Coefficients]:
+    """From a node's coefficients to those of its inputs."""
+    kind, inputs = tools.network.nodes[node].kind, tools.network.nodes[node].inputs
+    if isinstance(kind, Sum):
+        passed: dict[int, Coefficients] = {}
+        for j in inputs:
+            passed[j] = passed[j] + found if j in passed else found
+        return passed
+    if isinstance(kind, Operator):
+        slack = gamma(kind.transposed_terms + 8)
+        spread = found.radius * (1 + slack) + slack * found.middle.abs()
+        middle = kind.transpose(found.middle)
+        radius = kind.transpose_magnitude(spread)
+        return {inputs[0]: Coefficients(middle, radius, times(found.length, tools.norms[node]))}
+    if isinstance(kind, Activation):
+        lower, upper = (side[rows] for side in roundings.boxes[inputs[0]])
+        low, high = kind.pull_back(lower, upper, *around(found.middle, found.radius))
+        middle = (low + high) / 2
+        radius = (high - low) / 2 + 8 * FLOAT64 * torch.maximum(low.abs(), high.abs())
+        steep = kind.gain(lower, upper).flatten(1).amax(1)
+        return {inputs[0]: Coefficients(middle, radius, times(found.length, steep))}
+    return {}

@@ -1,0 +1,224 @@
+"""Branch and bound: a form is proven on every part of the ball that unstable neurons cut it into.
+
+A leaf is a form with the boxes of some neurons cut in two, at a kink of a piecewise linear
+activation or at the sample's value of a smooth one. Every point of the ball lies in one of the two
+halves, so a form is proven once all its leaves are. A leaf is bounded by the same dual on its
+smaller boxes, where free slopes play the part of β-CROWN's multipliers (Wang et al., NeurIPS 2021).
+Balls and masks stay those of the whole form: what holds everywhere holds on a part. Slopes are
+sought in float32; that a leaf is proven is decided in float64, by ``certified``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.anchored import Layer, State, to_dtype
+from lipcert.bounds.dual import DualBound, Forms, Multipliers
+from lipcert.bounds.reverse import carry_back
+from lipcert.network.activations import Elementwise
+from lipcert.network.activations.piecewise_linear import PiecewiseLinear
+from lipcert.rounding import FLOAT64
+
+# As many neurons as are bounded at once, over all leaves.
+_NEURONS_AT_ONCE = 2**19
+# Slopes start near their optimum, which steps of full length would leave for many steps.
+_RATE = 0.3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: leaves for each form, steps of the slopes for each leaf, and seconds for
+    all forms together."""
+
+    leaves: int = 1000
+    steps: int = 25
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Leaves:
+    """M leaves: of which forms, ``(M,)``; their cuts, ``(M, depth)`` each: the neuron, counted over
+    all activations in order, the place, and whether the side above it is kept; and slopes."""
+
+    form: Tensor
+    neuron: Tensor
+    place: Tensor
+    above: Tensor
+    found: Multipliers
+
+    @classmethod
+    def whole(cls, found: Multipliers, like: Tensor) -> Leaves:
+        """One leaf without cuts for each form."""
+        none = like.new_zeros(len(like), 0)
+        form = torch.arange(len(like), device=like.device)
+        return cls(form, none.long(), none, none.bool(), found)
+
+    def __len__(self) -> int:
+        return len(self.form)
+
+    def select(self, keep: Tensor) -> Leaves:
+        form, neuron, place, above = (
+            part[keep] for part in (self.form, self.neuron, self.place, self.above)
+        )
+        return Leaves(form, neuron, place, above, self.found.select(keep))
+
+    @classmethod
+    def joined(cls, parts: list[Leaves]) -> Leaves:
+        """Leaves of the same depth."""
+        return cls(
+            torch.cat([part.form for part in parts]),
+            torch.cat([part.neuron for part in parts]),
+            torch.cat([part.place for part in parts]),
+            torch.cat([part.above for part in parts]),
+            Multipliers.joined([part.found for part in parts]),
+        )
+
+    def halves(self, neuron: Tensor, place: Tensor) -> Leaves:
+        """Both sides of one more cut of each leaf: ``2M`` leaves."""
+        twice = self.select(torch.arange(len(self), device=self.form.device).repeat(2))
+        above = torch.arange(2 * len(self), device=self.form.device) >= len(self)
+        return replace(
+            twice,
+            neuron=torch.cat([twice.neuron, neuron.repeat(2)[:, None]], 1),
+            place=torch.cat([twice.place, place.repeat(2)[:, None]], 1),
+            above=torch.cat([twice.above, above[:, None]], 1),
+        )
+
+
+class Splitter:
+    """Branch and bound of N margins, each a form that starts from ``clean`` at the sample and has
+    to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
+
+    ``clean`` is a lower bound. ``dual`` in float64 decides, ``guide`` in float32 searches. Attack
+    before: a margin that an attack breaks spends its whole budget here.
+    """
+
+    def __init__(
+        self, dual: DualBound, guide: DualBound, state: State, forms: Forms, clean: Tensor,
+        needed: Tensor,
+    ) -> None:  # fmt: skip
+        self.dual, self.guide, self.forms = dual, guide, forms
+        # What the change has to exceed, with the rounding of this difference and of the sum.
+        self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
+        nodes = dual.network.nodes
+        self.state = {i: layer for i, layer in state.items() if i < forms.node}
+        self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
+        self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
+        self.at_once = max(1, _NEURONS_AT_ONCE // max(1, sum(self.sizes.values())))
+
+    def proven(self, found: Multipliers, budget: Budget) -> Tensor:
+        """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.
+
+        All forms go one cut deeper in each round, so that those soon proven come first. A form is
+        given up when its leaves are spent, and with it all forms of its sample.
+        """
+        end = time.monotonic() + budget.seconds
+        leaves = Leaves.whole(found, self.needed)
+        spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
+        while len(leaves) and time.monotonic() < end:
+            leaves = self.cut(leaves)
+            spent += torch.bincount(leaves.form, minlength=len(spent))
+            lost |= spent > budget.leaves
+            lost = torch.isin(self.forms.rows, self.forms.rows[lost])
+            leaves = leaves.select(~lost[leaves.form])
+            parts = [leaves.select(some) for some in self._some(len(leaves))]
+            leaves = Leaves.joined(
+                [self.unproven(part, budget.steps) if time.monotonic() < end else part
+                 for part in parts]
+            ) if parts else leaves  # fmt: skip
+        lost[leaves.form] = True
+        return ~lost
+
+    def _some(self, count: int) -> tuple[Tensor, ...]:
+        return torch.split(torch.arange(count, device=self.needed.device), self.at_once)
+
+    def unproven(self, leaves: Leaves, steps: int) -> Leaves:
+        """The leaves that are not proven, with better multipliers."""
+        state, forms = self.state_of(leaves), self._forms(leaves)
+        single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
+        needed = self.needed[leaves.form]
+        change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
+        change = self.dual.certified(state, forms, found.to(torch.float64))
+        return replace(leaves, found=found).select(~(change > needed))
+
+    def cut(self, leaves: Leaves) -> Leaves:
+        """Every leaf in two, where its bound loses most; as it is where nothing can be cut."""
+        halves = []
+        for some in self._some(len(leaves)):
+            part = leaves.select(some)
+            state = self.state_of(part)
+            losses, places = self._losses(part, state), self._places(state)
+            loss, neuron = torch.where(places.isnan() | losses.isnan(), -1, losses).max(1)
+            place = torch.where(loss < 0, -math.inf, places.gather(1, neuron[:, None])[:, 0])
+            # Above −∞ lies all of a leaf, and nothing below.
+            kept = torch.cat([loss >= 0, torch.ones_like(loss, dtype=torch.bool)])
+            halves.append(part.halves(neuron, place).select(kept))
+        return Leaves.joined(halves)
+
+    def _losses(self, leaves: Leaves, state: State) -> Tensor:
+        """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
+        single, losses = to_dtype(state, torch.float32), {}
+        forms, found = self._forms(leaves).to(torch.float32), leaves.found
+
+        def cross(i: int, value: Tensor) -> Tensor:
+            layer, slope = single[i], found.slopes[i] * single[i].varying
+            least = self.kinds[i].relaxed_minimum(
+                value, slope, _column(found.logs[i].exp(), value),
+                layer.anchor, layer.lower, layer.upper,
+            )  # fmt: skip
+            losses[i] = -least * (layer.varying != 0)
+            return value * slope
+
+        carry_back(self.guide.network, forms.node, forms.coefficients, cross)
+        return torch.cat([losses[i].flatten(1) for i in self.kinds], 1)
+
+    def _places(self, state: State) -> Tensor:
+        """Where each neuron may be cut, strictly inside its box; NaN where there is nothing."""
+        places = [_place(self.kinds[i], state[i]).flatten(1) for i in self.kinds]
+        return torch.cat(places, 1)
+
+    def state_of(self, leaves: Leaves) -> State:
+        """The state of each leaf: boxes with its cuts."""
+        state, first = {0: self.state[0].map(lambda t: t[leaves.form])}, 0
+        for i, size in self.sizes.items():
+            layer = self.state[i].map(lambda t: t[leaves.form])
+            here = (leaves.neuron >= first) & (leaves.neuron < first + size)
+            index = (leaves.neuron - first).clamp(0, size - 1)
+            shape = layer.lower.shape
+            low = torch.where(here & leaves.above, leaves.place, -math.inf)
+            high = torch.where(here & ~leaves.above, leaves.place, math.inf)
+            lower = layer.lower.flatten(1).scatter_reduce(1, index, low, "amax")
+            upper = layer.upper.flatten(1).scatter_reduce(1, index, high, "amin")
+            state[i] = replace(layer, lower=lower.reshape(shape), upper=upper.reshape(shape))
+            first += size
+        return state
+
+    def _forms(self, leaves: Leaves) -> Forms:
+        return self.forms.select(leaves.form)
+
+
+def _place(kind: Elementwise, layer: Layer) -> Tensor:
+    """A kink, or the sample's value: bounds of smooth activations want it in the box, and after
+    one cut there it is at an end."""
+    if not isinstance(kind, PiecewiseLinear):
+        inside = (layer.lower < layer.anchor) & (layer.anchor < layer.upper)
+        return torch.where(inside, layer.anchor, math.nan)
+    place = torch.full_like(layer.anchor, math.nan)
+    for start, *_ in kind.pieces():
+        kink = torch.as_tensor(start).to(place).expand_as(place)
+        place = torch.where((layer.lower < kink) & (kink < layer.upper), kink, place)
+    return place
+
+
+def _elementwise(kind: object) -> Elementwise:
+    assert isinstance(kind, Elementwise)
+    return kind
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,72 @@
+"""The rungs of ``auto``: an attack from above, then dearer and dearer bounds from below.
+
+A sample leaves the cascade at the first rung that decides it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipcert.certification.attack import nearest
+from lipcert.certification.backward import Backward, BackwardBatch
+from lipcert.certification.batch import Batch
+from lipcert.certification.findings import Findings
+from lipcert.network import Network
+
+RUNGS = ("local", "dual", "refined", "split")
+
+# An eps this far above the guessed radius is tried by itself: more steps may do it.
+_NEAR = 3.0
+_SMALLEST_BALL = 1e-30
+
+
+def climb(
+    tools: Backward, attacked: Network, batch: Batch, findings: Findings, rows: Tensor
+) -> None:
+    """Attack, then the radius by the duals, then each eps that is still within reach.
+
+    ``batch``: the correctly classified samples, ``rows`` of the ``findings``.
+    """
+    pace, options = tools.pace, findings.options
+    attack = nearest(
+        attacked, batch.x, batch.labels, steps=pace.attack_steps, restarts=pace.attack_restarts,
+        pixel_domain=options.pixel_domain, seed=options.seed, dtype=attacked.anchor.dtype,
+    )  # fmt: skip
+    findings.break_by(rows, attack)
+    findings.passed("attack", rows)
+
+    if findings.seconds_left(rows) <= 0:
+        return
+    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams)
+    limit = attack.radius.clamp(max=batch.diameter)
+    first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
+    guess = every.guess(torch.minimum(first, limit / 3).clamp(min=_SMALLEST_BALL), limit)
+    top = torch.where(guess > 0, guess, first).clamp(min=_SMALLEST_BALL)
+    findings.improve(rows, every.radius(top, 0), 1, every.charged)
+    findings.spent[rows] += every.spent
+    findings.passed("dual", rows)
+
+    for number, eps in enumerate(options.eps):
+        near = torch.full_like(limit, eps.rounded_up)
+        for rung in (1, 2)[: 1 if pace.refine is None else 2]:
+            open_ = (findings.radius[rows] < near) & (near < attack.radius)
+            chosen = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
+            if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
+                break
+            some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
+            _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
+            margins = some.verdict(at, state)
+            keep(findings, rows[chosen], at, margins.proven, rung, some)
+            if rung == 2 and pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
+                margins = some.split(state, margins, left)
+                keep(findings, rows[chosen], at, margins.proven, 3, some)
+            findings.spent[rows[chosen]] += some.spent
+
+
+def keep(
+    findings: Findings, rows: Tensor, eps: Tensor, proven: Tensor, rung: int, batch: BackwardBatch
+) -> None:
+    """What a rung has proven at ``eps``."""
+    findings.improve(rows, torch.where(proven, eps, -1.0), rung, batch.charged)
+    findings.passed(RUNGS[rung], rows)

@@ -1,0 +1,61 @@
+"""The norms of a network's segments as people read them, and what balls leave of the neurons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lipcert.bounds import Layers
+from lipcert.bounds.ball import Edge
+from lipcert.certificate import Sample
+from lipcert.network import Segment
+from lipcert.norms import SegmentNorms
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """One segment's norm, from ``source`` to ``sink``, with what it rests on; ``neurons``: how many
+    values the sink has."""
+
+    source: str
+    sink: str
+    operator: str
+    value: float
+    assurance: str
+    neurons: int
+
+
+def layer_norms(layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> list[LayerNorm]:
+    """Of every segment between activations, in the order of ``layers.edges``, then of the rows to
+    the logits."""
+    rows = []
+    for edge in layers.edges:
+        norm = norms[edge.source, edge.sink].norm
+        rows.append(_described(edge, norm.value, norm.assurance))
+    for source, matrix in layers.last.items():
+        value = float(layers.last_norm(source, matrix.new_ones(1, matrix.shape[1]))[0])
+        segment = Segment(layers.network, source, layers.network.output)
+        rows.append(_described(segment, value, "deterministic"))
+    return rows
+
+
+def with_eliminated(norms: Sequence[LayerNorm], samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """The ``layers`` of a certificate: the norms, and the mean share of the sink's neurons that do
+    not vary in the ball of the largest eps, over the samples that say so."""
+    counts = [sample.eliminated for sample in samples if sample.eliminated]
+    records = []
+    for number, norm in enumerate(norms):
+        known = [count[number] for count in counts if number < len(count)]
+        share = sum(known) / (len(known) * norm.neurons) if known else None
+        value = norm.value if math.isfinite(norm.value) else None
+        records.append(asdict(norm) | {"value": value, "eliminated": share})
+    return records
+
+
+def _described(segment: Segment, value: float, assurance: str) -> LayerNorm:
+    nodes = segment.network.nodes
+    kinds = ", ".join(type(nodes[i].kind).__name__ for i in segment.path) or "identity"
+    source, sink = (nodes[i].origin or f"node {i}" for i in (segment.source, segment.sink))
+    return LayerNorm(source, sink, kinds, value, assurance, math.prod(nodes[segment.sink].shape))

@@ -1,0 +1,37 @@
+"""What each effort may spend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipcert.options import Effort
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an effort spends.
+
+    ``own_norms``: whether samples get norms and chains of their own. ``stages``: steps of the
+    slopes at each stage of a verdict, ``guess_steps`` at each of ``guesses`` of the radius,
+    ``radius_steps`` for it. ``refine``: steps for refined boxes, None for none. ``leaves``: how many
+    a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps``, ``attack_restarts``:
+    of the attack.
+    """
+
+    own_norms: bool
+    stages: tuple[int, ...]
+    guesses: int
+    guess_steps: int
+    radius_steps: int
+    refine: int | None
+    leaves: int
+    leaf_seconds: float
+    attack_steps: int
+    attack_restarts: int
+
+
+PACES: dict[Effort, Pace] = {
+    "fast": Pace(False, (10,), 3, 4, 10, None, 0, 0.0, 5, 0),
+    "standard": Pace(True, (20, 60, 150), 6, 8, 40, 8, 0, 0.0, 20, 0),
+    "max": Pace(True, (20, 60, 200), 8, 15, 100, 20, 4000, 30.0, 40, 1),
+}

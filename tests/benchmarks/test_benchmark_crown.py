@@ -1,0 +1,126 @@
+"""Certified radii beside those of auto_LiRPA's CROWN (norm 2), and beside ``local``.
+
+auto_LiRPA wants an environment of its own: install it there and name its interpreter.
+
+LIPCERT_LIRPA_PYTHON=…/bin/python pytest -m benchmark tests/benchmarks/test_benchmark_crown.py -s
+"""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from shared import MODELS, data_of, index, needs_models, network_of
+
+from lipcert.certification import Certifier
+from lipcert.options import Epsilon, Options
+
+PYTHON = os.environ.get("LIPCERT_LIRPA_PYTHON")
+IMAGES = int(os.environ.get("LIPCERT_CROWN_IMAGES", "100"))
+
+pytestmark = [
+    pytest.mark.benchmark,
+    needs_models,
+    pytest.mark.skipif(
+        PYTHON is None, reason="set LIPCERT_LIRPA_PYTHON to a Python that has auto_LiRPA"
+    ),
+]
+
+NAMES = ["mnist_fc_256x4", "mnist_convsmall_pgdk_eran", "mnist_cnn_a_adv", "cifar10_cnn_a_adv"]
+
+
+def steps_of(model: onnx.ModelProto, std: list[float] | None):
+    """The file's chain of layers by name, and their tensors; the first takes pixels less the mean.
+
+    No layer divides by ``std``: auto_LiRPA bounds the first affine layer by its norm times eps, as
+    if nothing came before it (such bounds were seen above what gradient descent reaches).
+    """
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    steps: list[tuple[str, dict]] = []
+    tensors: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        number = len(steps)
+        if node.op_type in ("Conv", "Gemm"):
+            weight, bias = map(held.get, node.input[1:3])
+            if std is not None and not tensors:
+                assert node.op_type == "Conv"
+                weight = np.float32(weight / np.reshape(std, (1, -1, 1, 1)))
+            tensors |= {f"{number}.weight": weight, f"{number}.bias": bias}
+        match node.op_type:
+            case "Conv":
+                assert given["group"] == 1
+                assert given["pads"][:2] == given["pads"][2:]
+                steps.append(
+                    ("convolution", {"stride": given["strides"], "padding": given["pads"][:2]})
+                )
+            case "Gemm":
+                assert given.get("transB") == 1
+                steps.append(("dense", {}))
+            case "Relu":
+                steps.append(("relu", {}))
+            case "Flatten" | "Reshape" if steps:
+                steps.append(("flatten", {}))
+            case "Transpose":
+                steps.append(("permute", {"order": given["perm"]}))
+            case "Flatten" | "Constant":
+                pass
+            case kind:
+                raise NotImplementedError(kind)
+    return steps, tensors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_less_than_crown_and_twice_local(name: str, tmp_path: Path) -> None:
+    entry = index()[name]
+    data, chosen = data_of(entry), np.arange(IMAGES)
+    pixels, labels = data.pixels(chosen), data.labels[chosen]
+    steps, tensors = steps_of(onnx.load(MODELS / entry["onnx"]), entry["std"])
+    mean = np.reshape(entry["mean"] or [0.0], (1, -1, 1, 1))
+    given = np.float32(pixels - mean)
+    if steps[0][0] == "dense":
+        given = given.reshape(IMAGES, -1)
+    np.savez(tmp_path / "network.npz", images=given, labels=labels, steps=json.dumps(steps),
+             **tensors)  # fmt: skip
+    script = Path(__file__).with_name("crown_radii.py")
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [str(PYTHON), str(script), str(tmp_path / "network.npz")],
+        capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    crown = json.loads(done.stdout.splitlines()[-1])
+    print(f"\n{name}, {IMAGES} images; CROWN in {time.perf_counter() - begun:.0f} s")
+
+    network = network_of(entry)[1]
+    radii: dict[str, list[float | None]] = {"CROWN": crown}
+    for method in ("local", "auto"):
+        options = Options((Epsilon.parse("0.1"),), method=method)  # type: ignore[arg-type]
+        certifier = Certifier(network, options, samples=IMAGES)
+        begun, samples = time.process_time(), []
+        for some in np.array_split(chosen, max(1, IMAGES // 25)):
+            x, y = torch.from_numpy(data.pixels(some)), torch.from_numpy(data.labels[some])
+            samples += certifier(x, y, some.tolist())
+        radii[method] = [sample.radius if sample.correct else None for sample in samples]
+        print(f"  {method} in {time.process_time() - begun:.0f} CPU-seconds")
+    right = [row for row in range(IMAGES) if crown[row] is not None]
+    assert right == [row for row in range(IMAGES) if radii["auto"][row] is not None]
+    of = {key: [float(values[row] or 0.0) for row in right] for key, values in radii.items()}
+    means = {key: fmean(values) for key, values in of.items()}
+    for key, mean in means.items():
+        print(f"  {key:6} mean radius {mean:.5f} over {len(right)} correct")
+    for other in ("CROWN", "local"):
+        pairs = [a / b for a, b in zip(of["auto"], of[other], strict=True) if b > 0]
+        print(
+            f"  auto / {other:6}: of the means {means['auto'] / means[other]:.3f}, paired: mean "
+            f"{fmean(pairs):.3f}, median {median(pairs):.3f}, least {min(pairs):.3f}, "
+            f"below 1 in {sum(pair < 1 for pair in pairs)} of {len(pairs)}"
+        )
+    assert means["auto"] >= means["CROWN"]
+    assert means["auto"] >= 2 * means["local"]

@@ -1,0 +1,86 @@
+"""``lipcert audit`` as a user meets it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+from lipcert_process import ROOT, lipcert_process
+
+from lipcert.cli.main import main
+from lipcert.report import json_file
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audit")
+    shutil.copy(ROOT / "examples" / "digits.onnx", folder)
+    arguments = ("digits.onnx", "--data", "digits", "--eps", "0.1", "--limit", "4")
+    run = lipcert_process(
+        "certify", *arguments, "--method", "local", "--output", "results", "--quiet", cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_an_audit_prints_a_table_and_leaves_its_findings(here):
+    run = lipcert_process("audit", "results", "--samples", "2", "--json", cwd=here)
+    assert run.returncode == 0, run.stderr
+    record = json.loads(run.stdout)
+    jsonschema.validate(record, json_file.schema("audit"))
+    assert record == json.loads((here / "results" / "audit.json").read_text())
+    assert record["agreement"]
+    assert len(record["samples"]) == 2
+    assert "Audit of digits.onnx on digits test" in run.stderr
+    assert "2 of 4 samples" in run.stderr
+    assert "pixels [0,1]" in run.stderr
+
+
+def test_a_contradiction_is_exit_code_4_with_the_sample(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    shutil.copytree("results", tmp_path / "made", ignore=shutil.ignore_patterns("audit.json"))
+    rows = tmp_path / "made" / "samples.jsonl"
+    samples = [json.loads(line) for line in rows.read_text().splitlines()]
+    samples[0]["radius"] *= 10
+    rows.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    to = tmp_path / "elsewhere.json"
+    arguments = ["audit", str(tmp_path / "made" / "certificate.json"), "--samples", "all"]
+    assert main([*arguments, "--model", "digits.onnx", "--to", str(to), "--restarts", "8"]) == 4
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"CONTRADICTED  sample {samples[0]['index']}: radius" in told.err
+    assert "CONTRADICTED  radius of the summary" in told.err
+    last = told.err.strip().splitlines()[-1]
+    said = f"error: the audit contradicts the certificate: sample {samples[0]['index']}: "
+    assert said in last
+    assert not json.loads(to.read_text())["agreement"]
+    assert not (tmp_path / "made" / "audit.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 2, "nowhere: there is no such certificate"),
+        (["results", "--samples", "0"], 2, "--samples '0'"),
+        (["results", "--samples", "some"], 2, "--samples 'some'"),
+        (["results", "--seed", "-1"], 2, "--seed"),
+        (["results", "--restarts", "0"], 2, "--restarts 0"),
+        (["results", "--model", "absent.onnx"], 2, "absent.onnx: there is no such file"),
+        (["results", "--model", "results/samples.jsonl"], 3, "is not the file that"),
+        (["results", "--data", "mnist.npz"], 2, "mnist.npz: there is no such file"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, code, message, here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    assert main(["audit", *arguments]) == code
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_help_has_examples_and_is_quick(here):
+    run = lipcert_process("audit", "--help", cwd=here)
+    assert run.returncode == 0
+    assert "lipcert audit results/certificate.json --model model.onnx" in run.stdout
+    assert "not contradicted" in run.stdout
