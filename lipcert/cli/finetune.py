@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lipcert.cli import parse
+from lipcert.cli import training_options as options
 from lipcert.cli.shared import Debug, ShowConfig
 from lipcert.errors import UsageError
 from lipcert.options import Effort, Epsilon, Options
@@ -68,54 +69,14 @@ def finetune(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="One number a channel, subtracted after --range.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="One number a channel, divided by.", rich_help_panel=_MODEL),
-    ] = None,
-    value_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range",
-            help="The model's numbers for black and white, such as 0,255; 0,1 if not given.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            help="The order in which the model reads an image: CHW, HWC, CWH …",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    train_data: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the training images are, if not the split train of --data: an .npz file, "
-            "or anything that --data takes.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    train_limit: Annotated[
-        int | None,
-        typer.Option(help="Use only so many training images, at random.", rich_help_panel=_DATA),
-    ] = None,
-    validation: Annotated[
-        float,
-        typer.Option(
-            help="Share of the training images held out, which picks the weights.",
-            rich_help_panel=_DATA,
-        ),
-    ] = 0.1,
-    augment: Annotated[
-        Literal["auto", "none", "crop-flip"],
-        typer.Option(help="auto: crops and flips of photographs.", rich_help_panel=_DATA),
-    ] = "auto",
+    mean: options.Mean = None,
+    std: options.Std = None,
+    value_range: options.ValueRange = None,
+    layout: options.Layout = None,
+    train_data: options.TrainData = None,
+    train_limit: options.TrainLimit = None,
+    validation: options.Validation = 0.1,
+    augment: options.Augment = "auto",
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Where published datasets lie on disk.", rich_help_panel=_DATA),
@@ -133,95 +94,27 @@ def finetune(
             help="The numbers for black and white in arrays, such as -1,1.", rich_help_panel=_DATA
         ),
     ] = None,
-    bound: Annotated[
-        Literal["local", "anchored", "dual"],
-        typer.Option(
-            help="The bound inside the loss: local, the published one; anchored and dual, tighter "
-            "and dearer.",
-            rich_help_panel=_AIM,
-        ),
-    ] = "local",
-    loss: Annotated[
-        Literal["gloro", "bcp", "margin"],
-        typer.Option(
-            help="gloro: a class 'not certified'; bcp: cross-entropy of the worst logits; margin: "
-            "a hinge on the certified margin.",
-            rich_help_panel=_AIM,
-        ),
-    ] = "gloro",
-    activation: Annotated[
-        Literal["keep", "clipped", "maxmin-clipped"],
-        typer.Option(
-            help="clipped: ReLU and MaxMin get thresholds that are learned; maxmin-clipped: ReLU "
-            "becomes clipped MaxMin, which costs a pretrained model its accuracy at the start.",
-            rich_help_panel=_AIM,
-        ),
-    ] = "clipped",
-    thresholds: Annotated[
-        Literal["neuron", "channel"],
-        typer.Option(help="One threshold a neuron, or a channel.", rich_help_panel=_AIM),
-    ] = "neuron",
-    percentile: Annotated[
-        float,
-        typer.Option(
-            help="Of the training images' activations, where thresholds start.",
-            rich_help_panel=_AIM,
-        ),
-    ] = 99.5,
-    sparsity: Annotated[
-        float, typer.Option(help="Weight of the sparsity loss.", rich_help_panel=_AIM)
-    ] = 0.01,
-    kappa: Annotated[
-        float,
-        typer.Option(
-            help="bcp, margin: the clean loss's weight after the ramp.", rich_help_panel=_AIM
-        ),
-    ] = 0.0,
-    gap: Annotated[
-        float, typer.Option(help="margin: the margin that is asked for.", rich_help_panel=_AIM)
-    ] = 1.0,
-    eps_factor: Annotated[
-        float, typer.Option(help="Train at this times eps.", rich_help_panel=_AIM)
-    ] = 1.25,
-    epochs: Annotated[int, typer.Option(rich_help_panel=_HOW, help="In all.")] = 20,
-    warmup: Annotated[float, typer.Option(help="Epochs at eps 0.", rich_help_panel=_HOW)] = 0.0,
-    ramp: Annotated[
-        float | None,
-        typer.Option(
-            help="Epochs in which eps rises and κ falls; half of all if not given.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Images a step, over all processes.", rich_help_panel=_HOW)
-    ] = 256,
-    optimiser: Annotated[
-        Literal["adam", "adamw"], typer.Option(rich_help_panel=_HOW, help="Which Adam.")
-    ] = "adam",
-    lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_HOW)] = 1e-3,
-    lr_end: Annotated[
-        float, typer.Option(help="Learning rate at the end.", rich_help_panel=_HOW)
-    ] = 1e-5,
-    lr_schedule: Annotated[
-        Literal["exponential", "cosine"],
-        typer.Option(help="exponential: constant at first.", rich_help_panel=_HOW),
-    ] = "exponential",
-    weight_decay: Annotated[
-        float, typer.Option(help="Of all parameters.", rich_help_panel=_HOW)
-    ] = 0.0,
-    clip_norm: Annotated[
-        float, typer.Option(help="The largest norm of a gradient.", rich_help_panel=_HOW)
-    ] = 10.0,
-    ema: Annotated[
-        float,
-        typer.Option(
-            help="Decay a step of the averaged weights, which are validated and exported; 0: none.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 0.995,
-    power_steps: Annotated[
-        int, typer.Option(help="Power iterations of each sample's norms.", rich_help_panel=_HOW)
-    ] = 2,
+    bound: options.Bound = "local",
+    loss: options.Loss = "gloro",
+    activation: options.Activation = "clipped",
+    thresholds: options.Thresholds = "neuron",
+    percentile: options.Percentile = 99.5,
+    sparsity: options.Sparsity = 0.01,
+    kappa: options.Kappa = 0.0,
+    gap: options.Gap = 1.0,
+    eps_factor: options.EpsFactor = 1.25,
+    epochs: options.Epochs = 20,
+    warmup: options.Warmup = 0.0,
+    ramp: options.Ramp = None,
+    batch_size: options.BatchSize = 256,
+    optimiser: options.Optimiser = "adam",
+    lr: options.Rate = 1e-3,
+    lr_end: options.LastRate = 1e-5,
+    lr_schedule: options.RateSchedule = "exponential",
+    weight_decay: options.WeightDecay = 0.0,
+    clip_norm: options.ClipNorm = 10.0,
+    ema: options.Ema = 0.995,
+    power_steps: options.PowerSteps = 2,
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=_HOW)] = 0,
     certify: Annotated[
         bool,
