@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,17 +84,15 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
-        began = time.perf_counter()
         with job.processes.joined(device):
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
             return {}
-        seconds = time.perf_counter() - began
         files = export(trainable.cpu(), best, job.folder, some[:_COMPARED_IMAGES])
     record = _record(job, source, trainable, training, training_data, device) | {
-        "seconds": seconds,
+        "seconds": sum(line["seconds"] for line in training.metrics.records),
         "files": files,
     }
     write_recipe(job.folder, record)

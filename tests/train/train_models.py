@@ -110,7 +110,7 @@ def run(model: onnx.ModelProto, x: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    return torch.from_numpy(session.run(None, {model.graph.input[0].name: x.numpy()})[0])
 
 
 def recipe(**changed: object) -> Recipe:
