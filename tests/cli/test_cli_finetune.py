@@ -14,6 +14,8 @@ import pytest
 from lipcert_process import ROOT, environment, lipcert_process
 from safetensors.numpy import load_file
 
+from lipcert.cli.main import main
+
 EXAMPLE = ROOT / "examples" / "digits.onnx"
 QUICK = (
     "--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "320", "--batch-size",
@@ -81,12 +83,12 @@ def test_the_report_shows_the_run(tuned):
     assert "Accuracy by epoch" in done.stdout
 
 
-def test_an_earlier_run_is_not_written_over(tuned):
+def test_an_earlier_run_is_not_written_over(tuned, capsys):
     folder, _ = tuned
-    done = lipcert_process("finetune", EXAMPLE, *QUICK, "--output", folder, cwd=folder)
-    assert done.returncode == 2
-    assert "--resume" in done.stderr
-    assert "--overwrite" in done.stderr
+    assert main(["finetune", str(EXAMPLE), *QUICK, "--output", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert "--resume" in told
+    assert "--overwrite" in told
 
 
 def test_resuming_a_finished_run_only_certifies_again(tuned):
@@ -129,22 +131,21 @@ def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_pat
         ((EXAMPLE, "--eps", "0.1", "--batch-size", "5000"), "are left to train on"),
     ],
 )
-def test_wrong_use_is_one_line(tmp_path, arguments, said):
-    done = lipcert_process(
-        "finetune", *arguments, "--data", "digits", "--output", "run", cwd=tmp_path
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    given = ["finetune", *map(str, arguments), "--data", "digits", "--output", "run"]
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
 
 
-def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path):
+def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "some.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
-    done = lipcert_process(
-        "finetune", EXAMPLE, "--data", "some.npz", "--eps", "0.1", "--output", "run", cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert "--train-data" in done.stderr
+    given = ["finetune", str(EXAMPLE), "--data", "some.npz", "--eps", "0.1", "--output", "run"]
+    assert main(given) == 2
+    assert "--train-data" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
