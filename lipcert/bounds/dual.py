@@ -27,8 +27,9 @@ from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 from lipcert.rounding import FLOAT64, gamma
 
-# Where the search starts: a multiplier of 0.3 ‖A‖/ρ, found best in experiments.
-_FIRST_MULTIPLIER = 0.3
+# Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
+# boxes do.
+_FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
 _INPUT_STEPS = 4
@@ -103,20 +104,57 @@ class DualBound:
         self.network, self.images = network, images
         self._sweep = RigorousSweep(network)
 
+    @torch.no_grad()
     def start(self, state: State, forms: Forms) -> Multipliers:
-        """Slopes as at the sample, multipliers from the coefficients that these give."""
+        """Of two places to start from the better one, for each form: slopes as at the sample, or
+        those of CROWN for the box."""
+        first, ball = self._start(state, forms, crown=False)
+        second, box = self._start(state, forms, crown=True)
+        better = box > ball
+
+        def chosen(one: Tensor, other: Tensor) -> Tensor:
+            return torch.where(better.reshape(-1, *(1,) * (one.dim() - 1)), other, one)
+
+        return Multipliers(
+            {i: chosen(slope, second.slopes[i]) for i, slope in first.slopes.items()},
+            {i: chosen(log, second.logs[i]) for i, log in first.logs.items()},
+        )
+
+    def _start(self, state: State, forms: Forms, *, crown: bool) -> tuple[Multipliers, Tensor]:
+        """Slopes, at each layer the best of a few multipliers for them, and the change they give.
+
+        CROWN takes the chord above, and below the slope in the middle of the box.
+        """
         slopes, logs = {}, {}
+        total = torch.zeros_like(state[0].radius)
 
         def cross(i: int, value: Tensor) -> Tensor:
-            layer = state[i]
-            slopes[i] = self._kind(i).derivative(layer.anchor) * layer.varying
-            radius = layer.radius.clamp(min=1e-12)
+            nonlocal total
+            layer, kind = state[i], self._kind(i)
+            slope = kind.derivative(layer.anchor)
+            if crown:
+                wide = layer.upper - layer.lower
+                rise = kind.value(layer.upper) - kind.value(layer.lower)
+                middle = kind.derivative((layer.lower + layer.upper) / 2)
+                chord = torch.where(wide > 0, rise / torch.where(wide > 0, wide, 1), middle)
+                slope = torch.where(value < 0, chord, middle).nan_to_num(0.0).clamp(*_SLOPES)
+            slopes[i] = (slope * layer.varying).expand_as(value)
             size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
-            logs[i] = (_FIRST_MULTIPLIER * size / radius).log()
+            first = size / layer.radius.clamp(min=1e-12)
+            best = torch.full_like(total, -torch.inf)
+            logs[i] = first.log()
+            for share in _FIRST_MULTIPLIERS:
+                log = (share * first).log()
+                gained = self._relax(kind, value, layer, slopes[i], log)
+                better = gained > best
+                best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
+            total = total + best
             return value * slopes[i]
 
-        carry_back(self.network, forms.node, forms.coefficients, cross)
-        return Multipliers(slopes, logs)
+        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        if rest is not None:
+            total = total + self._least(rest, state[0])[0]
+        return Multipliers(slopes, logs), total
 
     def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """A lower bound of how much each form changes over the ball, but for rounding: ``(N,)``.
@@ -127,9 +165,9 @@ class DualBound:
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
-            gained, value = self._relax(self._kind(i), value, state[i], found, i)
-            total = total + gained
-            return value
+            layer, slope = state[i], found.slopes[i] * state[i].varying
+            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
+            return value * slope
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         return total if rest is None else total + self._least(rest, state[0])[0]
@@ -166,24 +204,17 @@ class DualBound:
         return kind
 
     def _relax(
-        self,
-        activation: Elementwise,
-        value: Tensor,
-        layer: Layer,
-        found: Multipliers,
-        node: int,
-    ) -> tuple[Tensor, Tensor]:
-        """An activation's least error over box and ball, and the coefficient on its input."""
-        slope = found.slopes[node] * layer.varying
-        multiplier = found.logs[node].exp()
+        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, log: Tensor
+    ) -> Tensor:
+        """An activation's least error over box and ball: ``(N,)``."""
+        multiplier = log.exp()
         column = multiplier.reshape(-1, *(1,) * (value.dim() - 1))
         least = activation.relaxed_minimum(
             value, slope, column, layer.anchor, layer.lower, layer.upper
         )
         # Neurons that cannot vary have no error, and no part in the ball.
         least = torch.where(layer.varying != 0, least, 0)
-        gained = least.flatten(1).sum(1) - multiplier * layer.radius.square()
-        return gained, value * slope
+        return least.flatten(1).sum(1) - multiplier * layer.radius.square()
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """As ``change``, in float64 and with every rounding charged: ``(N,)``.
@@ -198,10 +229,11 @@ class DualBound:
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
             layer = state[i]
-            gained, passed = self._relax(self._kind(i), value, layer, found, i)
-            total = total + gained
+            slope = found.slopes[i] * layer.varying
+            passed = value * slope
+            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
             charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
-            steepest = (found.slopes[i] * layer.varying).flatten(1).abs().amax(1)
+            steepest = slope.flatten(1).abs().amax(1)
             return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * FLOAT64 * length(passed)
 
         reached = self._sweep(forms.node, forms.coefficients, cross)

@@ -6,6 +6,7 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -141,17 +142,19 @@ class AnchoredBound(Bound):
     """Margins from the anchored state, with ball ∩ box in the last layer.
 
     The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
-    lower precision, where slopes of refined boxes are sought; ``narrow`` layers of at most so many
-    neurons have their chains from rows, and boxes refined by ``steps`` of the slopes; ``chains``:
-    of wide layers too, in place of the norms of the segments that end in them. ``images``: only
-    inputs in [0, 1] count.
+    lower precision, where slopes of refined boxes are sought. ``narrow``: layers of at most so many
+    neurons have their chains from rows; ``chains``: wide layers have chains too. ``refined``: of
+    layers of at most so many neurons the boxes are refined, by ``steps`` of the slopes, for
+    samples where that takes ``work`` at most, values in sweeps. ``images``: only inputs in [0, 1]
+    count.
     """
 
     rough: Network | None = None
     narrow: int = 128
-    steps: int = 0
     chains: bool = True
-    refine_boxes: bool = True
+    refined: int = 512
+    steps: int = 0
+    work: float = math.inf
     images: bool = False
 
     @cached_property
@@ -247,14 +250,15 @@ class _Finder(Facts):
         if node == 0 and self.bound.images:
             self.found.boxes[0] = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return self.found.boxes[0]
-        if not self._is_narrow(node, state) or not self.bound.refine_boxes:
+        if not self._is_narrow(node, self.bound.refined):
             return box
         if node not in self.found.boxes:
             kind = self.kinds[node]
             assert isinstance(kind, Elementwise)
             self.found.boxes[node] = refined_box(
-                self.bound.duals, self.centre, node, state, box, kind, self.bound.steps
-            )
+                self.bound.duals, self.centre, node, state, box, kind, self.bound.steps,
+                self.bound.work,
+            )  # fmt: skip
         return self.found.boxes[node]
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
@@ -262,7 +266,7 @@ class _Finder(Facts):
         if node not in self.found.chains:
             if node in self.bound.wide:
                 self.found.chains[node] = self._matrix_free(node, state, mask)
-            elif self._is_narrow(node, state):
+            elif self._is_narrow(node, self.bound.narrow):
                 self.found.chains[node] = explicit_chain(self.bound.sweep, node, state, mask)
         chain = self.found.chains.get(node)
         return radius if chain is None else torch.minimum(radius, chain.length(state))
@@ -276,10 +280,10 @@ class _Finder(Facts):
         norm = self.norm_of(None, mapping.weighted(weights), number)
         return Chain(mapping.sources, weights, norm)
 
-    def _is_narrow(self, node: int, state: State) -> bool:
+    def _is_narrow(self, node: int, widest: int) -> bool:
+        """Whether there is something to see from the input, past activations, and not too much."""
         network = self.bound.layers.network
-        sources = chain_sources(network, node)
-        return bool(sources) and is_narrow(network, node, self.bound.narrow)
+        return bool(chain_sources(network, node)) and is_narrow(network, node, widest)
 
     def _mask(self, sink: int, mask: Tensor) -> Tensor:
         # Where two activations share an input each has a mask of its own: take none.

@@ -66,18 +66,21 @@ def is_narrow(network: Network, node: int, widest: int) -> bool:
 
 def refined_box(
     duals: tuple[DualBound, DualBound], centre: Centre, node: int, state: State, box: Box,
-    kind: Elementwise, steps: int,
+    kind: Elementwise, steps: int, work: float,
 ) -> Box:  # fmt: skip
     """The box of a layer, each neuron that varies bounded by the dual from both sides.
 
-    ``duals``: the rigorous one, and the one where slopes are sought by ``steps``.
+    ``duals``: the rigorous one, and the one where slopes are sought by ``steps``. Samples of more
+    than ``work``, the values of all layers for every such neuron, keep the box that they have.
     """
     shape = duals[0].network.nodes[node].shape
     lower, upper = (side.flatten(1).clone() for side in box)
     anchor, error = centre.values[node].flatten(1), centre.errors[node].flatten(1)
     flat, steep = kind.secant(*box, centre.values[node])
-    rows, neurons = (flat != steep).flatten(1).nonzero().unbind(1)
     size = sum(layer.anchor[0].numel() for layer in state.values())
+    wanted = (flat != steep).flatten(1)
+    wanted &= (wanted.sum(1, keepdim=True) * size) <= work
+    rows, neurons = wanted.nonzero().unbind(1)
     for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // (2 * size))):
         row, neuron = rows[some], neurons[some]
         for sign, side in ((1.0, lower), (-1.0, upper)):
@@ -100,7 +103,10 @@ def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, ste
     found = guide.start(single, small)
     if steps:
         _, found = guide.optimise(single, small, found, steps)
-    return rigorous.certified(state, forms, found.to(forms.coefficients.dtype))
+    if rigorous.network.anchor.dtype != torch.float64:
+        # A guess: what rounding adds is not its matter.
+        return rigorous.change(state, forms, found)
+    return rigorous.certified(state, forms, found.to(torch.float64))
 
 
 def _meet(box: Box, other: Box | None) -> Box:

@@ -68,7 +68,7 @@ class Roundoff:
             if isinstance(node.kind, Operator):
                 ones = network.anchor.new_ones(1, *node.kind.in_shape)
                 own = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
-                norms.append(operator_norm(node.kind))
+                norms.append(min(operator_norm(node.kind), _absolute_norm(node.kind, ones)))
             else:
                 norms.append(node.kind.lipschitz if isinstance(node.kind, Activation) else 1.0)
             rows.append(own)
@@ -92,11 +92,11 @@ class Roundoff:
         for i, node in reversed(list(enumerate(nodes))):
             for j in node.inputs:
                 after[j] += self.norms[i] * after[i]
-        most = max(
+        products = (
             (1 + sum(before[j] for j in node.inputs)) * (1 + self.norms[i]) * (1 + after[i])
             for i, node in enumerate(nodes)
         )
-        return _UNDERFLOW if most <= _AMPLIFICATION else math.inf
+        return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
 
     def over(
         self,
@@ -287,6 +287,14 @@ class _Forward:
         fresh = growth * (made + own.tiny * (stored + added))
         safe = (whole * growth <= sums.largest / 2) & (result * growth <= own.largest / 2)
         return torch.where(safe, fresh, torch.inf)
+
+
+def _absolute_norm(operator: Operator, ones: Tensor) -> float:
+    """``sqrt(‖|A|‖_1 ‖|A|‖_∞)``, an upper bound of ``‖A‖₂`` that is always at hand."""
+    rows = float(operator.magnitude(ones).max())
+    columns = float(operator.transpose_magnitude(ones.new_ones(1, *operator.out_shape)).max())
+    slack = 1 + gamma(operator.terms + operator.transposed_terms + 8)
+    return math.sqrt(rows) * math.sqrt(columns) * slack
 
 
 def _widened(box: Box, error: Tensor) -> Box:

@@ -27,8 +27,13 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 _FORMS_AT_ONCE = 256
+# A deployed error below this share of a margin need not be known better; one above this share is
+# found again at every radius.
+_SMALL, _COARSE = 0.01, 0.1
 # A guess looks at so many classes of each sample, those that seem nearest.
 _GUESSED_CLASSES = 3
+# Boxes are refined for a radius where that is so cheap, in values for every neuron that varies.
+_LITTLE_WORK = 2.0**18
 
 
 class Backward:
@@ -44,7 +49,7 @@ class Backward:
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
         chains = self.pace.own_norms and not options.deterministic
-        narrow = AnchoredBound.narrow if self.pace.own_norms else 0
+        narrow, refined = (128, 512) if self.pace.own_norms else (0, 0)
         plan = AnchoredBound(layers, {}, [], None, narrow, chains=chains)  # type: ignore[arg-type]
         self.norms = AssuredNorms(
             layers.edges,
@@ -58,13 +63,14 @@ class Backward:
         )
         self.bound = replace(
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
-            refine_boxes=False, images=options.pixel_domain,
+            refined=refined, work=_LITTLE_WORK, images=options.pixel_domain,
         )  # fmt: skip
-        self.refined = replace(self.bound, refine_boxes=True, steps=self.pace.refine or 0)
+        self.refined = replace(self.bound, steps=self.pace.refine or 0, work=math.inf)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
-            chains=self.pace.own_norms, refine_boxes=False, images=options.pixel_domain,
+            chains=self.pace.own_norms, refined=refined, work=_LITTLE_WORK,
+            images=options.pixel_domain,
         )  # fmt: skip
         self.matched = deployment.matches(simple)
         self.dual, self.guide = self.bound.duals
@@ -117,8 +123,10 @@ class BackwardBatch:
     def needed(self, eps: Tensor, state: State) -> Tensor:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
-        pair = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, known)
-        self.charged = pair.amax(1)
+        pair = self.tools.deployment.pair_errors(
+            self.deployed, self.labels, eps, known, margins=_SMALL * self.clean
+        )
+        self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
 
     def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
@@ -148,7 +156,7 @@ class BackwardBatch:
             found = found.select(~positive)
         return Margins(done, needed, forms, others, found)
 
-    def split(self, state: State, open_: Margins, seconds: float) -> Margins:
+    def split(self, state: State, open_: Margins, leaves: int, seconds: float) -> Margins:
         """The same after branch and bound of those that are still open, in so many seconds."""
         pace, tools = self.tools.pace, self.tools
         forms, others, found = open_.forms, open_.others, open_.found
@@ -159,7 +167,7 @@ class BackwardBatch:
             self._clean_of(forms, others), open_.needed[forms.rows, others],
         )  # fmt: skip
         seconds = min(seconds, pace.leaf_seconds * len(torch.unique(forms.rows)))
-        proven = splitter.proven(found, Budget(leaves=pace.leaves, seconds=seconds))
+        proven = splitter.proven(found, Budget(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True
         rest = forms.select(~proven), others[~proven], found.select(~proven)
@@ -219,8 +227,10 @@ class BackwardBatch:
         """
         prepared, state = self.prepare(top, number, refine=False)
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        # What the arithmetic of the deployed network adds only grows with the radius.
+        # What the arithmetic of the deployed network adds only grows with the radius: where that
+        # is little, once will do.
         needed = self.needed(top, state)
+        coarse = bool((self.charged > _COARSE * self.clean.amin(1)).any())
         forms, others = self._forms(margins <= needed)
         found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
@@ -229,7 +239,8 @@ class BackwardBatch:
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             proven = self._certified(own, forms, others, found)
             margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
-            return torch.where(eps <= top, (margins - needed).amin(1), torch.nan)
+            wanted = self.needed(eps, own) if coarse else needed
+            return torch.where(eps <= top, (margins - wanted).amin(1), torch.nan)
 
         clean = self.clean.amin(1)
         return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)

@@ -70,7 +70,9 @@ class Batch:
         needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
         slack = self._least(margins - needed)
         kept = (slack > 0) | self.charged.isnan()
-        self.charged = torch.where(kept, needed.amax(1), self.charged)
+        self.charged = torch.where(
+            kept, needed.scatter(1, self.labels[:, None], 0).amax(1), self.charged
+        )
         return slack
 
     def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:

@@ -18,6 +18,8 @@ RUNGS = ("local", "dual", "refined", "split")
 
 # An eps this far above the guessed radius is tried by itself: more steps may do it.
 _NEAR = 3.0
+# Before boxes are refined a margin is split into no more leaves than this.
+_FEW_LEAVES = 48
 _SMALLEST_BALL = 1e-30
 
 
@@ -40,9 +42,10 @@ def climb(
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams)
     limit = attack.radius.clamp(max=batch.diameter)
+    guess = every.guess((limit / 3).clamp(min=_SMALLEST_BALL), limit)
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
-    guess = every.guess(torch.minimum(first, limit / 3).clamp(min=_SMALLEST_BALL), limit)
-    top = torch.where(guess > 0, guess, first).clamp(min=_SMALLEST_BALL)
+    top = torch.where(guess > 0, guess, first)
+    top = top.clamp(min=_SMALLEST_BALL)
     findings.improve(rows, every.radius(top, 0), 1, every.charged)
     findings.spent[rows] += every.spent
     findings.passed("dual", rows)
@@ -58,8 +61,9 @@ def climb(
             _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
             margins = some.verdict(at, state)
             keep(findings, rows[chosen], at, margins.proven, rung, some)
-            if rung == 2 and pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
-                margins = some.split(state, margins, left)
+            if pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
+                leaves = pace.leaves if rung == 2 else min(pace.leaves, _FEW_LEAVES)
+                margins = some.split(state, margins, leaves, left)
                 keep(findings, rows[chosen], at, margins.proven, 3, some)
             findings.spent[rows[chosen]] += some.spent
 

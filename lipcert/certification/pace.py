@@ -13,9 +13,9 @@ class Pace:
 
     ``own_norms``: whether samples get norms and chains of their own. ``stages``: steps of the
     slopes at each stage of a verdict, ``guess_steps`` at each of ``guesses`` of the radius,
-    ``radius_steps`` for it. ``refine``: steps for refined boxes, None for none. ``leaves``: how many
-    a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps``, ``attack_restarts``:
-    of the attack.
+    ``radius_steps`` for it. ``refine``: steps for refined boxes, None for none. ``leaves``: how
+    many a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps`` and
+    ``attack_restarts``: of the attack.
     """
 
     own_norms: bool
@@ -32,6 +32,6 @@ class Pace:
 
 PACES: dict[Effort, Pace] = {
     "fast": Pace(False, (10,), 3, 4, 10, None, 0, 0.0, 5, 0),
-    "standard": Pace(True, (20, 60, 150), 6, 8, 40, 8, 0, 0.0, 20, 0),
-    "max": Pace(True, (20, 60, 200), 8, 15, 100, 20, 4000, 30.0, 40, 1),
+    "standard": Pace(True, (20, 60, 60), 5, 14, 40, 8, 48, 5.0, 20, 0),
+    "max": Pace(True, (20, 60, 200), 8, 20, 100, 20, 4000, 30.0, 40, 1),
 }

@@ -46,13 +46,15 @@ def largest_radius(
         low_slack, low = torch.where(yes, found, low_slack), torch.where(yes, trial, low)
         high_slack, high = torch.where(no, found, high_slack), torch.where(no, trial, high)
         inside = torch.isfinite(high) & (low > 0)
-        share = (low_slack / (low_slack - high_slack)).nan_to_num(0.0, 0.0, 0.0)
+        # Bounds can plunge: what lies far below 0 says little of where they cross it.
+        plunge = (-high_slack).clamp(max=clean)
+        share = (low_slack / (low_slack + plunge)).nan_to_num(0.0, 0.0, 0.0)
         chord = low + (high - low) * share.clamp(0, 1)
         # A little beyond it, on the side that was not seen last, to close in from both.
         chord = (chord * torch.where(yes, nudge, 1 / nudge)).clamp(low * nudge, high / nudge)
         middle = (low.clamp(min=0) * high).sqrt()
-        between = torch.where((high_slack > -torch.inf) & (step % 4 != 3), chord, middle)
-        fall = (clean - found).clamp(min=1e-3 * clean)
+        between = middle if step % 4 == 3 else chord
+        fall = (clean - found).clamp(min=1e-3 * clean).minimum(8 * clean)
         factor = (clean / fall) ** (1 / _POWER)
         factor = torch.where(torch.isfinite(found), factor, 1 / _LONGEST_STRIDE)
         up = (factor * nudge).clamp(resolution, _LONGEST_STRIDE)

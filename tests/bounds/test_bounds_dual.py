@@ -50,10 +50,10 @@ class Case:
         rough = self.network.to(dtype=torch.float32)
         plain = self.local.replaced(AnchoredBound)
         settings = {
-            "plain": {"narrow": 0, "chains": False},
-            "chains": {"narrow": 0, "chains": True},
-            "narrow": {"narrow": 10**6, "refine_boxes": False},
-            "refined": {"narrow": 10**6, "steps": 2},
+            "plain": {"narrow": 0, "chains": False, "refined": 0},
+            "chains": {"narrow": 0, "chains": True, "refined": 0},
+            "narrow": {"narrow": 10**6, "refined": 0},
+            "refined": {"narrow": 10**6, "refined": 10**6, "steps": 2},
         }
         self.bounds = {
             name: AnchoredBound(

@@ -17,6 +17,7 @@ from lipcert.certification.deployed import SOFTMAX_TIE, Deployment
 from lipcert.loading import load_model
 from lipcert.network import Network, NetworkBuilder, simplify
 from lipcert.network.operators import Convolution, Dense, Diagonal, Select
+from lipcert.norms import convolution_norm
 from lipcert.rounding import DOUBLE, FORMATS, SINGLE
 
 
@@ -260,3 +261,18 @@ def test_folded_batch_norm_is_covered(seed: int) -> None:
             for deployed in (network, folded):
                 run = deployed_logits(deployed, point, DTYPES[name], order)
                 assert ((margins(run, labels) - exact).abs() <= allowed + analysed).all()
+
+
+def test_wide_convolutions_are_certified_too() -> None:
+    """Whose norm over all frequencies is not worth its price."""
+    generator = seeded(0)
+    weight = normal((2, 600, 1, 1), generator) / 600
+    builder = NetworkBuilder((1, 600, 1, 1))
+    node = builder.operator(Convolution.of(weight, None, (1, 600, 1, 1)), 0)
+    network = builder.build(node)
+    assert convolution_norm(network.nodes[1].kind) is None
+    x = uniform((2, 1, 600, 1, 1), generator)
+    labels, eps = network.logits(x).argmax(1), torch.full((2,), 0.1, dtype=torch.float64)
+    for arithmetic in (SINGLE, None):
+        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=False)
+        assert (deployment.pair_errors(deployment.centre(x), labels, eps) < 1e-3).all()
