@@ -17,6 +17,7 @@ from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
 from lipcert.cli.compare import compare
 from lipcert.cli.doctor import doctor
+from lipcert.cli.finetune import finetune
 from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
 from lipcert.cli.log import log_failure, stop_log
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, audit, gate, report, compare, inspect, doctor):
+for command in (certify, finetune, audit, gate, report, compare, inspect, doctor):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

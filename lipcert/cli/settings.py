@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lipcert.config import Keys, Kind, Setting
+from lipcert.config import Keys, Kind, Setting, Value
 from lipcert.errors import UsageError
 
 # Not settings: they ask for something once.
@@ -19,11 +19,13 @@ Found = Mapping[str, Setting]
 
 def keys(group: Any) -> Keys:
     """Every option that can be configured, of any command, by its name with underscores."""
-    return {
-        key: _kind(option)
-        for command in _commands(group)
-        for key, option in _options(command).items()
-    }
+    kinds: dict[str, Kind] = {}
+    for command in _commands(group):
+        for key, option in _options(command).items():
+            # Where one command takes several and another one, the file may hold several.
+            if kinds.get(key) != "list":
+                kinds[key] = _kind(option)
+    return kinds
 
 
 def default_map(group: Any, found: Found) -> dict[str, Any]:
@@ -34,11 +36,17 @@ def default_map(group: Any, found: Found) -> dict[str, Any]:
             made[name] = default_map(command, found)
         elif name not in _WITHOUT:
             made[name] = {
-                option.name: found[key].value
+                option.name: _value(option, found[key])
                 for key, option in _options(command).items()
                 if key in found
             }
     return made
+
+
+def _value(option: Any, setting: Setting) -> Value:
+    """A list for an option that is given once is one text with commas."""
+    value = setting.value
+    return ",".join(value) if isinstance(value, list) and not option.multiple else value
 
 
 def show(group: Any, arguments: Sequence[str], found: Found) -> str:

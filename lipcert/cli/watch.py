@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from lipcert.run.progress import ConsoleWatch
+from lipcert.train.watch import ConsoleTrainingWatch
 
 
 class LoggingWatch(ConsoleWatch):
@@ -12,3 +13,11 @@ class LoggingWatch(ConsoleWatch):
 
     def say(self, text: str) -> None:
         logging.getLogger("lipcert").info(text)
+
+
+class LoggingTrainingWatch(ConsoleTrainingWatch):
+    """The line of each epoch goes to the console, and with all else to the log file."""
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        logging.getLogger("lipcert").debug(text)

@@ -14,6 +14,7 @@ The results are real-valued identities; their rounding in float64 is charged by
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -46,7 +47,7 @@ def _pass(network: Network) -> Network:
             case Input():
                 continue
             case Sum():
-                place[i] = _sum(builder, sources, node.origin)
+                place[i] = _sum(builder, sources, node.origin, network.anchor.device)
             case Operator() as operator:
                 alone = uses[node.inputs[0]] == 1
                 place[i] = _operator(builder, operator, sources[0], alone, node.origin)
@@ -168,9 +169,9 @@ def _merge_clips(first: Clip, second: Clip) -> Clip:
     return Clip(through(lower, low), through(upper, high))
 
 
-def _sum(builder: NetworkBuilder, sources: list[int], origin: str) -> int:
+def _sum(builder: NetworkBuilder, sources: list[int], origin: str, device: torch.device) -> int:
     """A sum whose parts are disjoint pieces of one value is a Select (of a Clip) of that value."""
-    pieces = [_piece(builder, source) for source in sources]
+    pieces = [_piece(builder, source, device) for source in sources]
     base = pieces[0][0]
     read = torch.stack([index >= 0 for _, index, _ in pieces])
     if any(piece[0] != base for piece in pieces) or bool((read.sum(0) > 1).any()):
@@ -200,10 +201,10 @@ def _joined(limits: list[Tensor | None], read: Tensor, missing: float) -> Tensor
 _Limits = tuple[Tensor | None, Tensor | None]
 
 
-def _piece(builder: NetworkBuilder, node: int) -> tuple[int, Tensor, _Limits]:
+def _piece(builder: NetworkBuilder, node: int, device: torch.device) -> tuple[int, Tensor, _Limits]:
     """``node`` as (base, index into the base, clip limits): Select? ∘ Clip? ∘ Select? ∘ base."""
     shape = builder.shape(node)
-    outer = _identity(shape)
+    outer = torch.arange(math.prod(shape), device=device)
     lower: Tensor | None = None
     upper: Tensor | None = None
     kind = builder.nodes[node].kind
@@ -224,10 +225,3 @@ def _piece(builder: NetworkBuilder, node: int) -> tuple[int, Tensor, _Limits]:
             outer = torch.where(outer < 0, -1, kind.index[outer.clamp(min=0)])
             node = builder.nodes[node].inputs[0]
     return node, outer, (lower, upper)
-
-
-def _identity(shape: Shape) -> Tensor:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return torch.arange(size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from lipcert.gate import Outcome
-from lipcert.report import charts, elements
+from lipcert.report import charts, elements, training
 from lipcert.report.numbers import distance_up, percent, percent_up, rounded_down, rounded_up
 from lipcert.report.provenance import provenance
 from lipcert.report.results import Record, Results, correct
@@ -25,6 +25,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         elements.cards(_cards(results)),
         elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
         elements.section("Robustness", _figures(results) if samples else _by_eps(results)),
+        training.section(results.training),
         elements.section("By class", _by_class(results)),
         elements.section("Cascade", _cascade(results)),
         elements.section("Layers", _layers(results)),

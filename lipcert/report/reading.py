@@ -15,6 +15,7 @@ from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.results import Record, Results, correct
 from lipcert.report.thumbnails import COUNTEREXAMPLES, THUMBNAILS, read_images
+from lipcert.report.training import Training
 
 _TYPES: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "integer": int, "number": int | float,
@@ -63,7 +64,26 @@ def read_results(path: Path, *, samples: bool = True) -> Results:
         digests | {rows.name: hashlib.sha256(lines).hexdigest()},
         images=read_images(file.with_name(f"{THUMBNAILS}{end}.npz")),
         counterexamples=read_images(file.with_name(f"{COUNTEREXAMPLES}{end}.npz")),
+        training=_training(file.parent),
     )
+
+
+def _training(folder: Path) -> Training | None:
+    """What ``lipcert finetune`` left beside the certificate, if it did.
+
+    Raises ``CannotCertify`` where that is damaged.
+    """
+    metrics, recipe = folder / "metrics.jsonl", folder / "recipe.json"
+    if not (metrics.is_file() and recipe.is_file()):
+        return None
+    try:
+        records = tuple(json.loads(line) for line in _read(metrics).splitlines())
+        results = json.loads(_read(recipe)).get("results", {})
+        if not all(isinstance(record["epoch"], int) for record in records):
+            raise ValueError("an epoch is no whole number")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CannotCertify(f"{metrics}: is damaged: {error}; remove it, or train again") from error
+    return Training(records, results)
 
 
 Counts = tuple[int, int, dict[str, int], dict[str, int]]

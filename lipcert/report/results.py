@@ -13,6 +13,7 @@ from lipcert.certificate import Certificate, Sample
 from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.thumbnails import Images
+from lipcert.report.training import Training
 
 Record = dict[str, Any]
 
@@ -23,7 +24,7 @@ class Results:
 
     ``digests``: sha256 of the files that were read, by name; empty for results that were never
     written. ``images``: small originals by sample index; ``counterexamples`` likewise. A report
-    must not need either.
+    must not need either. ``training``: how the model was fine-tuned, if lipcert did it.
     """
 
     certificate: Record
@@ -31,6 +32,7 @@ class Results:
     digests: dict[str, str] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
+    training: Training | None = None
 
     @property
     def summary(self) -> Record:

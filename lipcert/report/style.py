@@ -52,7 +52,7 @@ svg text { fill: var(--muted); font: 13px system-ui, sans-serif }
 .bar.certified { fill: var(--certified) } .bar.estimated { fill: var(--estimated) }
 .line.attacked { stroke: var(--attacked) } .dots.falsified { stroke: var(--falsified) }
 .dots.unknown, .dots.timeout { stroke: var(--unknown) }
-.dots.misclassified { stroke: var(--attacked) }
+.dots.misclassified, .dots.attacked { stroke: var(--attacked) }
 .legend { display: inline-flex; align-items: center; gap: .35rem; margin-right: .9rem }
 .legend svg { width: 1.6rem; flex: none } .key { margin-bottom: .2rem }
 .scroll { overflow-x: auto }

@@ -93,6 +93,12 @@ def steps(axes: Axes, corners: Sequence[Point], style: str, *, up: bool) -> str:
     return f'<path class="line {style}" d="{path}H{right}"/>'
 
 
+def polyline(axes: Axes, points: Sequence[Point], style: str) -> str:
+    """A line from point to point; those outside the frame are left out."""
+    places = [f"{axes.at_x(x):.1f} {axes.at_y(y):.1f}" for x, y in points if axes.inside((x, y))]
+    return f'<path class="line {style}" d="M{"L".join(places)}"/>' if places else ""
+
+
 def bars(axes: Axes, edges: Sequence[float], heights: Sequence[float], style: str) -> str:
     """A histogram; bars without height are left out."""
     floor = axes.at_y(0)

@@ -1,0 +1,138 @@
+"""The options of ``lipcert finetune`` that say what is trained and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+_MODEL = "What the model expects"
+_DATA = "Which images"
+_AIM = "What to train for"
+_HOW = "How to train"
+
+Mean = Annotated[
+    str | None,
+    typer.Option(help="One number a channel, subtracted after --range.", rich_help_panel=_MODEL),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="One number a channel, divided by.", rich_help_panel=_MODEL),
+]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        help="The model's numbers for black and white, such as 0,255; 0,1 if not given.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="The order in which the model reads an image: CHW, HWC, CWH …",
+        rich_help_panel=_MODEL,
+    ),
+]
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the training images are, if not the split train of --data: an .npz file, "
+        "or anything that --data takes.",
+        rich_help_panel=_DATA,
+    ),
+]
+TrainLimit = Annotated[
+    int | None,
+    typer.Option(help="Use only so many training images, at random.", rich_help_panel=_DATA),
+]
+Validation = Annotated[
+    float,
+    typer.Option(
+        help="Share of the training images held out, which picks the weights.",
+        rich_help_panel=_DATA,
+    ),
+]
+Augment = Annotated[
+    Literal["auto", "none", "crop-flip"],
+    typer.Option(help="auto: crops and flips of photographs.", rich_help_panel=_DATA),
+]
+Bound = Annotated[
+    Literal["local", "anchored", "dual"],
+    typer.Option(
+        help="The bound inside the loss: local, the published one; anchored and dual, tighter "
+        "and dearer.",
+        rich_help_panel=_AIM,
+    ),
+]
+Loss = Annotated[
+    Literal["gloro", "bcp", "margin"],
+    typer.Option(
+        help="gloro: a class 'not certified'; bcp: cross-entropy of the worst logits; margin: "
+        "a hinge on the certified margin.",
+        rich_help_panel=_AIM,
+    ),
+]
+Activation = Annotated[
+    Literal["keep", "clipped", "maxmin-clipped"],
+    typer.Option(
+        help="clipped: ReLU and MaxMin get thresholds that are learned; maxmin-clipped: ReLU "
+        "becomes clipped MaxMin, which costs a pretrained model its accuracy at the start.",
+        rich_help_panel=_AIM,
+    ),
+]
+Thresholds = Annotated[
+    Literal["neuron", "channel"],
+    typer.Option(help="One threshold a neuron, or a channel.", rich_help_panel=_AIM),
+]
+Percentile = Annotated[
+    float,
+    typer.Option(
+        help="Of the training images' activations, where thresholds start.",
+        rich_help_panel=_AIM,
+    ),
+]
+Sparsity = Annotated[float, typer.Option(help="Weight of the sparsity loss.", rich_help_panel=_AIM)]
+Kappa = Annotated[
+    float,
+    typer.Option(help="bcp, margin: the clean loss's weight after the ramp.", rich_help_panel=_AIM),
+]
+Gap = Annotated[
+    float, typer.Option(help="margin: the margin that is asked for.", rich_help_panel=_AIM)
+]
+EpsFactor = Annotated[float, typer.Option(help="Train at this times eps.", rich_help_panel=_AIM)]
+Epochs = Annotated[int, typer.Option(help="In all.", rich_help_panel=_HOW)]
+Warmup = Annotated[float, typer.Option(help="Epochs at eps 0.", rich_help_panel=_HOW)]
+Ramp = Annotated[
+    float | None,
+    typer.Option(
+        help="Epochs in which eps rises and κ falls; half of all if not given.",
+        rich_help_panel=_HOW,
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(help="Images a step, over all processes.", rich_help_panel=_HOW)
+]
+Optimiser = Annotated[
+    Literal["adam", "adamw"], typer.Option(rich_help_panel=_HOW, help="Which Adam.")
+]
+Rate = Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_HOW)]
+LastRate = Annotated[float, typer.Option(help="Learning rate at the end.", rich_help_panel=_HOW)]
+RateSchedule = Annotated[
+    Literal["exponential", "cosine"],
+    typer.Option(help="exponential: constant at first.", rich_help_panel=_HOW),
+]
+WeightDecay = Annotated[float, typer.Option(help="Of all parameters.", rich_help_panel=_HOW)]
+ClipNorm = Annotated[
+    float, typer.Option(help="The largest norm of a gradient.", rich_help_panel=_HOW)
+]
+Ema = Annotated[
+    float,
+    typer.Option(
+        help="Decay a step of the averaged weights, which are validated and exported; 0: none.",
+        rich_help_panel=_HOW,
+    ),
+]
+PowerSteps = Annotated[
+    int, typer.Option(help="Power iterations of each sample's norms.", rich_help_panel=_HOW)
+]

@@ -1,0 +1,1 @@
+"""Fine-tuning: from a pretrained network to one that certifies."""

@@ -1,0 +1,117 @@
+"""The training images: a validation split held out, batches in an order of their own, crops and
+flips where the images are natural ones.
+
+Everything random follows from the seed and the number of the epoch or step, so that a run can be
+continued at any step, by any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lipcert.data import Dataset
+from lipcert.errors import UsageError
+
+_PAD = 4
+_EPOCH, _STEP, _SPLIT = 1, 2, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images as stored, and their labels."""
+
+    data: Dataset
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Pixels in [0, 1] and labels at these places."""
+        chosen = self.indices[places]
+        pixels = torch.from_numpy(self.data.pixels(chosen))
+        return pixels, torch.from_numpy(self.data.labels[chosen])
+
+
+def held_out(
+    data: Dataset, share: float, seed: int, limit: int | None = None
+) -> tuple[Images, Images]:
+    """The images to train on and those of the validation, drawn by the seed.
+
+    ``limit``: use only so many images, chosen by the seed, in all.
+    """
+    order = np.random.default_rng([seed, _SPLIT]).permutation(len(data))[:limit]
+    count = round(len(order) * share)
+    if not 0 < count < len(order):
+        raise UsageError(
+            f"--validation {share}: leaves {len(order) - count} of {len(order)} images to train "
+            f"on and {count} to validate with; give a share between 0 and 1"
+        )
+    return Images(data, np.sort(order[count:])), Images(data, np.sort(order[:count]))
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """An epoch's batches of ``size`` images, of which this process takes its slice.
+
+    What does not fill a batch is left for another epoch's order.
+    """
+
+    images: Images
+    size: int
+    seed: int
+    augment: bool
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size % self.world:
+            raise UsageError(
+                f"--batch-size {self.size}: is no multiple of the {self.world} processes"
+            )
+        if len(self.images) < self.size:
+            raise UsageError(
+                f"--batch-size {self.size}: only {len(self.images)} images are left to train on"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images) // self.size
+
+    def epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, from batch ``start`` on."""
+        order = np.random.default_rng([self.seed, _EPOCH, number]).permutation(len(self.images))
+        share = self.size // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        for step in range(start, len(self)):
+            pixels, labels = self.images.batch(order[step * self.size :][: self.size])
+            if self.augment:
+                random = np.random.default_rng([self.seed, _STEP, number, step])
+                pixels = crop_and_flip(pixels, random)
+            yield pixels[mine], labels[mine]
+
+
+def crop_and_flip(pixels: Tensor, random: np.random.Generator) -> Tensor:
+    """``(B, C, H, W)``: each image moved by up to 4 pixels, black coming in, flipped or not."""
+    batch, _, height, width = pixels.shape
+    padded = F.pad(pixels, [_PAD] * 4)
+    down, right = torch.from_numpy(random.integers(0, 2 * _PAD + 1, (2, batch)))
+    flip = torch.from_numpy(random.random(batch) < 0.5)
+    rows = down[:, None] + torch.arange(height)
+    columns = torch.arange(width)
+    columns = torch.where(flip[:, None], columns.flip(0), columns) + right[:, None]
+    sample = torch.arange(batch)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None]].permute(
+        0, 3, 1, 2
+    )
+
+
+def natural(data: Dataset) -> bool:
+    """Whether the images are taken for photographs: three channels, at least 16 pixels a side."""
+    shape = data.images.shape
+    return len(shape) == 4 and shape[1] == 3 and min(shape[2:]) >= 16

@@ -1,0 +1,256 @@
+"""The road from a pretrained model to a tuned one with its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lipcert
+from lipcert.data import Dataset, choose, load_dataset
+from lipcert.errors import UsageError
+from lipcert.options import Options
+from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
+from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.progress import Watch
+from lipcert.train import checkpoint, metrics
+from lipcert.train.data import Batches, Images, held_out, natural
+from lipcert.train.evaluation import certified, figures
+from lipcert.train.export import MODEL, export, write_recipe
+from lipcert.train.loop import Training
+from lipcert.train.metrics import Metrics
+from lipcert.train.objective import Objective
+from lipcert.train.processes import Processes
+from lipcert.train.recipe import Recipe
+from lipcert.train.source import Source, make_trainable, open_source
+from lipcert.train.thresholds import start_thresholds
+from lipcert.train.trainable import Trainable
+from lipcert.train.watch import TrainingWatch
+
+BEFORE = "before"
+_THRESHOLD_IMAGES = 2000
+_COMPARED_IMAGES = 8
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What is asked for.
+
+    ``model``, ``weights``, ``arch``: see ``open_source``. ``data`` names the test images, and with
+    its split ``train`` the training images, unless ``train_data`` does. ``options``: how both files
+    are certified at the end. ``certify``: whether they are.
+    """
+
+    model: Path | None
+    weights: Path | None
+    arch: str | None
+    data: DataSource
+    train_data: str | None
+    preprocessing: Preprocessing
+    recipe: Recipe
+    options: Options
+    execution: Execution
+    certify: bool = True
+    tensorboard: bool = False
+    processes: Processes = field(default_factory=Processes)
+
+    @property
+    def folder(self) -> Path:
+        if self.execution.output is None:
+            raise UsageError("--output: name a folder for the tuned model")
+        return self.execution.output
+
+
+def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None = None) -> Record:
+    """Train, export, certify before and after; the record that ``recipe.json`` holds.
+
+    Processes other than the first return after the training, with an empty record.
+    """
+    _check_output(job)
+    device = check_device(job.processes.device(job.execution.device))
+    training_data = _training_data(job)
+    source = open_source(
+        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed
+    )
+    trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
+    recipe, network = job.recipe, trainable.network()
+    _check_labels(source.model, training_data)
+    with threads(job.execution.threads or suitable_threads(network)):
+        train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
+        some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
+        start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
+        with job.processes.joined(device):
+            training = _training(job, source, trainable, train, validation, device, watch)
+            watch.say(_told(source, trainable, train, validation))
+            best = training.run(resume=job.execution.resume)
+        if not job.processes.first:
+            return {}
+        files = export(trainable.cpu(), best, job.folder, some[:_COMPARED_IMAGES])
+    record = _record(job, source, trainable, training, training_data, device) | {
+        "seconds": sum(line["seconds"] for line in training.metrics.records),
+        "files": files,
+    }
+    write_recipe(job.folder, record)
+    if job.certify:
+        record["results"] = _certify(job, source, watch, certify_watch or Watch())
+        write_recipe(job.folder, record)
+    return record
+
+
+def _check_output(job: FineTuning) -> None:
+    """Refuse, before anything is computed, to write over an earlier run; remove it if asked."""
+    folder = job.folder
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: is a file; name a folder")
+    kept = [path for path in (folder / checkpoint.FILE, folder / MODEL) if path.exists()]
+    if kept and not (job.execution.resume or job.execution.overwrite):
+        raise UsageError(
+            f"--output {folder}: holds {kept[0].name} of an earlier run; continue it with "
+            "--resume, or start afresh with --overwrite"
+        )
+    if job.execution.overwrite and job.processes.first:
+        for pattern in ("journal*.jsonl", "certificate*.json", "samples*.jsonl", "*.npz"):
+            for path in (*folder.glob(pattern), *(folder / BEFORE).glob(pattern)):
+                path.unlink()
+        for name in (checkpoint.FILE, metrics.FILE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _training_data(job: FineTuning) -> Dataset:
+    spec = job.train_data or job.data.spec
+    if job.train_data is None and Path(spec).suffix == ".npz":
+        raise UsageError(
+            f"--data {spec}: holds the test images; name the training images with --train-data"
+        )
+    known = spec == job.data.spec
+    return load_dataset(
+        spec,
+        split="train",
+        data_dir=job.data.data_dir,
+        offline=job.data.offline,
+        layout=job.data.layout if known or spec.endswith(".npz") else "auto",
+        value_range=job.data.value_range if known else None,
+    )
+
+
+def _check_labels(model: Model, data: Dataset) -> None:
+    largest = int(data.labels.max())
+    if largest >= model.classes:
+        raise UsageError(
+            f"{model.name}: has {model.classes} outputs, but {data.source} has labels up to "
+            f"{largest}; give the data that the model was trained for"
+        )
+
+
+def _training(
+    job: FineTuning,
+    source: Source,
+    trainable: Trainable,
+    train: Images,
+    validation: Images,
+    device: str,
+    watch: TrainingWatch,
+) -> Training:
+    recipe, processes = job.recipe, job.processes
+    augment = recipe.augment == "crop-flip" or (recipe.augment == "auto" and natural(train.data))
+    if augment and train.data.images.ndim != 4:
+        raise UsageError("--augment crop-flip: the images are flat; give --augment none")
+    batches = Batches(
+        train, recipe.batch_size, recipe.seed, augment, processes.rank, processes.world
+    )
+    # How many processes share a batch changes nothing but the rounding.
+    identity = {
+        "version": lipcert.__version__,
+        "recipe": recipe.digest,
+        "model": dict(source.model.loaded.files) or source.model.name,
+        "preprocessing": source.model.preprocessing.to_json(),
+        "data": train.data.sha256,
+    }
+    torch.manual_seed(recipe.seed)
+    return Training(
+        Objective(trainable, recipe),
+        batches,
+        validation,
+        job.folder,
+        identity=identity,
+        processes=processes,
+        device=device,
+        metrics=Metrics(job.folder, tensorboard=job.tensorboard and processes.first),
+        watch=watch if processes.first else TrainingWatch(),
+    )
+
+
+def _told(source: Source, trainable: Trainable, train: Images, validation: Images) -> str:
+    numbers = sum(tensor.numel() for tensor in trainable.tensors)
+    frozen = trainable.frozen
+    kept = f"; used as they are: {', '.join(frozen)}" if frozen else ""
+    return (
+        f"{source.model.name}: {len(trainable.names)} tensors with {numbers} parameters{kept}; "
+        f"{len(train)} images of {train.data.source} to train on, {len(validation)} to validate "
+        f"with. {metrics.NOTE}"
+    )
+
+
+def _record(
+    job: FineTuning,
+    source: Source,
+    trainable: Trainable,
+    training: Training,
+    data: Dataset,
+    device: str,
+) -> Record:
+    progress = training.progress
+    return {
+        "lipcert": lipcert.__version__,
+        "source": source.model.to_json() | {"arch": job.arch, "pretrained": source.pretrained},
+        "recipe": job.recipe.to_json(),
+        "recipe_sha256": job.recipe.digest,
+        "training_eps": job.recipe.training_eps,
+        "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
+        "frozen": list(trainable.frozen),
+        "data": {
+            "source": data.source,
+            "sha256": data.sha256,
+            "trained_on": len(training.batches.images),
+            "validated_with": len(training.validation),
+            "augmented": training.batches.augment,
+        },
+        "processes": job.processes.world,
+        "steps": progress.step,
+        "best_epoch": progress.best_epoch,
+        "environment": environment(device),
+        "note": metrics.NOTE,
+    }  # fmt: skip
+
+
+def _certify(job: FineTuning, source: Source, watch: TrainingWatch, certify_watch: Watch) -> Record:
+    """The test images are loaded here, for the first time."""
+    data = job.data
+    dataset = load_dataset(
+        data.spec,
+        split=data.split,
+        data_dir=data.data_dir,
+        offline=data.offline,
+        layout=data.layout,
+        value_range=data.value_range,
+    )
+    seed = job.options.seed if data.random else None
+    indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
+    eps = job.recipe.eps
+    tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)
+    results: Record = {"eps": eps.text, "method": job.options.method}
+    todo = [("after", tuned, job.folder)]
+    if source.pretrained:
+        todo.append((BEFORE, source.model, job.folder / BEFORE))
+    for name, model, folder in todo:
+        watch.say(f"certifying {model.name}, {name} the training, on {len(indices)} images")
+        result = certified(
+            model, dataset, indices, job.options, job.execution, folder, certify_watch
+        )
+        results[name] = figures(result, eps)
+    return results

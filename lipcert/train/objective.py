@@ -1,0 +1,68 @@
+"""What one step minimises, as one module for DistributedDataParallel and for checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.train.bounds import BOUNDS
+from lipcert.train.boxes import Estimate
+from lipcert.train.losses import LOSSES, sparsity
+from lipcert.train.norms import WarmNorms
+from lipcert.train.recipe import Recipe
+from lipcert.train.trainable import Trainable
+
+# The totals of a batch, in the order in which the module returns them.
+TOTALS = ("loss", "clean", "robust", "images")
+
+
+class Objective(nn.Module):
+    """Loss of a batch, and its totals: summed loss, right, right in all of the ball, images.
+
+    The bound runs in float32 throughout, whatever mixed precision may be on around it.
+    """
+
+    def __init__(self, trainable: Trainable, recipe: Recipe) -> None:
+        super().__init__()
+        self.trainable, self.recipe = trainable, recipe
+        self.bound = BOUNDS[recipe.bound]()
+        self.norms = WarmNorms(steps=recipe.power_steps, seed=recipe.seed)
+        network = trainable.network()
+        self.norms.prepare(self.bound.prepare(network))
+
+    def estimate(self, pixels: Tensor, labels: Tensor, eps: float) -> Estimate:
+        network = self.trainable.network()
+        radius = pixels.new_full((len(pixels),), eps)
+        with torch.autocast(pixels.device.type, enabled=False):
+            found: Estimate = self.bound(network, pixels, labels, radius, self.norms)
+        return found
+
+    def forward(
+        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float
+    ) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        estimate = self.estimate(pixels, labels, eps)
+        loss = LOSSES[recipe.loss](estimate, labels, kappa, recipe.gap)
+        if recipe.sparsity:
+            loss = loss + recipe.sparsity * sparsity(estimate)
+        return loss, _totals(estimate, labels, loss)
+
+    @torch.no_grad()
+    def evaluate(self, pixels: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """The totals of a batch, its norms from more iterations; its loss is not computed."""
+        self.eval()
+        estimate = self.estimate(pixels, labels, eps)
+        self.train()
+        return _totals(estimate, labels, pixels.new_zeros(()))
+
+
+def _totals(estimate: Estimate, labels: Tensor, loss: Tensor) -> Tensor:
+    right = estimate.logits.argmax(1) == labels
+    robust = right & (estimate.least(labels) > 0)
+    count = len(labels)
+    return torch.stack([
+        loss.detach().double() * count,
+        right.sum().double(),
+        robust.sum().double(),
+        torch.tensor(count, dtype=torch.float64, device=labels.device),
+    ])  # fmt: skip

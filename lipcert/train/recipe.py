@@ -1,0 +1,121 @@
+"""How a network is trained, in one record that goes into ``recipe.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from lipcert.errors import UsageError
+from lipcert.options import Epsilon
+from lipcert.train.bounds import BoundName
+from lipcert.train.losses import LossName
+from lipcert.train.rewriting import ActivationChoice, Sharing
+from lipcert.train.schedules import LearningRate, Schedule
+
+Optimiser = Literal["adam", "adamw"]
+Augment = Literal["auto", "none", "crop-flip"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the trained weights depend on, beside the file, the data and the machine.
+
+    ``eps``: the radius to certify, in pixels of [0, 1]; training aims at ``eps_factor`` times it.
+    ``percentile``: where thresholds start. ``epochs``, ``warmup`` (clean) and ``ramp`` (eps up, κ
+    down to ``kappa``) in epochs. ``gap``: the margin that the hinge asks for. ``sparsity``: the
+    weight of that loss. ``power_steps``: iterations of each sample's norms. ``ema``: decay a step
+    of the averaged weights, 0 for none. ``validation``: the share of the training images held out.
+    ``limit``: use only so many training images.
+    """
+
+    eps: Epsilon
+    eps_factor: float = 1.25
+    bound: BoundName = "local"
+    loss: LossName = "gloro"
+    activation: ActivationChoice = "clipped"
+    thresholds: Sharing = "neuron"
+    percentile: float = 99.5
+    epochs: int = 20
+    warmup: float = 0.0
+    ramp: float = 10.0
+    kappa: float = 0.0
+    gap: float = 1.0
+    sparsity: float = 0.01
+    batch_size: int = 256
+    optimiser: Optimiser = "adam"
+    rate: float = 1e-3
+    last_rate: float = 1e-5
+    rate_schedule: LearningRate = "exponential"
+    weight_decay: float = 0.0
+    clip_norm: float = 10.0
+    power_steps: int = 2
+    ema: float = 0.995
+    validation: float = 0.1
+    augment: Augment = "auto"
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("--bound", self.bound, get_args(BoundName)),
+            ("--loss", self.loss, get_args(LossName)),
+            ("--activation", self.activation, get_args(ActivationChoice)),
+            ("--thresholds", self.thresholds, get_args(Sharing)),
+            ("--optimiser", self.optimiser, get_args(Optimiser)),
+            ("--lr-schedule", self.rate_schedule, get_args(LearningRate)),
+            ("--augment", self.augment, get_args(Augment)),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+        if self.eps.value <= 0:
+            raise UsageError(f"--eps {self.eps.text}: training needs a radius above 0")
+        for name, number, least, most in (
+            ("--eps-factor", self.eps_factor, 1e-6, math.inf),
+            ("--percentile", self.percentile, 50, 100),
+            ("--epochs", self.epochs, 1, math.inf),
+            ("--warmup", self.warmup, 0, math.inf),
+            ("--ramp", self.ramp, 0, math.inf),
+            ("--kappa", self.kappa, 0, 1),
+            ("--gap", self.gap, 0, math.inf),
+            ("--sparsity", self.sparsity, 0, math.inf),
+            ("--batch-size", self.batch_size, 1, math.inf),
+            ("--lr", self.rate, 1e-12, math.inf),
+            ("--lr-end", self.last_rate, 1e-12, self.rate),
+            ("--weight-decay", self.weight_decay, 0, math.inf),
+            ("--clip-norm", self.clip_norm, 1e-12, math.inf),
+            ("--power-steps", self.power_steps, 1, 1000),
+            ("--ema", self.ema, 0, 1 - 1e-9),
+            ("--seed", self.seed, 0, 2**31 - 1),
+        ):
+            # Written so that a NaN fails it as well.
+            if not least <= number <= most:
+                raise UsageError(f"{name} {number}: give a number from {least:g} to {most:g}")
+
+    @property
+    def training_eps(self) -> float:
+        """The radius at the end of the ramp."""
+        return float(self.eps.value) * self.eps_factor
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(
+            epochs=self.epochs,
+            warmup=self.warmup,
+            ramp=self.ramp,
+            eps=self.training_eps,
+            kappa=self.kappa,
+            rate=self.rate,
+            last_rate=self.last_rate,
+            kind=self.rate_schedule,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"eps": self.eps.text}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""What is trained: a pretrained file, weights for a named architecture, or one from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lipcert.data import Dataset
+from lipcert.errors import UsageError
+from lipcert.loading import LoadedModel, load_model
+from lipcert.loading.onnx_file import check, opset
+from lipcert.loading.reader import network_of, read
+from lipcert.loading.weights import replace_weights
+from lipcert.network import Network
+from lipcert.run import Model, Preprocessing
+from lipcert.train import architectures
+from lipcert.train.recipe import Recipe
+from lipcert.train.rewriting import Rewritten, rewrite
+from lipcert.train.trainable import Trainable
+
+
+@dataclass(frozen=True)
+class Source:
+    """``model`` as it was before; ``pretrained``: whether there is anything to compare with."""
+
+    model: Model
+    pretrained: bool
+
+
+def open_source(
+    path: Path | None,
+    weights: Path | None,
+    arch: str | None,
+    preprocessing: Preprocessing,
+    data: Dataset,
+    seed: int,
+) -> Source:
+    """``path``: an ONNX file, a .safetensors file for ``arch``, or None for ``arch`` from scratch.
+
+    Raises ``UsageError`` and ``CannotCertify``.
+    """
+    shape = tuple(data.images.shape[1:])
+    if path is None and arch is None:
+        raise UsageError("MODEL: give a file to fine-tune, or --arch for a network from scratch")
+    if arch is None or ":" in arch:
+        if path is None:
+            raise UsageError(f"--arch {arch}: goes with a .safetensors file; give it as MODEL")
+        loaded = load_model(path, weights=weights, arch=arch, input_shape=shape)
+        return Source(Model(loaded, preprocessing), True)
+    model = architectures.build(arch, shape, data.classes, seed)
+    given = path or weights
+    if given is not None and given.suffix != ".safetensors":
+        raise UsageError(f"{given.name}: --arch {arch} takes its weights from a .safetensors file")
+    files = {} if given is None else {given.name: replace_weights(model, given, arch)}
+    return Source(Model(_loaded(model, arch, files), preprocessing), given is not None)
+
+
+def _loaded(model: onnx.ModelProto, name: str, files: dict[str, str]) -> LoadedModel:
+    check(model, name)
+    reading = read(model, name)
+    return LoadedModel(
+        network=network_of(reading, name),
+        path=Path(name),
+        files=files,
+        format="architecture",
+        opset=opset(model),
+        input_name=reading.input_name,
+        output_name=reading.output_name,
+        stripped=reading.stripped,
+        operators=reading.operators,
+        runtime_bytes=model.SerializeToString(),
+        double=reading.double,
+        any_batch=reading.any_batch,
+    )
+
+
+def make_trainable(model: Model, recipe: Recipe, data: Dataset) -> tuple[Trainable, Rewritten]:
+    """The model's parameters and thresholds, behind the model's preprocessing."""
+    loaded = model.loaded
+    rewritten = rewrite(
+        loaded.runtime_bytes,
+        model.name,
+        recipe.activation,
+        recipe.thresholds,
+        np.zeros(loaded.network.in_shape, dtype=np.float64 if loaded.double else np.float32),
+    )
+
+    def preprocessed(network: Network) -> Network:
+        return replace(model, loaded=replace(loaded, network=network)).on_images(
+            data.images.shape[1:]
+        )
+
+    return Trainable(rewritten.model, model.name, preprocessed), rewritten

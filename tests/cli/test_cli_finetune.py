@@ -1,0 +1,171 @@
+"""``lipcert finetune`` as users meet it, on the embedded digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from lipcert_process import ROOT, environment, lipcert_process
+from safetensors.numpy import load_file
+
+from lipcert.cli.main import main
+
+EXAMPLE = ROOT / "examples" / "digits.onnx"
+QUICK = (
+    "--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "320", "--batch-size",
+    "64", "--threads", "1", "--limit", "3", "--effort", "fast",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    done = lipcert_process("finetune", EXAMPLE, *QUICK, "--output", "run", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+def test_what_is_handed_back(tuned):
+    folder, done = tuned
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert json.loads(done.stdout) == recipe
+    for name in ("model.onnx", "model.safetensors", "certificate.json", "before/certificate.json"):
+        assert (folder / name).is_file()
+    assert recipe["parameters"]["conv1.weight"] == [16, 1, 3, 3]
+    assert recipe["recipe"]["eps"] == "0.3"
+    results = recipe["results"]
+    for name in ("before", "after"):
+        assert results[name]["n"] == 3
+        assert results[name]["certified"] <= results[name]["attack_survived"]
+        assert results[name]["attack_survived"] <= results[name]["clean"]
+        assert results[name]["assurance"] == "randomised"
+    # Both shown side by side, and the training bound by its name.
+    assert "before" in done.stderr
+    assert "after" in done.stderr
+    assert "ESTIMATE" in done.stderr
+
+
+def test_the_certificate_is_of_the_file_that_was_exported(tuned):
+    folder, _ = tuned
+    recipe = json.loads((folder / "recipe.json").read_text())
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["model"]["files"]["model.onnx"] == recipe["files"]["model.onnx"]
+    before = json.loads((folder / "before" / "certificate.json").read_text())
+    assert set(before["model"]["files"]) == {"digits.onnx"}
+
+
+def test_the_exported_file_runs_and_its_weights_load_over_it(tuned):
+    folder, _ = tuned
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    [logits] = session.run(None, {"input": np.zeros((3, 1, 8, 8), np.float32)})
+    assert logits.shape == (3, 10)
+    weights = load_file(folder / "model.safetensors")
+    assert sum(name.endswith(".theta") for name in weights) == 3
+    over = (
+        "certify", folder / "model.onnx", "--weights", folder / "model.safetensors", "--data",
+        "digits", "--eps", "0.3", "--limit", "2", "--method", "local", "--quiet", "--json",
+    )  # fmt: skip
+    done = lipcert_process(*over, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_report_shows_the_run(tuned):
+    folder, _ = tuned
+    done = lipcert_process("report", folder, "--format", "html", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "<h2>Training</h2>" in done.stdout
+    assert "Accuracy by epoch" in done.stdout
+
+
+def test_an_earlier_run_is_not_written_over(tuned, capsys):
+    folder, _ = tuned
+    assert main(["finetune", str(EXAMPLE), *QUICK, "--output", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert "--resume" in told
+    assert "--overwrite" in told
+
+
+def test_resuming_a_finished_run_only_certifies_again(tuned):
+    folder, _ = tuned
+    before = (folder / "model.onnx").read_bytes()
+    again = lipcert_process("finetune", EXAMPLE, *QUICK, "--output", folder, "--resume", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "model.onnx").read_bytes() == before
+
+
+def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_path):
+    (tmp_path / "lipcert.toml").write_text('arch = "4c3f"\nbound = "local"\neps = ["0.2"]\n')
+    options = (
+        "--data", "digits", "--epochs", "1", "--train-limit", "40", "--batch-size", "16",
+        "--threads", "1", "--no-certify", "--output", "run", "--activation", "maxmin-clipped",
+    )  # fmt: skip
+    done = lipcert_process("finetune", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert recipe["source"]["pretrained"] is False
+    assert recipe["recipe"]["eps"] == "0.2"
+    assert recipe["parameters"]["conv4.weight"] == [64, 64, 4, 4]
+    assert "results" not in recipe
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "model.onnx")
+    [logits] = session.run(None, {"input": np.zeros((2, 1, 8, 8), np.float32)})
+    assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((EXAMPLE, "--eps", "0"), "needs a radius above 0"),
+        ((EXAMPLE, "--eps", "0.1,0.2"), "--eps"),
+        ((EXAMPLE, "--eps", "0.1", "--epochs", "0"), "--epochs 0"),
+        (("--eps", "0.1"), "--arch"),
+        (("--eps", "0.1", "--arch", "9c9f"), "4c3f"),
+        ((EXAMPLE, "--eps", "0.1", "--device", "cuda:99"), "sees no such GPU"),
+        ((EXAMPLE, "--eps", "0.1", "--train-data", "absent.npz"), "no such file"),
+        (("absent.onnx", "--eps", "0.1"), "no such file"),
+        ((EXAMPLE, "--eps", "0.1", "--batch-size", "5000"), "are left to train on"),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    given = ["finetune", *map(str, arguments), "--data", "digits", "--output", "run"]
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "some.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
+    given = ["finetune", str(EXAMPLE), "--data", "some.npz", "--eps", "0.1", "--output", "run"]
+    assert main(given) == 2
+    assert "--train-data" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    options = [*QUICK, "--epochs", "500", "--no-certify", "--output", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lipcert", "finetune", str(EXAMPLE), *options],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in said.splitlines()[-1]
+    assert (Path(tmp_path) / "run" / "checkpoint.pt").is_file()
