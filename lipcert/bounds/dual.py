@@ -16,12 +16,12 @@ rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
@@ -34,63 +34,6 @@ _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
 _INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Forms:
-    """N linear forms to bound from below: ``coefficients[n] · Δ(value of node)`` of sample
-    ``rows[n]``; ``(N, *shape of the node)`` and ``(N,)``."""
-
-    node: int
-    rows: Tensor
-    coefficients: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select(self, keep: Tensor) -> Forms:
-        return Forms(self.node, self.rows[keep], self.coefficients[keep])
-
-    def to(self, dtype: torch.dtype) -> Forms:
-        return Forms(self.node, self.rows, self.coefficients.to(dtype))
-
-
-def margin_forms(network: Network, rows: Tensor, labels: Tensor, others: Tensor) -> Forms:
-    """``f_label − f_other``, one for each of the three ``(N,)`` tensors' places."""
-    form = network.anchor.new_zeros(len(rows), network.classes)
-    form.scatter_(1, labels[:, None], 1.0)
-    form.scatter_add_(1, others[:, None], form.new_full((len(rows), 1), -1.0))
-    return Forms(network.output, rows, form.reshape(len(rows), *network.nodes[-1].shape))
-
-
-@dataclass(frozen=True, eq=False)
-class Multipliers:
-    """What is optimised: for each activation slopes ``(N, *shape)`` and ``log λ`` ``(N,)``."""
-
-    slopes: dict[int, Tensor]
-    logs: dict[int, Tensor]
-
-    def select(self, keep: Tensor) -> Multipliers:
-        return Multipliers(
-            {i: slope[keep] for i, slope in self.slopes.items()},
-            {i: log[keep] for i, log in self.logs.items()},
-        )
-
-    @classmethod
-    def joined(cls, parts: list[Multipliers]) -> Multipliers:
-        """Of all forms, from those of some at a time."""
-        if not parts:
-            return cls({}, {})
-        return cls(
-            {i: torch.cat([part.slopes[i] for part in parts]) for i in parts[0].slopes},
-            {i: torch.cat([part.logs[i] for part in parts]) for i in parts[0].logs},
-        )
-
-    def to(self, dtype: torch.dtype) -> Multipliers:
-        return Multipliers(
-            {i: slope.to(dtype) for i, slope in self.slopes.items()},
-            {i: log.to(dtype) for i, log in self.logs.items()},
-        )
 
 
 class DualBound:

@@ -15,7 +15,8 @@ from lipcert.bounds.anchored import Facts, State, select, to_dtype
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.chain import Chain
-from lipcert.bounds.dual import DualBound, Forms
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.forms import Forms
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 

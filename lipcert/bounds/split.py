@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State, to_dtype
-from lipcert.bounds.dual import DualBound, Forms, Multipliers
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import carry_back
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear

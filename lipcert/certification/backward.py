@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.dual import Forms, Multipliers, margin_forms
+from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
 from lipcert.certification.deployed import Deployment

@@ -14,7 +14,7 @@ from attacks import in_ball
 from shared import data_of, index, needs_models, network_of
 
 from lipcert.bounds.anchored import select
-from lipcert.bounds.dual import margin_forms
+from lipcert.bounds.forms import margin_forms
 from lipcert.certification import Certifier
 from lipcert.certification.backward import BackwardBatch
 from lipcert.certification.deployed import Deployment

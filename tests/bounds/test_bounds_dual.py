@@ -12,7 +12,8 @@ from laws import random_network, seeded, uniform
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
 from lipcert.bounds.anchored import Layer, State, select
 from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
-from lipcert.bounds.dual import DualBound, Forms, Multipliers, margin_forms
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.network import lower, simplify
 from lipcert.norms import GramMap, SegmentNorms, schur_bound

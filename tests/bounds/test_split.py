@@ -9,7 +9,8 @@ from bounds.test_bounds_dual import Case
 from laws import normal, seeded
 
 from lipcert.bounds.anchored import Layer, State, select, to_dtype
-from lipcert.bounds.dual import DualBound, margin_forms
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.forms import margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU
