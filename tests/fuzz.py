@@ -18,7 +18,18 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Generator, Tensor
 
 from lipcert.network import Input, Network, NetworkBuilder, Sum
-from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU, Sigmoid, Tanh
+from lipcert.network.activations import (
+    Clip,
+    Elu,
+    Gelu,
+    GroupMax,
+    MaxMin,
+    PReLU,
+    Sigmoid,
+    Silu,
+    Softplus,
+    Tanh,
+)
 from lipcert.network.operators import Dense, Diagonal, Operator
 
 IN_SHAPE = (1, 2, 4, 4)
@@ -211,8 +222,16 @@ def exported(network: Network) -> onnx.ModelProto:
                         value = add(kind, value, constant(flat))
             case PReLU(slope=slope):
                 value = add("PRelu", parts[0], constant(slope.expand(1, *shape).reshape(-1)))
-            case Sigmoid() | Tanh():
+            case Sigmoid() | Tanh() | Softplus():
                 value = add(type(node.kind).__name__, parts[0])
+            case Elu(alpha=alpha):
+                value = add("Elu", parts[0], alpha=float(alpha))
+            case Silu():
+                value = add("Mul", parts[0], add("Sigmoid", parts[0]))
+            case Gelu():
+                root = constant(np.array([math.sqrt(0.5)]))
+                bent = add("Add", add("Erf", add("Mul", parts[0], root)), constant(np.ones(1)))
+                value = add("Mul", add("Mul", parts[0], bent), constant(np.array([0.5])))
             case MaxMin(axis=axis):
                 places = torch.arange(math.prod(shape)).reshape(shape).chunk(2, dim=axis)
                 halves = [add("Gather", parts[0], constant(p.flatten()), axis=1) for p in places]

@@ -200,6 +200,9 @@ def _gather(a: Attributes, x: Tensor, indices: Array) -> Tensor:
     return chosen.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
 
 
+# Of the operator's definition: alpha and gamma.
+_SELU = 1.67326319217681884765625, 1.05070102214813232421875
+
 RULES: dict[str, Rule] = {
     "Abs": lambda a, x: x.abs(),
     "Add": lambda a, x, y: x + y,
@@ -238,7 +241,7 @@ RULES: dict[str, Rule] = {
     "ReduceSum": _reduction("sum"),
     "Relu": lambda a, x: x.relu(),
     "Reshape": _reshape,
-    "Selu": lambda a, x: F.selu(x),
+    "Selu": lambda a, x: a.get("gamma", _SELU[1]) * F.elu(x, a.get("alpha", _SELU[0])),
     "Sigmoid": lambda a, x: x.sigmoid(),
     "Slice": _slice,
     "Softplus": lambda a, x: F.softplus(x),

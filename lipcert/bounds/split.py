@@ -118,6 +118,8 @@ class Splitter:
         All forms go one cut deeper in each round, so that those soon proven come first. A form is
         given up when its leaves are spent, and with it all forms of its sample.
         """
+        if not self.kinds:
+            return torch.zeros_like(self.needed, dtype=torch.bool)
         end = time.monotonic() + budget.seconds
         leaves = Leaves.whole(found, self.needed)
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)

@@ -26,9 +26,10 @@ from lipcert.options import Options
 from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
-_FORMS_AT_ONCE = 256
-# How often a radius is prepared anew, further out, where much of the margin was left.
-RAISES = 2
+# Forms are sought, and proven in twice the precision, in parts that caches hold.
+_FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# How often a radius is prepared anew, where it was aimed at badly.
+AGAIN = 2
 # A deployed error below this share of a margin need not be known better; one above this share is
 # found again at every radius.
 _SMALL, _COARSE = 0.01, 0.1
@@ -55,7 +56,7 @@ class Backward:
             layers.edges,
             options,
             samples=samples,
-            preparations=2 * len(options.eps) + 1 + RAISES,
+            preparations=2 * len(options.eps) + 1 + AGAIN,
             own=plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,
@@ -282,7 +283,7 @@ class BackwardBatch:
         """Margins proven in float64, ``(N,)``."""
         clean = self._clean_of(forms, others)
         values = [clean[:0]]
-        for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
+        for some in torch.split(torch.arange(len(forms)), _PROVEN_AT_ONCE):
             part = forms.select(some)
             change = self.tools.dual.certified(
                 select(state, part.rows), part, found.select(some).to(clean.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.certification.attack import nearest
-from lipcert.certification.backward import RAISES, Backward, BackwardBatch
+from lipcert.certification.backward import AGAIN, Backward, BackwardBatch
 from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
 from lipcert.network import Network
@@ -20,8 +20,9 @@ RUNGS = ("local", "dual", "refined", "split")
 _NEAR = 3.0
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
-# A radius is raised by so much where this share of the margin is left.
-_RAISE, _SPARE = 1.25, 0.06
+# A radius is sought so much further out where this share of the margin is left, and nearer where it
+# was found below this share of the radius that was aimed at.
+_RAISE, _SPARE, _SHORT = 1.25, 0.06, 0.93
 _SMALLEST_BALL = 1e-30
 
 
@@ -48,10 +49,11 @@ def climb(
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)
     top = top.clamp(min=_SMALLEST_BALL)
-    findings.improve(rows, every.radius(top, 0), 1, every.charged)
+    radius = every.radius(top, 0)
+    findings.improve(rows, radius, 1, every.charged)
     findings.spent[rows] += every.spent
     if pace.own_norms:
-        _raise(every, top, limit, findings, rows, 2 * len(options.eps) + 1)
+        _again(every, radius, top, limit, findings, rows, 2 * len(options.eps) + 1)
     findings.passed("dual", rows)
 
     for number, eps in enumerate(options.eps):
@@ -72,20 +74,25 @@ def climb(
             findings.spent[rows[chosen]] += some.spent
 
 
-def _raise(
-    every: BackwardBatch, top: Tensor, limit: Tensor, findings: Findings, rows: Tensor, number: int
-) -> None:
-    """Where a radius was certified with much of the margin to spare, it is sought further out."""
+def _again(
+    every: BackwardBatch, radius: Tensor, top: Tensor, limit: Tensor, findings: Findings,
+    rows: Tensor, number: int,
+) -> None:  # fmt: skip
+    """Where a radius was certified with much of the margin to spare it is sought further out, and
+    where it came out far below the place that all was prepared for, nearer."""
     chosen, batch = torch.arange(len(top), device=top.device), every
-    for again in range(RAISES):
-        far = (batch.spare > _SPARE) & (top[chosen] < limit[chosen])
-        if not bool(far.any()):
+    for again in range(AGAIN):
+        far = (batch.spare > _SPARE) & (top < limit)
+        short = radius < _SHORT * top
+        wanted = far | short
+        if not bool(wanted.any()):
             return
-        chosen = chosen[far]
-        top[chosen] = torch.minimum(top[chosen] * _RAISE, limit[chosen])
+        between = (torch.maximum(radius, top / 4) * top).sqrt()
+        top = torch.where(far, torch.minimum(top * _RAISE, limit), between)[wanted]
+        chosen, limit = chosen[wanted], limit[wanted]
         batch = every.subset(chosen)
-        found = batch.radius(top[chosen], number + again)
-        findings.improve(rows[chosen], found, 1, batch.charged)
+        radius = batch.radius(top, number + again)
+        findings.improve(rows[chosen], radius, 1, batch.charged)
         findings.spent[rows[chosen]] += batch.spent
 
 

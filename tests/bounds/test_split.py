@@ -137,7 +137,7 @@ def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
 
 
 @pytest.mark.parametrize("kink", ["relu", "absolute"])
-@pytest.mark.parametrize("seed", [0, 1, 6])
+@pytest.mark.parametrize("seed", [0, 6])
 def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None:
     """In the plane a fine grid over the disc finds the smallest margins."""
     generator, eps = seeded(seed), 0.7
