@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from fuzz import SPOILS, assault, deployed, exported, runtime, samples_of, spoiled_network
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laws import seeded
 
 import lipcert
 from lipcert.certification import Certifier
+from lipcert.errors import CannotCertify
 from lipcert.options import Epsilon, Options
 
 METHODS = [("local", "standard"), ("auto", "fast"), ("auto", "standard")]
@@ -30,7 +31,13 @@ def test_no_certificate_is_broken_as_deployed(
     x, labels = samples_of(network, generator, 10)
     evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
     options = Options((Epsilon.parse("1e-3"),), method=method[0], effort=method[1])  # type: ignore[arg-type]
-    samples = Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
+    try:
+        certifier = Certifier(network, options, samples=len(x))
+    except CannotCertify as refusal:
+        # Of a weight that float32 does not hold nothing is certified.
+        assume("overflows the deployed format" not in str(refusal))
+        raise
+    samples = certifier(x, labels, range(len(x)))
     radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
     sure = radius > 0
     if bool(sure.any()):
