@@ -1,17 +1,14 @@
-"""How an audit is watched: a bar on a terminal, nothing elsewhere."""
+"""How an audit is watched: a line of progress on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lipcert.audit.report import Audited, Outcome
+from lipcert.progress import ProgressLine, Silent
 
 
-class Watch:
+class Watch(Silent):
     """The silent one: every method may be called and does nothing."""
 
     def start(self, total: int) -> None:
@@ -25,38 +22,16 @@ class ConsoleWatch(Watch):
     """Done of total, time left, and how many were confirmed and contradicted so far."""
 
     def __init__(self, console: Console, *, bar: bool = True) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[confirmed]} confirmed, {task.fields[contradicted]} not so"),
-            console=console,
-            transient=True,
-            disable=not (bar and console.is_terminal),
-        )
+        self._line = ProgressLine(console, "samples", shown=bar)
         self._outcomes: list[Outcome] = []
 
     def start(self, total: int) -> None:
-        self._task = self._progress.add_task("samples", total=total, confirmed=0, contradicted=0)
-        self._progress.start()
+        self._line.start(total)
 
     def advance(self, audited: Audited) -> None:
         self._outcomes.append(audited.outcome)
-        self._progress.update(
-            self._task,
-            advance=1,
-            confirmed=self._outcomes.count("confirmed"),
-            contradicted=self._outcomes.count("contradicted"),
-        )
+        confirmed, contradicted = map(self._outcomes.count, ("confirmed", "contradicted"))
+        self._line.advance(1, f"{confirmed} confirmed, {contradicted} contradicted")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def stop(self) -> None:
+        self._line.stop()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lipcert.certificate import Sample
+from lipcert.progress import ProgressLine, Silent
 
 
-class Watch:
+class Watch(Silent):
     """The silent one: every method may be called and does nothing."""
 
     def say(self, text: str) -> None:
@@ -24,17 +22,6 @@ class Watch:
     def advance(self, samples: Sequence[Sample]) -> None:
         """These samples are done."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
 
 class ConsoleWatch(Watch):
     """Progress on a console: done of total, rate, time left, and how many are certified so far.
@@ -44,18 +31,7 @@ class ConsoleWatch(Watch):
 
     def __init__(self, console: Console, *, verbose: bool = False, bar: bool = True) -> None:
         self._console, self._verbose = console, verbose
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[count]} {task.fields[word]}"),
-            console=console,
-            transient=True,
-            disable=not (bar and console.is_terminal),
-        )
-        self._count = 0
+        self._line = ProgressLine(console, "samples", shown=bar)
 
     def say(self, text: str) -> None:
         if self._verbose:
@@ -63,25 +39,20 @@ class ConsoleWatch(Watch):
 
     def start(self, total: int, finished: Sequence[Sample], *, estimate: bool) -> None:
         self._count = _positive(finished)
-        word = "ESTIMATED (bounds nothing)" if estimate else "certified"
-        self._task = self._progress.add_task(
-            "samples", total=total, completed=len(finished), rate="", count=self._count, word=word
-        )
-        self._progress.start()
+        self._word = "ESTIMATED (bounds nothing)" if estimate else "certified"
+        self._line.start(total, len(finished), self._figures())
 
     def advance(self, samples: Sequence[Sample]) -> None:
         self._count += _positive(samples)
-        self._progress.update(self._task, advance=len(samples), count=self._count)
-        speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, rate=f"{speed:.3g}/s" if speed else "")
+        self._line.advance(len(samples), self._figures())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def stop(self) -> None:
+        self._line.stop()
+
+    def _figures(self) -> str:
+        speed = self._line.speed
+        rate = f"{speed:.3g}/s · " if speed else ""
+        return f"{rate}{self._count} {self._word}"
 
 
 def _positive(samples: Sequence[Sample]) -> int:

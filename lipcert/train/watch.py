@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lipcert.progress import ProgressLine, Silent
 
 Record = dict[str, Any]
 
 
-class TrainingWatch:
+class TrainingWatch(Silent):
     """The silent one: every method may be called and does nothing."""
 
     def say(self, text: str) -> None:
@@ -26,44 +26,23 @@ class TrainingWatch:
     def epoch(self, record: Record) -> None:
         """One epoch is done."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
 
 class ConsoleTrainingWatch(TrainingWatch):
     """Loss, clean and certified accuracy (an estimate while training), eps, images/s, time left."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console, self._quiet = console, quiet
-        self._progress = Progress(
-            TextColumn("step"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
+        self._line = ProgressLine(console, "steps", shown=not quiet)
 
     def say(self, text: str) -> None:
         if not self._quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, steps: int, done: int) -> None:
-        self._task = self._progress.add_task("step", total=steps, completed=done, figures="")
-        self._progress.start()
+        self._line.start(steps, done)
 
     def step(self, figures: Record) -> None:
-        self._progress.update(self._task, advance=1, figures=_line(figures))
+        self._line.advance(1, _line(figures))
 
     def epoch(self, record: Record) -> None:
         validation = f"validation clean {record['validation_clean']:.2%}, certified (estimate) "
@@ -72,13 +51,8 @@ class ConsoleTrainingWatch(TrainingWatch):
             f"{record['validation_certified_estimate']:.2%}"
         )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def stop(self) -> None:
+        self._line.stop()
 
 
 def _line(figures: Record) -> str:
