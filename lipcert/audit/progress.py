@@ -30,7 +30,8 @@ class ConsoleWatch(Watch):
 
     def advance(self, audited: Audited) -> None:
         self._outcomes.append(audited.outcome)
-        confirmed, contradicted = map(self._outcomes.count, ("confirmed", "contradicted"))
+        confirmed = self._outcomes.count("confirmed")
+        contradicted = self._outcomes.count("contradicted")
         self._line.advance(1, f"{confirmed} confirmed, {contradicted} contradicted")
 
     def stop(self) -> None:

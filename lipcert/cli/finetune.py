@@ -230,7 +230,7 @@ def finetune(
             percentile=percentile,
             epochs=epochs,
             warmup=warmup,
-            ramp=(epochs - warmup) / 2 if ramp is None else ramp,
+            ramp=max(0.0, epochs - warmup) / 2 if ramp is None else ramp,
             kappa=kappa,
             gap=gap,
             sparsity=sparsity,

@@ -51,7 +51,7 @@ def held_out(
     if not 0 < count < len(order):
         raise UsageError(
             f"--validation {share}: leaves {len(order) - count} of {len(order)} images to train "
-            f"on and {count} to validate with; give a share between 0 and 1"
+            f"on and {count} to validate with; give another share, or more images"
         )
     return Images(data, np.sort(order[count:])), Images(data, np.sort(order[:count]))
 

@@ -19,7 +19,7 @@ from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
 from lipcert.train.data import Batches, Images, held_out, natural
 from lipcert.train.evaluation import certified, figures
-from lipcert.train.export import MODEL, export, write_recipe
+from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
@@ -31,6 +31,9 @@ from lipcert.train.trainable import Trainable
 from lipcert.train.watch import TrainingWatch
 
 BEFORE = "before"
+# What a run leaves in its folder.
+_FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
+          "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
 _THRESHOLD_IMAGES = 2000
 _COMPARED_IMAGES = 8
 
@@ -103,7 +106,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
 
 
 def _check_output(job: FineTuning) -> None:
-    """Refuse, before anything is computed, to write over an earlier run; remove it if asked."""
+    """Refuse, before anything is computed, what could not be written, or only over a run."""
     folder = job.folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: is a file; name a folder")
@@ -113,12 +116,22 @@ def _check_output(job: FineTuning) -> None:
             f"--output {folder}: holds {kept[0].name} of an earlier run; continue it with "
             "--resume, or start afresh with --overwrite"
         )
-    if job.execution.overwrite and job.processes.first:
-        for pattern in ("journal*.jsonl", "certificate*.json", "samples*.jsonl", "*.npz"):
-            for path in (*folder.glob(pattern), *(folder / BEFORE).glob(pattern)):
+    if job.tensorboard:
+        metrics.summary_writer()
+
+
+def _prepare_folder(job: FineTuning) -> None:
+    """Make it; remove an earlier run, if asked."""
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {job.folder}: cannot be made: {error.strerror}") from error
+    if not (job.execution.overwrite and job.processes.first):
+        return
+    for folder in (job.folder, job.folder / BEFORE, job.folder / metrics.BOARD):
+        for pattern in _FILES:
+            for path in folder.glob(pattern):
                 path.unlink()
-        for name in (checkpoint.FILE, metrics.FILE):
-            (folder / name).unlink(missing_ok=True)
 
 
 def _training_data(job: FineTuning) -> Dataset:
@@ -172,8 +185,11 @@ def _training(
         "data": train.data.sha256,
     }
     torch.manual_seed(recipe.seed)
+    objective = Objective(trainable, recipe)
+    # Only now is everything that was asked for known to be possible.
+    _prepare_folder(job)
     return Training(
-        Objective(trainable, recipe),
+        objective,
         batches,
         validation,
         job.folder,

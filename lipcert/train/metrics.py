@@ -9,7 +9,7 @@ from typing import Any
 from lipcert.errors import UsageError
 from lipcert.train.checkpoint import write_bytes
 
-FILE = "metrics.jsonl"
+FILE, BOARD = "metrics.jsonl", "tensorboard"
 # What a training bound says is no certificate.
 NOTE = "ESTIMATE: the training bound rests on power iteration; only certificate.json is sound"
 
@@ -29,6 +29,9 @@ class Metrics:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         records = [json.loads(line) for line in lines]
         self.records = [record for record in records if record["epoch"] <= epoch]
+        if self._board is not None:
+            self._board.close()
+            self._board = _writer(self.path.parent, epoch + 1)
 
     def add(self, record: Record) -> None:
         self.records.append(record)
@@ -41,11 +44,17 @@ class Metrics:
             self._board.flush()
 
 
-def _writer(folder: Path) -> Any:
+def _writer(folder: Path, start: int | None = None) -> Any:
+    """Readers of the events forget those of earlier runs from ``start`` on."""
+    return summary_writer()(str(folder / BOARD), purge_step=start)
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer. Raises ``UsageError`` where the package is absent."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
             "--tensorboard: needs the package tensorboard; pip install 'lipcert[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -92,7 +92,17 @@ class Recipe:
         ):
             # Written so that a NaN fails it as well.
             if not least <= number <= most:
-                raise UsageError(f"{name} {number}: give a number from {least:g} to {most:g}")
+                allowed = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
+                raise UsageError(f"{name} {number}: give a number {allowed}")
+        if not 0 < self.validation < 1:
+            raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
+        if self.limit is not None and self.limit < 2:
+            raise UsageError(f"--train-limit {self.limit}: give at least 2")
+        if self.warmup + self.ramp > self.epochs:
+            raise UsageError(
+                f"--warmup {self.warmup:g} and --ramp {self.ramp:g}: end after all --epochs "
+                f"{self.epochs}, so that the full eps is never trained for"
+            )
 
     @property
     def training_eps(self) -> float:

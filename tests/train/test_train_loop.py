@@ -40,7 +40,7 @@ class StopAt(TrainingWatch):
             self.training.stopped = True
 
 
-def training(folder, watch=None, **changed):
+def training(folder, watch=None, *, tensorboard=False, **changed):
     asked = recipe(**({"batch_size": 64, "limit": 320} | changed))
     data = load_dataset("digits", split="train")
     image = np.zeros((1, 1, 8, 8), dtype=np.float32)
@@ -57,7 +57,7 @@ def training(folder, watch=None, **changed):
         identity={"recipe": asked.digest},
         processes=Processes(),
         device="cpu",
-        metrics=Metrics(folder),
+        metrics=Metrics(folder, tensorboard=tensorboard),
         watch=watch or TrainingWatch(),
     )
     if isinstance(watch, StopAt):
@@ -167,6 +167,39 @@ def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"lipcert\[tensorboard\]"):
         Metrics(tmp_path, tensorboard=True)
+
+
+def events(folder):
+    """What a reader of the events sees: the steps and values of each scalar."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {
+        name: [(event.step, event.value) for event in reader.Scalars(name)]
+        for name in reader.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_what_the_metrics_say(tmp_path):
+    run = training(tmp_path, tensorboard=True)
+    run.run(resume=False)
+    found = events(tmp_path)
+    assert len(run.metrics.records) == 3
+    for name in ("loss", "eps", "learning_rate", "validation_certified_estimate"):
+        told = [(r["epoch"], r[name]) for r in run.metrics.records if r[name] is not None]
+        assert [step for step, _ in found[name]] == [step for step, _ in told]
+        assert [v for _, v in found[name]] == pytest.approx([v for _, v in told], rel=1e-6)
+
+
+def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
+    first = Metrics(tmp_path, tensorboard=True)
+    for epoch in range(3):
+        first.add({"epoch": epoch, "loss": 1.0})
+    again = Metrics(tmp_path, tensorboard=True)
+    again.resume(1)
+    again.add({"epoch": 2, "loss": 0.5})
+    assert events(tmp_path)["loss"] == [(0, 1.0), (1, 1.0), (2, 0.5)]
+    assert [record["epoch"] for record in records(tmp_path)] == [0, 1, 2]
 
 
 def command(folder, *launcher):
