@@ -92,8 +92,8 @@ class Recipe:
         ):
             # Written so that a NaN fails it as well.
             if not least <= number <= most:
-                allowed = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
-                raise UsageError(f"{name} {number}: give a number {allowed}")
+                span = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
+                raise UsageError(f"{name} {number}: give a number {span}")
         if not 0 < self.validation < 1:
             raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
         if self.limit is not None and self.limit < 2:
