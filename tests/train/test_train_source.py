@@ -10,6 +10,7 @@ from train_models import GRAPHS, SHAPE, recipe, rewritten, run
 
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.network.operators import Convolution, Dense
 from lipcert.run import Preprocessing
 from lipcert.train.architectures import build
 from lipcert.train.source import make_trainable, open_source
@@ -122,3 +123,21 @@ def test_at_the_highest_percentile_nothing_changes():
     before = made(pixels)
     start_thresholds(made, found.thresholds, pixels, 100.0)
     assert torch.allclose(made(pixels), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_layers_from_scratch_start_with_no_large_norm(name):
+    """As operators, borders included, by power iteration; dense ones are exactly that large."""
+    network = open_source(
+        None, None, name, Preprocessing(), data(PUBLISHED[name][0]), seed=2
+    ).model.loaded.network
+    for node in network.nodes:
+        if not isinstance(node.kind, Convolution | Dense):
+            continue
+        v = torch.randn(1, *node.kind.in_shape, dtype=torch.float64)
+        for _ in range(20):
+            v = node.kind.transpose(node.kind.apply(v / v.norm()))
+        norm = float(v.norm().sqrt())
+        assert norm <= 1.5 + 1e-6
+        if isinstance(node.kind, Dense):
+            assert norm == pytest.approx(1.5, rel=1e-6)
