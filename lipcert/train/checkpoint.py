@@ -40,9 +40,7 @@ def save(folder: Path, identity: dict[str, Any], progress: Progress, state: dict
 def load(folder: Path, identity: dict[str, Any]) -> tuple[Progress, dict[str, Any]]:
     """What ``save`` wrote. ``UsageError`` where there is none or it is of another run;
     ``CannotCertify`` where it is damaged."""
-    path = folder / FILE
-    if not path.is_file():
-        raise UsageError(f"--resume: {folder} holds no {FILE}; leave --resume out to start")
+    path = required(folder)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, progress = content["identity"], Progress(**content["progress"])
@@ -52,10 +50,27 @@ def load(folder: Path, identity: dict[str, Any]) -> tuple[Progress, dict[str, An
     for name in identity | found:
         if found.get(name) != identity.get(name):
             raise UsageError(
-                f"{path}: was written with another {name}; resume with the same options, or start "
-                "afresh with --overwrite"
+                f"{path}: was written with another {name}"
+                f"{_differences(found.get(name), identity.get(name))}; resume with the same "
+                "options, or start afresh with --overwrite"
             )
     return progress, state
+
+
+def required(folder: Path) -> Path:
+    """The checkpoint of a run that is to go on. ``UsageError`` where there is none."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UsageError(f"--resume: {folder} holds no {FILE}; leave --resume out to start")
+    return path
+
+
+def _differences(found: Any, given: Any) -> str:
+    if not (isinstance(found, dict) and isinstance(given, dict)):
+        return ""
+    names = [name for name in found | given if found.get(name) != given.get(name)]
+    told = (f"{name} {found.get(name)} there, {given.get(name)} now" for name in names)
+    return f" ({'; '.join(told)})"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

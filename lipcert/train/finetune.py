@@ -116,6 +116,8 @@ def _check_output(job: FineTuning) -> None:
             f"--output {folder}: holds {kept[0].name} of an earlier run; continue it with "
             "--resume, or start afresh with --overwrite"
         )
+    if job.execution.resume:
+        checkpoint.required(folder)
     if job.tensorboard:
         metrics.summary_writer()
 
@@ -179,7 +181,7 @@ def _training(
     # How many processes share a batch changes nothing but the rounding.
     identity = {
         "version": lipcert.__version__,
-        "recipe": recipe.digest,
+        "recipe": recipe.to_json(),
         "model": dict(source.model.loaded.files) or source.model.name,
         "preprocessing": source.model.preprocessing.to_json(),
         "data": train.data.sha256,

@@ -124,7 +124,8 @@ class _Clipping:
         clipped = [node.output[0] for node in model.graph.node if self._is_clipped(node)]
         if not clipped:
             raise CannotCertify(
-                f"{name}: has no Relu or MaxMin that could be clipped; give --activation keep"
+                f"{name}: has no Relu, nor MaxMin written as Max and Min, that could be clipped; "
+                "give --activation keep"
             )
         self.shapes = self._shapes(clipped)
 

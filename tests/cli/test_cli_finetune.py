@@ -99,6 +99,23 @@ def test_resuming_a_finished_run_only_certifies_again(tuned):
     assert (folder / "model.onnx").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--resume", "--lr", "0.1"), "another recipe (rate 0.001 there, 0.1 now)"),
+        (("--resume", "--mean", "0.5"), "another preprocessing (mean None there, [0.5] now)"),
+        (("--overwrite", "--batch-size", "5000"), "are left to train on"),
+        (("--overwrite", "--mean", "0.5,0.5"), "mean"),
+    ],
+)
+def test_what_cannot_be_done_leaves_an_earlier_run_as_it_was(tuned, capsys, changed, said):
+    folder, _ = tuned
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["finetune", str(EXAMPLE), *QUICK, "--output", str(folder), *changed]) == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_path):
     (tmp_path / "lipcert.toml").write_text('arch = "4c3f"\nbound = "local"\neps = ["0.2"]\n')
     options = (
@@ -123,6 +140,13 @@ def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_pat
         ((EXAMPLE, "--eps", "0"), "needs a radius above 0"),
         ((EXAMPLE, "--eps", "0.1,0.2"), "--eps"),
         ((EXAMPLE, "--eps", "0.1", "--epochs", "0"), "--epochs 0"),
+        ((EXAMPLE, "--eps", "0.1", "--epochs", "3", "--ramp", "5"), "never trained for"),
+        ((EXAMPLE, "--eps", "0.1", "--epochs", "3", "--warmup", "5"), "--warmup 5"),
+        ((EXAMPLE, "--eps", "0.1", "--train-limit", "1"), "--train-limit 1"),
+        ((EXAMPLE, "--eps", "0.1", "--validation", "1.5"), "--validation 1.5"),
+        ((EXAMPLE, "--eps", "0.1", "--validation", "0"), "--validation 0"),
+        ((EXAMPLE, "--eps", "0.1", "--lr", "nan"), "--lr nan"),
+        ((EXAMPLE, "--eps", "0.1", "--resume"), "holds no checkpoint.pt"),
         (("--eps", "0.1"), "--arch"),
         (("--eps", "0.1", "--arch", "9c9f"), "4c3f"),
         ((EXAMPLE, "--eps", "0.1", "--device", "cuda:99"), "sees no such GPU"),
