@@ -265,7 +265,8 @@ def finetune(
             job, LoggingTrainingWatch(console, quiet=quiet), LoggingWatch(console, bar=not quiet)
         )
     except KeyboardInterrupt as stop:
-        typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
+        if processes.first:
+            typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     if not quiet and "results" in record:
         console.print(table(record["results"]))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import lipcert
+from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.data import Dataset, choose, load_dataset
 from lipcert.errors import UsageError
 from lipcert.options import Options
@@ -87,7 +88,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
-        with job.processes.joined(device):
+        # No TF32 in the bound either.
+        with job.processes.joined(device), ieee_arithmetic():
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
             best = training.run(resume=job.execution.resume)

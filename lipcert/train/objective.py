@@ -31,9 +31,9 @@ class Objective(nn.Module):
         self.norms.prepare(self.bound.prepare(network))
 
     def estimate(self, pixels: Tensor, labels: Tensor, eps: float) -> Estimate:
-        network = self.trainable.network()
         radius = pixels.new_full((len(pixels),), eps)
         with torch.autocast(pixels.device.type, enabled=False):
+            network = self.trainable.network()
             found: Estimate = self.bound(network, pixels, labels, radius, self.norms)
         return found
 

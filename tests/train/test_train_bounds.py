@@ -1,13 +1,16 @@
 """Training bounds: no sampled point is below them, and their gradients are those of the bound."""
 
+from copy import deepcopy
+
 import pytest
 import torch
-from train_models import GRAPHS, SHAPE, trainable
+from train_models import GRAPHS, SHAPE, recipe, trainable
 
 from lipcert.network import Segment
 from lipcert.train.bounds import BOUNDS
 from lipcert.train.boxes import inner_edges, support
 from lipcert.train.norms import WarmNorms
+from lipcert.train.objective import Objective
 
 CASES = [
     ("conv", "keep"),
@@ -122,6 +125,25 @@ def test_boxes_hold_what_activations_see():
                 seen = values[found.network.nodes[node].inputs[0]]
                 assert bool((seen >= low - 1e-4).all())
                 assert bool((seen <= high + 1e-4).all())
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_mixed_precision_is_off_in_the_bound(bound):
+    made, x = trainable(GRAPHS["conv"], "clipped"), images()
+    labels = made(x).argmax(1)
+    objective = Objective(made, recipe(bound=bound))
+    other = deepcopy(objective)
+    plain = made(x)
+    loss, totals = objective(x, labels, 0.3, 0.0)
+    loss.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.equal(made(x), plain)
+        mixed, mixed_totals = other(x, labels, 0.3, 0.0)
+        mixed.backward()
+    assert torch.equal(mixed, loss)
+    assert torch.equal(mixed_totals, totals)
+    for one, two in zip(made.parameters(), other.trainable.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
 
 
 def test_support_is_the_best_of_the_ball_cut_by_the_box():
