@@ -139,7 +139,7 @@ def test_mixed_precision_is_off_in_the_bound(bound):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not torch.equal(made(x), plain)
         mixed, mixed_totals = other(x, labels, 0.3, 0.0)
-        mixed.backward()
+    mixed.backward()
     assert torch.equal(mixed, loss)
     assert torch.equal(mixed_totals, totals)
     for one, two in zip(made.parameters(), other.trainable.parameters(), strict=True):
