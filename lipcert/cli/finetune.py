@@ -190,6 +190,7 @@ def finetune(
     from rich.console import Console
 
     from lipcert.cli.log import start_log
+    from lipcert.cli.summary import table
     from lipcert.cli.watch import LoggingTrainingWatch, LoggingWatch
     from lipcert.run import DataSource, Execution, Preprocessing
     from lipcert.train.export import recipe_text
@@ -197,7 +198,6 @@ def finetune(
     from lipcert.train.finetune import finetune as run
     from lipcert.train.processes import Processes
     from lipcert.train.recipe import Recipe
-    from lipcert.train.summary import table
 
     processes = Processes.of_environment()
     quiet = quiet or not processes.first

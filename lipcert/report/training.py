@@ -23,8 +23,8 @@ _NOTE = (
 )
 _ROWS = (
     ("clean", "clean accuracy"),
-    ("attack_survived", "not broken by the attack"),
-    ("certified", "certified accuracy"),
+    ("attack_survived", "not broken by the attack at {eps}"),
+    ("certified", "certified accuracy at {eps}"),
     ("mean_radius", "mean certified radius"),
 )
 
@@ -77,15 +77,22 @@ def loss_curve(metrics: Sequence[Record]) -> str:
 
 def before_and_after(results: Record) -> str:
     """The table of both certificates; empty where there are none."""
+    caption, head, rows = side_by_side(results)
+    return elements.table(caption, head, rows) if rows else ""
+
+
+def side_by_side(results: Record) -> tuple[str, list[str], list[list[str]]]:
+    """Caption, heads and rows of that table; nothing where there are no certificates."""
     columns = [name for name in ("before", "after") if name in results]
     if not columns:
-        return ""
-    rows = []
-    for key, title in _ROWS:
-        rows.append([title, *(_shown(results[name], key) for name in columns)])
-    n, eps = results[columns[0]]["n"], results["eps"]
-    caption = f"The same {n} test images before and after the training, at eps {eps}"
-    return elements.table(caption, ["", *columns], rows)
+        return "", [], []
+    rows = [
+        [title.format(eps=results["eps"]), *(_shown(results[name], key) for name in columns)]
+        for key, title in _ROWS
+    ]
+    n, method = results[columns[0]]["n"], results["method"]
+    caption = f"{n} test images, certified by {method}; eps in pixels of [0, 1]"
+    return caption, ["", *columns], rows
 
 
 def _shown(figures: Record, key: str) -> str:

@@ -19,7 +19,12 @@ METRICS = (
 AFTER = {
     "n": 3, "clean": 2 / 3, "attack_survived": 2 / 3, "certified": 1 / 3, "mean_radius": 0.81239,
 }  # fmt: skip
-RESULTS = {"eps": "0.5", "before": AFTER | {"clean": 1.0, "certified": 0.0}, "after": AFTER}
+RESULTS = {
+    "eps": "0.5",
+    "method": "auto",
+    "before": AFTER | {"clean": 1.0, "certified": 0.0},
+    "after": AFTER,
+}
 TRAINING = Training(METRICS, RESULTS)
 
 
@@ -36,9 +41,15 @@ def test_before_and_after_are_rounded_to_the_side_that_promises_less():
     assert "66.66 %" in table
     assert "66.67" not in table
     assert "0.8123" in table
-    assert "at eps 0.5" in table
+    assert "certified accuracy at 0.5" in table
+    assert "3 test images, certified by auto; eps in pixels of [0, 1]" in table
     assert before_and_after({}) == ""
-    assert "before" not in before_and_after({"eps": "0.5", "after": AFTER}).split("<thead>")[1]
+    assert (
+        "before"
+        not in before_and_after({"eps": "0.5", "method": "auto", "after": AFTER}).split("<thead>")[
+            1
+        ]
+    )
 
 
 def test_the_page_has_the_section_where_there_was_a_run():
