@@ -6,6 +6,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class Silent:
@@ -27,12 +28,13 @@ class ProgressLine:
     def __init__(self, console: Console, counted: str, *, shown: bool = True) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(table_column=Column(min_width=9)),
+            TimeRemainingColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
+            expand=True,
             disable=not (shown and console.is_terminal),
         )
         self._task = self._progress.add_task(counted, start=False, total=None, figures="")

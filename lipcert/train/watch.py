@@ -42,7 +42,7 @@ class ConsoleTrainingWatch(TrainingWatch):
         self._line.start(steps, done)
 
     def step(self, figures: Record) -> None:
-        self._line.advance(1, _line(figures))
+        self._line.advance(1, _short(figures))
 
     def epoch(self, record: Record) -> None:
         validation = f"validation clean {record['validation_clean']:.2%}, certified (estimate) "
@@ -61,5 +61,14 @@ def _line(figures: Record) -> str:
     return (
         f"loss {figures['loss']:.4f} · clean {figures['clean']:.2%} · certified (estimate) "
         f"{figures['certified_estimate']:.2%} · eps {figures['eps']:.4g} · "
+        f"{figures['images_per_second']:.0f} images/s"
+    )
+
+
+def _short(figures: Record) -> str:
+    """The same for a narrow terminal."""
+    return (
+        f"loss {figures['loss']:.3g} clean {figures['clean']:.1%} estimate "
+        f"{figures['certified_estimate']:.1%} eps {figures['eps']:.3g} "
         f"{figures['images_per_second']:.0f} images/s"
     )
