@@ -154,7 +154,7 @@ def test_what_a_published_run_would_take() -> None:
     days = dear / 64 * 50_000 * 800 / 86_400
     print(f"\n6c2f, clipped MaxMin: {1000 * usual / 64:.1f} ms an image plain, "
           f"{1000 * dear / 64:.1f} ms with local, {dear / usual:.1f} times; ESTIMATE of 800 epochs "
-          f"of 50,000 images: {days:.1f} days; vectors of local norms: {shared * 4 / 2**20:.2f} MiB "
+          f"of 50,000 images: {days:.1f} days; local vectors: {shared * 4 / 2**20:.2f} MiB "
           f"shared, {shared * 4 * 50_000 / 2**30:.1f} GiB with one an image")  # fmt: skip
     assert dear / usual <= MOST["local"]
 

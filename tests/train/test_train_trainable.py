@@ -79,7 +79,7 @@ def test_an_untouched_network_is_the_file(name):
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_trained_is_what_is_exported(name, activation):
     if name == "sigmoid" and activation != "keep":
-        with pytest.raises(CannotCertify, match="no Relu or MaxMin"):
+        with pytest.raises(CannotCertify, match="no Relu, nor MaxMin"):
             trainable(ALL[name], activation)
         return
     made = trainable(ALL[name], activation)
