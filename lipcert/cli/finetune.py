@@ -27,8 +27,8 @@ def finetune(
         str,
         typer.Option(
             help="digits, mnist, fashion-mnist, cifar10, cifar100, a folder of images, or "
-            "package.module:factory: its split train is trained on, its split test certified. An "
-            ".npz file holds test images; see --train-data.",
+            "package.module:factory, of which the split train is trained on and the split test "
+            "certified. An .npz file holds test images; see --train-data.",
             rich_help_panel=_DATA,
         ),
     ],

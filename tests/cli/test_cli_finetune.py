@@ -164,6 +164,15 @@ def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     assert told.count("\n") == 1
 
 
+def test_help_holds_what_was_written_and_no_pictures(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["finetune", "--help"]) == 0
+    told = capsys.readouterr().out
+    # Between two colons a word is a picture to rich.
+    assert "package.module:factory, of which" in told
+    assert max(map(ord, told)) < 0x1F000
+
+
 def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "some.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
