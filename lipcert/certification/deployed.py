@@ -5,8 +5,9 @@ are rounded to it, and every operation's result, or they are kept in a wider one
 are accumulated in the format, those of 16 bits in float32, or in a wider one. They may be taken in
 any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
 merged into the sum before it. Its logits differ from real arithmetic by what ``bounds.roundoff``
-finds at each node of the network as it was loaded, before any simplification, and
-``bounds.sensitivity`` weighs. A certificate needs a margin above the error of its pair.
+finds at each node of the network as it was loaded, and ``bounds.sensitivity`` weighs. Of the
+simplifications only those of values that are moved or clipped come before it: they round nothing.
+A certificate needs a margin above the error of its pair.
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
 norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
@@ -26,7 +27,7 @@ from lipcert.bounds.boxes import Box
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.errors import CannotCertify
-from lipcert.network import Network, Sum
+from lipcert.network import Network, Sum, simplify
 from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic
 
@@ -55,6 +56,7 @@ class Deployment:
         """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
         if arithmetic is not None:
             _check_range(network, arithmetic)
+        network = simplify(network, moves_only=True)
         roundoff = Roundoff.of(network)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
         return cls(propagation, roundoff, arithmetic, softmax)
@@ -63,10 +65,10 @@ class Deployment:
         return self.propagation.centre(x)
 
     def matches(self, network: Network) -> bool:
-        """Whether the activations of a rewritten network are those of the loaded one, in order.
+        """Whether the activations of a rewritten network are those of this one, in order.
 
         Where a sum was rewritten as a rearrangement, an activation may read its values in another
-        order: no sum may be missing.
+        order: no sum may be missing. Of moves all rewritings make the same.
         """
         return _outline(self.propagation.network) == _outline(network)
 

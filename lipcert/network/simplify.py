@@ -8,8 +8,8 @@ are merged, and parts that are cut out and put together again become whole. The 
     Clip ∘ Clip → Clip                        Σ of disjoint Selects of one value → Select
     Σ of disjoint, placed Clips of one value → Clip of the value      (clipped MaxMin)
 
-The results are real-valued identities; their rounding in float64 is charged by
-``lipcert.bounds.rounding``, which looks at the network before simplification.
+The results are real-valued identities. Rounding is charged by ``lipcert.certification.deployed``,
+to a network of which only moves and clips were merged.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from lipcert.network.graph import Input, Network, NetworkBuilder, Sum
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
 
 
-def simplify(network: Network) -> Network:
-    """The same function with fewer nodes."""
+def simplify(network: Network, *, moves_only: bool = False) -> Network:
+    """The same function with fewer nodes.
+
+    ``moves_only``: products and sums stay as they are; what only moves, cuts out, puts together or
+    clips values is merged, so that any arithmetic gives the same results, rounding included.
+    """
     while True:
-        smaller = _pass(network)
+        smaller = _pass(network, moves_only)
         if len(smaller.nodes) == len(network.nodes):
             return smaller
         network = smaller
 
 
-def _pass(network: Network) -> Network:
+def _pass(network: Network, moves_only: bool) -> Network:
     uses = [0] * len(network.nodes)
     for node in network.nodes:
         for i in node.inputs:
@@ -50,7 +54,10 @@ def _pass(network: Network) -> Network:
                 place[i] = _sum(builder, sources, node.origin, network.anchor.device)
             case Operator() as operator:
                 alone = uses[node.inputs[0]] == 1
-                place[i] = _operator(builder, operator, sources[0], alone, node.origin)
+                if moves_only and not isinstance(operator, Select):
+                    place[i] = builder.operator(operator, sources[0], node.origin)
+                else:
+                    place[i] = _operator(builder, operator, sources[0], alone, node.origin)
             case Activation() as activation:
                 place[i] = _activation(builder, activation, sources[0], node.origin)
     return builder.build(place[network.output])

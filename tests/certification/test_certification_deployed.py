@@ -13,9 +13,12 @@ from laws import clip, normal, places, random_network, seeded, uniform
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from lipcert.bounds import Propagation, node_constants
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.certification.deployed import SOFTMAX_TIE, Deployment
 from lipcert.loading import load_model
 from lipcert.network import Network, NetworkBuilder, simplify
+from lipcert.network.activations import MaxMin
 from lipcert.network.operators import Convolution, Dense, Diagonal, Select
 from lipcert.norms import convolution_norm
 from lipcert.rounding import DOUBLE, FORMATS, SINGLE
@@ -142,24 +145,104 @@ def test_merged_biases_are_covered() -> None:
     assert (gap.abs() <= allowed).all()
 
 
-def test_boxes_of_a_rearranged_network_are_not_taken_for_its_own() -> None:
-    """Halves that are swapped after an activation come to be swapped before it."""
+def swapped() -> Network:
+    """Halves that are swapped after an activation, and come to be swapped before it."""
     builder = NetworkBuilder((1, 4))
     node = builder.activation(clip(0.0, None), 0)
     index = torch.tensor([[2, 3, -1, -1], [-1, -1, 0, 1]])
     parts = [builder.operator(Select.of(one[None], (1, 4)), node) for one in index]
     node = builder.sum(parts)
     weight = torch.arange(8, dtype=torch.float64).reshape(2, 4)
-    network = builder.build(builder.operator(Dense.of(weight, None, (1, 4)), node))
+    return builder.build(builder.operator(Dense.of(weight, None, (1, 4)), node))
+
+
+def clipped_maxmin(seed: int, layers: int = 3, width: int = 12) -> Network:
+    """As files spell it: halves cut out, their maximum and minimum clipped, and put together."""
+    generator = seeded(seed)
+    builder, node = NetworkBuilder((1, width)), 0
+    half, nowhere = torch.arange(width // 2), torch.full((width // 2,), -1)
+    first, second = torch.cat([half, nowhere]), torch.cat([nowhere, half])
+    for _ in range(layers):
+        weight = torch.linalg.qr(normal((width, width), generator))[0]
+        node = builder.operator(
+            Dense.of(weight, 0.1 * normal((width,), generator), (1, width)), node
+        )
+        halves = [
+            builder.operator(Select.of((half + k)[None], (1, width)), node) for k in (0, width // 2)
+        ]
+        stacked = [
+            builder.operator(Select.of(place.reshape(2, 1, -1), (1, width // 2)), one)
+            for place, one in zip((first, second), halves, strict=True)
+        ]
+        pair = builder.activation(MaxMin(0), builder.sum(stacked))
+        shape, placed = builder.shape(pair), []
+        for k, (limits, place) in enumerate((((None, 0.5), first), ((-0.5, None), second))):
+            picked = Select.of((half + k * width // 2)[None], shape)
+            part = builder.activation(clip(*limits), builder.operator(picked, pair))
+            placed.append(builder.operator(Select.of(place[None], (1, width // 2)), part))
+        node = builder.sum(placed)
+    weight = normal((3, width), generator) / width**0.5
+    return builder.build(builder.operator(Dense.of(weight, None, (1, width)), node))
+
+
+def test_boxes_of_a_rearranged_network_are_not_taken_for_its_own() -> None:
+    network = swapped()
     simple = simplify(network)
     x = uniform((3, 1, 4), seeded(0))
     before = [network.nodes[i].inputs[0] for i in network.activations]
     after = [simple.nodes[i].inputs[0] for i in simple.activations]
     assert len(before) == len(after) == 1
     assert not torch.equal(network.values(x)[before[0]], simple.values(x)[after[0]])
+    roundoff = Roundoff.of(network)
+    propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+    as_loaded = Deployment(propagation, roundoff, SINGLE, softmax=False)
+    assert not as_loaded.matches(simple)
+    assert as_loaded.matches(network)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_activations_that_match_read_the_same_values(seed: int) -> None:
+    """Also where both networks were rewritten: boxes of the one hold for the other."""
+    network = (random_network, clipped_maxmin)[seed % 2](seeded(seed) if seed % 2 == 0 else seed)
+    network = swapped() if seed == 0 else network
+    simple = simplify(network)
     deployment = Deployment.of(network, arithmetic=SINGLE, softmax=False)
-    assert not deployment.matches(simple)
-    assert deployment.matches(network)
+    own = deployment.propagation.network
+    if seed == 0 or seed % 2:
+        assert deployment.matches(simple)
+    if not deployment.matches(simple):
+        return
+    x = uniform((3, *network.in_shape), seeded(seed + 1))
+    values, others = own.values(x), simple.values(x)
+    for i, j in zip(own.activations, simple.activations, strict=True):
+        torch.testing.assert_close(
+            values[own.nodes[i].inputs[0]], others[simple.nodes[j].inputs[0]]
+        )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("seed", range(6))
+def test_no_run_of_a_clipped_maxmin_leaves_the_pair_errors(seed: int, name: str) -> None:
+    """The run is of the nodes as loaded, with the boxes of the deployment and with tighter ones."""
+    network = clipped_maxmin(seed)
+    x = uniform((3, *network.in_shape), seeded(seed + 1))
+    eps = torch.tensor([1e-6, 0.05, 1.5], dtype=torch.float64)
+    labels = network.logits(x).argmax(1)
+    deployment = Deployment.of(network, arithmetic=FORMATS[name], softmax=False)
+    allowed = deployment.pair_errors(deployment.centre(x), labels, eps)
+    generator = seeded(seed)
+    for order in ORDERS.values():
+        for _ in range(4):
+            point = in_ball(x, eps * 0.999, generator)
+            run = deployed_logits(network, point, DTYPES[name], order)
+            gap = (margins(run, labels) - margins(network.logits(point), labels)).abs()
+            assert (gap <= allowed).all()
+    # Orthogonal layers pass errors on as they are, however many there are.
+    deep = clipped_maxmin(seed, layers=8)
+    deployment = Deployment.of(deep, arithmetic=FORMATS[name], softmax=False)
+    labels = deep.logits(x).argmax(1)
+    more = deployment.pair_errors(deployment.centre(x), labels, eps)
+    assert more.amax() <= 10 * allowed.amax()
 
 
 @pytest.mark.parametrize("seed", range(20))

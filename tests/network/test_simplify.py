@@ -410,3 +410,22 @@ def test_a_constant_zero_inside_a_clip_comes_out_at_its_limit():
     ]
     network = simplified(builder, builder.sum(halves))
     assert network.logits(torch.zeros(1, 1, 2).double()).tolist() == [[1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_moves_alone_change_no_bit_of_any_run(seed):
+    network = random_network(seeded(seed)).to(dtype=torch.float32)
+    smaller = simplify(network, moves_only=True)
+    x = 2 * normal((7, *network.in_shape), seeded(seed + 1), torch.float32)
+    assert torch.equal(smaller.logits(x), network.logits(x))
+
+    def computing(one):
+        return [
+            node.kind
+            for node in one.nodes
+            if isinstance(node.kind, Operator) and not isinstance(node.kind, Select)
+        ]
+
+    before, after = computing(network), computing(smaller)
+    assert len(before) == len(after)
+    assert all(a is b for a, b in zip(after, before, strict=True))
