@@ -12,16 +12,17 @@ class Pace:
     """What an effort spends.
 
     ``own_norms``: whether samples get norms and chains of their own. ``stages``: steps of the
-    slopes at each stage of a verdict, ``guess_steps`` at each of ``guesses`` of the radius,
-    ``radius_steps`` for it. ``work``: boxes are refined for a radius where a layer takes no more,
-    in values of all layers for each of its neurons. ``refine``: steps for boxes that are refined
-    for a verdict, None for none. ``leaves``: how
-    many a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps`` and
-    ``attack_restarts``: of the attack.
+    slopes at each stage of a verdict; ``coupled``: whether balls are coupled in the last stage and
+    for leaves, all segments having norms of their own. ``guess_steps`` at each of ``guesses`` of
+    the radius, ``radius_steps`` for it. ``work``: boxes are refined for a radius where a layer
+    takes no more, in values of all layers for each of its neurons. ``refine``: steps for boxes that
+    are refined for a verdict, None for none. ``leaves``: how many a margin may be split into, in
+    ``leaf_seconds`` a sample. ``attack_steps`` and ``attack_restarts``: of the attack.
     """
 
     own_norms: bool
     stages: tuple[int, ...]
+    coupled: bool
     guesses: int
     guess_steps: int
     radius_steps: int
@@ -34,7 +35,7 @@ class Pace:
 
 
 PACES: dict[Effort, Pace] = {
-    "fast": Pace(False, (10,), 3, 4, 10, 0.0, None, 0, 0.0, 5, 0),
-    "standard": Pace(True, (20, 60, 60), 5, 14, 40, 2.0**16, 8, 48, 5.0, 20, 0),
-    "max": Pace(True, (20, 60, 200), 8, 20, 100, 2.0**22, 20, 4000, 30.0, 40, 1),
+    "fast": Pace(False, (10,), False, 3, 4, 10, 0.0, None, 0, 0.0, 5, 0),
+    "standard": Pace(True, (20, 60, 60), False, 5, 14, 40, 2.0**16, 8, 48, 5.0, 20, 0),
+    "max": Pace(True, (20, 60, 200), True, 8, 20, 100, 2.0**22, 20, 4000, 30.0, 40, 1),
 }
