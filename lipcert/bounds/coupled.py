@@ -21,6 +21,7 @@ from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.forms import Multipliers
 from lipcert.network import Network
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
+from lipcert.rounding import FLOAT64
 
 # Of neurons with a smaller gain ``(Δσ/w)² ≤ Δz²`` is taken, which divides by nothing.
 _THIN = 0.01
@@ -109,6 +110,19 @@ def least(
             rise = torch.where(here, steep * place + offset, rise)
     gained = coefficient * (rise - slope * change) + curve * change.square()
     return gained - risen * rise.square()
+
+
+def taken_sizes(layer: Layer, moved: Tensor, output: Tensor, lipschitz: float) -> Tensor:
+    """Every number that enters ``r Δσ² + m Δz²``, in absolute value: what its rounding counts by.
+
+    ``moved`` and ``output`` bound ``|Δσ|`` and ``|σ|`` over the box. On a piece ``Δσ`` is put
+    together from ``steep Δz`` and an offset, which rounds as the values at the anchor do.
+    """
+    way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
+    whole = 4 * output + lipschitz * (way + layer.anchor.abs())
+    parts = moved + lipschitz * way + 8 * FLOAT64 * whole
+    risen, straight = shares(layer.gain)
+    return risen * parts * whole + straight * way.square()
 
 
 def shares(gain: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
-from lipcert.bounds.coupled import Price, Prices, least, shares
+from lipcert.bounds.coupled import Price, Prices, least, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
@@ -239,10 +239,9 @@ class DualBound:
         sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
         sizes = (sizes + multiplier * way.square()) * layer.varying
         if price.owed is not None:
-            rise = 4 * output + activation.lipschitz * (way + anchor.abs())
-            risen, moved = shares(layer.gain)
-            owed = _column(price.owed, value) * layer.varying
-            sizes = sizes + owed * (risen * rise.square() + moved * way.square())
+            sizes = sizes + _column(price.owed, value) * layer.varying * taken_sizes(
+                layer, moved, output, activation.lipschitz
+            )
         terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
         return terms + error * length(moved) + price.cost * gamma(64)
 
