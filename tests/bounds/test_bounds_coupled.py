@@ -7,6 +7,9 @@ import pytest
 import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
+from bounds.test_bounds_lipschitz import deterministic
+from bounds.test_split import plane_network
+from exact import exact_radius
 from hypothesis import given, settings
 from laws import ACTIVATION_CASES, normal, seeded, uniform
 from network.test_anchored_activations import (
@@ -19,8 +22,12 @@ from network.test_anchored_activations import (
     weights,
 )
 
-from lipcert.bounds.anchored import Layer, select
+from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.coupled import coupled, least, shares
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.reverse import carry_back
+from lipcert.bounds.split import Budget, Splitter
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear, relu
 from lipcert.network.operators import Dense
@@ -188,6 +195,57 @@ def test_no_attack_goes_below_a_coupled_margin(seed: int) -> None:
             assert multipliers is wild or (change >= again - 1e-8 * (1 + again.abs())).all()
 
 
+def lagrangian(case: Case, own: State, forms: Forms, found: Multipliers) -> torch.Tensor:
+    """Written down as it is, at the worst of some points of each neuron's box: ``(N,)``."""
+    total, taken, generator = torch.zeros(len(forms), dtype=torch.float64), {}, seeded(1)
+
+    def column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return values.reshape(-1, *(1,) * (like.dim() - 1))
+
+    def cross(i: int, value: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        layer, kind, price = own[i], case.network.nodes[i].kind, found.logs[i].exp()
+        slope = found.slopes[i] * layer.varying
+        total = total - price * layer.radius.square()
+        if i in found.couplings:
+            weight = found.couplings[i].exp()
+            price, total = price + weight, total - weight * layer.coupling.rest
+            for j, factor in layer.coupling.factors.items():
+                taken.setdefault(j, []).append(weight * factor)
+        share = uniform((5, *value.shape), generator)
+        share[0], share[1] = 0, 1
+        z = torch.cat([layer.lower + share * (layer.upper - layer.lower), layer.anchor[None]])
+        rise, way = kind.value(z) - kind.value(layer.anchor), z - layer.anchor
+        terms = value * (rise - slope * way) + column(price, value) * way.square()
+        for owed in taken.get(i, []):
+            if isinstance(kind, PiecewiseLinear):
+                part = rise / torch.where(layer.gain > 0, layer.gain, torch.inf)
+                terms = terms - column(owed, value) * part.square()
+            else:
+                total = total - owed * layer.radius.square()
+        total = total + (terms.amin(0) * layer.varying).flatten(1).sum(1)
+        return value * slope
+
+    rest = carry_back(case.network, forms.node, forms.coefficients, cross)
+    return total - own[0].radius * rest.flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_dual_is_below_its_lagrangian(seed: int) -> None:
+    """Of any points in all boxes at once: which holds for no dual that pays a coupling too little,
+    where couplings weigh the most, and the minima lie at the ends."""
+    case = Case(seed)
+    forms, _ = case.forms()
+    own = select(case.prepared("plain", 0.3)[1], forms.rows)
+    start = coupled(own, case.dual.start(own, forms))
+    for weight in (0.0, 3.0, 8.0):
+        couplings = {i: log + weight for i, log in start.couplings.items()}
+        found = Multipliers(start.slopes, start.logs, couplings)
+        bound = case.dual.change(own, forms, found)
+        reached = lagrangian(case, own, forms, found)
+        assert (bound <= reached + 1e-11 * (1 + bound.abs() + reached.abs())).all()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_without_multipliers_the_dual_is_the_plain_one(seed: int) -> None:
     case = Case(seed)
@@ -220,3 +278,32 @@ def test_coupling_gains_in_deep_networks() -> None:
     best, _ = case.dual.optimise(own, forms, coupled(own, found), 100)
     assert (best >= plain - 1e-3 * plain.abs()).all()
     assert float(((best - plain) / plain.abs()).mean()) > 0.005
+
+
+@pytest.mark.parametrize("kink", ["relu", "absolute"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_coupled_leaves_come_close_to_the_exact_radius(kink: str, seed: int) -> None:
+    """Most of the ball inside it is proven, and just above it nothing is."""
+    case = Case(seed + 20, batch=2, network=plane_network(kink, seeded(seed)))
+    pairs = zip(case.x, case.labels.tolist(), strict=True)
+    exact = torch.tensor([exact_radius(case.network, x[None], y)[0] for x, y in pairs]).double()
+    exact = exact.clamp(max=2.0)
+    forms, others = case.forms()
+    clean = case.clean(forms, others) - 1e-12
+    guide = DualBound(case.network.to(dtype=torch.float32))
+    small = forms.to(torch.float32)
+    for share in (0.85, 1.0001):
+        _, state = case.bounds["plain"].prepare_state(case.centre, share * exact, deterministic)
+        own = select(state, forms.rows)
+        single = to_dtype(own, torch.float32)
+        found = coupled(single, guide.start(single, small))
+        assert found.couplings
+        _, found = guide.optimise(single, small, found, 60)
+        splitter = Splitter(case.dual, guide, own, forms, clean, torch.zeros_like(clean))
+        proven = splitter.proven(found, Budget(leaves=40, steps=25))
+        every = torch.ones(2, dtype=torch.bool)
+        every[forms.rows[~proven]] = False
+        if share < 1:
+            assert every.all()
+        else:
+            assert not every[exact < 2].any()
