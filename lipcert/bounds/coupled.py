@@ -67,10 +67,15 @@ class Prices:
         return replace(price, owed=self.owed.get(i))
 
 
-def coupled(state: State, found: Multipliers) -> Multipliers:
-    """With a multiplier for every ball that can be coupled, to start from."""
-    places = [i for i in found.logs if state[i].coupling is not None]
-    return replace(found, couplings={i: found.logs[i] - _BELOW for i in places})
+def coupled(network: Network, state: State, found: Multipliers) -> Multipliers:
+    """With a multiplier for every ball that gains from a coupling, to start from."""
+    couplings = {}
+    for i, log in found.logs.items():
+        coupling = state[i].coupling
+        sources = () if coupling is None else coupling.factors
+        if any(isinstance(network.nodes[j].kind, PiecewiseLinear) for j in sources):
+            couplings[i] = log - _BELOW
+    return replace(found, couplings=couplings)
 
 
 def least(

@@ -155,7 +155,7 @@ class BackwardBatch:
             if not len(forms):
                 break
             if found is not None and stage == last and self.tools.pace.coupled:
-                found = coupled(state, found)
+                found = coupled(self.tools.dual.network, state, found)
             found = self._optimised(state, forms, found, steps)
             positive = self._certified(state, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[positive], others[positive]] = True

@@ -178,7 +178,7 @@ def test_no_attack_goes_below_a_coupled_margin(seed: int) -> None:
         forms, others = case.forms()
         reached = found[forms.rows, others]
         own = select(case.prepared(name, radius)[1], forms.rows)
-        start = coupled(own, case.dual.start(own, forms))
+        start = coupled(case.network, own, case.dual.start(own, forms))
         _, best = case.dual.optimise(own, forms, start, 8)
         steep = len(start.slopes)
         wild = start.of(
@@ -237,7 +237,7 @@ def test_the_dual_is_below_its_lagrangian(seed: int) -> None:
     case = Case(seed)
     forms, _ = case.forms()
     own = select(case.prepared("plain", 0.3)[1], forms.rows)
-    start = coupled(own, case.dual.start(own, forms))
+    start = coupled(case.network, own, case.dual.start(own, forms))
     for weight in (0.0, 3.0, 8.0):
         couplings = {i: log + weight for i, log in start.couplings.items()}
         found = Multipliers(start.slopes, start.logs, couplings)
@@ -253,8 +253,8 @@ def test_without_multipliers_the_dual_is_the_plain_one(seed: int) -> None:
     own = select(case.prepared("plain", 0.3)[1], forms.rows)
     plain = case.dual.start(own, forms)
     before = case.dual.change(own, forms, plain)
-    none = replace(plain, couplings={i: log - 700 for i, log in coupled(own, plain).logs.items()
-                                     if own[i].coupling is not None})  # fmt: skip
+    start = coupled(case.network, own, plain)
+    none = replace(plain, couplings={i: log - 700 for i, log in start.couplings.items()})
     same = case.dual.change(own, forms, none)
     assert (same - before).abs().max() <= 1e-11 * (1 + before.abs().max())
     best, kept = case.dual.optimise(own, forms, none, 10)
@@ -275,7 +275,7 @@ def test_coupling_gains_in_deep_networks() -> None:
     own = select(case.prepared("plain", 0.5)[1], forms.rows)
     _, found = case.dual.optimise(own, forms, case.dual.start(own, forms), 100)
     plain, _ = case.dual.optimise(own, forms, found, 100)
-    best, _ = case.dual.optimise(own, forms, coupled(own, found), 100)
+    best, _ = case.dual.optimise(own, forms, coupled(case.network, own, found), 100)
     assert (best >= plain - 1e-3 * plain.abs()).all()
     assert float(((best - plain) / plain.abs()).mean()) > 0.005
 
@@ -296,7 +296,7 @@ def test_coupled_leaves_come_close_to_the_exact_radius(kink: str, seed: int) -> 
         _, state = case.bounds["plain"].prepare_state(case.centre, share * exact, deterministic)
         own = select(state, forms.rows)
         single = to_dtype(own, torch.float32)
-        found = coupled(single, guide.start(single, small))
+        found = coupled(case.network, single, guide.start(single, small))
         assert found.couplings
         _, found = guide.optimise(single, small, found, 60)
         splitter = Splitter(case.dual, guide, own, forms, clean, torch.zeros_like(clean))

@@ -35,7 +35,7 @@ class Search:
         single = to_dtype(self.state, torch.float32)
         found = self.guide.start(single, self.forms.to(torch.float32))
         # Every other network with coupled balls.
-        self.found = coupled(single, found) if seed % 2 else found
+        self.found = coupled(case.network, single, found) if seed % 2 else found
 
     def splitter(self, needed: torch.Tensor) -> Splitter:
         return Splitter(self.case.dual, self.guide, self.state, self.forms, self.clean, needed)
