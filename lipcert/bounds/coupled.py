@@ -78,7 +78,7 @@ def coupled(network: Network, state: State, found: Multipliers) -> Multipliers:
     return replace(found, couplings=couplings)
 
 
-def least(
+def coupled_minimum(
     kind: PiecewiseLinear, coefficient: Tensor, slope: Tensor, multiplier: Tensor, owed: Tensor,
     layer: Layer,
 ) -> Tensor:  # fmt: skip

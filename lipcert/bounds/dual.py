@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
-from lipcert.bounds.coupled import Price, Prices, least, taken_sizes
+from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
@@ -179,7 +179,8 @@ class DualBound:
             )
         else:
             assert isinstance(activation, PiecewiseLinear)
-            minima = least(activation, value, slope, column, _column(price.owed, value), layer)
+            owed = _column(price.owed, value)
+            minima = coupled_minimum(activation, value, slope, column, owed, layer)
         # Neurons that cannot vary have no error, and no part in the ball.
         return torch.where(layer.varying != 0, minima, 0)
 

@@ -23,7 +23,7 @@ from network.test_anchored_activations import (
 )
 
 from lipcert.bounds.anchored import Layer, State, select, to_dtype
-from lipcert.bounds.coupled import coupled, least, shares
+from lipcert.bounds.coupled import coupled, coupled_minimum, shares
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import carry_back
@@ -80,7 +80,7 @@ def test_the_coupled_minimum_is_below_every_point_and_attained(name, seed):
     coefficient, slope, multiplier = weights(generator)
     owed = multiplier * 10 ** (3 * uniform(multiplier.shape, generator) - 2)
     parts = coefficient, slope, multiplier, owed
-    found = least(activation, *parts, layer)
+    found = coupled_minimum(activation, *parts, layer)
     z = points_of(activation, layer.lower, layer.anchor, layer.upper, generator)
     # The vertices of all pieces too, wherever they lie.
     risen, moved = shares(layer.gain)
@@ -119,7 +119,7 @@ def test_nothing_owed_is_the_minimum_without(name):
     activation = ACTIVATION_CASES.get(name, ACTIVATION_CASES["ReLU"])(torch.float64, generator)
     layer = layer_of(activation, generator)
     coefficient, slope, multiplier = weights(generator)
-    found = least(activation, coefficient, slope, multiplier, 0 * multiplier, layer)
+    found = coupled_minimum(activation, coefficient, slope, multiplier, 0 * multiplier, layer)
     plain = activation.relaxed_minimum(
         coefficient, slope, multiplier, layer.anchor, layer.lower, layer.upper
     )
@@ -140,7 +140,7 @@ def test_an_endless_box_has_no_minimum_above_its_points() -> None:
                 parts = coefficient * one, 0 * one, one, owed * one
                 rise = inside.clamp(min=0) - 0.5
                 reached = term(layer, rise, inside - 0.5, *parts).amin()
-                assert not bool((least(relu(one), *parts, layer) > reached + 1e-9).any())
+                assert not bool((coupled_minimum(relu(one), *parts, layer) > reached + 1e-9).any())
 
 
 @pytest.mark.parametrize("seed", SEEDS)
