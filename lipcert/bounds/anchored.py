@@ -27,8 +27,8 @@ from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
-# What rounding may have of a squared ball, and the least share that one source of several has.
-_ERROR_SHARE, _SMALLEST_SHARE = 2.0**-30, 2.0**-10
+# The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
+_SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +221,10 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     whole = torch.stack(list(sizes.values())).sum(0)
     floor = _SMALLEST_SHARE * whole + FLOAT64_TINY
     whole = whole + len(norms) * floor
-    slack = (1 + _ERROR_SHARE) * (1 + gamma(2 * len(norms) + 32))
+    drift = (2 * error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
+    slack = (1 + drift) * (1 + gamma(2 * len(norms) + 32))
     factors = {j: norm.square() * whole / (sizes[j] + floor) * slack for j, norm in norms.items()}
-    rest = (2 * error).square() * (1 + 1 / _ERROR_SHARE)
+    rest = (2 * error).square() * (1 + 1 / drift)
     if 0 in factors:
         rest = rest + factors.pop(0) * state[0].radius.square()
     return Coupling(factors, rest * (1 + 16 * FLOAT64))
