@@ -16,6 +16,7 @@ from torch import Tensor
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
@@ -66,7 +67,7 @@ class Backward:
             options,
             samples=samples,
             preparations=2 * len(options.eps) + 1 + AGAIN,
-            own=plan.own_edges if self.pace.own_norms else (),
+            own=plan.edges if self.pace.coupled else plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,
             first_call=_FIRST_CALL,
@@ -167,9 +168,12 @@ class BackwardBatch:
         done = margins > needed
         forms, others = self._forms(~done)
         found: Multipliers | None = None
-        for steps in self.tools.pace.stages:
+        stages, last = self.tools.pace.stages, len(self.tools.pace.stages) - 1
+        for stage, steps in enumerate(stages):
             if not len(forms):
                 break
+            if found is not None and stage == last and self.tools.pace.coupled:
+                found = coupled(self.tools.dual.network, state, found)
             _, found = self._optimised(state, forms, others, found, steps)
             positive = self._certified(state, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[positive], others[positive]] = True
