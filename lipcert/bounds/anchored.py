@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,14 +25,31 @@ from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, s
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+
+# The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
+_SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """What a layer's ball is made of: ``‖M Δz‖² ≤ Σ_j factors_j ‖Δσ_j / w_j‖² + rest``, over the
+    activations j before it, ``w_j`` their gains; the ``rest`` is the input's. ``(B,)`` each."""
+
+    factors: dict[int, Tensor]
+    rest: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Coupling:
+        return Coupling({j: change(g) for j, g in self.factors.items()}, change(self.rest))
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One activation's input over the ball: values ``anchor`` at the sample, box, and ball
     ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
-    change, and maybe of some more. The network's input is such a layer too, of gain 1."""
+    change, and maybe of some more. The network's input is such a layer too, of gain 1.
+
+    ``coupling``: how the ball follows from other activations; None where only the input counts."""
 
     anchor: Tensor
     lower: Tensor
@@ -40,10 +57,14 @@ class Layer:
     radius: Tensor
     gain: Tensor
     varying: Tensor
+    coupling: Coupling | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
-        return Layer(*(change(getattr(self, field.name)) for field in fields(self)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        coupling = values.pop("coupling")
+        tensors = {name: change(value) for name, value in values.items()}
+        return Layer(**tensors, coupling=coupling and coupling.map(change))
 
 
 # By source: the input, 0, and every activation.
@@ -119,18 +140,24 @@ def anchored_state(
                 source = node.inputs[0]
                 before = facts.box(source, state, boxes[source])
                 layer = _layer(activation, i, centre, source, before, facts)
+                norms = {
+                    edge[0]: facts.norm(edge, state[edge[0]].gain, layer.varying)
+                    for edge in edges[source]
+                }
                 total = torch.zeros_like(eps)
-                for edge in edges[source]:
-                    found = facts.norm(edge, state[edge[0]].gain, layer.varying)
-                    total = total + found * state[edge[0]].radius
-                total = total * (1 + (len(edges[source]) + 2) * FLOAT64)
+                for j, norm in norms.items():
+                    total = total + norm * state[j].radius
+                total = total * (1 + (len(norms) + 2) * FLOAT64)
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
                 # From the real value at the sample to the computed one.
                 error = centre.errors[source].flatten(1)
-                total = total + error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
-                layer = Layer(layer.anchor, layer.lower, layer.upper, total * (1 + 4 * FLOAT64),
-                              layer.gain, layer.varying)  # fmt: skip
+                error = error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
+                layer = replace(
+                    layer,
+                    radius=(total + error) * (1 + 4 * FLOAT64),
+                    coupling=_coupling(norms, state, error),
+                )
                 state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
                 width = torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
@@ -179,6 +206,28 @@ def _layer(
     width = (torch.maximum(upper - anchor, anchor - lower) * varying).flatten(1)
     radius = width.norm(dim=1) * (1 + gamma(width.shape[1] + 8))
     return Layer(anchor, lower, upper, radius, gain, varying)
+
+
+def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling | None:
+    """With any shares ``t_j > 0`` of 1, ``(Σ_j n_j r_j)² ≤ Σ_j (n_j²/t_j) r_j²``: shares as the
+    balls have them. ``norms`` by source.
+
+    The computed anchor and the one that the sources' computed anchors give are both within
+    ``error`` of the real one, and ``(a + b)² ≤ (1 + τ) a² + (1 + 1/τ) b²``.
+    """
+    if set(norms) <= {0}:
+        return None
+    sizes = {j: norm * state[j].radius for j, norm in norms.items()}
+    whole = torch.stack(list(sizes.values())).sum(0)
+    floor = _SMALLEST_SHARE * whole + FLOAT64_TINY
+    whole = whole + len(norms) * floor
+    drift = (2 * error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
+    slack = (1 + drift) * (1 + gamma(2 * len(norms) + 32))
+    factors = {j: norm.square() * whole / (sizes[j] + floor) * slack for j, norm in norms.items()}
+    rest = (2 * error).square() * (1 + 1 / drift)
+    if 0 in factors:
+        rest = rest + factors.pop(0) * state[0].radius.square()
+    return Coupling(factors, rest * (1 + 16 * FLOAT64))
 
 
 def _through(operator: Operator, before: Reach) -> Reach:

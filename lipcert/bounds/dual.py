@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
-from lipcert.network.activations import Elementwise
+from lipcert.network.activations import Crossing, Elementwise
+from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64, gamma
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
@@ -32,6 +34,8 @@ from lipcert.rounding import FLOAT64, gamma
 _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
+# Squared gradients below this are rounding noise of float32.
+_NOISE = 1e-14
 _INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
 
@@ -71,6 +75,8 @@ class DualBound:
         slopes, logs = {}, {}
         total = torch.zeros_like(state[0].radius)
 
+        crossings = self._crossings(state)
+
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer, kind = state[i], self._kind(i)
@@ -88,11 +94,12 @@ class DualBound:
             logs[i] = first.log()
             for share in _FIRST_MULTIPLIERS:
                 log = (share * first).log()
-                gained = self._relax(kind, value, layer, slopes[i], log)
+                price = Price.of(layer, log)
+                passed, gained = self._relax(crossings[i], kind, value, layer, slopes[i], price)
                 better = gained > best
                 best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
             total = total + best
-            return value * slopes[i]
+            return passed
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         if rest is not None:
@@ -104,16 +111,44 @@ class DualBound:
 
         Differentiable in the multipliers.
         """
-        total = torch.zeros_like(state[0].radius)
+        return self._change(state, self._crossings(state), forms, found)
+
+    def _change(
+        self, state: State, crossings: dict[int, Crossing], forms: Forms, found: Multipliers
+    ) -> Tensor:
+        total, prices = torch.zeros_like(state[0].radius), Prices(self.network, state, found)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer, slope = state[i], found.slopes[i] * state[i].varying
-            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
-            return value * slope
+            kind, price = self._kind(i), prices(i)
+            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            total = total + gained
+            return passed
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         return total if rest is None else total + self._least(rest, state[0])[0]
+
+    def _crossings(self, state: State) -> dict[int, Crossing]:
+        """What each activation's box is to a backward pass."""
+        return {
+            i: self._kind(i).crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+            for i, layer in state.items()
+            if i
+        }
+
+    @torch.no_grad()
+    def losses(self, state: State, forms: Forms, found: Multipliers) -> dict[int, Tensor]:
+        """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
+        losses, prices = {}, Prices(self.network, state, found)
+
+        def cross(i: int, value: Tensor) -> Tensor:
+            slope = found.slopes[i] * state[i].varying
+            losses[i] = -self._minima(self._kind(i), value, state[i], slope, prices(i))
+            return value * slope
+
+        carry_back(self.network, forms.node, forms.coefficients, cross)
+        return losses
 
     def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
         """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
@@ -147,17 +182,34 @@ class DualBound:
         return kind
 
     def _relax(
-        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, log: Tensor
+        self, crossing: Crossing, activation: Elementwise, value: Tensor, layer: Layer,
+        slope: Tensor, price: Price,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The coefficients before an activation, and its least error over box and ball: ``(N,)``.
+
+        Neurons that cannot vary have no error, and no part in the ball.
+        """
+        if price.owed is None:
+            passed, least = crossing(value, slope, _column(price.multiplier, value))
+        else:
+            minima = self._minima(activation, value, layer, slope, price)
+            passed, least = value * slope, minima.flatten(1).sum(1)
+        return passed, least - price.cost
+
+    def _minima(
+        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, price: Price
     ) -> Tensor:
-        """An activation's least error over box and ball: ``(N,)``."""
-        multiplier = log.exp()
-        column = multiplier.reshape(-1, *(1,) * (value.dim() - 1))
-        least = activation.relaxed_minimum(
-            value, slope, column, layer.anchor, layer.lower, layer.upper
-        )
-        # Neurons that cannot vary have no error, and no part in the ball.
-        least = torch.where(layer.varying != 0, least, 0)
-        return least.flatten(1).sum(1) - multiplier * layer.radius.square()
+        """The relaxed minimum of each neuron."""
+        column = _column(price.multiplier, value)
+        if price.owed is None:
+            minima = activation.relaxed_minimum(
+                value, slope, column, layer.anchor, layer.lower, layer.upper
+            )
+        else:
+            assert isinstance(activation, PiecewiseLinear)
+            owed = _column(price.owed, value)
+            minima = coupled_minimum(activation, value, slope, column, owed, layer)
+        return torch.where(layer.varying != 0, minima, 0)
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """As ``change``, in float64 and with every rounding charged: ``(N,)``.
@@ -168,14 +220,16 @@ class DualBound:
         """
         eps = state[0].radius
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
+        crossings, prices = self._crossings(state), Prices(self.network, state, found)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
-            layer = state[i]
+            layer, price = state[i], prices(i)
             slope = found.slopes[i] * layer.varying
-            passed = value * slope
-            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
-            charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
+            kind = self._kind(i)
+            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            total = total + gained
+            charge = charge + self._charge(kind, value, error, layer, slope, price)
             steepest = slope.flatten(1).abs().amax(1)
             return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * FLOAT64 * length(passed)
 
@@ -197,8 +251,8 @@ class DualBound:
         value: Tensor,
         error: Tensor,
         layer: Layer,
-        found: Multipliers,
-        node: int,
+        slope: Tensor,
+        price: Price,
     ) -> Tensor:
         """What rounding at one activation can be worth: ``(N,)``."""
         anchor, lower, upper = layer.anchor, layer.lower, layer.upper
@@ -208,15 +262,17 @@ class DualBound:
         low, high = torch.minimum(low, here), torch.maximum(high, here)
         output = torch.maximum(low.abs(), high.abs())
         way = torch.maximum(upper - anchor, anchor - lower)
-        slope = found.slopes[node].abs()
-        multiplier = found.logs[node].exp().reshape(-1, *(1,) * (value.dim() - 1))
+        multiplier = _column(price.multiplier, value)
         moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
         # Every number that enters a neuron's term, in absolute value.
-        sizes = value.abs() * (4 * output + (slope + layer.gain + 1) * (way + anchor.abs()))
+        sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
         sizes = (sizes + multiplier * way.square()) * layer.varying
+        if price.owed is not None:
+            sizes = sizes + _column(price.owed, value) * layer.varying * taken_sizes(
+                layer, moved, output, activation.lipschitz
+            )
         terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
-        ball = multiplier.flatten() * layer.radius.square() * gamma(64)
-        return terms + error * length(moved) + ball
+        return terms + error * length(moved) + price.cost * gamma(64)
 
     def optimise(
         self,
@@ -230,40 +286,40 @@ class DualBound:
         """Gradient ascent (Adam); the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, forms, found), found
-        places = list(found.slopes)
-        numbers = [found.slopes[i] for i in places] + [found.logs[i] for i in places]
+        numbers, steep = found.numbers, len(found.slopes)
         now = [number.clone() for number in numbers]
         kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
-        rates = [_SLOPE_RATE * rate] * len(places) + [_MULTIPLIER_RATE * rate] * len(places)
+        rates = [rate * (_SLOPE_RATE if k < steep else _MULTIPLIER_RATE) for k in range(len(now))]
         best = torch.full_like(state[0].radius, -torch.inf)
+        crossings = self._crossings(state)
         for step in range(steps + 1):
             for number in now:
                 number.requires_grad_(True)
-            value = self.change(state, forms, _multipliers(places, now))
-            better = value.detach() > best
-            best = torch.where(better, value.detach(), best)
+            value = self._change(state, crossings, forms, found.of(now))
+            better = (value.detach() > best).nonzero().flatten()
+            best[better] = value.detach()[better]
             for number, old in zip(now, kept, strict=True):
-                mask = better.reshape(-1, *(1,) * (number.dim() - 1))
-                torch.where(mask, number.detach(), old, out=old)
+                old[better] = number.detach()[better]
             if step == steps:
                 break
             gradients = torch.autograd.grad(value.sum(), now)
             for k, gradient in enumerate(gradients):
                 # Adam (Kingma & Ba, 2015), upwards.
                 first[k].lerp_(gradient, 1 - _MEMORY)
-                second[k].lerp_(gradient.square(), 1 - _SQUARE_MEMORY)
-                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).sqrt_().add_(1e-8)
+                second[k].mul_(_SQUARE_MEMORY).addcmul_(
+                    gradient, gradient, value=1 - _SQUARE_MEMORY
+                )
+                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).add_(_NOISE).rsqrt_()
                 size = rates[k] * _DECAY**step / (1 - _MEMORY ** (step + 1))
-                now[k] = now[k].detach().addcdiv_(first[k], scale, value=size)
-            for slope in now[: len(places)]:
+                now[k] = now[k].detach().addcmul_(first[k], scale, value=size)
+            for slope in now[:steep]:
                 slope.clamp_(*_SLOPES)
-        return best, _multipliers(places, kept)
+        return best, found.of(kept)
 
 
 def _zeros(like: Tensor) -> Tensor:
     return torch.zeros_like(like)
 
 
-def _multipliers(places: list[int], numbers: list[Tensor]) -> Multipliers:
-    slopes, logs = numbers[: len(places)], numbers[len(places) :]
-    return Multipliers(dict(zip(places, slopes, strict=True)), dict(zip(places, logs, strict=True)))
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

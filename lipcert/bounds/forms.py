@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,29 +40,44 @@ def margin_forms(network: Network, rows: Tensor, labels: Tensor, others: Tensor)
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What is optimised: for each activation slopes ``(N, *shape)`` and ``log λ`` ``(N,)``."""
+    """What is optimised: for each activation slopes ``(N, *shape)`` and ``log λ`` ``(N,)``, and
+    ``log μ`` where its ball is coupled."""
 
     slopes: dict[int, Tensor]
     logs: dict[int, Tensor]
+    couplings: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> list[Tensor]:
+        """All of them, slopes first."""
+        return [*self.slopes.values(), *self.logs.values(), *self.couplings.values()]
+
+    def of(self, numbers: Iterable[Tensor]) -> Multipliers:
+        """Others in their places."""
+        left = iter(numbers)
+        parts = (self.slopes, self.logs, self.couplings)
+        return Multipliers(*({i: next(left) for i in part} for part in parts))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Multipliers:
+        return self.of(change(number) for number in self.numbers)
 
     def select(self, keep: Tensor) -> Multipliers:
-        return Multipliers(
-            {i: slope[keep] for i, slope in self.slopes.items()},
-            {i: log[keep] for i, log in self.logs.items()},
-        )
+        return self.map(lambda t: t[keep])
+
+    def replaced(self, rows: Tensor, others: Multipliers) -> Multipliers:
+        """With others in these rows."""
+        if not len(rows):
+            return self
+        pairs = zip(self.numbers, others.numbers, strict=True)
+        return self.of(old.index_copy(0, rows, new) for old, new in pairs)
 
     @classmethod
     def joined(cls, parts: list[Multipliers]) -> Multipliers:
         """Of all forms, from those of some at a time."""
         if not parts:
             return cls({}, {})
-        return cls(
-            {i: torch.cat([part.slopes[i] for part in parts]) for i in parts[0].slopes},
-            {i: torch.cat([part.logs[i] for part in parts]) for i in parts[0].logs},
-        )
+        columns = zip(*(part.numbers for part in parts), strict=True)
+        return parts[0].of(torch.cat(column) for column in columns)
 
     def to(self, dtype: torch.dtype) -> Multipliers:
-        return Multipliers(
-            {i: slope.to(dtype) for i, slope in self.slopes.items()},
-            {i: log.to(dtype) for i, log in self.logs.items()},
-        )
+        return self.map(lambda t: t.to(dtype))

@@ -170,10 +170,14 @@ class AnchoredBound(Bound):
         return len(self.wide)
 
     @property
+    def edges(self) -> list[Edge]:
+        """The segments, all of whose own norms count where balls are coupled."""
+        return [(edge.source, edge.sink) for edge in self.layers.edges]
+
+    @property
     def own_edges(self) -> list[Edge]:
         """The segments whose own norms count: where a chain ends too, they add next to nothing."""
-        edges = ((edge.source, edge.sink) for edge in self.layers.edges)
-        return [edge for edge in edges if edge[1] not in self.wide]
+        return [edge for edge in self.edges if edge[1] not in self.wide]
 
     @cached_property
     def wide(self) -> list[int]:

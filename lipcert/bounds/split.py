@@ -20,7 +20,6 @@ from torch import Tensor
 from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
-from lipcert.bounds.reverse import carry_back
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64
@@ -164,20 +163,8 @@ class Splitter:
         return Leaves.joined(halves)
 
     def _losses(self, leaves: Leaves, state: State) -> Tensor:
-        """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        single, losses = to_dtype(state, torch.float32), {}
-        forms, found = self._forms(leaves).to(torch.float32), leaves.found
-
-        def cross(i: int, value: Tensor) -> Tensor:
-            layer, slope = single[i], found.slopes[i] * single[i].varying
-            least = self.kinds[i].relaxed_minimum(
-                value, slope, _column(found.logs[i].exp(), value),
-                layer.anchor, layer.lower, layer.upper,
-            )  # fmt: skip
-            losses[i] = -least * (layer.varying != 0)
-            return value * slope
-
-        carry_back(self.guide.network, forms.node, forms.coefficients, cross)
+        forms = self._forms(leaves).to(torch.float32)
+        losses = self.guide.losses(to_dtype(state, torch.float32), forms, leaves.found)
         return torch.cat([losses[i].flatten(1) for i in self.kinds], 1)
 
     def _places(self, state: State) -> Tensor:
@@ -221,7 +208,3 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
 def _elementwise(kind: object) -> Elementwise:
     assert isinstance(kind, Elementwise)
     return kind
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, LocalBound, Prepared
-from lipcert.certification.assured import AssuredNorms
+from lipcert.bounds.boxes import Centre
+from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.norms import GramMap, SegmentNorms
@@ -29,10 +30,13 @@ class Tools:
 class Batch:
     """Samples ``x`` ``(B, …)`` in float64, exact; ``streams``: their numbers, which name coins."""
 
-    def __init__(self, tools: Tools, x: Tensor, labels: Tensor, streams: Tensor) -> None:
+    def __init__(
+        self, tools: Tools, x: Tensor, labels: Tensor, streams: Tensor, *,
+        centre: Centre | None = None, deployed: Centre | None = None,
+    ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
-        self.centre = tools.bound.propagation.centre(x)
-        self.deployed = tools.deployment.centre(x)
+        self.centre = centre or tools.bound.propagation.centre(x)
+        self.deployed = deployed or tools.deployment.centre(x)
         # The largest deployed error at the last radius that held; the first one where none did.
         self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
@@ -40,9 +44,12 @@ class Batch:
 
     def subset(self, rows: Tensor) -> Batch:
         """Some of the samples."""
-        return Batch(self.tools, self.x[rows], self.labels[rows], self.streams[rows])
+        return Batch(
+            self.tools, self.x[rows], self.labels[rows], self.streams[rows],
+            centre=self.centre.select(rows), deployed=self.deployed.select(rows),
+        )  # fmt: skip
 
-    def prepare(self, eps: Tensor, number: int) -> Prepared:
+    def prepare(self, eps: Tensor, number: int, excess: float = EXCESS) -> Prepared:
         """Local norms with the run's assurance: good for every radius up to ``eps``.
 
         ``number`` names the preparation: a sample's coins are those of (sample, number, edge), so
@@ -50,7 +57,7 @@ class Batch:
         """
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
-            return self.tools.norms.local(norm, mapping, self.streams, number, edge)
+            return self.tools.norms.local(norm, mapping, self.streams, number, edge, excess)
 
         return self.tools.bound.prepare(self.centre, eps, norm_of)
 

@@ -11,21 +11,29 @@ from lipcert.options import Effort
 class Pace:
     """What an effort spends.
 
-    ``own_norms``: whether samples get norms and chains of their own. ``stages``: steps of the
-    slopes at each stage of a verdict, ``guess_steps`` at each of ``guesses`` of the radius,
-    ``radius_steps`` for it. ``work``: boxes are refined for a radius where a layer takes no more,
-    in values of all layers for each of its neurons. ``refine``: steps for boxes that are refined
-    for a verdict, None for none. ``leaves``: how
-    many a margin may be split into, in ``leaf_seconds`` a sample. ``attack_steps`` and
-    ``attack_restarts``: of the attack.
+    ``own_norms``: whether samples get norms and chains of their own.
+
+    Radii: ``guess_steps`` of the slopes at each of ``guesses``, ``radius_steps`` where they end,
+    and as many ``trials``, more only where they find none. ``work``: boxes are refined for a radius
+    where a layer takes no more, in values of all layers for each of its neurons.
+
+    Verdicts, for each eps up to ``near`` times the radius: steps at each of ``stages``.
+    ``coupled``: whether balls are coupled in the last one and for leaves, all segments having norms
+    of their own. ``refine``: steps for boxes that are refined, None for none. ``leaves``: how many
+    a margin may be split into, in ``leaf_seconds`` a sample.
+
+    ``attack_steps`` and ``attack_restarts``: of the attack.
     """
 
     own_norms: bool
-    stages: tuple[int, ...]
     guesses: int
     guess_steps: int
     radius_steps: int
+    trials: int
     work: float
+    near: float
+    stages: tuple[int, ...]
+    coupled: bool
     refine: int | None
     leaves: int
     leaf_seconds: float
@@ -34,7 +42,22 @@ class Pace:
 
 
 PACES: dict[Effort, Pace] = {
-    "fast": Pace(False, (10,), 3, 4, 10, 0.0, None, 0, 0.0, 5, 0),
-    "standard": Pace(True, (20, 60, 60), 5, 14, 40, 2.0**16, 8, 48, 5.0, 20, 0),
-    "max": Pace(True, (20, 60, 200), 8, 20, 100, 2.0**22, 20, 4000, 30.0, 40, 1),
-}
+    "fast": Pace(
+        own_norms=False,
+        guesses=3, guess_steps=4, radius_steps=5, trials=3, work=0.0,
+        near=1.1, stages=(10,), coupled=False, refine=None, leaves=0, leaf_seconds=0.0,
+        attack_steps=5, attack_restarts=0,
+    ),
+    "standard": Pace(
+        own_norms=True,
+        guesses=5, guess_steps=14, radius_steps=30, trials=40, work=2.0**16,
+        near=3.0, stages=(20, 60, 60), coupled=False, refine=8, leaves=48, leaf_seconds=5.0,
+        attack_steps=20, attack_restarts=0,
+    ),
+    "max": Pace(
+        own_norms=True,
+        guesses=8, guess_steps=20, radius_steps=100, trials=40, work=2.0**22,
+        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, leaves=4000, leaf_seconds=30.0,
+        attack_steps=40, attack_restarts=1,
+    ),
+}  # fmt: skip

@@ -15,7 +15,7 @@ from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.reverse import RigorousSweep
-from lipcert.network import lower, simplify
+from lipcert.network import Network, lower, simplify
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
@@ -39,8 +39,9 @@ def exact_norm(_: SegmentNorms | None, mapping: GramMap, __: int) -> torch.Tenso
 class Case:
     """A random network with element-wise activations, samples, and anchored bounds of all kinds."""
 
-    def __init__(self, seed: int, batch: int = 3) -> None:
-        self.network = simplify(lower(simplify(random_network(seeded(seed)))))
+    def __init__(self, seed: int, batch: int = 3, network: Network | None = None) -> None:
+        network = random_network(seeded(seed)) if network is None else network
+        self.network = simplify(lower(simplify(network)))
         self.x = uniform((batch, *self.network.in_shape), seeded(seed + 1))
         self.labels = self.network.logits(self.x).argmax(1)
         layers = Layers.of(self.network)

@@ -9,6 +9,7 @@ from bounds.test_bounds_dual import Case
 from laws import normal, seeded
 
 from lipcert.bounds.anchored import Layer, State, select, to_dtype
+from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
@@ -32,7 +33,9 @@ class Search:
         self.guide = DualBound(case.network.to(dtype=torch.float32))
         self.state, self.radii = select(state, self.forms.rows), self.eps[self.forms.rows]
         single = to_dtype(self.state, torch.float32)
-        self.found = self.guide.start(single, self.forms.to(torch.float32))
+        found = self.guide.start(single, self.forms.to(torch.float32))
+        # Every other network with coupled balls.
+        self.found = coupled(case.network, single, found) if seed % 2 else found
 
     def splitter(self, needed: torch.Tensor) -> Splitter:
         return Splitter(self.case.dual, self.guide, self.state, self.forms, self.clean, needed)
