@@ -9,8 +9,8 @@ weak duality, for any multiplier ``λ > 0`` of the layer's ball ``‖M Δz‖ �
 The rest ``(A∘c)`` goes on through the affine operators to the activations before; at the input it
 costs ``eps ‖A‖₂``. With boxes alone this is CROWN (Zhang et al., NeurIPS 2018), with balls alone
 SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an optimiser that runs
-in float32 need not be trusted: ``certified`` evaluates what it found in float64 and charges every
-rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves these neurons out.
+in float32 need not be trusted: ``certified`` evaluates what it found in the type of the analysis,
+with sums over a layer in float64, and charges every rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves these neurons out.
 """
 
 from __future__ import annotations
@@ -123,15 +123,16 @@ class DualBound:
         ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
         """
         eps = ball.radius
-        size = form.flatten(1).norm(dim=1)
+        size = form.flatten(1).norm(dim=1, dtype=eps.dtype)
         if not self.images:
             return -eps * size, eps * size
         with torch.no_grad():
-            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
+            unit = self.network.arithmetic.unit
+            slack = 2 * unit * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
             low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
             wanted = size / (2 * eps)
             for _ in range(_INPUT_STEPS):
-                multiplier = wanted.clamp(min=1e-30)
+                multiplier = wanted.clamp(min=1e-30).to(form.dtype)
                 column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
                 place = (form / (-2 * column)).clamp(min=low, max=high)
                 # The ball is met exactly at the best multiplier.
@@ -139,7 +140,10 @@ class DualBound:
         terms = form * place + column * place.square()
         spent = multiplier * eps.square()
         sizes = (form * place).abs() + column * place.square()
-        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
+        return (
+            terms.flatten(1).sum(1, dtype=eps.dtype) - spent,
+            sizes.flatten(1).sum(1, dtype=eps.dtype) + spent,
+        )
 
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
@@ -157,16 +161,17 @@ class DualBound:
         )
         # Neurons that cannot vary have no error, and no part in the ball.
         least = torch.where(layer.varying != 0, least, 0)
-        return least.flatten(1).sum(1) - multiplier * layer.radius.square()
+        radius = layer.radius
+        return least.flatten(1).sum(1, dtype=radius.dtype) - multiplier * radius.square()
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
-        """As ``change``, in float64 and with every rounding charged: ``(N,)``.
+        """As ``change``, with every rounding charged: ``(N,)``.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
         ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
         of their absolute terms.
         """
-        eps = state[0].radius
+        eps, own = state[0].radius, self.network.arithmetic
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,17 +182,18 @@ class DualBound:
             total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
             charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
             steepest = slope.flatten(1).abs().amax(1)
-            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * FLOAT64 * length(passed)
+            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * own.unit * length(passed)
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
             rest, error = reached
             least, sizes = self._least(rest, state[0])
             total = total + least
-            charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
+            each = own.gamma(32) + gamma(math.prod(rest.shape[1:]) + 32)
+            charge = charge + eps * error + each * sizes
         return (
             total
-            - charge * (1 + gamma(8 * (len(state) + 4)))
+            - charge * (1 + own.gamma(8 * (len(state) + 4)))
             - gamma(4 * len(state) + 16) * total.abs()
         )
 
@@ -201,6 +207,7 @@ class DualBound:
         node: int,
     ) -> Tensor:
         """What rounding at one activation can be worth: ``(N,)``."""
+        own = self.network.arithmetic
         anchor, lower, upper = layer.anchor, layer.lower, layer.upper
         low, high = activation.image(lower, upper)
         # A box that was cut may leave out the sample, from which changes count.
@@ -210,11 +217,12 @@ class DualBound:
         way = torch.maximum(upper - anchor, anchor - lower)
         slope = found.slopes[node].abs()
         multiplier = found.logs[node].exp().reshape(-1, *(1,) * (value.dim() - 1))
-        moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
+        moved = torch.minimum(high - low, layer.gain * way) + 8 * own.unit * output
         # Every number that enters a neuron's term, in absolute value.
         sizes = value.abs() * (4 * output + (slope + layer.gain + 1) * (way + anchor.abs()))
-        sizes = (sizes + multiplier * way.square()) * layer.varying
-        terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
+        sizes = (sizes + multiplier * (way.square() + own.tiny)) * layer.varying
+        each = own.gamma(64) + gamma(math.prod(sizes.shape[1:]) + 64)
+        terms = each * sizes.flatten(1).sum(1, dtype=error.dtype)
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
         return terms + error * length(moved) + ball
 

@@ -19,6 +19,7 @@ from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
+from lipcert.rounding import rounded_up
 
 _CHUNK = 2**20
 
@@ -90,6 +91,8 @@ def refined_box(
             forms = Forms(node, row, form.reshape(-1, *shape))
             found = _bounded(duals, select(state, row), forms, steps)
             found = anchor[row, neuron] + sign * (found - error[row, neuron])
+            # Rounded outwards, where the box is in a narrower type.
+            found = -sign * rounded_up(-sign * found, side.dtype)
             now = side[row, neuron]
             # A NaN never wins; the side only moves inwards.
             better = found > now if sign > 0 else found < now
@@ -104,10 +107,10 @@ def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, ste
     found = guide.start(single, small)
     if steps:
         _, found = guide.optimise(single, small, found, steps)
-    if rigorous.network.anchor.dtype != torch.float64:
+    if rigorous.network.rough:
         # A guess: what rounding adds is not its matter.
         return rigorous.change(state, forms, found)
-    return rigorous.certified(state, forms, found.to(torch.float64))
+    return rigorous.certified(state, forms, found.to(rigorous.network.anchor.dtype))
 
 
 def _meet(box: Box, other: Box | None) -> Box:

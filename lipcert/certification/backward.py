@@ -17,7 +17,9 @@ from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network, lower, simplify
@@ -45,8 +47,8 @@ class Backward:
         device: str, samples: int, share: float,
     ) -> None:  # fmt: skip
         self.pace, self.deployment = PACES[options.effort], deployment
-        simple = simplify(lower(simplify(network))).to(device=device)
-        single = simple.to(dtype=torch.float32)
+        simple = in_dtype(simplify(lower(simplify(network))).to(device=device), options)
+        single = simple.to_guess_by()
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
         chains = self.pace.own_norms and not options.deterministic
@@ -99,8 +101,9 @@ class BackwardBatch:
 
     def __init__(self, tools: Backward, x: Tensor, labels: Tensor, streams: Tensor) -> None:
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
-        self.centre = tools.bound.propagation.centre(x)
-        self.deployed = tools.deployment.centre(x)
+        self.rounded = Rounded.of(x, tools.bound.layers.network)
+        self.centre = tools.bound.propagation.centre(self.rounded.x)
+        self.deployed = tools.deployment.centre(self.rounded.x)
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         # How much of the clean margin was left where the last radius was prepared.
         self.spare = torch.zeros_like(x.flatten(1)[:, 0])
@@ -127,7 +130,7 @@ class BackwardBatch:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
         pair = self.tools.deployment.pair_errors(
-            self.deployed, self.labels, eps, known, margins=_SMALL * self.clean
+            self.deployed, self.labels, self.rounded.ball(eps), known, margins=_SMALL * self.clean
         )
         self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
@@ -140,7 +143,7 @@ class BackwardBatch:
             return self.tools.norms.local(norm, mapping, self.streams, number, which)
 
         bound = self.tools.refined if refine else self.tools.bound
-        return bound.prepare_state(self.centre, eps, norm_of)
+        return bound.prepare_state(self.centre, self.rounded.ball(eps), norm_of)
 
     def verdict(self, eps: Tensor, state: State) -> Margins:
         """Which margins are proven at ``eps``, slopes optimised in stages."""
@@ -239,7 +242,7 @@ class BackwardBatch:
         found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
 
         def slack(eps: Tensor) -> Tensor:
-            own = self.tools.bound.state(self.centre, eps, prepared)
+            own = self.tools.bound.state(self.centre, self.rounded.ball(eps), prepared)
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             proven = self._certified(own, forms, others, found)
             margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
@@ -280,13 +283,13 @@ class BackwardBatch:
         return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
 
     def _certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
-        """Margins proven in float64, ``(N,)``."""
+        """Margins proven, ``(N,)``."""
         clean = self._clean_of(forms, others)
         values = [clean[:0]]
         for some in torch.split(torch.arange(len(forms)), _PROVEN_AT_ONCE):
             part = forms.select(some)
             change = self.tools.dual.certified(
-                select(state, part.rows), part, found.select(some).to(clean.dtype)
+                select(state, part.rows), part, found.select(some).to(part.coefficients.dtype)
             )
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
