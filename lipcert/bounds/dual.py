@@ -224,7 +224,9 @@ class DualBound:
         each = own.gamma(64) + gamma(math.prod(sizes.shape[1:]) + 64)
         terms = each * sizes.flatten(1).sum(1, dtype=error.dtype)
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
-        return terms + error * length(moved) + ball
+        # Neurons that do not vary do not move, and the others no further than the ball lets them.
+        way_out = layer.radius * layer.gain.flatten(1).amax(1)
+        return terms + error * torch.minimum(length(moved), way_out) + ball
 
     def optimise(
         self,

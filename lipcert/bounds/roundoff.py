@@ -228,7 +228,9 @@ class _Forward:
             held = [getattr(kind, field.name) for field in fields(kind)]
             if not all(_represented(value, unit) for value in held if isinstance(value, Tensor)):
                 rounded += 1
-        return (rounded * unit * size + self.tools.analysis.tiny) * (1 + 4 * unit)
+        # What is exactly 0 is kept, and counts nowhere.
+        tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
+        return rounded * (unit * size + tiny) * (1 + 4 * unit)
 
     def _spread(self, i: int) -> Tensor | float:
         """The largest input of an element-wise activation; others only move or compare."""
@@ -299,6 +301,7 @@ class _Forward:
         if self.tools.unit:
             # And once more to a narrower type, where those too small for it are lost.
             lost = _column(self.peak + 2, fused) * self.tools.analysis.tiny
+            lost = torch.where(chain[0] == 0, 0.0, lost)
             fused = fused + self.tools.unit * (1 + self.tools.unit) * chain[0] + lost
         additions = operator.count((self.size[j] != 0).to(whole.dtype))
         behind = torch.zeros_like(largest)
