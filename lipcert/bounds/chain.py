@@ -27,7 +27,7 @@ from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_eigenvalue, times
-from lipcert.rounding import FLOAT64, Arithmetic, gamma
+from lipcert.rounding import Arithmetic, gamma
 
 # Rounds of balancing, the first of full length.
 _BALANCING = 5

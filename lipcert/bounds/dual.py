@@ -10,7 +10,8 @@ The rest ``(A∘c)`` goes on through the affine operators to the activations bef
 costs ``eps ‖A‖₂``. With boxes alone this is CROWN (Zhang et al., NeurIPS 2018), with balls alone
 SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an optimiser that runs
 in float32 need not be trusted: ``certified`` evaluates what it found in the type of the analysis,
-with sums over a layer in float64, and charges every rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves these neurons out.
+with sums over a layer in float64, and charges every rounding. Slopes of neurons that cannot vary
+stay 0, because the ball leaves these neurons out.
 """
 
 from __future__ import annotations

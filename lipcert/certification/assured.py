@@ -61,7 +61,7 @@ class AssuredNorms:
     together may spend, ``first_call`` where their coins begin.
 
     All are found in float64: a randomised norm has to tell components of about δ/√n from rounding,
-    which float32 cannot. A map over a narrower network is taken over its float64 copy.
+    which float32 cannot.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class AssuredNorms:
             for number, edge in enumerate(edges)
         }
         self._rough: Network | None = None
-        self._exact = edges[0].network if edges else None
 
     def rough(self, network: Network) -> dict[Edge, SegmentNorms]:
         """The same segments over a copy of the network in lower precision."""
@@ -122,8 +121,6 @@ class AssuredNorms:
         A sample's coins are those of (sample, preparation, number), and none is used twice.
         """
         call = self.first_call + (preparation + 1) * self.norms + number
-        if self._exact is not None and mapping.support.dtype != torch.float64:
-            mapping = mapping.over(self._exact)
         if norm is not None and not self._has_own(norm):
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)

@@ -18,7 +18,7 @@ from lipcert.certification.cascade import RUNGS, climb
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
 from lipcert.certification.findings import Findings
-from lipcert.certification.ieee import ieee_arithmetic
+from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
 from lipcert.errors import CannotCertify, UsageError
@@ -133,7 +133,8 @@ class Certifier:
             labels.to(device, torch.int64),
             torch.tensor(indices, dtype=torch.int64, device=device),
         )
-        found = self._findings(batch)
+        with sums_of_products(self.options.dtype):
+            found = self._findings(batch)
         samples = [found.sample(row, index) for row, index in enumerate(indices)]
         if self.counterexamples is not None:
             for row, sample in enumerate(samples):
