@@ -7,21 +7,24 @@ from itertools import product
 import pytest
 import torch
 from attacks import in_ball, smallest_margins
+from bounds.test_bounds_dual import exact_norm
 from bounds.test_bounds_lipschitz import bound_of, deterministic
 from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, LocalBound, Propagation, node_constants
-from lipcert.bounds.anchored import State, select
+from lipcert.bounds.anchored import State, select, to_dtype
+from lipcert.bounds.chain import ChainMap, chain_sources, explicit_chain
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Multipliers, margin_forms
+from lipcert.bounds.forms import Forms, Multipliers, margin_forms
+from lipcert.bounds.reverse import RigorousSweep
 from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.operators import Dense
 from lipcert.rounding import DOUBLE, SINGLE, arithmetic_of, column, rounded_up
 
-SEEDS = range(8)
-RADII = (1e-6, 0.02, 0.3, 2.0)
+SEEDS = range(1, 5)
+RADII = (1e-6, 0.02, 0.5)
 
 
 class Analysed:
@@ -114,7 +117,7 @@ def test_boxes_and_states_hold_every_point(seed: int) -> None:
         eps = case.eps(radius)
         boxes = case.local.propagation.boxes(case.centre, eps)
         states = dict(case.states(radius))
-        for _ in range(6):
+        for _ in range(3):
             values = case.truth.values(in_ball(case.x, eps, generator))
             for value, (low, high) in zip(values, boxes, strict=True):
                 assert (value >= low - near(value)).all()
@@ -150,8 +153,8 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
             assert (margins <= found + 1e-11 * (1 + found.abs())).all()
             own = select(state, rows)
             rough = case.bounds[name].duals[1]
-            start = rough.start(select(_single(state), rows), forms)
-            _, best = rough.optimise(select(_single(state), rows), forms, start, 8)
+            start = rough.start(select(to_dtype(state, torch.float32), rows), forms)
+            _, best = rough.optimise(select(to_dtype(state, torch.float32), rows), forms, start, 8)
             wild = Multipliers(
                 {i: (uniform(s.shape, seeded(i)) * 3 - 1).float() for i, s in start.slopes.items()},
                 {i: (uniform(v.shape, seeded(i)) * 20 - 10).float() for i, v in start.logs.items()},
@@ -160,10 +163,38 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
                 change = case.dual.certified(own, forms, multipliers)
                 reached = found[rows, classes]
                 assert (clean + change <= reached + 1e-11 * (1 + reached.abs())).all()
+                # Below the same bound as float64 has it, without the roundings of float32.
+                exact = exact_change(case, own, forms, multipliers)
+                assert (change <= exact + 1e-10 * (1 + exact.abs())).all()
+                # And near it.
+                if multipliers is best:
+                    assert (change >= exact - 1e-3 * (1 + exact.abs())).all()
 
 
-def _single(state: State) -> State:
-    return {i: layer.map(lambda t: t.float()) for i, layer in state.items()}
+def exact_change(case: Case, state: State, forms: Forms, multipliers: Multipliers) -> torch.Tensor:
+    """The dual's value, with the very multipliers that float32 makes of their logarithms."""
+    logs = {i: log.exp().double().log() for i, log in multipliers.logs.items()}
+    slopes = {i: slope.double() for i, slope in multipliers.slopes.items()}
+    return DualBound(case.network.exact).change(
+        to_dtype(state, torch.float64), forms.to(torch.float64), Multipliers(slopes, logs)
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chains_are_no_shorter_than_float64_has_them(seed: int) -> None:
+    case = Case(seed)
+    for radius in (0.02, 0.5):
+        state = dict(case.states(radius))["plain"]
+        for i, layer in state.items():
+            node = case.network.nodes[i].inputs[0] if i else 0
+            before = {j: other for j, other in state.items() if j < node}
+            if len(before) < 2 or not chain_sources(case.network, node):
+                continue
+            chain = explicit_chain(RigorousSweep(case.network), node, before, layer.varying)
+            mapping = ChainMap.of(case.network, node, before, layer.varying)
+            exact = exact_norm(None, mapping.over(case.network.exact).weighted(chain.weights), 0)
+            assert (chain.norm >= exact * (1 - 1e-12)).all()
+            assert (chain.norm <= exact * 1.001 + 1e-9).all()
 
 
 @pytest.mark.parametrize(("seed", "lowered"), list(product(SEEDS, (False, True))))
@@ -197,7 +228,7 @@ def test_what_the_analysis_rounds_is_charged(seed: int, lowered: bool) -> None:
 @pytest.mark.parametrize("scale", [1e-12, 1e-5, 1e4, 1e12])
 def test_numbers_at_the_ends_of_float32_prove_nothing_false(scale: float) -> None:
     """What underflows and overflows is charged, or leaves nothing to certify."""
-    for seed in range(3):
+    for seed in (1, 2):
         case = Case(seed, scale=scale)
         eps = case.eps(0.1)
         found = smallest_margins(case.loaded, case.x, case.labels, eps, steps=6, restarts=1)
