@@ -19,7 +19,7 @@ from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
-from lipcert.rounding import rounded_up
+from lipcert.rounding import FLOAT64, rounded_up
 
 _CHUNK = 2**20
 
@@ -90,7 +90,8 @@ def refined_box(
             form.scatter_(1, neuron[:, None], sign)
             forms = Forms(node, row, form.reshape(-1, *shape))
             found = _bounded(duals, select(state, row), forms, steps)
-            found = anchor[row, neuron] + sign * (found - error[row, neuron])
+            at, found = anchor[row, neuron], found - error[row, neuron]
+            found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
             # Rounded outwards, where the box is in a narrower type.
             found = -sign * rounded_up(-sign * found, side.dtype)
             now = side[row, neuron]

@@ -41,7 +41,7 @@ def ieee_arithmetic() -> Iterator[None]:
     matmul = _found(torch.get_float32_matmul_precision)
     precisions = _read(f"{name}.fp32_precision".lstrip(".") for name in _PRECISIONS)
     flushed = not _has_subnormals(torch.float64)
-    (packed,) = torch.backends.nnpack.set_flags(False)
+    (packed,) = torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
     try:
         _set(_FLAGS, "highest", dict.fromkeys(precisions, "ieee"))
         torch.set_flush_denormal(False)
@@ -50,7 +50,7 @@ def ieee_arithmetic() -> Iterator[None]:
     finally:
         _set(flags, matmul, precisions)
         torch.set_flush_denormal(flushed)
-        torch.backends.nnpack.set_flags(packed)
+        torch.backends.nnpack.set_flags(packed)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
