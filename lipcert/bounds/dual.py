@@ -9,9 +9,9 @@ weak duality, for any multiplier ``λ > 0`` of the layer's ball ``‖M Δz‖ �
 The rest ``(A∘c)`` goes on through the affine operators to the activations before; at the input it
 costs ``eps ‖A‖₂``. With boxes alone this is CROWN (Zhang et al., NeurIPS 2018), with balls alone
 SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an optimiser that runs
-in float32 need not be trusted: ``certified`` evaluates what it found in the type of the analysis,
-with sums over a layer in float64, and charges every rounding. Slopes of neurons that cannot vary
-stay 0, because the ball leaves these neurons out.
+in float32 need not be trusted: ``certified`` evaluates what it found and charges every rounding,
+in float64 but for the affine operators, which are applied in the network's type. Slopes of neurons
+that cannot vary stay 0, because the ball leaves these neurons out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
@@ -124,16 +124,15 @@ class DualBound:
         ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
         """
         eps = ball.radius
-        size = form.flatten(1).norm(dim=1, dtype=eps.dtype)
+        size = form.flatten(1).norm(dim=1)
         if not self.images:
             return -eps * size, eps * size
         with torch.no_grad():
-            unit = self.network.arithmetic.unit
-            slack = 2 * unit * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
+            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
             low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
             wanted = size / (2 * eps)
             for _ in range(_INPUT_STEPS):
-                multiplier = wanted.clamp(min=1e-30).to(form.dtype)
+                multiplier = wanted.clamp(min=1e-30)
                 column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
                 place = (form / (-2 * column)).clamp(min=low, max=high)
                 # The ball is met exactly at the best multiplier.
@@ -141,10 +140,7 @@ class DualBound:
         terms = form * place + column * place.square()
         spent = multiplier * eps.square()
         sizes = (form * place).abs() + column * place.square()
-        return (
-            terms.flatten(1).sum(1, dtype=eps.dtype) - spent,
-            sizes.flatten(1).sum(1, dtype=eps.dtype) + spent,
-        )
+        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
 
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
@@ -162,39 +158,38 @@ class DualBound:
         )
         # Neurons that cannot vary have no error, and no part in the ball.
         least = torch.where(layer.varying != 0, least, 0)
-        radius = layer.radius
-        return least.flatten(1).sum(1, dtype=radius.dtype) - multiplier * radius.square()
+        return least.flatten(1).sum(1) - multiplier * layer.radius.square()
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
-        """As ``change``, with every rounding charged: ``(N,)``.
+        """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
         ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
         of their absolute terms.
         """
-        eps, own = state[0].radius, self.network.arithmetic
+        state, found = to_dtype(state, torch.float64), found.to(torch.float64)
+        eps, unit = state[0].radius, self.network.arithmetic.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
-            layer = state[i]
+            layer, dtype, value = state[i], value.dtype, value.double()
             slope = found.slopes[i] * layer.varying
-            passed = value * slope
+            passed = (value * slope).to(dtype)
             total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
             charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
             steepest = slope.flatten(1).abs().amax(1)
-            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * own.unit * length(passed)
+            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * unit * length(passed)
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
             rest, error = reached
-            least, sizes = self._least(rest, state[0])
+            least, sizes = self._least(rest.double(), state[0])
             total = total + least
-            each = own.gamma(32) + gamma(math.prod(rest.shape[1:]) + 32)
-            charge = charge + eps * error + each * sizes
+            charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
         return (
             total
-            - charge * (1 + own.gamma(8 * (len(state) + 4)))
+            - charge * (1 + gamma(8 * (len(state) + 4)))
             - gamma(4 * len(state) + 16) * total.abs()
         )
 
@@ -208,7 +203,6 @@ class DualBound:
         node: int,
     ) -> Tensor:
         """What rounding at one activation can be worth: ``(N,)``."""
-        own = self.network.arithmetic
         anchor, lower, upper = layer.anchor, layer.lower, layer.upper
         low, high = activation.image(lower, upper)
         # A box that was cut may leave out the sample, from which changes count.
@@ -218,16 +212,15 @@ class DualBound:
         way = torch.maximum(upper - anchor, anchor - lower)
         slope = found.slopes[node].abs()
         multiplier = found.logs[node].exp().reshape(-1, *(1,) * (value.dim() - 1))
-        moved = torch.minimum(high - low, layer.gain * way) + 8 * own.unit * output
+        moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
         # Every number that enters a neuron's term, in absolute value.
         sizes = value.abs() * (4 * output + (slope + layer.gain + 1) * (way + anchor.abs()))
-        sizes = (sizes + multiplier * (way.square() + own.tiny)) * layer.varying
-        each = own.gamma(64) + gamma(math.prod(sizes.shape[1:]) + 64)
-        terms = each * sizes.flatten(1).sum(1, dtype=error.dtype)
+        sizes = (sizes + multiplier * way.square()) * layer.varying
+        terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
         # Neurons that do not vary do not move, and the others no further than the ball lets them.
-        way_out = layer.radius * layer.gain.flatten(1).amax(1)
-        return terms + error * torch.minimum(length(moved), way_out) + ball
+        reach = layer.radius * layer.gain.flatten(1).amax(1)
+        return terms + error * torch.minimum(length(moved), reach) + ball
 
     def optimise(
         self,
