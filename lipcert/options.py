@@ -66,7 +66,7 @@ class Options:
     ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
     ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
     together; None for no limit. ``dtype``: the type that bounds are found in, with what rounding in
-    it can change charged against them; norms are always found in float64.
+    it can change charged against them; norms, and the duals that prove, are always in float64.
     """
 
     eps: tuple[Epsilon, ...]

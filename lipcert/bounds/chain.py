@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.reverse import RigorousSweep, length
 from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
@@ -245,13 +245,13 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     ``P_i`` is computed within ``E_i`` and its Gram matrix, in float64, within ``γ ‖P_i‖_F²``, hence
     ``‖[√x_i P_i]‖ ≤ (λ_max(Σ x_i P_i P_iᵀ) + Σ x_i γ ‖P_i‖_F²)^½ + (Σ x_i ‖E_i‖_F²)^½``.
     """
-    sources = chain_sources(sweep.network, node)
+    sources, dtype = chain_sources(sweep.network, node), sweep.network.anchor.dtype
     sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
     chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
     parts = []
     for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
-        own = select({i: state[i] for i in sources[1:]}, some)
-        parts.append(_grams(sweep, node, sources, own, mask[some]))
+        own = to_dtype(select({i: state[i] for i in sources[1:]}, some), dtype)
+        parts.append(_grams(sweep, node, sources, own, mask[some].to(dtype)))
     grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
     radii, weights = radii_of(sources, state), torch.ones_like(squares)
     u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)

@@ -168,6 +168,7 @@ class DualBound:
         of their absolute terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
+        forms = forms.to(self.network.anchor.dtype)
         eps, unit = state[0].radius, self.network.arithmetic.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
 

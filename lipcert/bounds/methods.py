@@ -186,14 +186,14 @@ class AnchoredBound(Bound):
 
     @cached_property
     def duals(self) -> tuple[DualBound, DualBound]:
-        """In this bound's precision, and where slopes are sought."""
+        """The one that proves, in float64 unless all is rough, and the one that seeks slopes."""
         network = self.layers.network
         rough = network if self.rough is None else self.rough
-        return DualBound(network, images=self.images), DualBound(rough, images=self.images)
+        return DualBound(network.exact, images=self.images), DualBound(rough, images=self.images)
 
     @cached_property
     def sweep(self) -> RigorousSweep:
-        return RigorousSweep(self.layers.network)
+        return RigorousSweep(self.layers.network.exact)
 
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         return self.prepare_state(centre, eps, norm_of)[0]

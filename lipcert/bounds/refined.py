@@ -111,7 +111,7 @@ def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, ste
     if rigorous.network.rough:
         # A guess: what rounding adds is not its matter.
         return rigorous.change(state, forms, found)
-    return rigorous.certified(state, forms, found.to(rigorous.network.anchor.dtype))
+    return rigorous.certified(state, forms, found)
 
 
 def _meet(box: Box, other: Box | None) -> Box:

@@ -5,7 +5,7 @@ activation or at the sample's value of a smooth one. Every point of the ball lie
 halves, so a form is proven once all its leaves are. A leaf is bounded by the same dual on its
 smaller boxes, where free slopes play the part of β-CROWN's multipliers (Wang et al., NeurIPS 2021).
 Balls and masks stay those of the whole form: what holds everywhere holds on a part. Slopes are
-sought in float32; that a leaf is proven is decided in the type of the analysis, by ``certified``.
+sought in float32; that a leaf is proven is decided in float64, by ``certified``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Splitter:
         if not self.kinds:
             return torch.zeros_like(self.needed, dtype=torch.bool)
         end = time.monotonic() + budget.seconds
-        leaves = Leaves.whole(found, self.needed.to(self.dual.network.anchor.dtype))
+        leaves = Leaves.whole(found, self.needed.to(self.forms.coefficients.dtype))
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
         while len(leaves) and time.monotonic() < end:
             leaves = self.cut(leaves)
@@ -146,7 +146,7 @@ class Splitter:
         single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
         needed = self.needed[leaves.form]
         change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
-        change = self.dual.certified(state, forms, found.to(self.dual.network.anchor.dtype))
+        change = self.dual.certified(state, forms, found)
         return replace(leaves, found=found).select(~(change > needed))
 
     def cut(self, leaves: Leaves) -> Leaves:

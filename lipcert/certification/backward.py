@@ -288,9 +288,7 @@ class BackwardBatch:
         values = [clean[:0]]
         for some in torch.split(torch.arange(len(forms)), _PROVEN_AT_ONCE):
             part = forms.select(some)
-            change = self.tools.dual.certified(
-                select(state, part.rows), part, found.select(some).to(part.coefficients.dtype)
-            )
+            change = self.tools.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
         return torch.cat(values)
