@@ -22,7 +22,7 @@ from fuzz import (
     samples_of,
     spoiled_network,
 )  # fmt: skip
-from laws import seeded
+from laws import pick, seeded
 from shared import data_of, index, needs_models, network_of
 
 from lipcert.certification import Certifier
@@ -119,8 +119,7 @@ def _one_network(tally: Tally, seed: int, kind: str) -> int:
     evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
     # One sample at a time costs too much for thousands.
     evaluations.pop("apart")
-    # Each kind of weights in both types in turn.
-    dtype = "float32" if seed // len(SPOILS) % 2 else "float64"
+    dtype = pick(["float64", "float32"], generator)
     for method, count in SHARES.items():
         rows = torch.randperm(len(x), generator=generator)[: min(count, WANTED)]
         name = f"seed {seed}, {kind}"

@@ -172,11 +172,10 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
 
 
 def exact_change(case: Case, state: State, forms: Forms, multipliers: Multipliers) -> torch.Tensor:
-    """The dual's value, with the very multipliers that float32 makes of their logarithms."""
-    logs = {i: log.exp().double().log() for i, log in multipliers.logs.items()}
-    slopes = {i: slope.double() for i, slope in multipliers.slopes.items()}
+    """The dual's value, but for the rounding of float64."""
+    double = torch.float64
     return DualBound(case.network.exact).change(
-        to_dtype(state, torch.float64), forms.to(torch.float64), Multipliers(slopes, logs)
+        to_dtype(state, double), forms.to(double), multipliers.to(double)
     )
 
 
