@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Box, Centre, widened
+from lipcert.bounds.underflow import underflow
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
@@ -41,10 +42,6 @@ from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
 # what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
 _WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
-# 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
-_AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
-# Of lengths and products of each node, in float32, where every one counts.
-_LENGTHS = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,33 +87,8 @@ class Roundoff:
 
     @cached_property
     def underflow(self) -> float:
-        """What squares that underflow in the analysis can cost a margin.
-
-        A length that is computed from them is short by at most ``√n 2^-511``. With F the product
-        of norms from the input to a node, G that from it to the logits, the margin feels at most
-        ``(1 + F)(1 + G)`` of it. Where one of these products could pass 2^400, nothing is known:
-        infinite. In float32 it is ``√n 2^-63``, for every length that there is, and for radii up
-        to the input's diameter: the sum of it all.
-        """
-        nodes = self.network.nodes
-        before, after = [1.0] * len(nodes), [0.0] * len(nodes)
-        for i, node in enumerate(nodes):
-            if node.inputs:
-                before[i] = self.norms[i] * sum(before[j] for j in node.inputs)
-        after[-1] = 1.0
-        for i, node in reversed(list(enumerate(nodes))):
-            for j in node.inputs:
-                after[j] += self.norms[i] * after[i]
-        products = [
-            (1 + sum(before[j] for j in node.inputs)) * (1 + self.norms[i]) * (1 + after[i])
-            for i, node in enumerate(nodes)
-        ]
-        if self.unit:
-            sizes = [math.sqrt(math.prod(node.shape)) for node in nodes]
-            short = _LENGTHS * math.sqrt(self.analysis.tiny) * (1 + sizes[0])
-            lost = short * sum(size * p for size, p in zip(sizes, products, strict=True))
-            return lost if lost < math.inf else math.inf
-        return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
+        """What squares that underflow in the analysis can cost a margin."""
+        return underflow(self.network, self.norms, self.analysis)
 
     def over(
         self,
