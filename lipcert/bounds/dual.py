@@ -219,9 +219,7 @@ class DualBound:
         sizes = (sizes + multiplier * way.square()) * layer.varying
         terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
         ball = multiplier.flatten() * layer.radius.square() * gamma(64)
-        # Neurons that do not vary do not move, and the others no further than the ball lets them.
-        reach = layer.radius * layer.gain.flatten(1).amax(1)
-        return terms + error * torch.minimum(length(moved), reach) + ball
+        return terms + error * length(moved) + ball
 
     def optimise(
         self,
