@@ -61,7 +61,7 @@ def test_no_certificate_is_broken(seed: int, method: str, effort: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["global", "local", "auto"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_float32_certifies_little_less_and_never_more_than_it_may(seed: int, method: str) -> None:
     """Weights and pixels that float32 does not hold."""
     network = random_network(seeded(seed))
