@@ -46,6 +46,10 @@ class Centre:
     def logit_errors(self) -> Tensor:
         return self.errors[-1].flatten(1)
 
+    def select(self, rows: Tensor) -> Centre:
+        """Some of the samples."""
+        return Centre([t[rows] for t in self.values], [t[rows] for t in self.errors])
+
 
 @dataclass(frozen=True, eq=False)
 class Propagation:

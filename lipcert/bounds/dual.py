@@ -25,7 +25,7 @@ from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.network import Network
-from lipcert.network.activations import Elementwise
+from lipcert.network.activations import Crossing, Elementwise
 from lipcert.rounding import FLOAT64, gamma
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
@@ -33,6 +33,8 @@ from lipcert.rounding import FLOAT64, gamma
 _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
+# Squared gradients below this are rounding noise of float32.
+_NOISE = 1e-14
 _INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
 
@@ -72,6 +74,8 @@ class DualBound:
         slopes, logs = {}, {}
         total = torch.zeros_like(state[0].radius)
 
+        crossings = self._crossings(state)
+
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer, kind = state[i], self._kind(i)
@@ -89,11 +93,11 @@ class DualBound:
             logs[i] = first.log()
             for share in _FIRST_MULTIPLIERS:
                 log = (share * first).log()
-                gained = self._relax(kind, value, layer, slopes[i], log)
+                passed, gained = self._relax(crossings[i], value, layer, slopes[i], log)
                 better = gained > best
                 best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
             total = total + best
-            return value * slopes[i]
+            return passed
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         if rest is not None:
@@ -105,16 +109,30 @@ class DualBound:
 
         Differentiable in the multipliers.
         """
+        return self._change(state, self._crossings(state), forms, found)
+
+    def _change(
+        self, state: State, crossings: dict[int, Crossing], forms: Forms, found: Multipliers
+    ) -> Tensor:
         total = torch.zeros_like(state[0].radius)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer, slope = state[i], found.slopes[i] * state[i].varying
-            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
-            return value * slope
+            passed, gained = self._relax(crossings[i], value, layer, slope, found.logs[i])
+            total = total + gained
+            return passed
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         return total if rest is None else total + self._least(rest, state[0])[0]
+
+    def _crossings(self, state: State) -> dict[int, Crossing]:
+        """What each activation's box is to a backward pass."""
+        return {
+            i: self._kind(i).crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+            for i, layer in state.items()
+            if i
+        }
 
     def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
         """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
@@ -148,17 +166,16 @@ class DualBound:
         return kind
 
     def _relax(
-        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, log: Tensor
-    ) -> Tensor:
-        """An activation's least error over box and ball: ``(N,)``."""
+        self, crossing: Crossing, value: Tensor, layer: Layer, slope: Tensor, log: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The coefficients before an activation, and its least error over box and ball: ``(N,)``.
+
+        Neurons that cannot vary have no error, and no part in the ball.
+        """
         multiplier = log.exp()
         column = multiplier.reshape(-1, *(1,) * (value.dim() - 1))
-        least = activation.relaxed_minimum(
-            value, slope, column, layer.anchor, layer.lower, layer.upper
-        )
-        # Neurons that cannot vary have no error, and no part in the ball.
-        least = torch.where(layer.varying != 0, least, 0)
-        return least.flatten(1).sum(1) - multiplier * layer.radius.square()
+        passed, least = crossing(value, slope, column)
+        return passed, least - multiplier * layer.radius.square()
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
@@ -171,13 +188,14 @@ class DualBound:
         forms = forms.to(self.network.anchor.dtype)
         eps, unit = state[0].radius, self.network.arithmetic.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
+        crossings = self._crossings(state)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
             layer, dtype, value = state[i], value.dtype, value.double()
             slope = found.slopes[i] * layer.varying
-            passed = (value * slope).to(dtype)
-            total = total + self._relax(self._kind(i), value, layer, slope, found.logs[i])
+            passed, gained = self._relax(crossings[i], value, layer, slope, found.logs[i])
+            total, passed = total + gained, passed.to(dtype)
             charge = charge + self._charge(self._kind(i), value, error, layer, found, i)
             steepest = slope.flatten(1).abs().amax(1)
             return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * unit * length(passed)
@@ -239,25 +257,27 @@ class DualBound:
         kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
         rates = [_SLOPE_RATE * rate] * len(places) + [_MULTIPLIER_RATE * rate] * len(places)
         best = torch.full_like(state[0].radius, -torch.inf)
+        crossings = self._crossings(state)
         for step in range(steps + 1):
             for number in now:
                 number.requires_grad_(True)
-            value = self.change(state, forms, _multipliers(places, now))
-            better = value.detach() > best
-            best = torch.where(better, value.detach(), best)
+            value = self._change(state, crossings, forms, _multipliers(places, now))
+            better = (value.detach() > best).nonzero().flatten()
+            best[better] = value.detach()[better]
             for number, old in zip(now, kept, strict=True):
-                mask = better.reshape(-1, *(1,) * (number.dim() - 1))
-                torch.where(mask, number.detach(), old, out=old)
+                old[better] = number.detach()[better]
             if step == steps:
                 break
             gradients = torch.autograd.grad(value.sum(), now)
             for k, gradient in enumerate(gradients):
                 # Adam (Kingma & Ba, 2015), upwards.
                 first[k].lerp_(gradient, 1 - _MEMORY)
-                second[k].lerp_(gradient.square(), 1 - _SQUARE_MEMORY)
-                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).sqrt_().add_(1e-8)
+                second[k].mul_(_SQUARE_MEMORY).addcmul_(
+                    gradient, gradient, value=1 - _SQUARE_MEMORY
+                )
+                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).add_(_NOISE).rsqrt_()
                 size = rates[k] * _DECAY**step / (1 - _MEMORY ** (step + 1))
-                now[k] = now[k].detach().addcdiv_(first[k], scale, value=size)
+                now[k] = now[k].detach().addcmul_(first[k], scale, value=size)
             for slope in now[: len(places)]:
                 slope.clamp_(*_SLOPES)
         return best, _multipliers(places, kept)

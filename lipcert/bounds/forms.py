@@ -50,6 +50,15 @@ class Multipliers:
             {i: log[keep] for i, log in self.logs.items()},
         )
 
+    def replaced(self, rows: Tensor, others: Multipliers) -> Multipliers:
+        """With others in these rows."""
+        if not len(rows):
+            return self
+        return Multipliers(
+            {i: slope.index_copy(0, rows, others.slopes[i]) for i, slope in self.slopes.items()},
+            {i: log.index_copy(0, rows, others.logs[i]) for i, log in self.logs.items()},
+        )
+
     @classmethod
     def joined(cls, parts: list[Multipliers]) -> Multipliers:
         """Of all forms, from those of some at a time."""

@@ -26,6 +26,7 @@ from lipcert.options import Options
 
 _POWER_STEPS = 100
 _ROUGH_STEPS = 12
+EXCESS = 0.01
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,12 @@ class AssuredNorms:
         streams: Tensor,
         preparation: int,
         number: int,
+        excess: float = EXCESS,
     ) -> Tensor:
         """A local norm, ``(B,)``, under the options' assurance: of a segment, or of a chain (None).
 
         A sample's coins are those of (sample, preparation, number), and none is used twice.
+        Randomised norms aim ``excess`` above the truth.
         """
         call = self.first_call + (preparation + 1) * self.norms + number
         if norm is not None and not self._has_own(norm):
@@ -138,11 +141,11 @@ class AssuredNorms:
             assert isinstance(mapping, WeightedMap)
             return norm.randomised(
                 mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
-                rough=rough,
+                rough=rough, excess=excess,
             )  # fmt: skip
         return randomised_norm(
             mapping, streams=streams, seed=seed, call=call, failure_probability=risk,
-            absolute=schur_bound(mapping, steps=2), rough=rough,
+            absolute=schur_bound(mapping, steps=2), rough=rough, excess=excess,
         )  # fmt: skip
 
     def guessed(self, norm: SegmentNorms | None, mapping: GramMap, streams: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ with norms under the run's assurance, at that very radius.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
@@ -22,6 +24,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius
+from lipcert.certification.seeds import Seeds
 from lipcert.network import Network, lower, simplify
 from lipcert.norms import GramMap, SegmentNorms
 from lipcert.options import Options
@@ -36,7 +39,13 @@ AGAIN = 2
 # found again at every radius.
 _SMALL, _COARSE = 0.01, 0.1
 # A guess looks at so many classes of each sample, those that seem nearest.
-_GUESSED_CLASSES = 3
+_GUESSED_CLASSES = 2
+# Then at those that come within so much of the clean margin of the nearest one.
+_ASIDE = 0.3
+# Margins that few steps bring this share of the clean one above what they need get no more.
+_FEW_STEPS, _EASY = 6, 0.1
+# At its first radius a guess takes so many times the steps of the others.
+_FIRST_GUESS = 2
 
 
 class Backward:
@@ -97,14 +106,19 @@ class Margins:
 
 
 class BackwardBatch:
-    """Correctly classified samples ``x`` ``(B, …)`` in float64, with their labels and numbers."""
+    """Correctly classified samples ``x`` ``(B, …)`` in float64, with their labels and numbers, and
+    what a deployment knows of them."""
 
-    def __init__(self, tools: Backward, x: Tensor, labels: Tensor, streams: Tensor) -> None:
+    def __init__(
+        self, tools: Backward, x: Tensor, labels: Tensor, streams: Tensor, deployed: Centre,
+        centre: Centre | None = None,
+    ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.rounded = Rounded.of(x, tools.bound.layers.network)
-        self.centre = tools.bound.propagation.centre(self.rounded.x)
-        self.deployed = tools.deployment.centre(self.rounded.x)
+        self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
+        self.deployed = deployed
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.seeds = Seeds.none(self.centre.logits)
         # How much of the clean margin was left where the last radius was prepared.
         self.spare = torch.zeros_like(x.flatten(1)[:, 0])
         # The largest deployed error of the last verdict.
@@ -112,7 +126,12 @@ class BackwardBatch:
 
     def subset(self, rows: Tensor) -> BackwardBatch:
         """Some of the samples."""
-        return BackwardBatch(self.tools, self.x[rows], self.labels[rows], self.streams[rows])
+        some = BackwardBatch(
+            self.tools, self.x[rows], self.labels[rows], self.streams[rows],
+            self.deployed.select(rows), self.centre.select(rows),
+        )  # fmt: skip
+        some.seeds = self.seeds.of(rows)
+        return some
 
     @property
     def spent(self) -> Tensor:
@@ -155,7 +174,7 @@ class BackwardBatch:
         for steps in self.tools.pace.stages:
             if not len(forms):
                 break
-            found = self._optimised(state, forms, found, steps)
+            _, found = self._optimised(state, forms, others, found, steps)
             positive = self._certified(state, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[positive], others[positive]] = True
             forms, others = forms.select(~positive), others[~positive]
@@ -187,44 +206,43 @@ class BackwardBatch:
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.tools.norms.guessed(norm, mapping, self.streams)
 
-        chosen: list[tuple[Forms, Tensor, Multipliers, Tensor]] = []
+        looked_at: list[Tensor] = []
+        clean = self.clean.amin(1)
 
         def slack(eps: Tensor) -> Tensor:
             _, state = bound.prepare_state(centre, eps.float(), norm_of)
             margins = bound.margins_in(centre, self.labels, state)
-            if not chosen:
-                chosen.extend(self._chosen(margins))
-            values = []
-            for k, (forms, others, found, last) in enumerate(chosen):
-                own, size = select(state, forms.rows), eps[forms.rows].float()
-                # Multipliers go with 1/ρ.
-                shift = (last / size).log()
-                found = Multipliers(found.slopes, {i: log + shift for i, log in found.logs.items()})
-                found = found if found.slopes else guide.start(own, forms)
-                change, found = guide.optimise(own, forms, found, self.tools.pace.guess_steps)
-                chosen[k] = forms, others, found, size
-                values.append(self.clean[forms.rows, others] + change.double())
+            # The first look starts from nothing.
+            steps = self.tools.pace.guess_steps * (1 if looked_at else _FIRST_GUESS)
+            which = looked_at.pop() if looked_at else self._nearest(margins)
             best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-            rows = torch.cat([forms.rows for forms, _, _, _ in chosen])
-            classes = torch.cat([others for _, others, _, _ in chosen])
-            best[rows, classes] = margins[rows, classes].double().maximum(torch.cat(values))
-            return best.amin(1)
+            for forms, others in self._some_forms(which):
+                own = select(state, forms.rows)
+                start = self.seeds.start(guide, own, forms, others)
+                change, found = guide.optimise(own, forms, start, steps)
+                self.seeds = self.seeds.renewed(forms, others, found, eps)
+                value = self.clean[forms.rows, others] + change.double()
+                anchored = margins[forms.rows, others].double()
+                best[forms.rows, others] = value.maximum(anchored)
+            least = best.amin(1)
+            looked_at.append(best < (least + _ASIDE * clean)[:, None])
+            return least
 
-        clean = self.clean.amin(1)
         return largest_radius(
             slack, start, clean=clean, limit=limit, resolution=1.01, steps=self.tools.pace.guesses
         )
 
-    def _chosen(self, margins: Tensor) -> list[tuple[Forms, Tensor, Multipliers, Tensor]]:
-        """The margins to guess by, some at a time: forms, classes, multipliers, their radii."""
+    def _nearest(self, margins: Tensor) -> Tensor:
+        """The margins that seem nearest, a few of each sample: ``(B, K)``."""
         margins = margins.scatter(1, self.labels[:, None], torch.inf)
         nearest = margins.topk(min(_GUESSED_CLASSES, margins.shape[1] - 1), 1, largest=False)
-        forms, others = self._forms(torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0)
-        return [
-            (forms.select(some).to(torch.float32), others[some], Multipliers({}, {}),
-             margins.new_ones(len(some)))
-            for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE)
-        ]  # fmt: skip
+        return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
+
+    def _some_forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
+        """Those margins' forms and classes in float32, some at a time."""
+        forms, others = self._forms(which)
+        for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
+            yield forms.select(some).to(torch.float32), others[some]
 
     def radius(self, top: Tensor, number: int) -> Tensor:
         """The largest radius proven up to ``top``, ``(B,)``; −1 where there is none.
@@ -237,23 +255,49 @@ class BackwardBatch:
         # is little, once will do.
         needed = self.needed(top, state)
         clean = self.clean.amin(1)
-        coarse = self.charged > _COARSE * clean
+        coarse = (self.charged > _COARSE * clean).nonzero().flatten()
+        again = self.subset(coarse)
         forms, others = self._forms(margins <= needed)
-        found = self._optimised(state, forms, None, self.tools.pace.radius_steps)
+        found = self._sought(state, forms, others, needed)
+        self.seeds = self.seeds.renewed(forms, others, found, top)
+        # What is proven at a radius is so at all below it.
+        proven = torch.full_like(top[forms.rows], -math.inf)
+        values = torch.full_like(proven, -math.inf)
 
         def slack(eps: Tensor) -> Tensor:
             own = self.tools.bound.state(self.centre, self.rounded.ball(eps), prepared)
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
-            proven = self._certified(own, forms, others, found)
-            margins[forms.rows, others] = margins[forms.rows, others].maximum(proven)
-            wanted = needed
-            if bool(coarse.any()):
-                wanted = torch.where(coarse[:, None], self.needed(eps, own), needed)
-            least = (margins - wanted).amin(1)
+            wanted = needed.clone()
+            if len(coarse):
+                wanted[coarse] = again.needed(eps[coarse], select(own, coarse))
+                self.charged[coarse] = again.charged
+            ask = ((eps <= top)[forms.rows] & (proven < eps[forms.rows])).nonzero().flatten()
+            some = forms.select(ask)
+            found_here = self._certified(own, some, others[ask], found.select(ask))
+            values[ask] = found_here - wanted[some.rows, others[ask]]
+            held = ask[values[ask] > 0]
+            proven[held] = eps[forms.rows[held]]
+            slacks = margins - wanted
+            slacks[forms.rows, others] = slacks[forms.rows, others].maximum(values)
+            least = slacks.amin(1)
             self.spare = torch.where(eps == top, least / clean, self.spare)
             return torch.where(eps <= top, least, torch.nan)
 
-        return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005)
+        trials = self.tools.pace.trials
+        return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005, enough=trials)
+
+    def _sought(self, state: State, forms: Forms, others: Tensor, wanted: Tensor) -> Multipliers:
+        """Multipliers for a radius: most steps for the margins that few do not bring to what is
+        ``wanted``, ``(B, K)``, and more."""
+        steps = self.tools.pace.radius_steps
+        few = min(_FEW_STEPS, steps)
+        change, found = self._optimised(state, forms, others, None, few)
+        places = forms.rows, others
+        easy = wanted[places] + _EASY * self.clean.amin(1)[forms.rows]
+        hard = (~(self.clean[places] + change > easy)).nonzero().flatten()
+        part = found.select(hard), forms.select(hard), others[hard]
+        _, better = self._optimised(state, part[1], part[2], part[0], steps - few)
+        return found.replaced(hard, better)
 
     def _forms(self, which: Tensor) -> tuple[Forms, Tensor]:
         """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""
@@ -263,16 +307,21 @@ class BackwardBatch:
         return margin_forms(network, rows, self.labels[rows], others), others
 
     def _optimised(
-        self, state: State, forms: Forms, found: Multipliers | None, steps: int
-    ) -> Multipliers:
-        """Multipliers sought in float32, some forms at a time."""
-        guide, parts = self.tools.guide, []
+        self, state: State, forms: Forms, others: Tensor, found: Multipliers | None, steps: int
+    ) -> tuple[Tensor, Multipliers]:
+        """Changes about as large and multipliers, sought in float32, some forms at a time."""
+        guide, parts, changes = self.tools.guide, [], [self.clean[:0, 0]]
         for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
             part = forms.select(some).to(torch.float32)
             own = to_dtype(select(state, part.rows), torch.float32)
-            start = guide.start(own, part) if found is None else found.select(some)
-            parts.append(guide.optimise(own, part, start, steps)[1])
-        return Multipliers.joined(parts)
+            if found is None:
+                start = self.seeds.start(guide, own, part, others[some])
+            else:
+                start = found.select(some)
+            change, better = guide.optimise(own, part, start, steps)
+            changes.append(change.to(self.clean.dtype))
+            parts.append(better)
+        return torch.cat(changes), Multipliers.joined(parts)
 
     def _clean_of(self, forms: Forms, others: Tensor) -> Tensor:
         """The margins at the samples, rounded down: ``(N,)``."""

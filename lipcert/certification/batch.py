@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, LocalBound, Prepared
-from lipcert.certification.assured import AssuredNorms
+from lipcert.bounds.boxes import Centre
+from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
@@ -44,7 +45,7 @@ class Rounded:
             return cls(x, None)
         near = x.to(dtype).to(x.dtype)
         distance = (x - near).flatten(1).norm(dim=1)
-        return cls(near, distance * (1 + gamma(x[0].numel() + 8)))
+        return cls(near, distance * (1 + gamma(math.prod(x.shape[1:]) + 8)))
 
     def ball(self, eps: Tensor) -> Tensor:
         """The radius around the rounded samples that covers ``eps`` around the given ones."""
@@ -54,12 +55,14 @@ class Rounded:
 class Batch:
     """Samples ``x`` ``(B, …)`` in float64, exact; ``streams``: their numbers, which name coins."""
 
-    def __init__(self, tools: Tools, x: Tensor, labels: Tensor, streams: Tensor) -> None:
+    def __init__(
+        self, tools: Tools, x: Tensor, labels: Tensor, streams: Tensor, *,
+        centre: Centre | None = None, deployed: Centre | None = None,
+    ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
-        network = tools.bound.layers.network
-        self.rounded = Rounded.of(x, network)
-        self.centre = tools.bound.propagation.centre(self.rounded.x)
-        self.deployed = tools.deployment.centre(self.rounded.x)
+        self.rounded = Rounded.of(x, tools.bound.layers.network)
+        self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
+        self.deployed = deployed or tools.deployment.centre(self.rounded.x)
         # The largest deployed error at the last radius that held; the first one where none did.
         self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
@@ -74,9 +77,12 @@ class Batch:
 
     def subset(self, rows: Tensor) -> Batch:
         """Some of the samples."""
-        return Batch(self.tools, self.x[rows], self.labels[rows], self.streams[rows])
+        return Batch(
+            self.tools, self.x[rows], self.labels[rows], self.streams[rows],
+            centre=self.centre.select(rows), deployed=self.deployed.select(rows),
+        )  # fmt: skip
 
-    def prepare(self, eps: Tensor, number: int) -> Prepared:
+    def prepare(self, eps: Tensor, number: int, excess: float = EXCESS) -> Prepared:
         """Local norms with the run's assurance: good for every radius up to ``eps``.
 
         ``number`` names the preparation: a sample's coins are those of (sample, number, edge), so
@@ -84,7 +90,7 @@ class Batch:
         """
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
-            return self.tools.norms.local(norm, mapping, self.streams, number, edge)
+            return self.tools.norms.local(norm, mapping, self.streams, number, edge, excess)
 
         return self.tools.bound.prepare(self.centre, self.rounded.ball(eps), norm_of)
 

@@ -16,13 +16,11 @@ from lipcert.network import Network
 
 RUNGS = ("local", "dual", "refined", "split")
 
-# An eps this far above the guessed radius is tried by itself: more steps may do it.
-_NEAR = 3.0
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
-# A radius is sought so much further out where this share of the margin is left, and nearer where it
-# was found below this share of the radius that was aimed at.
-_RAISE, _SPARE, _SHORT = 1.25, 0.06, 0.93
+# A radius is sought further out where more than this share of the margin is left, by so much of
+# that share, and nearer where it was found below this share of the radius that was aimed at.
+_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.93
 _SMALLEST_BALL = 1e-30
 
 
@@ -43,7 +41,7 @@ def climb(
 
     if findings.seconds_left(rows) <= 0:
         return
-    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams)
+    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     limit = attack.radius.clamp(max=batch.diameter)
     guess = every.guess((limit / 3).clamp(min=_SMALLEST_BALL), limit)
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
@@ -58,9 +56,11 @@ def climb(
 
     for number, eps in enumerate(options.eps):
         near = torch.full_like(limit, eps.rounded_up)
+        # More steps may do it, further out than was guessed.
+        reach = pace.near * torch.maximum(guess, findings.radius[rows])
         for rung in (1, 2)[: 1 if pace.refine is None else 2]:
             open_ = (findings.radius[rows] < near) & (near < attack.radius)
-            chosen = (open_ & (near <= _NEAR * guess)).nonzero().flatten()
+            chosen = (open_ & (near <= reach)).nonzero().flatten()
             if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
@@ -88,7 +88,8 @@ def _again(
         if not bool(wanted.any()):
             return
         between = (torch.maximum(radius, top / 4) * top).sqrt()
-        top = torch.where(far, torch.minimum(top * _RAISE, limit), between)[wanted]
+        further = top * (1 + _RAISE * batch.spare)
+        top = torch.where(far, torch.minimum(further, limit), between)[wanted]
         chosen, limit = chosen[wanted], limit[wanted]
         batch = every.subset(chosen)
         radius = batch.radius(top, number + again)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.bounds import Bound, GlobalBound, Layers, LocalBound
 from lipcert.certificate import Sample
-from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.backward import Backward
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.cascade import RUNGS, climb
@@ -30,6 +30,8 @@ from lipcert.rounding import FORMATS
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
 _SMALLEST_BALL = 1e-30
+# Where better bounds follow, the first local norms need not be so near.
+_ROUGHLY = 0.04
 # What a search can miss of the largest radius.
 _FURTHER = 1.001
 
@@ -152,7 +154,7 @@ class Certifier:
         # Around every sample: the local constant at the largest eps, and the verdict there.
         top = torch.full_like(findings.margin, options.largest.rounded_up)
         ball = top.clamp(min=_SMALLEST_BALL)
-        prepared = batch.prepare(ball, 0)
+        prepared = batch.prepare(ball, 0, _ROUGHLY if self.backward else EXCESS)
         findings.constant, findings.fixed = batch.constant(ball, prepared), prepared.fixed
         held = findings.correct & batch.holds(top, prepared)
         findings.improve(everyone, torch.where(held, top, -1.0), 0, batch.charged)

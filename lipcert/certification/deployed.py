@@ -87,7 +87,8 @@ class Deployment:
 
         ``state``: the anchored state over the same balls, or larger ones, of a network that
         ``matches``: its boxes and radii are tighter than those that are found here. ``margins``:
-        where these exceed what both logits can err by themselves, that is good enough.
+        where these exceed what both logits can err by themselves, or one of a sample's other than
+        its label's is 0 or less, that is good enough.
         """
         network = self.propagation.network
         known: dict[int, Box] = {}
@@ -104,7 +105,11 @@ class Deployment:
         always = self._tie + self.roundoff.underflow
         pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
-        undecided = torch.ones_like(pair) > 0 if margins is None else ~(margins > pair)
+        if margins is None:
+            undecided = torch.ones_like(pair) > 0
+        else:
+            hopeless = margins.scatter(1, labels[:, None], math.inf).amin(1) <= 0
+            undecided = ~(margins > pair) & ~hopeless[:, None]
         rows, others = undecided.nonzero().unbind(1)
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:

@@ -24,14 +24,15 @@ _GRID_BITS = 12
 
 def largest_radius(
     slack: Slack, start: Tensor, *, clean: Tensor, limit: Tensor, resolution: float,
-    steps: int = _STEPS,
+    steps: int = _STEPS, enough: int = _STEPS,
 ) -> Tensor:  # fmt: skip
     """The largest radius found whose ``slack`` is positive, ``(B,)``; −1 where there is none.
 
     ``clean``: the slack at radius 0. From ``start`` the search goes where ``clean − c rᵖ`` through
     the last value vanishes, until it has a radius on either side; then to where the chord of the
     two vanishes, or to the middle where chords make no headway. It ends at the ratio
-    ``resolution``, or after so many ``steps``. Nothing above ``limit``, ``(B,)``, is tried.
+    ``resolution``, after so many ``steps``, or with the first radius after ``enough`` of them.
+    Nothing above ``limit``, ``(B,)``, is tried.
     """
     trial = _on_grid(start).clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
@@ -40,6 +41,8 @@ def largest_radius(
     alone = torch.zeros_like(start)
     for step in range(steps):
         done = (high <= low * resolution) | (low >= limit) | (trial < 1e-12 * limit)
+        if step >= enough:
+            done |= low > 0
         # Between two neighbours on the grid.
         done |= torch.isfinite(high) & (trial <= low)
         if bool(done.all()):

@@ -378,3 +378,37 @@ def test_weights_broadcast_against_the_box(name):
         least(coefficient, slope, multiplier, *single),
         least(coefficient, slope, multiplier, *(edge.expand(shape) for edge in single)),
     )
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=seeds)
+@dtypes
+@every_case
+def test_crossing_sums_the_relaxed_minima_of_what_varies(name, dtype, seed):
+    """One box prepared for many weights is the same bound, with the same gradients."""
+    generator = seeded(seed)
+    activation = CASES[name](dtype, generator)
+    lower, anchor, upper = anchored_boxes(activation, generator, dtype)
+    varying = (uniform(anchor.shape, generator) < 0.7).to(dtype)
+    cross = activation.crossing(anchor, lower, upper, varying)
+    for _ in range(2):
+        coefficient, slope, multiplier = weights(generator, dtype)
+        slope = slope * varying
+        tracked = [w.clone().requires_grad_(True) for w in (coefficient, slope, multiplier)]
+        passed, lost = cross(*tracked)
+        apart = [w.clone().requires_grad_(True) for w in (coefficient, slope, multiplier)]
+        each = activation.relaxed_minimum(*apart, anchor, lower, upper)
+        wanted = torch.where(varying != 0, each, 0)
+        assert bool((passed == coefficient * slope).all())
+        assert lost.shape == (len(anchor),)
+        slack = rounding(activation, coefficient, slope, multiplier, lower, anchor, upper)
+        slack = (slack * varying).flatten(1).sum(1) * anchor[0].numel()
+        slack = slack + 1e-6 * wanted.detach().abs().flatten(1).sum(1) * (dtype == torch.float32)
+        assert bool(((lost - wanted.flatten(1).sum(1)).abs() <= slack).all())
+        found = torch.autograd.grad(lost.sum(), tracked, retain_graph=True)
+        right = torch.autograd.grad(wanted.sum(), apart)
+        for one, other in zip(found, right, strict=True):
+            scale = 1 + other.abs() + coefficient.abs() * (1 + (upper - lower).abs())
+            near = (one - other).abs() <= 1e-4 * scale + 1e-3 * other.abs()
+            # Where two places are as good as each other either gradient will do.
+            assert float(near.double().mean()) > 0.99

@@ -22,6 +22,10 @@ from torch import Tensor
 
 from lipcert.network.operators.base import Shape, move_tensors
 
+# Backwards through an activation: coefficients ``A``, slopes ``c`` and multipliers ``λ`` become
+# coefficients ``A∘c`` on its input; and what is lost, ``(N,)``.
+Crossing = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True, eq=False)
 class Activation(ABC):
@@ -117,6 +121,16 @@ class Elementwise(Activation):
         Coefficient ``A``, slope ``c`` and multiplier ``λ > 0`` broadcast against the box. Exact for
         piecewise linear activations, up to rounding; differentiable in ``A``, ``c`` and ``λ``.
         """
+
+    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+        """``A, c, λ ↦ A∘c, Σ_k min over the box of A (Δσ − c Δz) + λ Δz²``, the sum over the
+        neurons that are ``varying``, 0 or 1: for many weights over one box."""
+
+        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+            least = self.relaxed_minimum(coefficient, slope, multiplier, anchor, lower, upper)
+            return coefficient * slope, torch.where(varying != 0, least, 0).flatten(1).sum(1)
+
+        return cross
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.gain(lower, upper) != 0

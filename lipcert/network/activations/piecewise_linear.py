@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Elementwise
+from lipcert.network.activations.base import Crossing, Elementwise
 
 Number = Tensor | float
 Piece = tuple[Number, Number, Number, Number]
@@ -47,28 +47,95 @@ class PiecewiseLinear(Elementwise):
         lower: Tensor,
         upper: Tensor,
     ) -> Tensor:
-        # At a minimum the value's derivative by the place is 0 or the place is fixed: the gradient
-        # by all else needs no path through it.
-        with torch.no_grad():
-            at_anchor = self.value(anchor)
-            best = torch.full_like(coefficient, torch.inf)
-            change, steep, shift = (torch.zeros_like(coefficient) for _ in range(3))
-            for start, end, steepness, intercept in self.pieces():
-                left = torch.maximum(lower, torch.as_tensor(start, dtype=lower.dtype))
-                right = torch.minimum(upper, torch.as_tensor(end, dtype=upper.dtype))
-                tilt = coefficient * (steepness - slope)
-                vertex = (tilt / (-2 * multiplier)).clamp(min=left - anchor, max=right - anchor)
-                offset = steepness * anchor + intercept - at_anchor
-                value = coefficient * offset + vertex * (tilt + multiplier * vertex)
-                here = (left <= right) & ~(value >= best)
-                best = torch.where(here, value, best)
-                change = torch.where(here, vertex, change)
-                steep = torch.where(here, steepness, steep)
-                shift = torch.where(here, offset, shift)
-            # A box of no numbers has no piece: nothing is known of it.
-            shift = torch.where(best < torch.inf, shift, torch.nan)
-        rise = shift + (steep - slope) * change
-        return coefficient * rise + multiplier * change.square()
+        parts = self._parts(anchor, lower, upper)
+        rise, change = _lowest(parts, coefficient, coefficient * slope, multiplier)
+        return coefficient * (rise - slope * change) + multiplier * change.square()
+
+    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+        parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
+
+        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+            passed = coefficient * slope
+            rise, change = _lowest(parts, coefficient, passed, multiplier)
+            gained, given, spent = (
+                torch.linalg.vecdot(one.flatten(1), other.flatten(1))
+                for one, other in ((coefficient, rise), (passed, change), (change, change))
+            )
+            return passed, gained - given + multiplier.flatten() * spent
+
+        return cross
+
+    def _parts(self, anchor: Tensor, lower: Tensor, upper: Tensor) -> list[Part]:
+        """What of the box lies on each piece, as seen from the anchor."""
+        at_anchor, parts = self.value(anchor), []
+        for start, end, steepness, intercept in self.pieces():
+            left = torch.maximum(lower, torch.as_tensor(start, dtype=lower.dtype))
+            right = torch.minimum(upper, torch.as_tensor(end, dtype=upper.dtype))
+            offset = steepness * anchor + intercept - at_anchor
+            low, high, offset = (
+                torch.where(left <= right, t, 0) for t in (left - anchor, right - anchor, offset)
+            )
+            penalty = torch.zeros_like(offset).masked_fill(~(left <= right), torch.inf)
+            parts.append(Part(low, high, steepness, offset, penalty))
+        # A box of no numbers meets no piece: nothing is known of it.
+        nothing = torch.stack([part.penalty for part in parts]).amin(0) > 0
+        parts[0].offset.masked_fill_(nothing, torch.nan)
+        return parts
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """``Δσ = steepness Δz + offset`` for ``low ≤ Δz ≤ high``; ``penalty`` is infinite where the box
+    does not meet the piece, else 0."""
+
+    low: Tensor
+    high: Tensor
+    steepness: Number
+    offset: Tensor
+    penalty: Tensor
+
+    def masked(self, varying: Tensor) -> Part:
+        """``Δz = Δσ = 0`` where nothing varies."""
+        low, high, offset, penalty = (
+            torch.where(varying != 0, t, 0)
+            for t in (self.low, self.high, self.offset, self.penalty)
+        )
+        return Part(low, high, self.steepness, offset, penalty)
+
+
+@torch.no_grad()
+def _lowest(
+    parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``Δσ`` and ``Δz`` where ``A Δσ − A c Δz + λ Δz²`` is least; ``passed`` is ``A c``.
+
+    No gradient goes through the place: at a minimum the derivative by the place is 0, or the place
+    is fixed. Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as
+    long as arithmetic.
+    """
+    best = rise = change = None
+    for part in parts:
+        down = _plus(passed, coefficient, part.steepness, -1)
+        vertex = (down * (0.5 / multiplier)).clamp_(min=part.low, max=part.high)
+        value = torch.addcmul(coefficient * part.offset, vertex, multiplier * vertex - down)
+        value += part.penalty
+        there = _plus(part.offset, vertex, part.steepness)
+        if best is None or rise is None or change is None:
+            best, rise, change = value, there, vertex
+            continue
+        best, better = torch.minimum(best, value), value.lt_(best)
+        rise = rise + better * (there - rise)
+        change = change + better * (vertex - change)
+    assert rise is not None
+    assert change is not None
+    return rise, change
+
+
+def _plus(one: Tensor, other: Tensor, factor: Number, sign: int = 1) -> Tensor:
+    """``one ± factor · other``."""
+    if isinstance(factor, float):
+        return torch.add(one, other, alpha=sign * factor)
+    return torch.addcmul(one, other, factor, value=sign)
 
 
 def _ratio(above: Tensor, below: Tensor, instead: Tensor) -> Tensor:
