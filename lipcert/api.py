@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from lipcert.data.dataset import to_dataset
-from lipcert.options import Deployed, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
     Model,
@@ -68,6 +68,7 @@ def certify(
     deployed: Deployed = "float32",
     pixel_domain: bool = False,
     time_per_sample: float | None = None,
+    dtype: Dtype = "float64",
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
@@ -102,6 +103,7 @@ def certify(
         deployed=deployed,
         pixel_domain=pixel_domain,
         time_per_sample=time_per_sample,
+        dtype=dtype,
     )
     execution = Execution(
         batch_size=batch_size,

@@ -16,6 +16,7 @@ Method = Literal["auto", "local", "global"]
 Effort = Literal["fast", "standard", "max"]
 NormMethod = Literal["randomised", "deterministic", "estimate"]
 Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
+Dtype = Literal["float64", "float32"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Options:
     whose rounding a certificate covers, in any summation order, or ``real`` for none.
     ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
     ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
-    together; None for no limit.
+    together; None for no limit. ``dtype``: the type that bounds are found in, with what rounding in
+    it can change charged against them; norms, and the duals that prove, are always in float64.
     """
 
     eps: tuple[Epsilon, ...]
@@ -76,6 +78,7 @@ class Options:
     effort: Effort = "standard"
     pixel_domain: bool = False
     time_per_sample: float | None = None
+    dtype: Dtype = "float64"
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -88,6 +91,7 @@ class Options:
             ("--norms", self.norms, get_args(NormMethod)),
             ("--deployed", self.deployed, get_args(Deployed)),
             ("--effort", self.effort, get_args(Effort)),
+            ("--dtype", self.dtype, get_args(Dtype)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")

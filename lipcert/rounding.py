@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,12 @@ class Arithmetic:
     def accumulator(self) -> Arithmetic:
         return self.sums or self
 
+    def gamma(self, terms: float) -> float:
+        """``n u / (1 − 4 n u)``, at least ``γ_n (1 + 3 n u)``: of what ``n`` roundings can change,
+        with room for those of the sum that it is multiplied with; infinite where ``4 n u ≥ 1``."""
+        product = terms * self.unit
+        return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
+
 
 SINGLE = Arithmetic(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
 # Sums of products of 16 bits are accumulated in float32. Half precision without its subnormals
@@ -34,7 +44,7 @@ DOUBLE = Arithmetic(2.0**-53, 2.0**-1022, (2 - 2.0**-52) * 2.0**1023)
 # What can be deployed, by the name of its option.
 FORMATS = {"float16": HALF, "bfloat16": BFLOAT16, "float32": SINGLE, "float64": DOUBLE}
 
-# The analysis itself runs in double precision.
+# Of what an analysis finds in double precision, whatever its own type.
 FLOAT64 = DOUBLE.unit
 FLOAT64_TINY = DOUBLE.tiny
 
@@ -44,3 +54,22 @@ def gamma(terms: float, unit: float = FLOAT64) -> float:
     where ``n u ≥ 1``."""
     product = terms * unit
     return product / (1 - product) if product < 1 else float("inf")
+
+
+def arithmetic_of(dtype: torch.dtype) -> Arithmetic:
+    """That of the tensors of an analysis, ``torch.float32`` or ``torch.float64``."""
+    return {"torch.float32": SINGLE, "torch.float64": DOUBLE}[str(dtype)]
+
+
+def rounded_up(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The smallest numbers of this type that are not below ``values``; NaN stays."""
+    found = values.to(dtype)
+    if found.dtype == values.dtype:
+        return found
+    above = found.nextafter(found.new_tensor(float("inf")))
+    return above.where(found < values, found)
+
+
+def column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Upper bounds of each sample, ``(B,)``, against ``(B, …)``, in its type and rounded up."""
+    return rounded_up(values, like.dtype).reshape(-1, *(1,) * (like.dim() - 1))

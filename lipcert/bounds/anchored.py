@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, sum_box
+from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, sum_box, widened
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, Arithmetic, column, gamma
 
 # The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
 _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
@@ -49,7 +49,11 @@ class Layer:
     ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
     change, and maybe of some more. The network's input is such a layer too, of gain 1.
 
-    ``coupling``: how the ball follows from other activations; None where only the input counts."""
+    ``coupling``: how the ball follows from other activations; None where only the input counts.
+
+    What is one number a sample, the radius and the coupling, is in float64, whatever the type of
+    the rest.
+    """
 
     anchor: Tensor
     lower: Tensor
@@ -123,6 +127,7 @@ def anchored_state(
     that end in each activation's input. What the global constants say of a node is kept too.
     """
     network = propagation.network
+    own = network.arithmetic
     boxes: list[Box] = []
     reaches: list[Reach] = []
     state: State = {}
@@ -130,16 +135,16 @@ def anchored_state(
         match node.kind:
             case Input():
                 x = centre.values[0]
-                ones, radius = torch.ones_like(x), _column(eps, x).expand_as(x)
-                reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius))
+                ones, radius = torch.ones_like(x), column(eps, x).expand_as(x)
+                reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius, own))
                 state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
-                reach = Reach(_total([reaches[j].width for j in node.inputs]))
-                box = sum_box([boxes[j] for j in node.inputs])
+                reach = Reach(_total([reaches[j].width for j in node.inputs], own))
+                box = sum_box([boxes[j] for j in node.inputs], own)
             case Elementwise() as activation:
                 source = node.inputs[0]
                 before = facts.box(source, state, boxes[source])
-                layer = _layer(activation, i, centre, source, before, facts)
+                layer = _layer(activation, i, centre, source, before, facts, own)
                 norms = {
                     edge[0]: facts.norm(edge, state[edge[0]].gain, layer.varying)
                     for edge in edges[source]
@@ -151,8 +156,7 @@ def anchored_state(
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
                 # From the real value at the sample to the computed one.
-                error = centre.errors[source].flatten(1)
-                error = error.norm(dim=1) * (1 + gamma(error.shape[1] + 8))
+                error = _half_diagonal(centre.errors[source], eps.dtype)
                 layer = replace(
                     layer,
                     radius=(total + error) * (1 + 4 * FLOAT64),
@@ -160,19 +164,21 @@ def anchored_state(
                 )
                 state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
-                width = torch.minimum(_column(layer.radius, layer.gain), reaches[source].width)
+                width = torch.minimum(column(layer.radius, layer.gain), reaches[source].width)
                 reach = Reach(
-                    width * layer.gain * (1 + 4 * FLOAT64), layer.radius, layer.gain.square()
+                    width * layer.gain * (1 + 4 * own.unit), layer.radius, layer.gain.square()
                 )
             case Operator() as operator:
-                reach = _through(operator, reaches[node.inputs[0]])
-                box = affine_box(operator, boxes[node.inputs[0]])
+                reach = _through(operator, reaches[node.inputs[0]], own)
+                box = affine_box(operator, boxes[node.inputs[0]], own)
             case _:
                 raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
+        if i in network.sinks:
+            box = widened(box, centre.errors[i], own)
         width, everywhere = reach.width, propagation.reach[i]
         if everywhere is not None:
-            width = torch.minimum(width, _column(eps, everywhere) * everywhere * (1 + 4 * FLOAT64))
-        low, high = around(centre.values[i], width + centre.errors[i])
+            width = torch.minimum(width, column(eps, everywhere) * everywhere * (1 + 4 * own.unit))
+        low, high = around(centre.values[i], width + centre.errors[i], own)
         boxes.append((torch.maximum(box[0], low), torch.minimum(box[1], high)))
         reaches.append(reach)
     return state
@@ -180,21 +186,22 @@ def anchored_state(
 
 def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:
     """The box of ``Δa`` of every source, the input's too."""
-    boxes = {}
+    boxes, unit = {}, network.arithmetic.unit
     for i, layer in state.items():
         kind = network.nodes[i].kind
         lower, upper = layer.lower, layer.upper
         if isinstance(kind, Elementwise):
             lower, upper = kind.image(lower, upper)
         value, error = centre.values[i], centre.errors[i]
-        slack = error + 4 * FLOAT64 * (value.abs() + lower.abs() + upper.abs())
+        slack = error + 4 * unit * (value.abs() + lower.abs() + upper.abs())
         boxes[i] = (lower - value - slack, upper - value + slack)
     return boxes
 
 
 def _layer(
-    activation: Elementwise, node: int, centre: Centre, source: int, box: Box, facts: Facts
-) -> Layer:
+    activation: Elementwise, node: int, centre: Centre, source: int, box: Box, facts: Facts,
+    own: Arithmetic,
+) -> Layer:  # fmt: skip
     """All of a layer but its ball, which is the box's half-diagonal as yet."""
     anchor, error = centre.values[source], centre.errors[source]
     # The box holds the computed value too: it is what the secants are seen from.
@@ -203,8 +210,8 @@ def _layer(
     flat, steep = activation.secant(lower, upper, anchor)
     varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
-    width = (torch.maximum(upper - anchor, anchor - lower) * varying).flatten(1)
-    radius = width.norm(dim=1) * (1 + gamma(width.shape[1] + 8))
+    width = torch.maximum(upper - anchor, anchor - lower) * varying
+    radius = _half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
     return Layer(anchor, lower, upper, radius, gain, varying)
 
 
@@ -230,13 +237,20 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     return Coupling(factors, rest * (1 + 16 * FLOAT64))
 
 
-def _through(operator: Operator, before: Reach) -> Reach:
+def _half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of boxes of these half-widths, summed in this type: ``(B,)``."""
+    flat = widths.flatten(1)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
+    return length * (1 + gamma(flat.shape[1] + 8))
+
+
+def _through(operator: Operator, before: Reach, own: Arithmetic) -> Reach:
     """Exact rows as long as a node rearranges one source, magnitudes after that."""
-    slack = 1 + gamma(operator.terms + 8)
+    slack = 1 + own.gamma(operator.terms + 8)
     if before.squares is None or before.radius is None:
         return Reach(operator.magnitude(before.width) * slack)
     squares = operator.squared(before.squares) * slack
-    rows = squares.sqrt() * _column(before.radius, squares) * (1 + 8 * FLOAT64)
+    rows = squares.sqrt() * column(before.radius, squares) * (1 + 8 * own.unit)
     width = torch.minimum(rows, operator.magnitude(before.width) * slack)
     moves = isinstance(operator, Diagonal) or (
         isinstance(operator, Select) and operator.multiplicity <= 1
@@ -244,9 +258,5 @@ def _through(operator: Operator, before: Reach) -> Reach:
     return Reach(width, before.radius, squares) if moves else Reach(width)
 
 
-def _total(widths: list[Tensor]) -> Tensor:
-    return torch.stack(widths).sum(0) * (1 + gamma(len(widths)))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))
+def _total(widths: list[Tensor], own: Arithmetic) -> Tensor:
+    return torch.stack(widths).sum(0) * (1 + own.gamma(len(widths)))

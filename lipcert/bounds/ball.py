@@ -16,7 +16,7 @@ from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.norms import SegmentNorms
 from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import FLOAT64, gamma, rounded_up
 
 Edge = tuple[int, int]
 
@@ -54,13 +54,13 @@ def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | 
     ``L_in ‖row_k(A)‖₂`` with the row norms ``sqrt((A∘A) 1)``; None for sums and activations, where
     the boxes before them say as much.
     """
-    like = network.anchor
+    like, dtype = network.exact.anchor, network.anchor.dtype
     reach: list[Tensor | None] = []
-    for node in network.nodes:
+    for node in network.exact.nodes:
         if isinstance(node.kind, Operator) and math.isfinite(constants[node.inputs[0]]):
             ones = like.new_ones(1, *node.kind.in_shape)
             rows = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
-            reach.append(rows * constants[node.inputs[0]])
+            reach.append(rounded_up(rows * constants[node.inputs[0]], dtype))
         else:
             reach.append(None)
     return reach

@@ -4,6 +4,11 @@ At each affine node two boxes are met: the interval image of the box before it, 
 ``centre ± eps · L ‖row‖₂`` from the ball (Lee, Lee and Park, NeurIPS 2020; Huang et al., NeurIPS
 2021). Every computed box holds the real one: half-widths are widened by the rounding of their own
 computation (``γ`` of the terms summed, §3.1 of Higham), centres by the error of the forward pass.
+
+In float32 the values at the samples are still found in float64, and each that an activation reads
+is then rounded: what follows is computed from the rounded one. So the analysis is that of a network
+whose values at the sample are these numbers. Its constants differ from the given ones by roundings
+of the values, which ``roundoff`` charges with those of the weights; boxes are widened by them.
 """
 
 from __future__ import annotations
@@ -18,14 +23,17 @@ from lipcert.bounds.ball import coordinate_reach
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.rounding import DOUBLE, FLOAT64, FLOAT64_TINY, Arithmetic, gamma
+from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
 
 Box = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Centre:
-    """The values of every node at the samples, and how far each may be from the real value."""
+    """The values of every node at the samples, and how far each may be from the real value.
+
+    Those of the last node, the logits, are in float64, unless the network is a rough copy.
+    """
 
     values: list[Tensor]
     errors: list[Tensor]
@@ -55,10 +63,27 @@ class Propagation:
         return cls(network, coordinate_reach(network, constants))
 
     def centre(self, x: Tensor) -> Centre:
-        """``x``: ``(B, …)`` float64, exact. Errors are those of this float64 evaluation."""
-        values = self.network.values(x)
-        boxes = [(value, value) for value in values]
-        return Centre(values, rounding_errors(self.network, boxes, DOUBLE))
+        """``x``: ``(B, …)``, exact in the network's type. Errors are those of this evaluation."""
+        exact, network = self.network.exact, self.network
+        own, sinks, last = network.arithmetic, network.sinks, network.output
+        dtype = network.anchor.dtype
+
+        def kept(i: int, value: Tensor) -> Tensor:
+            return value.to(dtype).to(value.dtype) if i in sinks else value
+
+        values = exact.values(x.to(exact.anchor.dtype), None if exact is network else kept)
+        errors = rounding_errors(exact, [(value, value) for value in values], DOUBLE)
+        if exact is not network:
+            # To the nearest number of the narrow type, whether it was rounded on the way or is now.
+            moved = [own.unit * value.abs() + own.tiny for value in values]
+            errors = [
+                (error + more) * (1 + 8 * own.unit)
+                for error, more in zip(errors, moved, strict=True)
+            ]
+        return Centre(
+            [value if i == last else value.to(dtype) for i, value in enumerate(values)],
+            [error if i == last else rounded_up(error, dtype) for i, error in enumerate(errors)],
+        )
 
     def boxes(
         self, centre: Centre, eps: Tensor, known: Mapping[int, Box] | None = None
@@ -68,22 +93,25 @@ class Propagation:
         ``known``: boxes of some nodes that were found by other means, to be met.
         """
         boxes: list[Box] = []
+        own = self.network.arithmetic
         for i, node in enumerate(self.network.nodes):
             parts = [boxes[j] for j in node.inputs]
             match node.kind:
                 case Input():
-                    radius = _column(eps, centre.values[0])
-                    box = around(centre.values[0], radius.expand_as(centre.values[0]))
+                    radius = column(eps, centre.values[0])
+                    box = around(centre.values[0], radius.expand_as(centre.values[0]), own)
                 case Sum():
-                    box = sum_box(parts)
+                    box = sum_box(parts, own)
                 case Activation() as activation:
                     box = activation.image(*parts[0])
                 case Operator() as operator:
-                    box = affine_box(operator, parts[0])
+                    box = affine_box(operator, parts[0], own)
+            if i in self.network.sinks:
+                box = widened(box, centre.errors[i], own)
             reach = self.reach[i]
             if reach is not None:
-                radius = _column(eps, reach) * reach * (1 + 4 * FLOAT64) + centre.errors[i]
-                low, high = around(centre.values[i], radius)
+                radius = column(eps, reach) * reach * (1 + 4 * own.unit) + centre.errors[i]
+                low, high = around(centre.values[i], radius, own)
                 # A NaN on either side must stay: it can only mean "unknown".
                 box = (torch.maximum(box[0], low), torch.minimum(box[1], high))
             if known is not None and i in known:
@@ -109,10 +137,10 @@ def rounding_errors(
     ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
     any order), and three roundings more for constants that are rounded themselves (a mean, a
     reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
-    the rounding of this formula's own evaluation in float64. The nodes of ``exact`` are taken
+    the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
     without an error of their own.
     """
-    unit = arithmetic.unit
+    unit, own = arithmetic.unit, network.arithmetic
     errors: list[Tensor] = []
     for node, box in zip(network.nodes, boxes, strict=True):
         parts = [errors[j] for j in node.inputs]
@@ -141,47 +169,50 @@ def rounding_errors(
                 terms = operator.count(live) + 3
                 slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
                 sizes = operator.magnitude(size + parts[0]) + operator.bias_magnitude()
-                error = operator.magnitude(parts[0]) + slack * (1 + 4 * FLOAT64) * sizes
+                error = operator.magnitude(parts[0]) + slack * (1 + 4 * own.unit) * sizes
                 error = error + (operator.terms + 1) * arithmetic.tiny
                 # No partial sum passes |A||v| + |b|.
                 error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-        error = error * (1 + gamma(getattr(node.kind, "terms", 0) + 16))
+        error = error * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
         errors.append(torch.zeros_like(error) if len(errors) in exact else error)
     return errors
 
 
-def affine_box(operator: Operator, box: Box) -> Box:
+def affine_box(operator: Operator, box: Box, own: Arithmetic) -> Box:
     """The interval image, widened by the rounding of its centre and of its radius."""
     lower, upper = box
     centre, radius = (lower + upper) / 2, (upper - lower) / 2
     # The halves cover the box in spite of their own rounding.
-    radius = radius * (1 + 4 * FLOAT64) + 2 * FLOAT64 * centre.abs()
-    slack = gamma(operator.terms + 4)
+    radius = radius * (1 + 4 * own.unit) + 2 * own.unit * centre.abs()
+    slack = own.gamma(operator.terms + 4)
     middle = operator.forward(centre)
     width = operator.magnitude(radius * (1 + slack) + slack * (centre.abs() + radius))
     width = width + slack * operator.bias_magnitude()
     if operator.terms or operator.bias is not None:
-        width = width + (operator.terms + 1) * FLOAT64_TINY
-    return around(middle, width)
+        width = width + (operator.terms + 1) * own.tiny
+    return around(middle, width, own)
 
 
-def sum_box(parts: list[Box]) -> Box:
+def sum_box(parts: list[Box], own: Arithmetic) -> Box:
     lower = torch.stack([low for low, _ in parts])
     upper = torch.stack([high for _, high in parts])
-    slack = gamma(len(parts)) * (1 + 4 * FLOAT64)
+    slack = own.gamma(len(parts)) * (1 + 4 * own.unit)
     low, high = lower.sum(0), upper.sum(0)
     return low - slack * lower.abs().sum(0), high + slack * upper.abs().sum(0)
 
 
-def around(middle: Tensor, radius: Tensor) -> Box:
+def around(middle: Tensor, radius: Tensor, own: Arithmetic = DOUBLE) -> Box:
     """``middle ± radius``, rounded outwards."""
-    radius = radius * (1 + 4 * FLOAT64) + 2 * FLOAT64 * middle.abs()
+    radius = radius * (1 + 4 * own.unit) + 2 * own.unit * middle.abs()
     return middle - radius, middle + radius
+
+
+def widened(box: Box, error: Tensor, own: Arithmetic = DOUBLE) -> Box:
+    """A box that is larger by this on every side, rounded outwards."""
+    low, high = box
+    error = error * (1 + 2 * own.unit)
+    return low - error - 2 * own.unit * low.abs(), high + error + 2 * own.unit * high.abs()
 
 
 def _size(box: Box) -> Tensor:
     return torch.maximum(box[0].abs(), box[1].abs())
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

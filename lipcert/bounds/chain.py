@@ -21,13 +21,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, select
+from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.reverse import RigorousSweep, length
 from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_eigenvalue, times
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import Arithmetic, gamma
 
 # Rounds of balancing, the first of full length.
 _BALANCING = 5
@@ -55,12 +55,14 @@ def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
     return torch.stack([state[i].radius for i in sources], 1)
 
 
-def middle_and_half(activation: Elementwise, layer: Layer) -> tuple[Tensor, Tensor]:
+def middle_and_half(
+    activation: Elementwise, layer: Layer, own: Arithmetic
+) -> tuple[Tensor, Tensor]:
     """``C`` and ``R ≥ 0`` of one activation, 0 where it cannot vary."""
     flat, steep = activation.secant(layer.lower, layer.upper, layer.anchor)
     middle = (flat + steep) / 2 * layer.varying
     # Wide enough for the rounding of the middle.
-    half = ((steep - flat) / 2 + 8 * FLOAT64 * (flat.abs() + steep.abs())) * layer.varying
+    half = ((steep - flat) / 2 + 8 * own.unit * (flat.abs() + steep.abs())) * layer.varying
     return middle, torch.where(flat == steep, 0, half)
 
 
@@ -101,7 +103,7 @@ class ChainMap(GramMap):
         for i in chain_sources(network, node)[1:]:
             kind = network.nodes[i].kind
             assert isinstance(kind, Elementwise)
-            middles[i], halves[i] = middle_and_half(kind, state[i])
+            middles[i], halves[i] = middle_and_half(kind, state[i], network.arithmetic)
         weights = mask.new_ones(len(mask), len(middles) + 1)
         return cls(network, node, middles, halves, weights, mask)
 
@@ -166,7 +168,7 @@ class ChainMap(GramMap):
         u, mapping = torch.cos(1.0 + index.to(self.mask)) * self.mask, self
         for step in range(_BALANCING):
             for _ in range(2):
-                u = u / _safe(length(u)).reshape(-1, *(1,) * (u.dim() - 1))
+                u = u / _safe(_length(u)).reshape(-1, *(1,) * (u.dim() - 1))
                 u = mapping.gram(u)
             weights = balance(mapping.weights, radii, mapping._sizes(u), first=step == 0)
             mapping = mapping.weighted(weights)
@@ -176,7 +178,7 @@ class ChainMap(GramMap):
         """``‖P_iᵀ u‖``, ``(B, S)``."""
         seen = self._back(u * self.mask, absolute=False)
         return torch.stack(
-            [length(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
+            [_length(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
         )
 
     def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
@@ -227,6 +229,12 @@ def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Te
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
 
 
+def _length(values: Tensor) -> Tensor:
+    """But for rounding."""
+    found: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return found
+
+
 def _safe(values: Tensor) -> Tensor:
     return torch.where(values > 0, values, 1)
 
@@ -234,16 +242,16 @@ def _safe(values: Tensor) -> Tensor:
 def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) -> Chain:
     """The chain of a narrow node, from its rows: Gram matrices in place of matrix-free maps.
 
-    ``P_i`` is computed within ``E_i`` and its Gram matrix within ``γ ‖P_i‖_F²``, hence
+    ``P_i`` is computed within ``E_i`` and its Gram matrix, in float64, within ``γ ‖P_i‖_F²``, hence
     ``‖[√x_i P_i]‖ ≤ (λ_max(Σ x_i P_i P_iᵀ) + Σ x_i γ ‖P_i‖_F²)^½ + (Σ x_i ‖E_i‖_F²)^½``.
     """
-    sources = chain_sources(sweep.network, node)
+    sources, dtype = chain_sources(sweep.network, node), sweep.network.anchor.dtype
     sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
     chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
     parts = []
     for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
-        own = select({i: state[i] for i in sources[1:]}, some)
-        parts.append(_grams(sweep, node, sources, own, mask[some]))
+        own = to_dtype(select({i: state[i] for i in sources[1:]}, some), dtype)
+        parts.append(_grams(sweep, node, sources, own, mask[some].to(dtype)))
     grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
     radii, weights = radii_of(sources, state), torch.ones_like(squares)
     u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)
@@ -251,7 +259,7 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
         gram = (weights[:, :, None, None] * grams).sum(1)
         for _ in range(8):
             u = torch.einsum("bij,bj->bi", gram, u)
-            u = u / _safe(length(u))[:, None]
+            u = u / _safe(_length(u))[:, None]
         seen = torch.einsum("bi,bsij,bj->bs", u, grams, u).clamp(min=0).sqrt()
         weights = balance(weights, radii, seen, first=step == 0)
     gram = (weights[:, :, None, None] * grams).sum(1)
@@ -269,6 +277,7 @@ def _grams(
     Only the rows of neurons that vary are swept.
     """
     network, batch, size = sweep.network, len(mask), mask[0].numel()
+    unit = network.arithmetic.unit
     rows, neurons = mask.flatten(1).nonzero().unbind(1)
     forms = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
@@ -276,14 +285,14 @@ def _grams(
     for i in sources[1:]:
         kind = network.nodes[i].kind
         assert isinstance(kind, Elementwise)
-        ranges[i] = middle_and_half(kind, state[i])
+        ranges[i] = middle_and_half(kind, state[i], network.arithmetic)
 
     def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         middle, half = (side[rows] for side in ranges[i])
         ranged, passed = value * half, value * middle
         widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
-        seen[i] = ranged, error * widest + 4 * FLOAT64 * length(ranged)
-        return passed, error * steepest + 4 * FLOAT64 * length(passed)
+        seen[i] = ranged, error * widest + 4 * unit * length(ranged)
+        return passed, error * steepest + 4 * unit * length(passed)
 
     reached = sweep(node, forms.reshape(-1, *network.nodes[node].shape), cross)
     assert reached is not None
@@ -291,9 +300,9 @@ def _grams(
     grams, squares, errors = [], [], []
     for i in sources:
         block, error = seen[i]
-        matrix = block.new_zeros(batch, size, block[0].numel() if len(block) else 1)
-        matrix[rows, neurons] = block.flatten(1) if len(block) else 0
+        matrix = error.new_zeros(batch, size, block[0].numel() if len(block) else 1)
+        matrix[rows, neurons] = block.flatten(1).to(matrix.dtype) if len(block) else 0
         grams.append(matrix @ matrix.mT)
         squares.append(matrix.square().sum((1, 2)))
-        errors.append(mask.new_zeros(batch).index_add(0, rows, error.square()))
+        errors.append(error.new_zeros(batch).index_add(0, rows, error.square()))
     return torch.stack(grams, 1), torch.stack(squares, 1), torch.stack(errors, 1)

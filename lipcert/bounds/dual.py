@@ -9,8 +9,9 @@ weak duality, for any multiplier ``λ > 0`` of the layer's ball ``‖M Δz‖ �
 The rest ``(A∘c)`` goes on through the affine operators to the activations before; at the input it
 costs ``eps ‖A‖₂``. With boxes alone this is CROWN (Zhang et al., NeurIPS 2018), with balls alone
 SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an optimiser that runs
-in float32 need not be trusted: ``certified`` evaluates what it found in float64 and charges every
-rounding. Slopes of neurons that cannot vary stay 0, because the ball leaves these neurons out.
+in float32 need not be trusted: ``certified`` evaluates what it found and charges every rounding,
+in float64 but for the affine operators, which are applied in the network's type. Slopes of neurons
+that cannot vary stay 0, because the ball leaves these neurons out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
@@ -212,31 +213,32 @@ class DualBound:
         return torch.where(layer.varying != 0, minima, 0)
 
     def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
-        """As ``change``, in float64 and with every rounding charged: ``(N,)``.
+        """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
         ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
         of their absolute terms.
         """
-        eps = state[0].radius
+        state, found = to_dtype(state, torch.float64), found.to(torch.float64)
+        forms = forms.to(self.network.anchor.dtype)
+        eps, unit = state[0].radius, self.network.arithmetic.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
         crossings, prices = self._crossings(state), Prices(self.network, state, found)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
-            layer, price = state[i], prices(i)
-            slope = found.slopes[i] * layer.varying
-            kind = self._kind(i)
+            layer, price, dtype, value = state[i], prices(i), value.dtype, value.double()
+            slope, kind = found.slopes[i] * layer.varying, self._kind(i)
             passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
-            total = total + gained
+            total, passed = total + gained, passed.to(dtype)
             charge = charge + self._charge(kind, value, error, layer, slope, price)
             steepest = slope.flatten(1).abs().amax(1)
-            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * FLOAT64 * length(passed)
+            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * unit * length(passed)
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
             rest, error = reached
-            least, sizes = self._least(rest, state[0])
+            least, sizes = self._least(rest.double(), state[0])
             total = total + least
             charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
         return (

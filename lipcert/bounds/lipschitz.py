@@ -42,7 +42,10 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A network as segments: those between its sources, and the rows that lead to the logits."""
+    """A network as segments: those between its sources, and the rows that lead to the logits.
+
+    Segments and rows are those of ``network.exact``: norms and the last layer are found in float64.
+    """
 
     network: Network
     edges: tuple[Segment, ...]
@@ -51,12 +54,13 @@ class Layers:
 
     @classmethod
     def of(cls, network: Network) -> Layers:
+        exact = network.exact
         inner = [
             segment
             for i in network.activations
-            for segment in segments(network, network.nodes[i].inputs[0])
+            for segment in segments(exact, network.nodes[i].inputs[0])
         ]
-        outer = segments(network, network.output)
+        outer = segments(exact, network.output)
         # The same affine node can feed two activations: its segments are shared.
         unique = {(segment.source, segment.sink): segment for segment in inner}
         return cls(
@@ -69,6 +73,7 @@ class Layers:
     def last_norm(self, source: int, gain: Tensor) -> Tensor:
         """``‖A_s diag(w)‖₂`` for gains ``(B, n)``: exact where the logits or neurons are few."""
         rows = self.last[source]
+        gain = gain.to(rows.dtype)
         if min(rows.shape) > _EXACT_SIDE:
             return spectral_norm(rows[None]) * gain.amax(1)
         return spectral_norm(rows * gain[:, None])
@@ -81,7 +86,7 @@ class Layers:
 
 def weights(network: Network, centre: Centre, boxes: list[Box]) -> Weights:
     """The gains and masks of every source, from boxes that hold all its values."""
-    gain = {0: torch.ones_like(centre.values[0])}
+    gain, unit = {0: torch.ones_like(centre.values[0])}, network.arithmetic.unit
     varying: dict[int, Tensor] = {}
     change: dict[int, Box] = {}
     for i in network.activations:
@@ -92,7 +97,7 @@ def weights(network: Network, centre: Centre, boxes: list[Box]) -> Weights:
         varying[i] = node.kind.varying(*before).to(gain[i].dtype)
     for i in network.sources:
         (lower, upper), value, error = boxes[i], centre.values[i], centre.errors[i]
-        slack = error + 4 * FLOAT64 * (value.abs() + lower.abs() + upper.abs())
+        slack = error + 4 * unit * (value.abs() + lower.abs() + upper.abs())
         change[i] = (lower - value - slack, upper - value + slack)
     return Weights(gain, varying, change)
 
@@ -125,10 +130,10 @@ def local_margins(
     """
     margins = _clean(centre, labels)
     for source in layers.last:
-        gain = state.gain[source].flatten(1)
         form = layers.forms(source, labels)
+        gain = state.gain[source].flatten(1).to(form.dtype)
         if cut:
-            low, high = (side.flatten(1) for side in state.change[source])
+            low, high = (side.flatten(1).to(form.dtype) for side in state.change[source])
             live = torch.where(gain > 0, gain, 1) * (1 - 4 * FLOAT64)
             walls = [torch.where(gain > 0, side / live, 0) for side in (low, high)]
             # What the margin can lose: the most of −c·Δa.
@@ -171,7 +176,7 @@ def logit_constant(
     """
     total = torch.zeros_like(eps)
     for source in layers.last:
-        gain = state.gain[source].flatten(1)
+        gain = state.gain[source].flatten(1).double()
         last = layers.last_norm(source, gain) + layers.last_noise[source].norm() * gain.amax(1)
         total = total + last * radii[source] / eps
     return total * (1 + (len(layers.last) + 6) * FLOAT64)

@@ -38,7 +38,8 @@ from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.rounding import FLOAT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
-# A local norm: of a segment (with its shared norm) or of a chain (None), and its number.
+# A local norm: of a segment (with its shared norm) or of a chain (None), and its number. The map is
+# in float64, unless it is of a rough copy.
 NormOf = Callable[[SegmentNorms | None, GramMap, int], Tensor]
 
 
@@ -111,7 +112,7 @@ class LocalBound(Bound):
         found = {
             (edge.source, edge.sink): norm_of(
                 self.norms[edge.source, edge.sink],
-                WeightedMap(edge, state.gain[edge.source], masks[edge.sink]),
+                _exact(network, WeightedMap(edge, state.gain[edge.source], masks[edge.sink])),
                 number,
             )
             for number, edge in enumerate(self.layers.edges)
@@ -189,14 +190,14 @@ class AnchoredBound(Bound):
 
     @cached_property
     def duals(self) -> tuple[DualBound, DualBound]:
-        """In this bound's precision, and where slopes are sought."""
+        """The one that proves, in float64 unless all is rough, and the one that seeks slopes."""
         network = self.layers.network
         rough = network if self.rough is None else self.rough
-        return DualBound(network, images=self.images), DualBound(rough, images=self.images)
+        return DualBound(network.exact, images=self.images), DualBound(rough, images=self.images)
 
     @cached_property
     def sweep(self) -> RigorousSweep:
-        return RigorousSweep(self.layers.network)
+        return RigorousSweep(self.layers.network.exact)
 
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         return self.prepare_state(centre, eps, norm_of)[0]
@@ -247,7 +248,8 @@ class _Finder(Facts):
             mapping = WeightedMap(
                 self.bound.layers.edges[number], inner, self._mask(edge[1], outer)
             )
-            self.found.edges[edge] = self.norm_of(norms, mapping, number)
+            network = self.bound.layers.network
+            self.found.edges[edge] = self.norm_of(norms, _exact(network, mapping), number)
         return self.found.edges[edge]
 
     def box(self, node: int, state: State, box: Box) -> Box:
@@ -281,7 +283,7 @@ class _Finder(Facts):
         lower = mapping if rough is None else mapping.over(rough)
         weights = lower.balanced(state).weights.to(mask.dtype)
         number = len(self.bound.layers.edges) + self.bound.wide.index(node)
-        norm = self.norm_of(None, mapping.weighted(weights), number)
+        norm = self.norm_of(None, _exact(network, mapping.weighted(weights)), number)
         return Chain(mapping.sources, weights, norm)
 
     def _is_narrow(self, node: int, widest: int) -> bool:
@@ -292,3 +294,8 @@ class _Finder(Facts):
     def _mask(self, sink: int, mask: Tensor) -> Tensor:
         # Where two activations share an input each has a mask of its own: take none.
         return mask if self.sinks.count(sink) == 1 else torch.ones_like(mask)
+
+
+def _exact(network: Network, mapping: GramMap) -> GramMap:
+    """The map in float64; its numbers are those of the network's type."""
+    return mapping if network.exact is network else mapping.over(network.exact)

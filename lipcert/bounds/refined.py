@@ -19,6 +19,7 @@ from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
+from lipcert.rounding import FLOAT64, rounded_up
 
 _CHUNK = 2**20
 
@@ -89,7 +90,10 @@ def refined_box(
             form.scatter_(1, neuron[:, None], sign)
             forms = Forms(node, row, form.reshape(-1, *shape))
             found = _bounded(duals, select(state, row), forms, steps)
-            found = anchor[row, neuron] + sign * (found - error[row, neuron])
+            at, found = anchor[row, neuron], found - error[row, neuron]
+            found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
+            # Rounded outwards, where the box is in a narrower type.
+            found = -sign * rounded_up(-sign * found, side.dtype)
             now = side[row, neuron]
             # A NaN never wins; the side only moves inwards.
             better = found > now if sign > 0 else found < now
@@ -104,10 +108,10 @@ def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, ste
     found = guide.start(single, small)
     if steps:
         _, found = guide.optimise(single, small, found, steps)
-    if rigorous.network.anchor.dtype != torch.float64:
+    if rigorous.network.rough:
         # A guess: what rounding adds is not its matter.
         return rigorous.change(state, forms, found)
-    return rigorous.certified(state, forms, found.to(torch.float64))
+    return rigorous.certified(state, forms, found)
 
 
 def _meet(box: Box, other: Box | None) -> Box:

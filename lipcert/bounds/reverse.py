@@ -45,7 +45,7 @@ def carry_back(network: Network, node: int, forms: Tensor, cross: Cross) -> Tens
 
 
 class RigorousSweep:
-    """``carry_back`` in float64, beside an upper bound of the error of each form.
+    """``carry_back``, beside an upper bound of the error of each form, ``(N,)`` in float64.
 
     A computed ``Aᵀ v`` errs by at most ``γ |A|ᵀ|v|``, hence by ``γ ‖|A|‖₂ ‖v‖₂``; the error that
     ``v`` came with grows by ``‖A‖₂`` at most.
@@ -58,7 +58,7 @@ class RigorousSweep:
     def __call__(
         self, node: int, forms: Tensor, cross: CrossWithError
     ) -> tuple[Tensor, Tensor] | None:
-        pending = {node: (forms, forms.new_zeros(len(forms)))}
+        pending = {node: (forms, forms.new_zeros(len(forms), dtype=torch.float64))}
         for i in range(node, 0, -1):
             if i not in pending:
                 continue
@@ -73,7 +73,8 @@ class RigorousSweep:
                 if j in pending:
                     other, extra = pending[j]
                     total = other + value
-                    pending[j] = total, (error + extra + FLOAT64 * length(total)) * (1 + 1e-15)
+                    made = self.network.arithmetic.unit * length(total)
+                    pending[j] = total, (error + extra + made) * (1 + 4 * FLOAT64)
                 else:
                     pending[j] = value, error
         return pending.get(0)
@@ -82,17 +83,17 @@ class RigorousSweep:
         """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above."""
         operator = self.network.nodes[node].kind
         assert isinstance(operator, Operator)
-        like = self.network.anchor
+        like, own = self.network.anchor, self.network.arithmetic
         rows = operator.magnitude(like.new_ones(1, *operator.in_shape)).max()
         columns = operator.transpose_magnitude(like.new_ones(1, *operator.out_shape)).max()
-        slack = gamma(operator.terms + operator.transposed_terms + 8)
+        slack = own.gamma(operator.terms + operator.transposed_terms + 8)
         absolute = math.sqrt(float(rows) * float(columns)) * (1 + slack)
         norm = min(operator_norm(operator), absolute)
-        return norm, gamma(operator.transposed_terms + _FUSED) * absolute
+        return norm, own.gamma(operator.transposed_terms + _FUSED) * absolute
 
 
 def length(forms: Tensor) -> Tensor:
-    """Euclidean lengths, rounded up: ``(N,)``."""
+    """Euclidean lengths, summed in float64 and rounded up: ``(N,)``."""
     flat = forms.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    size: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     return size * (1 + gamma(flat.shape[1] + 4))

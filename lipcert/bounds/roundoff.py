@@ -13,6 +13,11 @@ result is rounded once more when it is stored. Terms that are exactly 0 round no
 count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
+
+The network that is analysed is not quite the given one either, and its roundings are charged with
+those of the deployed one, so that both are within what is found here. Its weights were fused and
+rounded in the type of the analysis; and in float32 the values at the sample that activations read
+are rounded, which is a change of its constants (``bounds.boxes``).
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Box, Centre, widened
+from lipcert.bounds.underflow import underflow
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
@@ -36,8 +42,6 @@ from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
 # what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
 _WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
-# 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
-_AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +57,16 @@ class Roundings:
 
 @dataclass(frozen=True, eq=False)
 class Roundoff:
-    """One network, with each node's L2 norm (activations: Lipschitz constant) and row norms."""
+    """One network, in float64, with each node's L2 norm (activations: Lipschitz constant) and row
+    norms. ``analysis``: the arithmetic of the bounds that roundings are found for."""
 
     network: Network
     norms: list[float]
     rows: list[Tensor | None]
+    analysis: Arithmetic = DOUBLE
 
     @classmethod
-    def of(cls, network: Network) -> Roundoff:
+    def of(cls, network: Network, analysis: Arithmetic = DOUBLE) -> Roundoff:
         norms: list[float] = []
         rows: list[Tensor | None] = []
         for node in network.nodes:
@@ -72,31 +78,17 @@ class Roundoff:
             else:
                 norms.append(node.kind.lipschitz if isinstance(node.kind, Activation) else 1.0)
             rows.append(own)
-        return cls(network, norms, rows)
+        return cls(network, norms, rows, analysis)
+
+    @property
+    def unit(self) -> float:
+        """The roundoff of an analysis in a narrower type than float64, else 0."""
+        return 0.0 if self.analysis is DOUBLE else self.analysis.unit
 
     @cached_property
     def underflow(self) -> float:
-        """What squares that underflow in the analysis can cost a margin.
-
-        A length that is computed from them is short by at most ``√n 2^-511``. With F the product
-        of norms from the input to a node, G that from it to the logits, the margin feels at most
-        ``(1 + F)(1 + G)`` of it. Where one of these products could pass 2^400, nothing is known:
-        infinite.
-        """
-        nodes = self.network.nodes
-        before, after = [1.0] * len(nodes), [0.0] * len(nodes)
-        for i, node in enumerate(nodes):
-            if node.inputs:
-                before[i] = self.norms[i] * sum(before[j] for j in node.inputs)
-        after[-1] = 1.0
-        for i, node in reversed(list(enumerate(nodes))):
-            for j in node.inputs:
-                after[j] += self.norms[i] * after[i]
-        products = (
-            (1 + sum(before[j] for j in node.inputs)) * (1 + self.norms[i]) * (1 + after[i])
-            for i, node in enumerate(nodes)
-        )
-        return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
+        """What squares that underflow in the analysis can cost a margin."""
+        return underflow(self.network, self.norms, self.analysis)
 
     def over(
         self,
@@ -110,13 +102,13 @@ class Roundoff:
 
         ``boxes`` hold the real values of every node; ``radii`` are bounds of ``‖Δa‖₂`` of some
         activations, ``(B,)``. They may be those of the network after ``simplify``, whose fused
-        coefficients were rounded in float64: that is charged as one more rounding, of the
-        magnitudes of all that stands between two activations.
+        coefficients were rounded in the type of the analysis: that is charged as one more rounding,
+        of the magnitudes of all that stands between two activations.
         """
         sweep = _Forward(self, centre, eps, boxes, arithmetic, radii)
         for i in range(len(self.network.nodes)):
             sweep.step(i)
-        wide = [_widened(*both) for both in zip(boxes, sweep.total, strict=True)]
+        wide = [widened(*both) for both in zip(boxes, sweep.total, strict=True)]
         return Roundings(sweep.fresh, sweep.total, wide)
 
 
@@ -147,6 +139,8 @@ class _Forward:
         self.moved: list[Tensor] = []
         self.additions: list[Tensor] = []
         self.chain: list[tuple[Tensor, float]] = []
+        # The largest sum of all values of a node so far.
+        self.peak = torch.zeros_like(eps)
 
     def step(self, i: int) -> None:
         node, box = self.tools.network.nodes[i], self.boxes[i]
@@ -183,15 +177,32 @@ class _Forward:
             case Operator() as operator:
                 passed, fresh, additions, chain = self._operator(i, operator, largest)
                 length, moves = times(lengths[0], norm), times(moved[0], norm)
+        if self.tools.unit:
+            fresh = fresh + self._analysed(i, largest + passed)
         terms = getattr(node.kind, "terms", 0) + len(node.inputs)
         total = (passed + fresh) * (1 + gamma(terms + 32))
         self.fresh.append(fresh * (1 + gamma(terms + 32)))
         self.total.append(total)
         self.size.append((largest + total) * (1 + 4 * FLOAT64))
+        everything = self.size[-1].flatten(1).sum(1)
+        self.peak = torch.maximum(self.peak, everything)
         self.length.append(torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total)))
         self.moved.append(moves * (1 + 8 * FLOAT64))
         self.additions.append(additions)
         self.chain.append((self.size[-1], 0.0) if chain is None else chain)
+
+    def _analysed(self, i: int, size: Tensor) -> Tensor:
+        """What is rounded in an analysis in a narrower type, beside weights: the values at the
+        sample that activations read, and an activation's own limits and slopes."""
+        kind, unit = self.tools.network.nodes[i].kind, self.tools.unit
+        rounded = 1.0 if i in self.tools.network.sinks else 0.0
+        if isinstance(kind, Activation):
+            held = [getattr(kind, field.name) for field in fields(kind)]
+            if not all(_represented(value, unit) for value in held if isinstance(value, Tensor)):
+                rounded += 1
+        # What is exactly 0 is kept, and counts nowhere.
+        tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
+        return rounded * (unit * size + tiny) * (1 + 4 * unit)
 
     def _spread(self, i: int) -> Tensor | float:
         """The largest input of an element-wise activation; others only move or compare."""
@@ -217,7 +228,10 @@ class _Forward:
         box, (magnitude, roundings) = self.boxes[source], self.chain[source]
         largest = activation.perturbation(*box, magnitude)
         group = math.prod(magnitude.shape[1:]) / math.prod(largest.shape[1:]) + 1
-        return gamma(roundings + 16 * group + 16) * group * largest
+        # In rounds of two; the numbers of each are rounded in a narrower analysis.
+        rounds = 16 * math.log2(group) + 16
+        rounded = gamma(roundings + 16 * group + 16) * group
+        return (rounded + 2 * gamma(rounds, self.tools.unit)) * largest
 
     def _sum(self, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         sizes = torch.stack([self.size[j] for j in inputs])
@@ -249,19 +263,25 @@ class _Forward:
         passed = torch.fmin(passed, rows * _column(self.length[j], rows) * (1 + 4 * FLOAT64))
         bias = operator.bias_magnitude()
         whole = operator.magnitude(self.size[j]) * slack
+        value, error = self.centre.values[j].abs() + self.centre.errors[j], self.total[j]
+        near = operator.magnitude(value + 2 * error) * slack + rows * _column(self.moved[j], rows)
+        whole = torch.fmin(whole, near)
         meets = whole if roundings == 0 else operator.magnitude(magnitude) * slack
         # Fusing sums a bias through the operator, and rounds each entry.
         chain = (meets + bias) * (1 + 4 * FLOAT64), roundings + operator.terms + 6
         fused = gamma(chain[1] + 16) * chain[0] + DOUBLE.tiny * (operator.terms + 2)
+        if self.tools.unit:
+            # And once more to a narrower type, where those too small for it are lost.
+            lost = _column(self.peak + 2, fused) * self.tools.analysis.tiny
+            lost = torch.where(chain[0] == 0, 0.0, lost)
+            fused = fused + self.tools.unit * (1 + self.tools.unit) * chain[0] + lost
         additions = operator.count((self.size[j] != 0).to(whole.dtype))
         behind = torch.zeros_like(largest)
         if isinstance(operator, Diagonal):
             behind = self.additions[j]
         if self.arithmetic is None:
             return passed, fused, behind + additions, chain
-        value, error = self.centre.values[j].abs() + self.centre.errors[j], self.total[j]
-        near = operator.magnitude(value + 2 * error) * slack + rows * _column(self.moved[j], rows)
-        whole = (torch.fmin(whole, near) + bias) * (1 + 8 * FLOAT64)
+        whole = (whole + bias) * (1 + 8 * FLOAT64)
         result = torch.fmin(whole, largest + passed + fused)
         constants, factors = _SHIFT if isinstance(operator, Diagonal) else _WEIGHT
         unit, sums = self.arithmetic.unit, self.arithmetic.accumulator.unit
@@ -295,11 +315,6 @@ def _absolute_norm(operator: Operator, ones: Tensor) -> float:
     columns = float(operator.transpose_magnitude(ones.new_ones(1, *operator.out_shape)).max())
     slack = 1 + gamma(operator.terms + operator.transposed_terms + 8)
     return math.sqrt(rows) * math.sqrt(columns) * slack
-
-
-def _widened(box: Box, error: Tensor) -> Box:
-    low, high = box
-    return low - error - 2 * FLOAT64 * low.abs(), high + error + 2 * FLOAT64 * high.abs()
 
 
 def _represented(values: Tensor, unit: float) -> bool:

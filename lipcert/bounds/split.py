@@ -94,7 +94,7 @@ class Splitter:
     """Branch and bound of N margins, each a form that starts from ``clean`` at the sample and has
     to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
 
-    ``clean`` is a lower bound. ``dual`` in float64 decides, ``guide`` in float32 searches. Attack
+    ``clean`` is a lower bound. ``dual`` decides, ``guide`` in float32 searches. Attack
     before: a margin that an attack breaks spends its whole budget here.
     """
 
@@ -120,7 +120,7 @@ class Splitter:
         if not self.kinds:
             return torch.zeros_like(self.needed, dtype=torch.bool)
         end = time.monotonic() + budget.seconds
-        leaves = Leaves.whole(found, self.needed)
+        leaves = Leaves.whole(found, self.needed.to(self.forms.coefficients.dtype))
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
         while len(leaves) and time.monotonic() < end:
             leaves = self.cut(leaves)
@@ -145,7 +145,7 @@ class Splitter:
         single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
         needed = self.needed[leaves.form]
         change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
-        change = self.dual.certified(state, forms, found.to(torch.float64))
+        change = self.dual.certified(state, forms, found)
         return replace(leaves, found=found).select(~(change > needed))
 
     def cut(self, leaves: Leaves) -> Leaves:

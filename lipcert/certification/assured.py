@@ -60,6 +60,9 @@ class AssuredNorms:
     ``own``: the segments that get norms of each sample's own, all by default; for the others the
     shared norm has to do. ``share`` is how much of the run's failure probability all of them
     together may spend, ``first_call`` where their coins begin.
+
+    All are found in float64: a randomised norm has to tell components of about δ/√n from rounding,
+    which float32 cannot.
     """
 
     def __init__(

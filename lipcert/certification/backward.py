@@ -20,7 +20,9 @@ from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.split import Budget, Splitter
 from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius
 from lipcert.certification.seeds import Seeds
@@ -55,8 +57,8 @@ class Backward:
         device: str, samples: int, share: float,
     ) -> None:  # fmt: skip
         self.pace, self.deployment = PACES[options.effort], deployment
-        simple = simplify(lower(simplify(network))).to(device=device)
-        single = simple.to(dtype=torch.float32)
+        simple = in_dtype(simplify(lower(simplify(network))).to(device=device), options)
+        single = simple.to_guess_by()
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
         chains = self.pace.own_norms and not options.deterministic
@@ -113,7 +115,9 @@ class BackwardBatch:
         centre: Centre | None = None,
     ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
-        self.centre, self.deployed = centre or tools.bound.propagation.centre(x), deployed
+        self.rounded = Rounded.of(x, tools.bound.layers.network)
+        self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
+        self.deployed = deployed
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.seeds = Seeds.none(self.centre.logits)
         # How much of the clean margin was left where the last radius was prepared.
@@ -146,7 +150,7 @@ class BackwardBatch:
         """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
         known = state if self.tools.matched else None
         pair = self.tools.deployment.pair_errors(
-            self.deployed, self.labels, eps, known, margins=_SMALL * self.clean
+            self.deployed, self.labels, self.rounded.ball(eps), known, margins=_SMALL * self.clean
         )
         self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
         return pair.scatter(1, self.labels[:, None], -math.inf)
@@ -159,7 +163,7 @@ class BackwardBatch:
             return self.tools.norms.local(norm, mapping, self.streams, number, which)
 
         bound = self.tools.refined if refine else self.tools.bound
-        return bound.prepare_state(self.centre, eps, norm_of)
+        return bound.prepare_state(self.centre, self.rounded.ball(eps), norm_of)
 
     def verdict(self, eps: Tensor, state: State) -> Margins:
         """Which margins are proven at ``eps``, slopes optimised in stages."""
@@ -265,7 +269,7 @@ class BackwardBatch:
         values = torch.full_like(proven, -math.inf)
 
         def slack(eps: Tensor) -> Tensor:
-            own = self.tools.bound.state(self.centre, eps, prepared)
+            own = self.tools.bound.state(self.centre, self.rounded.ball(eps), prepared)
             margins = self.tools.bound.margins_in(self.centre, self.labels, own)
             wanted = needed.clone()
             if len(coarse):
@@ -332,14 +336,12 @@ class BackwardBatch:
         return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
 
     def _certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
-        """Margins proven in float64, ``(N,)``."""
+        """Margins proven, ``(N,)``."""
         clean = self._clean_of(forms, others)
         values = [clean[:0]]
         for some in torch.split(torch.arange(len(forms)), _PROVEN_AT_ONCE):
             part = forms.select(some)
-            change = self.tools.dual.certified(
-                select(state, part.rows), part, found.select(some).to(clean.dtype)
-            )
+            change = self.tools.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
         return torch.cat(values)

@@ -13,7 +13,9 @@ from lipcert.bounds.boxes import Centre
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
+from lipcert.network import Network
 from lipcert.norms import GramMap, SegmentNorms
+from lipcert.rounding import FLOAT64, gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,29 @@ class Tools:
     deployment: Deployment
 
 
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Samples as an analysis in a narrower type has them: ``x``, still in float64, and how far from
+    the given ones, ``(B,)``. A ball around a sample lies in a ball around the rounded one that is
+    larger by so much: that one is analysed."""
+
+    x: Tensor
+    distance: Tensor | None
+
+    @classmethod
+    def of(cls, x: Tensor, network: Network) -> Rounded:
+        dtype = network.anchor.dtype
+        if dtype == x.dtype:
+            return cls(x, None)
+        near = x.to(dtype).to(x.dtype)
+        distance = (x - near).flatten(1).norm(dim=1)
+        return cls(near, distance * (1 + gamma(math.prod(x.shape[1:]) + 8)))
+
+    def ball(self, eps: Tensor) -> Tensor:
+        """The radius around the rounded samples that covers ``eps`` around the given ones."""
+        return eps if self.distance is None else (eps + self.distance) * (1 + 2 * FLOAT64)
+
+
 class Batch:
     """Samples ``x`` ``(B, …)`` in float64, exact; ``streams``: their numbers, which name coins."""
 
@@ -35,12 +60,20 @@ class Batch:
         centre: Centre | None = None, deployed: Centre | None = None,
     ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
-        self.centre = centre or tools.bound.propagation.centre(x)
-        self.deployed = deployed or tools.deployment.centre(x)
+        self.rounded = Rounded.of(x, tools.bound.layers.network)
+        self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
+        self.deployed = deployed or tools.deployment.centre(self.rounded.x)
         # The largest deployed error at the last radius that held; the first one where none did.
         self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
+
+    @property
+    def logits(self) -> Tensor:
+        """At the samples as given, ``(B, K)``."""
+        if self.rounded.distance is None:
+            return self.centre.logits
+        return self.tools.deployment.propagation.network.logits(self.x)
 
     def subset(self, rows: Tensor) -> Batch:
         """Some of the samples."""
@@ -59,13 +92,13 @@ class Batch:
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
             return self.tools.norms.local(norm, mapping, self.streams, number, edge, excess)
 
-        return self.tools.bound.prepare(self.centre, eps, norm_of)
+        return self.tools.bound.prepare(self.centre, self.rounded.ball(eps), norm_of)
 
     def constant(self, eps: Tensor, prepared: Prepared) -> Tensor:
         """A Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
         bound = self.tools.bound
         if isinstance(bound, LocalBound):
-            return bound.constant(self.centre, eps, prepared)
+            return bound.constant(self.centre, self.rounded.ball(eps), prepared)
         return torch.full_like(eps, bound.replaced(GlobalBound).product)
 
     def slack(self, eps: Tensor, prepared: Prepared) -> Tensor:
@@ -73,8 +106,11 @@ class Batch:
 
         Certified where positive, so that a tie is refused, and a NaN.
         """
-        margins = self.tools.bound.margins(self.centre, self.labels, eps, prepared)
-        needed = self.tools.deployment.pair_errors(self.deployed, self.labels, eps, margins=margins)
+        ball = self.rounded.ball(eps)
+        margins = self.tools.bound.margins(self.centre, self.labels, ball, prepared)
+        needed = self.tools.deployment.pair_errors(
+            self.deployed, self.labels, ball, margins=margins
+        )
         slack = self._least(margins - needed)
         kept = (slack > 0) | self.charged.isnan()
         self.charged = torch.where(

@@ -16,8 +16,9 @@ from lipcert.certification.backward import Backward
 from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.cascade import RUNGS, climb
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.dtype import in_dtype
 from lipcert.certification.findings import Findings
-from lipcert.certification.ieee import ieee_arithmetic
+from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
 from lipcert.errors import CannotCertify, UsageError
@@ -64,7 +65,7 @@ class Certifier:
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
-        layers = Layers.of(simplify(loaded).to(device=device))
+        layers = Layers.of(in_dtype(simplify(loaded).to(device=device), options))
         both = options.method == "auto"
         share = 0.5 if both else 1.0
         # At most: one at the largest eps, one for the radius, and one at every eps.
@@ -77,10 +78,12 @@ class Certifier:
             share=share,
         )
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
-        single = layers.network.to(dtype=torch.float32)
+        single = layers.network.to_guess_by()
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
         arithmetic = FORMATS.get(options.deployed)
-        deployment = Deployment.of(network, arithmetic=arithmetic, softmax=softmax)
+        deployment = Deployment.of(
+            network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic
+        )
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
             Backward(loaded, options, deployment, device=device, samples=samples, share=share)
@@ -132,7 +135,8 @@ class Certifier:
             labels.to(device, torch.int64),
             torch.tensor(indices, dtype=torch.int64, device=device),
         )
-        found = self._findings(batch)
+        with sums_of_products(self.options.dtype):
+            found = self._findings(batch)
         samples = [found.sample(row, index) for row, index in enumerate(indices)]
         if self.counterexamples is not None:
             for row, sample in enumerate(samples):
@@ -144,7 +148,7 @@ class Certifier:
 
     def _findings(self, batch: Batch) -> Findings:
         options = self.options
-        findings = Findings(batch.x, batch.centre.logits, batch.labels, options, self.rungs)
+        findings = Findings(batch.x, batch.logits, batch.labels, options, self.rungs)
         everyone = torch.arange(len(batch.labels), device=batch.labels.device)
 
         # Around every sample: the local constant at the largest eps, and the verdict there.

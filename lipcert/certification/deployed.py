@@ -52,12 +52,16 @@ class Deployment:
     softmax: bool
 
     @classmethod
-    def of(cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool) -> Deployment:
-        """Raises ``CannotCertify`` where the format does not have the network's own numbers."""
+    def of(
+        cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
+        analysis: Arithmetic = DOUBLE,
+    ) -> Deployment:  # fmt: skip
+        """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
+        deployed format does not have the network's own numbers."""
         if arithmetic is not None:
             _check_range(network, arithmetic)
         network = simplify(network, moves_only=True)
-        roundoff = Roundoff.of(network)
+        roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
         return cls(propagation, roundoff, arithmetic, softmax)
 

@@ -1,8 +1,10 @@
 """IEEE arithmetic for the time of an analysis, whatever this process or this build has set.
 
 Off: TF32 and bfloat16 in place of float32, sums of 16-bit products kept in 16 bits, subnormals
-flushed to zero. Afterwards all is as it was. What cannot be switched is computed and looked at:
-rounding to nearest, ties to even, and subnormals, in both formats that an analysis uses.
+flushed to zero, NNPACK's convolutions. Afterwards all is as it was. What cannot be switched is
+computed and looked at: rounding to nearest, ties to even, and subnormals, in both formats that an
+analysis uses; in float32, that products keep all their bits and that sums are of products alone,
+which those of Winograd's and of Fourier's method are not.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lipcert.errors import CannotCertify
 
@@ -26,7 +29,7 @@ _FLAGS = {
 }
 # The newer names of the same, in versions of torch that have them; an empty one is for all.
 _PRECISIONS = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.matmul",
-               "mkldnn.conv")  # fmt: skip
+               "mkldnn.conv", "mkldnn.rnn")  # fmt: skip
 # So many numbers that every thread has some of them.
 _MANY = 2**16
 
@@ -38,6 +41,7 @@ def ieee_arithmetic() -> Iterator[None]:
     matmul = _found(torch.get_float32_matmul_precision)
     precisions = _read(f"{name}.fp32_precision".lstrip(".") for name in _PRECISIONS)
     flushed = not _has_subnormals(torch.float64)
+    (packed,) = torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
     try:
         _set(_FLAGS, "highest", dict.fromkeys(precisions, "ieee"))
         torch.set_flush_denormal(False)
@@ -46,6 +50,18 @@ def ieee_arithmetic() -> Iterator[None]:
     finally:
         _set(flags, matmul, precisions)
         torch.set_flush_denormal(flushed)
+        torch.backends.nnpack.set_flags(packed)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def sums_of_products(dtype: str) -> Iterator[None]:
+    """Convolutions that are, in this type: on GPUs cuDNN may take Winograd's method in float32."""
+    enabled = torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = enabled and dtype != "float32"
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 def _read(names: Iterable[str]) -> dict[str, Any]:
@@ -93,8 +109,32 @@ def _check() -> None:
                 f"{dtype} loses its subnormal numbers here: certify in a new process, or on a "
                 "machine that keeps them"
             )
+    if not _sums_products():
+        raise CannotCertify(
+            "float32 products lose bits here, by a fast mode of torch's libraries: unset "
+            "ONEDNN_DEFAULT_FPMATH_MODE and the like, and certify in a new process"
+        )
 
 
 def _has_subnormals(dtype: torch.dtype) -> bool:
     smallest = torch.full((_MANY,), torch.finfo(dtype).tiny, dtype=dtype)
     return bool((smallest * 0.5 > 0).all())
+
+
+def _sums_products() -> bool:
+    """One number of 24 bits in each row, and images with one huge pixel, which must not show
+    where a window does not hold it."""
+    full = torch.eye(32) * (1 + torch.arange(1, 33) * 2.0**-23)
+    image = torch.ones(16, 8, 14, 14)
+    image[:, :, 7, 7] = 2.0**27
+    kernel = torch.ones(8, 8, 3, 3)
+    seen = F.conv2d(image, kernel)
+    back = F.conv_transpose2d(image, kernel)
+    return bool(
+        (full @ torch.eye(32) == full).all()
+        and (
+            F.conv2d(full[:, :, None, None], torch.eye(32)[:, :, None, None])[..., 0, 0] == full
+        ).all()
+        and (seen[:, :, :5] == 72).all()
+        and (back[:, :, 2:7, 2:14] == 72).all()
+    )

@@ -20,7 +20,7 @@ from lipcert.cli.gates import (
 from lipcert.cli.shared import Debug, ShowConfig
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
-from lipcert.options import Deployed, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 
 
 def _in(panel: str) -> Callable[..., Any]:
@@ -75,6 +75,9 @@ def certify(
     deployed: Annotated[
         Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
     ] = "float32",
+    dtype: Annotated[
+        Dtype, _how("The type that bounds are found in; what its rounding can change is charged.")
+    ] = "float64",
     time_per_sample: Annotated[
         float | None, _how("Seconds a sample, over a batch, after which auto begins no other rung.")
     ] = None,
@@ -202,6 +205,7 @@ def certify(
             deployed=deployed,
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
+            dtype=dtype,
         ),
         preprocessing=Preprocessing(
             mean=parse.numbers("--mean", mean),

@@ -7,7 +7,7 @@ samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of C
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator, Shape
+from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Nodes in topological order: node 0 is the input, the last one holds the logits."""
+    """Nodes in topological order: node 0 is the input, the last one holds the logits.
+
+    ``rough``: a copy to guess by; what its own rounding adds is not charged.
+    """
 
     nodes: tuple[Node, ...]
+    rough: bool = False
 
     @property
     def in_shape(self) -> Shape:
@@ -79,6 +84,24 @@ class Network:
                         return tensor
         return torch.zeros((), dtype=torch.float64)
 
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """What a bound over this network charges for its own evaluation."""
+        return DOUBLE if self.rough else arithmetic_of(self.anchor.dtype)
+
+    @cached_property
+    def exact(self) -> Network:
+        """The same numbers in float64, for what wants more than float32: norms, the values at the
+        samples, the rows of the logits. A rough copy does without."""
+        if self.rough or self.anchor.dtype == torch.float64:
+            return self
+        return self.to(dtype=torch.float64)
+
+    @cached_property
+    def sinks(self) -> frozenset[int]:
+        """The nodes that activations read."""
+        return frozenset(self.nodes[i].inputs[0] for i in self.activations)
+
     @property
     def parameters(self) -> int:
         """The numbers held by the affine operators, biases included."""
@@ -90,8 +113,11 @@ class Network:
         )
         return sum(tensor.numel() for tensor in tensors if tensor is not None)
 
-    def values(self, x: Tensor) -> list[Tensor]:
-        """The value of every node; ``x`` is ``(B, *in_shape)`` or any reshape of that."""
+    def values(
+        self, x: Tensor, kept: Callable[[int, Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
+        """The value of every node; ``x`` is ``(B, *in_shape)`` or any reshape of that. ``kept``
+        says what of a node's value the others go on with."""
         values: list[Tensor] = []
         for node in self.nodes:
             parts = [values[i] for i in node.inputs]
@@ -104,7 +130,7 @@ class Network:
                     value = operator.forward(parts[0])
                 case Activation() as activation:
                     value = activation.value(parts[0])
-            values.append(value)
+            values.append(value if kept is None else kept(len(values), value))
         return values
 
     def logits(self, x: Tensor) -> Tensor:
@@ -125,8 +151,13 @@ class Network:
                 if isinstance(node.kind, Operator | Activation)
                 else node
                 for node in self.nodes
-            )
+            ),
+            self.rough,
         )
+
+    def to_guess_by(self) -> Network:
+        """A rough copy, in float32."""
+        return replace(self.to(dtype=torch.float32), rough=True)
 
 
 class NetworkBuilder:

@@ -50,10 +50,11 @@ def _guess(gram: Tensor) -> Tensor:
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:
-    """Upper bounds of ``‖M‖₂`` for float64 ``(B, m, n)`` matrices, infinite where not finite.
+    """Upper bounds of ``‖M‖₂`` for ``(B, m, n)`` matrices, infinite where not finite; in float64.
 
     ``G = M Mᵀ`` on the smaller side, computed within ``γ ‖M‖_F²`` of the truth.
     """
+    matrices = matrices.double()
     if matrices.shape[1] > matrices.shape[2]:
         matrices = matrices.mT
     # Scaled to 1, so that no square overflows or underflows.
@@ -65,4 +66,4 @@ def spectral_norm(matrices: Tensor) -> Tensor:
     eigenvalue = largest_eigenvalue(gram) + gamma(matrices.shape[2] + 8) * frobenius
     bound = eigenvalue.sqrt() * (1 + 4 * FLOAT64) * scale
     finite = torch.isfinite(matrices).all(2).all(1)
-    return torch.where(finite, bound, torch.inf).to(matrices.dtype)
+    return torch.where(finite, bound, torch.inf)

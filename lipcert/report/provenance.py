@@ -17,6 +17,8 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
     effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
+    if options.get("dtype", "float64") != "float64":
+        effort += f", in {options['dtype']}"
     yield "method", f"{options['method']}{effort}, norms {options['norms']}, seed {options['seed']}"
     if not results.estimate:
         yield "arithmetic", arithmetic(options["deployed"], results.summary)

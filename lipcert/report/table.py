@@ -88,7 +88,8 @@ def _method(options: dict[str, Any]) -> str:
         "local": "local Lipschitz bounds",
         "global": "global Lipschitz bound",
     }
-    return f"{kind[options['method']]}; norms {options['norms']}, seed {options['seed']}"
+    dtype = f", in {options['dtype']}" if options.get("dtype", "float64") != "float64" else ""
+    return f"{kind[options['method']]}{dtype}; norms {options['norms']}, seed {options['seed']}"
 
 
 def _model(model: dict[str, Any]) -> Iterator[Row]:

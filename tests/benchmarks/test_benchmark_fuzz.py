@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from fuzz import (
     samples_of,
     spoiled_network,
 )  # fmt: skip
-from laws import seeded
+from laws import pick, seeded
 from shared import data_of, index, needs_models, network_of
 
 from lipcert.certification import Certifier
+from lipcert.errors import CannotCertify
 from lipcert.network import Network
 from lipcert.options import Epsilon, Options
 
@@ -43,16 +45,25 @@ class Tally:
 
     def __init__(self) -> None:
         self.certified: Counter[str] = Counter()
+        self.dtypes: Counter[str] = Counter()
         self.broken: list[str] = []
+        self.refused = 0
         self.margin, self.ratio, self.close = math.inf, math.inf, 0
 
     def add(
         self, name: str, network: Network, evaluations: dict[str, Evaluate], x: torch.Tensor,
-        labels: torch.Tensor, method: str, generator: torch.Generator, **attack: int,
+        labels: torch.Tensor, method: str, generator: torch.Generator, *, dtype: str = "float64",
+        **attack: int,
     ) -> None:  # fmt: skip
         kind, effort = method.split()
-        options = Options(_EPS, method=kind, effort=effort)  # type: ignore[arg-type]
-        certifier, radii = Certifier(network, options, samples=len(x)), []
+        options = Options(_EPS, method=kind, effort=effort, dtype=dtype)  # type: ignore[arg-type]
+        try:
+            certifier, radii = Certifier(network, options, samples=len(x)), []
+        except CannotCertify as refusal:
+            if "overflows" not in str(refusal):
+                raise
+            self.refused += 1
+            return
         for rows in torch.arange(len(x)).split(1000):
             samples = certifier(x[rows], labels[rows], rows.tolist())
             radii += [sample.radius or 0.0 for sample in samples]
@@ -64,11 +75,12 @@ class Tally:
             network, evaluations, x[sure], labels[sure], radius[sure], generator, **attack
         )
         self.certified[method] += int(sure.sum())
+        self.dtypes[dtype] += int(sure.sum())
         self.margin = min(self.margin, float(outcome.margin.min()))
         self.ratio = min(self.ratio, float(outcome.ratio.min()))
         self.close += int((outcome.ratio < 1.1).sum())
         for row in outcome.broken.nonzero().flatten().tolist():
-            self.broken.append(f"{name}, {method}, sample {sure.nonzero()[row].item()}")
+            self.broken.append(f"{name}, {method}, {dtype}, sample {sure.nonzero()[row].item()}")
 
     def report(self, what: str, begun: float) -> None:
         each = ", ".join(f"{method} {count}" for method, count in self.certified.items())
@@ -78,6 +90,8 @@ class Tally:
             f"nearest flip at {self.ratio:.5f} of a certified radius, {self.close} below 1.1; "
             f"{time.process_time() - begun:.0f} CPU-seconds"
         )
+        types = ", ".join(f"{dtype} {count}" for dtype, count in self.dtypes.items())
+        print(f"  analysed in {types}; {self.refused} runs refused for weights that overflow")
         for line in self.broken[:20]:
             print(f"  BROKEN {line}")
 
@@ -105,10 +119,11 @@ def _one_network(tally: Tally, seed: int, kind: str) -> int:
     evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
     # One sample at a time costs too much for thousands.
     evaluations.pop("apart")
+    dtype = pick(["float64", "float32"], generator)
     for method, count in SHARES.items():
         rows = torch.randperm(len(x), generator=generator)[: min(count, WANTED)]
         name = f"seed {seed}, {kind}"
-        tally.add(name, network, evaluations, x[rows], labels[rows], method, generator)
+        tally.add(name, network, evaluations, x[rows], labels[rows], method, generator, dtype=dtype)
     return tally.certified.total() - before
 
 
@@ -127,7 +142,11 @@ def test_real_networks() -> None:
                 [single.logits(part) for part in points.split(1)]
             ),
         }
-        for method in ("global fast", "local fast", "auto fast"):
-            tally.add(name, network, evaluations, x, labels, method, generator, steps=6)
+        for method, dtype in product(
+            ("global fast", "local fast", "auto fast"), ("float64", "float32")
+        ):
+            tally.add(
+                name, network, evaluations, x, labels, method, generator, dtype=dtype, steps=6
+            )
     tally.report(f"{len(REAL)} real networks, {len(images)} images each", begun)
     assert not tally.broken

@@ -60,6 +60,45 @@ def test_no_certificate_is_broken(seed: int, method: str, effort: str) -> None:
         assert (margins(single, point, labels)[radius > 0] > 0).all()
 
 
+@pytest.mark.parametrize("method", ["global", "local", "auto"])
+@pytest.mark.parametrize("seed", range(2))
+def test_float32_certifies_little_less_and_never_more_than_it_may(seed: int, method: str) -> None:
+    """Weights and pixels that float32 does not hold."""
+    network = random_network(seeded(seed))
+    x = uniform((5, *network.in_shape), seeded(seed + 1))
+    labels = network.logits(x).argmax(1)
+    radii = {}
+    for dtype in ("float64", "float32"):
+        given = options(
+            "0.01",
+            "0.2",
+            method=method,
+            dtype=dtype,
+            deployed="real",
+            norms="deterministic",
+            effort="fast",
+        )
+        samples = certify(network, x, labels, given)
+        radii[dtype] = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    single, double = radii["float32"], radii["float64"]
+    assert (single > 0).any()
+    found = smallest_margins(network, x, labels, single, steps=25, seed=seed)
+    assert (found[single > 0] > 0).all()
+    # Searches end within 0.5 % of what they could, and a few steps of slopes differ.
+    assert (single <= double * (1.01 if method != "auto" else 1.05)).all()
+    assert (single >= double * 0.9).all()
+
+
+def test_weights_that_overflow_an_analysis_in_float32_are_refused() -> None:
+    builder = NetworkBuilder((1, 2))
+    node = builder.operator(Dense.of(1e39 * torch.eye(2).double(), None, (1, 2)), 0, "fc")
+    network, x = builder.build(node), torch.tensor([[[0.9, 0.1]]]).double()
+    with pytest.raises(CannotCertify, match=r"fc: .*float32.*--dtype float64"):
+        certify(network, x, torch.tensor([0]), options(dtype="float32", deployed="real"))
+    (sample,) = certify(network, x, torch.tensor([0]), options(deployed="real"))
+    assert sample.radius
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_local_constant_is_never_passed(seed: int) -> None:
     network, x, labels = random_case(seed)

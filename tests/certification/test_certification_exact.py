@@ -16,12 +16,17 @@ from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReL
 from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.options import Epsilon, Options
 
+# Method, effort, deployed format, and the type of the analysis.
 METHODS = [
-    ("global", "standard", "real"),
-    ("local", "standard", "real"),
-    ("auto", "fast", "real"),
-    ("auto", "standard", "float32"),
-    ("auto", "max", "real"),
+    ("global", "standard", "real", "float64"),
+    ("local", "standard", "real", "float64"),
+    ("auto", "fast", "real", "float64"),
+    ("auto", "standard", "float32", "float64"),
+    ("auto", "max", "real", "float64"),
+    ("global", "standard", "real", "float32"),
+    ("local", "standard", "real", "float32"),
+    ("auto", "fast", "real", "float32"),
+    ("auto", "max", "float32", "float32"),
 ]
 
 
@@ -106,17 +111,23 @@ def test_exact_radii_are_exact(seed: int, kind: str, shape: dict[str, int]) -> N
         assert (smallest_margins(network, one, label, inside, steps=30, restarts=3) > -1e-9).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(KINDS), shapes, st.sampled_from(METHODS))
 def test_no_certified_radius_passes_the_exact_one(
-    seed: int, kind: str, shape: dict[str, int], how: tuple[str, str, str]
+    seed: int, kind: str, shape: dict[str, int], how: tuple[str, str, str, str]
 ) -> None:
     network = tiny_network(seed, kind, **shape)
     x, labels = samples_of(network, seed, 4)
     radii, _ = exact_radii(network, x, labels)
-    method, effort, deployed = how
+    method, effort, deployed, dtype = how
     eps = (Epsilon.parse("0.05"), Epsilon.parse("0.3"))
-    options = Options(eps, method=method, effort=effort, deployed=deployed)  # type: ignore[arg-type]
+    options = Options(
+        eps,
+        method=method,
+        effort=effort,
+        deployed=deployed,
+        dtype=dtype,  # type: ignore[arg-type]
+    )
     samples = Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
     for sample, exact in zip(samples, radii.tolist(), strict=True):
         assert sample.radius is not None

@@ -97,9 +97,11 @@ def exact_square(first: Tensor, bias: Tensor, last: Tensor, x: Tensor, label: in
     return min(best, default=Fraction(2**40))
 
 
-@pytest.mark.parametrize("deployed", ["real", "float32"])
+@pytest.mark.parametrize(
+    ("deployed", "dtype"), [("real", "float64"), ("float32", "float64"), ("real", "float32")]
+)
 @pytest.mark.parametrize("seed", range(4))
-def test_no_radius_passes_the_exact_one(seed: int, deployed: str) -> None:
+def test_no_radius_passes_the_exact_one(seed: int, deployed: str, dtype: str) -> None:
     generator = seeded(seed)
     first, bias = (
         torch.randint(-8, 9, shape, generator=generator).double() / 8 for shape in ((4, 2), (4,))
@@ -109,7 +111,7 @@ def test_no_radius_passes_the_exact_one(seed: int, deployed: str) -> None:
     labels = network.logits(x).argmax(1)
     exact = [exact_square(first, bias, last, x[k, 0], int(labels[k])) for k in range(len(labels))]
     for method in METHODS:
-        samples = certify(network, x, labels, method=method, deployed=deployed)
+        samples = certify(network, x, labels, method=method, deployed=deployed, dtype=dtype)
         for sample, square in zip(samples, exact, strict=True):
             radius = Fraction(sample.radius or 0)
             assert radius == 0 or radius**2 < square

@@ -38,7 +38,8 @@ def test_anything_else_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"eps": ()}, "--eps"), ({"method": "best"}, "--method"), ({"norms": "power"}, "--norms"),
-     ({"deployed": "int8"}, "--deployed"), ({"failure_probability": 1.0}, "--failure-probability"),
+     ({"deployed": "int8"}, "--deployed"), ({"dtype": "float16"}, "--dtype"),
+     ({"failure_probability": 1.0}, "--failure-probability"),
      ({"failure_probability": float("nan")}, "--failure-probability"), ({"seed": -1}, "--seed"),
      ({"eps": (Epsilon.parse("0.5"), Epsilon.parse("1/2"))}, "twice")],
 )  # fmt: skip
@@ -58,6 +59,7 @@ def test_the_digest_depends_on_every_option_and_on_nothing_else() -> None:
         Options(eps=base.eps, failure_probability=1e-8),
         Options(eps=base.eps, seed=1),
         Options(eps=base.eps, deployed="real"),
+        Options(eps=base.eps, dtype="float32"),
     ]
     assert len({options.digest for options in [base, *others]}) == len(others) + 1
 

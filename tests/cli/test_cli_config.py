@@ -116,12 +116,14 @@ def test_the_same_gates_serve_the_report(here, capsys):
 def test_show_config_tells_every_setting_and_its_source(here, monkeypatch, capsys):
     (here / "lipcert.toml").write_text("eps = ['0.1', '36/255']\nlimit = 10\nrange = [0, 255]\n")
     monkeypatch.setenv("LIPCERT_SPLIT", "train")
+    monkeypatch.setenv("LIPCERT_DTYPE", "float32")
     code, out, err = run(capsys, "certify", "--show-config", "--limit", "20", "--offline")
     assert (code, err) == (0, "")
     values = tomllib.loads(out)
     assert values["eps"] == ["0.1", "36/255"]
     assert (values["limit"], values["split"], values["offline"]) == (20, "train", True)
     assert values["failure-probability"] == 1e-9
+    assert values["dtype"] == "float32"
     sources = dict(re.findall(r"^(\S+) = .*  # (.*)$", out, re.M))
     assert sources["eps"] == sources["range"] == "lipcert.toml"
     assert sources["limit"] == sources["offline"] == "command line"

@@ -176,6 +176,13 @@ def test_the_effort_is_told():
     assert "auto, effort standard, norms randomised, seed 0" in dict(provenance(results))["method"]
 
 
+def test_an_analysis_in_float32_is_told():
+    assert "float" not in dict(provenance(of_run(certificate(), samples())))["method"]
+    single = certificate(options=certificate().options | {"dtype": "float32"})
+    assert "in float32; norms" in " ".join(shown(single).split())
+    assert "in float32, norms" in dict(provenance(of_run(single, samples())))["method"]
+
+
 def test_real_arithmetic_says_that_rounding_is_not_covered():
     options = certificate().options | {"deployed": "real"}
     assert "not covered" in shown(certificate(options=options))

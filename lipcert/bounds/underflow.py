@@ -1,0 +1,47 @@
+"""What numbers too small for an analysis can cost it.
+
+Lengths are roots of sums of squares, and a square underflows long before its root does. With ``F``
+the product of norms from the input to a node, ``G`` that from it to the logits, a margin feels at
+most ``(1 + F)(1 + G)`` of what is lost at the node.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lipcert.network import Network
+from lipcert.rounding import DOUBLE, Arithmetic
+
+# 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
+_AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
+# Of lengths and products of each node, in float32, where every one counts.
+_LENGTHS = 64.0
+
+
+def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) -> float:
+    """At most this of any margin; ``norms`` has an entry a node.
+
+    In float64 a length is short by at most ``√n 2^-511``. Where a product of norms could pass
+    2^400, nothing is known: infinite. In float32 it is ``√n 2^-63``, for every length that there
+    is, and for radii up to the input's diameter: the sum of it all.
+    """
+    nodes = network.nodes
+    before, after = [1.0] * len(nodes), [0.0] * len(nodes)
+    for i, node in enumerate(nodes):
+        if node.inputs:
+            before[i] = norms[i] * sum(before[j] for j in node.inputs)
+    after[-1] = 1.0
+    for i, node in reversed(list(enumerate(nodes))):
+        for j in node.inputs:
+            after[j] += norms[i] * after[i]
+    products = [
+        (1 + sum(before[j] for j in node.inputs)) * (1 + norms[i]) * (1 + after[i])
+        for i, node in enumerate(nodes)
+    ]
+    if analysis is DOUBLE:
+        return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
+    sizes = [math.sqrt(math.prod(node.shape)) for node in nodes]
+    short = _LENGTHS * math.sqrt(analysis.tiny) * (1 + sizes[0])
+    lost = short * sum(size * p for size, p in zip(sizes, products, strict=True))
+    return lost if lost < math.inf else math.inf
