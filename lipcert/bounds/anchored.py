@@ -51,8 +51,11 @@ class Layer:
 
     ``coupling``: how the ball follows from other activations; None where only the input counts.
 
-    What is one number a sample, the radius and the coupling, is in float64, whatever the type of
-    the rest.
+    ``drift``: how far the anchor is from what the layers before make of their own anchors,
+    ``‖z0 − (W σ(z0') + b)‖₂``, but for the input 0; None where nothing was rounded.
+
+    What is one number a sample, the radius, the coupling and the drift, is in float64, whatever the
+    type of the rest.
     """
 
     anchor: Tensor
@@ -62,13 +65,18 @@ class Layer:
     gain: Tensor
     varying: Tensor
     coupling: Coupling | None = None
+    drift: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        coupling = values.pop("coupling")
+        coupling, drift = values.pop("coupling"), values.pop("drift")
         tensors = {name: change(value) for name, value in values.items()}
-        return Layer(**tensors, coupling=coupling and coupling.map(change))
+        return Layer(
+            **tensors,
+            coupling=coupling and coupling.map(change),
+            drift=None if drift is None else change(drift),
+        )
 
 
 # By source: the input, 0, and every activation.
@@ -161,10 +169,14 @@ def anchored_state(
                     layer,
                     radius=(total + error) * (1 + 4 * FLOAT64),
                     coupling=_coupling(norms, state, error),
+                    # A bound of the whole error is one of its last part too.
+                    drift=error,
                 )
                 state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
-                width = torch.minimum(column(layer.radius, layer.gain), reaches[source].width)
+                # Gains are seen from the computed value.
+                width = (reaches[source].width + centre.errors[source]) * (1 + 2 * own.unit)
+                width = torch.minimum(column(layer.radius, layer.gain), width)
                 reach = Reach(
                     width * layer.gain * (1 + 4 * own.unit), layer.radius, layer.gain.square()
                 )

@@ -9,7 +9,8 @@ for the input itself. For any weights ``x_i > 0``
 
 With ``x_i = ρ_i / ‖P_i‖`` this is never more than the sum ``Σ_i ‖P_i‖ ρ_i`` (compare LipLT, Fazlyab
 et al., NeurIPS 2023), and much less where the sources move the node in different directions: norms
-of a block row in place of sums of norms. All blocks together are one map and take one norm.
+of a block row in place of sums of norms. All blocks together are one map and take one norm. For the
+rounding of the anchors the ``ρ_i`` are a little larger, and the ``R_i`` a little wider.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_eigenvalue, times
-from lipcert.rounding import Arithmetic, gamma
+from lipcert.rounding import FLOAT64, Arithmetic, column, gamma
 
 # Rounds of balancing, the first of full length.
 _BALANCING = 5
+_SMALLEST_SHARE = 2.0**-40
 _CHUNK = 2**25
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """``‖M Δv‖₂ ≤ norm · (Σ_i ρ_i²/x_i)^½``, ``weights`` ``(B, S)`` the ``x``, ``norm`` ``(B,)``.
+    """``‖M Δv‖₂ ≤ norm · (Σ_i (ρ_i + d_i)²/x_i)^½``, ``weights`` ``(B, S)`` the ``x``, ``norm``
+    ``(B,)``, and ``drifts`` ``(B, S)`` the ``d``.
 
     It holds at every radius up to the one it was found at, as secant ranges only widen.
     """
@@ -44,9 +47,11 @@ class Chain:
     sources: tuple[int, ...]
     weights: Tensor
     norm: Tensor
+    drifts: Tensor
 
     def length(self, state: State) -> Tensor:
-        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
+        radii = radii_of(self.sources, state) + self.drifts
+        total = (radii.square() / self.weights).sum(1).sqrt()
         return self.norm * total * (1 + gamma(len(self.sources) + 8))
 
 
@@ -63,7 +68,32 @@ def middle_and_half(
     middle = (flat + steep) / 2 * layer.varying
     # Wide enough for the rounding of the middle.
     half = ((steep - flat) / 2 + 8 * own.unit * (flat.abs() + steep.abs())) * layer.varying
-    return middle, torch.where(flat == steep, 0, half)
+    half = torch.where(flat == steep, 0, half)
+    if layer.drift is not None:
+        half = (half + column(_drift_share(layer), half) * layer.gain) * (1 + 8 * own.unit)
+    return middle, half
+
+
+def _drift_share(layer: Layer) -> Tensor:
+    """``η`` ``(B,)``: a half-width of ``R + η w`` takes in what the anchor's drift ``δ`` does.
+
+    Seen from the anchors before, ``Δz' = Δz − δ``: ``Δσ − C Δz' = (s − C) Δz' + s δ``, which is
+    ``(R + η w) q`` for some ``‖q‖ ≤ ‖Δz'‖ + ‖δ‖/η ≤ ρ + ‖δ‖ (1 + 1/η)``. What both cost is least
+    near ``η² = ‖δ‖/ρ``.
+    """
+    assert layer.drift is not None
+    share = (layer.drift / layer.radius).sqrt().nan_to_num(1.0, 1.0, 1.0)
+    return share.clamp(min=_SMALLEST_SHARE, max=1.0)
+
+
+def drifts_of(sources: tuple[int, ...], state: State) -> Tensor:
+    """``‖δ‖ (1 + 1/η)`` of each source, rounded up: ``(B, S)``."""
+    found = torch.zeros_like(radii_of(sources, state))
+    for k, i in enumerate(sources):
+        drift = state[i].drift
+        if drift is not None:
+            found[:, k] = drift * (1 + 1 / _drift_share(state[i])) * (1 + 8 * FLOAT64)
+    return found
 
 
 def chain_path(network: Network, node: int) -> tuple[int, ...]:
@@ -266,7 +296,7 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     slack = gamma(max(sizes) + 8) + gamma(len(sources) + 4)
     top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1)
     norm = (top.sqrt() + (weights * errors).sum(1).sqrt()) * (1 + gamma(2 * len(sources) + 16))
-    return Chain(sources, weights, norm)
+    return Chain(sources, weights, norm, drifts_of(sources, state))
 
 
 def _grams(

@@ -216,8 +216,9 @@ class DualBound:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
-        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. The sums are charged by ``γ``
-        of their absolute terms.
+        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. A form of what an anchor
+        drifts from the anchors before it is charged by its length. The sums are charged by ``γ`` of
+        their absolute terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
         forms = forms.to(self.network.anchor.dtype)
@@ -232,8 +233,11 @@ class DualBound:
             passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
             total, passed = total + gained, passed.to(dtype)
             charge = charge + self._charge(kind, value, error, layer, slope, price)
-            steepest = slope.flatten(1).abs().amax(1)
-            return passed, error * steepest * (1 + 4 * FLOAT64) + 4 * unit * length(passed)
+            steepest, size = slope.flatten(1).abs().amax(1), length(passed)
+            error = error * steepest * (1 + 4 * FLOAT64) + 4 * unit * size
+            if layer.drift is not None:
+                charge = charge + (size + error) * layer.drift
+            return passed, error
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
