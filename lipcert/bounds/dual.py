@@ -56,8 +56,9 @@ class DualBound:
     def start(self, state: State, forms: Forms) -> Multipliers:
         """Of two places to start from the better one, for each form: slopes as at the sample, or
         those of CROWN for the box."""
-        first, ball = self._start(state, forms, crown=False)
-        second, box = self._start(state, forms, crown=True)
+        crossings = self._crossings(state)
+        first, ball = self._start(state, crossings, forms, crown=False)
+        second, box = self._start(state, crossings, forms, crown=True)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
@@ -68,15 +69,15 @@ class DualBound:
             {i: chosen(log, second.logs[i]) for i, log in first.logs.items()},
         )
 
-    def _start(self, state: State, forms: Forms, *, crown: bool) -> tuple[Multipliers, Tensor]:
+    def _start(
+        self, state: State, crossings: dict[int, Crossing], forms: Forms, *, crown: bool
+    ) -> tuple[Multipliers, Tensor]:
         """Slopes, at each layer the best of a few multipliers for them, and the change they give.
 
         CROWN takes the chord above, and below the slope in the middle of the box.
         """
         slopes, logs = {}, {}
         total = torch.zeros_like(state[0].radius)
-
-        crossings = self._crossings(state)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total

@@ -45,7 +45,7 @@ PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
         guesses=3, guess_steps=4, radius_steps=5, trials=3, work=0.0,
-        near=1.1, stages=(10,), coupled=False, refine=None, leaves=0, leaf_seconds=0.0,
+        near=1.0, stages=(10,), coupled=False, refine=None, leaves=0, leaf_seconds=0.0,
         attack_steps=5, attack_restarts=0,
     ),
     "standard": Pace(

@@ -30,7 +30,7 @@ from lipcert.rounding import FLOAT64, gamma
 _MATRIX_SIDE = 128
 _MATRIX_SIZE = 2**22
 _BATCH_SIZE = 2**25
-_PROBES = 2
+_PROBES = 3
 # How far above the truth a randomised norm aims to be: shared ones can afford more steps.
 _EXCESS_SHARED = 0.001
 _EXCESS_SAMPLE = 0.01
