@@ -44,7 +44,7 @@ class Pace:
 PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
-        guesses=3, guess_steps=4, radius_steps=5, trials=3, work=0.0,
+        guesses=3, guess_steps=4, radius_steps=4, trials=2, work=0.0,
         near=1.0, stages=(10,), coupled=False, refine=None, leaves=0, leaf_seconds=0.0,
         attack_steps=5, attack_restarts=0,
     ),
