@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State, to_dtype
+from lipcert.bounds.ascent import Gait, ascend
 from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
@@ -33,10 +34,7 @@ from lipcert.rounding import FLOAT64, gamma
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
 # boxes do.
 _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
-_SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.05, 0.1, 0.98
-_MEMORY, _SQUARE_MEMORY = 0.9, 0.999
-# Squared gradients below this are rounding noise of float32.
-_NOISE = 1e-14
+_SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
 
@@ -290,42 +288,17 @@ class DualBound:
         *,
         rate: float = 1.0,
     ) -> tuple[Tensor, Multipliers]:
-        """Gradient ascent (Adam); the best change seen of each pair, and where it was seen."""
+        """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, forms, found), found
-        numbers, steep = found.numbers, len(found.slopes)
-        now = [number.clone() for number in numbers]
-        kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
-        rates = [rate * (_SLOPE_RATE if k < steep else _MULTIPLIER_RATE) for k in range(len(now))]
-        best = torch.full_like(state[0].radius, -torch.inf)
         crossings = self._crossings(state)
-        for step in range(steps + 1):
-            for number in now:
-                number.requires_grad_(True)
-            value = self._change(state, crossings, forms, found.of(now))
-            better = (value.detach() > best).nonzero().flatten()
-            best[better] = value.detach()[better]
-            for number, old in zip(now, kept, strict=True):
-                old[better] = number.detach()[better]
-            if step == steps:
-                break
-            gradients = torch.autograd.grad(value.sum(), now)
-            for k, gradient in enumerate(gradients):
-                # Adam (Kingma & Ba, 2015), upwards.
-                first[k].lerp_(gradient, 1 - _MEMORY)
-                second[k].mul_(_SQUARE_MEMORY).addcmul_(
-                    gradient, gradient, value=1 - _SQUARE_MEMORY
-                )
-                scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).add_(_NOISE).rsqrt_()
-                size = rates[k] * _DECAY**step / (1 - _MEMORY ** (step + 1))
-                now[k] = now[k].detach().addcmul_(first[k], scale, value=size)
-            for slope in now[:steep]:
-                slope.clamp_(*_SLOPES)
-        return best, found.of(kept)
-
-
-def _zeros(like: Tensor) -> Tensor:
-    return torch.zeros_like(like)
+        steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
+        gaits = [Gait(rate * _SLOPE_RATE, _SLOPES)] * steep + [Gait(rate * _MULTIPLIER_RATE)] * flat
+        best, numbers = ascend(
+            lambda now: self._change(state, crossings, forms, found.of(now)),
+            found.numbers, gaits, steps,
+        )  # fmt: skip
+        return best, found.of(numbers)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backward rungs: anchored states and duals, for verdicts and for radii.
+"""The backward rungs: anchored states, duals, and their verdicts.
 
 Where to look is guessed in float32 with estimated norms; what is reported was proven in float64
 with norms under the run's assurance, at that very radius.
@@ -7,7 +7,6 @@ with norms under the run's assurance, at that very radius.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +23,6 @@ from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES
-from lipcert.certification.search import largest_radius
 from lipcert.certification.seeds import Seeds
 from lipcert.network import Network, lower, simplify
 from lipcert.norms import GramMap, SegmentNorms
@@ -33,20 +31,11 @@ from lipcert.rounding import FLOAT64
 
 _FIRST_CALL = 2**32
 # Forms are sought, and proven in twice the precision, in parts that caches hold.
-_FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
 # How often a radius is prepared anew, where it was aimed at badly.
 AGAIN = 2
-# A deployed error below this share of a margin need not be known better; one above this share is
-# found again at every radius.
-_SMALL, _COARSE = 0.01, 0.1
-# A guess looks at so many classes of each sample, those that seem nearest.
-_GUESSED_CLASSES = 2
-# Then at those that come within so much of the clean margin of the nearest one.
-_ASIDE = 0.3
-# Margins that few steps bring this share of the clean one above what they need get no more.
-_FEW_STEPS, _EASY = 6, 0.1
-# At its first radius a guess takes so many times the steps of the others.
-_FIRST_GUESS = 2
+# A deployed error below this share of a margin need not be known better.
+_SMALL = 0.01
 
 
 class Backward:
@@ -170,7 +159,7 @@ class BackwardBatch:
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
         needed = self.needed(eps, state)
         done = margins > needed
-        forms, others = self._forms(~done)
+        forms, others = self.forms(~done)
         found: Multipliers | None = None
         stages, last = self.tools.pace.stages, len(self.tools.pace.stages) - 1
         for stage, steps in enumerate(stages):
@@ -178,8 +167,8 @@ class BackwardBatch:
                 break
             if found is not None and stage == last and self.tools.pace.coupled:
                 found = coupled(self.tools.dual.network, state, found)
-            _, found = self._optimised(state, forms, others, found, steps)
-            positive = self._certified(state, forms, others, found) > needed[forms.rows, others]
+            _, found = self.optimised(state, forms, others, found, steps)
+            positive = self.certified(state, forms, others, found) > needed[forms.rows, others]
             done[forms.rows[positive], others[positive]] = True
             forms, others = forms.select(~positive), others[~positive]
             found = found.select(~positive)
@@ -202,120 +191,19 @@ class BackwardBatch:
         rest = forms.select(~proven), others[~proven], found.select(~proven)
         return Margins(done, open_.needed, *rest)
 
-    def guess(self, start: Tensor, limit: Tensor) -> Tensor:
-        """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
-        bound, guide = self.tools.rough, self.tools.guide
-        centre = bound.propagation.centre(self.x.float())
-
-        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            return self.tools.norms.guessed(norm, mapping, self.streams)
-
-        looked_at: list[Tensor] = []
-        clean = self.clean.amin(1)
-
-        def slack(eps: Tensor) -> Tensor:
-            _, state = bound.prepare_state(centre, eps.float(), norm_of)
-            margins = bound.margins_in(centre, self.labels, state)
-            # The first look starts from nothing.
-            steps = self.tools.pace.guess_steps * (1 if looked_at else _FIRST_GUESS)
-            which = looked_at.pop() if looked_at else self._nearest(margins)
-            best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-            for forms, others in self._some_forms(which):
-                own = select(state, forms.rows)
-                start = self.seeds.start(guide, own, forms, others)
-                change, found = guide.optimise(own, forms, start, steps)
-                self.seeds = self.seeds.renewed(forms, others, found, eps)
-                value = self.clean[forms.rows, others] + change.double()
-                anchored = margins[forms.rows, others].double()
-                best[forms.rows, others] = value.maximum(anchored)
-            least = best.amin(1)
-            looked_at.append(best < (least + _ASIDE * clean)[:, None])
-            return least
-
-        return largest_radius(
-            slack, start, clean=clean, limit=limit, resolution=1.01, steps=self.tools.pace.guesses
-        )
-
-    def _nearest(self, margins: Tensor) -> Tensor:
-        """The margins that seem nearest, a few of each sample: ``(B, K)``."""
-        margins = margins.scatter(1, self.labels[:, None], torch.inf)
-        nearest = margins.topk(min(_GUESSED_CLASSES, margins.shape[1] - 1), 1, largest=False)
-        return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
-
-    def _some_forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
-        """Those margins' forms and classes in float32, some at a time."""
-        forms, others = self._forms(which)
-        for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
-            yield forms.select(some).to(torch.float32), others[some]
-
-    def radius(self, top: Tensor, number: int) -> Tensor:
-        """The largest radius proven up to ``top``, ``(B,)``; −1 where there is none.
-
-        One preparation and one optimisation at ``top`` serve every radius below it.
-        """
-        prepared, state = self.prepare(top, number, refine=False)
-        margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        # What the arithmetic of the deployed network adds only grows with the radius: where that
-        # is little, once will do.
-        needed = self.needed(top, state)
-        clean = self.clean.amin(1)
-        coarse = (self.charged > _COARSE * clean).nonzero().flatten()
-        again = self.subset(coarse)
-        forms, others = self._forms(margins <= needed)
-        found = self._sought(state, forms, others, needed)
-        self.seeds = self.seeds.renewed(forms, others, found, top)
-        # What is proven at a radius is so at all below it.
-        proven = torch.full_like(top[forms.rows], -math.inf)
-        values = torch.full_like(proven, -math.inf)
-
-        def slack(eps: Tensor) -> Tensor:
-            own = self.tools.bound.state(self.centre, self.rounded.ball(eps), prepared)
-            margins = self.tools.bound.margins_in(self.centre, self.labels, own)
-            wanted = needed.clone()
-            if len(coarse):
-                wanted[coarse] = again.needed(eps[coarse], select(own, coarse))
-                self.charged[coarse] = again.charged
-            ask = ((eps <= top)[forms.rows] & (proven < eps[forms.rows])).nonzero().flatten()
-            some = forms.select(ask)
-            found_here = self._certified(own, some, others[ask], found.select(ask))
-            values[ask] = found_here - wanted[some.rows, others[ask]]
-            held = ask[values[ask] > 0]
-            proven[held] = eps[forms.rows[held]]
-            slacks = margins - wanted
-            slacks[forms.rows, others] = slacks[forms.rows, others].maximum(values)
-            least = slacks.amin(1)
-            self.spare = torch.where(eps == top, least / clean, self.spare)
-            return torch.where(eps <= top, least, torch.nan)
-
-        trials = self.tools.pace.trials
-        return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005, enough=trials)
-
-    def _sought(self, state: State, forms: Forms, others: Tensor, wanted: Tensor) -> Multipliers:
-        """Multipliers for a radius: most steps for the margins that few do not bring to what is
-        ``wanted``, ``(B, K)``, and more."""
-        steps = self.tools.pace.radius_steps
-        few = min(_FEW_STEPS, steps)
-        change, found = self._optimised(state, forms, others, None, few)
-        places = forms.rows, others
-        easy = wanted[places] + _EASY * self.clean.amin(1)[forms.rows]
-        hard = (~(self.clean[places] + change > easy)).nonzero().flatten()
-        part = found.select(hard), forms.select(hard), others[hard]
-        _, better = self._optimised(state, part[1], part[2], part[0], steps - few)
-        return found.replaced(hard, better)
-
-    def _forms(self, which: Tensor) -> tuple[Forms, Tensor]:
+    def forms(self, which: Tensor) -> tuple[Forms, Tensor]:
         """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""
         which = which.scatter(1, self.labels[:, None], False)
         rows, others = which.nonzero().unbind(1)
         network = self.tools.bound.layers.network
         return margin_forms(network, rows, self.labels[rows], others), others
 
-    def _optimised(
+    def optimised(
         self, state: State, forms: Forms, others: Tensor, found: Multipliers | None, steps: int
     ) -> tuple[Tensor, Multipliers]:
         """Changes about as large and multipliers, sought in float32, some forms at a time."""
         guide, parts, changes = self.tools.guide, [], [self.clean[:0, 0]]
-        for some in torch.split(torch.arange(len(forms)), _FORMS_AT_ONCE):
+        for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
             part = forms.select(some).to(torch.float32)
             own = to_dtype(select(state, part.rows), torch.float32)
             if found is None:
@@ -335,7 +223,7 @@ class BackwardBatch:
         error = errors.gather(1, label) + errors.gather(1, other)
         return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
 
-    def _certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
+    def certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
         """Margins proven, ``(N,)``."""
         clean = self._clean_of(forms, others)
         values = [clean[:0]]

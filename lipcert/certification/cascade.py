@@ -12,6 +12,7 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import AGAIN, Backward, BackwardBatch
 from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
+from lipcert.certification.radius import guess_radius, prove_radius
 from lipcert.network import Network
 
 RUNGS = ("local", "dual", "refined", "split")
@@ -43,11 +44,11 @@ def climb(
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     limit = attack.radius.clamp(max=batch.diameter)
-    guess = every.guess((limit / 3).clamp(min=_SMALLEST_BALL), limit)
+    guess = guess_radius(every, (limit / 3).clamp(min=_SMALLEST_BALL), limit)
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)
     top = top.clamp(min=_SMALLEST_BALL)
-    radius = every.radius(top, 0)
+    radius = prove_radius(every, top, 0)
     findings.improve(rows, radius, 1, every.charged)
     findings.spent[rows] += every.spent
     if pace.own_norms:
@@ -92,7 +93,7 @@ def _again(
         top = torch.where(far, torch.minimum(further, limit), between)[wanted]
         chosen, limit = chosen[wanted], limit[wanted]
         batch = every.subset(chosen)
-        radius = batch.radius(top, number + again)
+        radius = prove_radius(batch, top, number + again)
         findings.improve(rows[chosen], radius, 1, batch.charged)
         findings.spent[rows[chosen]] += batch.spent
 
