@@ -67,7 +67,7 @@ class Backward:
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
             refined=refined, work=self.pace.work, images=options.pixel_domain,
         )  # fmt: skip
-        self.refined = replace(self.bound, steps=self.pace.refine or 0, work=math.inf)
+        self.refined = replace(self.bound, steps=self.pace.refine or 0, work=self.pace.refine_work)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,

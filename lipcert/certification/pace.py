@@ -19,8 +19,9 @@ class Pace:
 
     Verdicts, for each eps up to ``near`` times the radius: steps at each of ``stages``.
     ``coupled``: whether balls are coupled in the last one and for leaves, all segments having norms
-    of their own. ``refine``: steps for boxes that are refined, None for none. ``leaves``: how many
-    a margin may be split into, in ``leaf_seconds`` a sample.
+    of their own. ``refine``: steps for boxes that are refined, None for none, in layers that take
+    no more than ``refine_work``. ``leaves``: how many a margin may be split into, in
+    ``leaf_seconds`` a sample.
 
     ``attack_steps`` and ``attack_restarts``: of the attack.
     """
@@ -35,6 +36,7 @@ class Pace:
     stages: tuple[int, ...]
     coupled: bool
     refine: int | None
+    refine_work: float
     leaves: int
     leaf_seconds: float
     attack_steps: int
@@ -45,19 +47,22 @@ PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
         guesses=3, guess_steps=4, radius_steps=4, trials=2, work=0.0,
-        near=1.0, stages=(10,), coupled=False, refine=None, leaves=0, leaf_seconds=0.0,
+        near=1.0, stages=(10,), coupled=False, refine=None, refine_work=0.0,
+        leaves=0, leaf_seconds=0.0,
         attack_steps=5, attack_restarts=0,
     ),
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=14, radius_steps=30, trials=40, work=2.0**16,
-        near=3.0, stages=(20, 60, 60), coupled=False, refine=8, leaves=48, leaf_seconds=5.0,
+        near=3.0, stages=(20, 60, 60), coupled=False, refine=8, refine_work=2.0**23,
+        leaves=48, leaf_seconds=5.0,
         attack_steps=20, attack_restarts=0,
     ),
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, radius_steps=100, trials=40, work=2.0**22,
-        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, leaves=4000, leaf_seconds=30.0,
+        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, refine_work=2.0**25,
+        leaves=4000, leaf_seconds=30.0,
         attack_steps=40, attack_restarts=1,
     ),
 }  # fmt: skip
