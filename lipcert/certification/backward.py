@@ -32,8 +32,6 @@ from lipcert.rounding import FLOAT64
 _FIRST_CALL = 2**32
 # Forms are sought, and proven in twice the precision, in parts that caches hold.
 FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
-# How often a radius is prepared anew, where it was aimed at badly.
-AGAIN = 2
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -57,7 +55,7 @@ class Backward:
             layers.edges,
             options,
             samples=samples,
-            preparations=2 * len(options.eps) + 1 + AGAIN,
+            preparations=2 * len(options.eps) + 1 + self.pace.again,
             own=plan.edges if self.pace.coupled else plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
             share=share,

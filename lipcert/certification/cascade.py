@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.certification.attack import nearest
-from lipcert.certification.backward import AGAIN, Backward, BackwardBatch
+from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
 from lipcert.certification.radius import guess_radius, prove_radius
@@ -80,22 +80,24 @@ def _again(
     rows: Tensor, number: int,
 ) -> None:  # fmt: skip
     """Where a radius was certified with much of the margin to spare it is sought further out, and
-    where it came out far below the place that all was prepared for, nearer."""
-    chosen, batch = torch.arange(len(top), device=top.device), every
-    for again in range(AGAIN):
-        far = (batch.spare > _SPARE) & (top < limit)
-        short = radius < _SHORT * top
-        wanted = far | short
-        if not bool(wanted.any()):
+    where it came out far below the place that all was prepared for, between the two."""
+    low, spare = radius.clone(), every.spare
+    high = torch.where(radius < top, top, torch.inf)
+    for again in range(every.tools.pace.again):
+        far = (spare > _SPARE) & high.isinf() & (low < limit)
+        chosen = (far | (high.isfinite() & (low < _SHORT * high))).nonzero().flatten()
+        if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
             return
-        between = (torch.maximum(radius, top / 4) * top).sqrt()
-        further = top * (1 + _RAISE * batch.spare)
-        top = torch.where(far, torch.minimum(further, limit), between)[wanted]
-        chosen, limit = chosen[wanted], limit[wanted]
-        batch = every.subset(chosen)
-        radius = prove_radius(batch, top, number + again)
-        findings.improve(rows[chosen], radius, 1, batch.charged)
+        between = (torch.maximum(low, high / 4) * high).sqrt()
+        further = torch.minimum(low * (1 + _RAISE * spare), limit)
+        aim, batch = torch.where(far, further, between)[chosen], every.subset(chosen)
+        found = prove_radius(batch, aim, number + again)
+        findings.improve(rows[chosen], found, 1, batch.charged)
         findings.spent[rows[chosen]] += batch.spent
+        reached = found >= aim
+        high[chosen] = torch.where(reached, high[chosen], aim)
+        low[chosen] = torch.maximum(low[chosen], found)
+        spare = spare.index_copy(0, chosen, torch.where(reached, batch.spare, 0))
 
 
 def _keep(

@@ -13,9 +13,11 @@ class Pace:
 
     ``own_norms``: whether samples get norms and chains of their own.
 
-    Radii: ``guess_steps`` of the slopes at each of ``guesses``, ``radius_steps`` where they end,
-    and as many ``trials``, more only where they find none. ``work``: boxes are refined for a radius
-    where a layer takes no more, in values of all layers for each of its neurons.
+    Radii: ``guess_steps`` of the slopes at each of ``guesses``, for ``guessed_classes`` of each
+    sample; ``radius_steps`` where they end, and as many ``trials``, more only where they find none;
+    and how often all is prepared ``again``, where it was aimed at badly. ``work``: boxes are
+    refined for a radius where a layer takes no more, in values of all layers for each of its
+    neurons.
 
     Verdicts, for each eps up to ``near`` times the radius: steps at each of ``stages``.
     ``coupled``: whether balls are coupled in the last one and for leaves, all segments having norms
@@ -29,8 +31,10 @@ class Pace:
     own_norms: bool
     guesses: int
     guess_steps: int
+    guessed_classes: int
     radius_steps: int
     trials: int
+    again: int
     work: float
     near: float
     stages: tuple[int, ...]
@@ -46,21 +50,23 @@ class Pace:
 PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
-        guesses=3, guess_steps=4, radius_steps=4, trials=2, work=0.0,
+        guesses=3, guess_steps=4, guessed_classes=2, radius_steps=4, trials=2, again=0, work=0.0,
         near=1.0, stages=(10,), coupled=False, refine=None, refine_work=0.0,
         leaves=0, leaf_seconds=0.0,
         attack_steps=5, attack_restarts=0,
     ),
     "standard": Pace(
         own_norms=True,
-        guesses=5, guess_steps=14, radius_steps=30, trials=40, work=2.0**16,
+        guesses=5, guess_steps=14, guessed_classes=2, radius_steps=30, trials=40, again=2,
+        work=2.0**16,
         near=3.0, stages=(20, 60, 60), coupled=False, refine=8, refine_work=2.0**23,
         leaves=48, leaf_seconds=5.0,
         attack_steps=20, attack_restarts=0,
     ),
     "max": Pace(
         own_norms=True,
-        guesses=8, guess_steps=20, radius_steps=100, trials=40, work=2.0**22,
+        guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
+        work=2.0**22,
         near=3.0, stages=(20, 60, 200), coupled=True, refine=20, refine_work=2.0**25,
         leaves=4000, leaf_seconds=30.0,
         attack_steps=40, attack_restarts=1,

@@ -18,9 +18,8 @@ from lipcert.certification.backward import FORMS_AT_ONCE, BackwardBatch
 from lipcert.certification.search import largest_radius
 from lipcert.norms import GramMap, SegmentNorms
 
-# A guess looks at so many classes of each sample, those that seem nearest.
-_GUESSED_CLASSES = 2
-# Then at those that come within so much of the clean margin of the nearest one.
+# After its first radius a guess looks only at margins that come within so much of the clean one of
+# the nearest.
 _ASIDE = 0.3
 # At its first radius it takes so many times the steps of the others.
 _FIRST_GUESS = 2
@@ -68,7 +67,8 @@ def guess_radius(batch: BackwardBatch, start: Tensor, limit: Tensor) -> Tensor:
 def _nearest(batch: BackwardBatch, margins: Tensor) -> Tensor:
     """The margins that seem nearest, a few of each sample: ``(B, K)``."""
     margins = margins.scatter(1, batch.labels[:, None], torch.inf)
-    nearest = margins.topk(min(_GUESSED_CLASSES, margins.shape[1] - 1), 1, largest=False)
+    count = min(batch.tools.pace.guessed_classes, margins.shape[1] - 1)
+    nearest = margins.topk(count, 1, largest=False)
     return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
 
 

@@ -66,7 +66,8 @@ def test_auto_is_never_below_local_or_global(name: str, radii: str) -> None:
     )
     for rung, samples in found.items():
         if rung[0] == "auto":
-            for other in ("global", "local"):
+            # ``fast`` takes no norms of samples' own, as ``local`` does.
+            for other in ("global", "local")[: 1 if rung[1] == "fast" else 2]:
                 for best, one in zip(samples, found[other, "fast"], strict=True):
                     assert (best.radius or 0.0) * SEARCH >= (one.radius or 0.0), best.index
                     assert set(one.certified) <= set(best.certified)
