@@ -15,25 +15,22 @@ rounding of the anchors the ``ρ_i`` are a little larger, and the ``R_i`` a litt
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, select, to_dtype
-from lipcert.bounds.reverse import RigorousSweep, length
+from lipcert.bounds.anchored import Layer, State
 from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
-from lipcert.norms import GramMap, largest_eigenvalue, times
+from lipcert.norms import GramMap, times
 from lipcert.rounding import FLOAT64, Arithmetic, column, gamma
 
 # Rounds of balancing, the first of full length.
-_BALANCING = 5
+BALANCING = 5
 _SMALLEST_SHARE = 2.0**-40
-_CHUNK = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +193,9 @@ class ChainMap(GramMap):
         index = torch.arange(self.mask[0].numel(), device=radii.device)
         index = index.reshape(self.mask[0].shape)
         u, mapping = torch.cos(1.0 + index.to(self.mask)) * self.mask, self
-        for step in range(_BALANCING):
+        for step in range(BALANCING):
             for _ in range(2):
-                u = u / _safe(_length(u)).reshape(-1, *(1,) * (u.dim() - 1))
+                u = u / safe(euclidean(u)).reshape(-1, *(1,) * (u.dim() - 1))
                 u = mapping.gram(u)
             weights = balance(mapping.weights, radii, mapping._sizes(u), first=step == 0)
             mapping = mapping.weighted(weights)
@@ -208,7 +205,7 @@ class ChainMap(GramMap):
         """``‖P_iᵀ u‖``, ``(B, S)``."""
         seen = self._back(u * self.mask, absolute=False)
         return torch.stack(
-            [_length(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
+            [euclidean(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
         )
 
     def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
@@ -253,86 +250,17 @@ def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Te
     """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``, all ``(B, S)``; the
     first step goes all the way."""
     sizes = sizes.maximum(1e-6 * sizes.amax(1, keepdim=True))
-    wanted = radii / _safe(sizes)
-    wanted = wanted / _safe(wanted.amax(1, keepdim=True))
+    wanted = radii / safe(sizes)
+    wanted = wanted / safe(wanted.amax(1, keepdim=True))
     moved = (wanted if first else (weights * wanted).sqrt()).clamp(min=1e-9)
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
 
 
-def _length(values: Tensor) -> Tensor:
+def euclidean(values: Tensor) -> Tensor:
     """But for rounding."""
     found: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
     return found
 
 
-def _safe(values: Tensor) -> Tensor:
+def safe(values: Tensor) -> Tensor:
     return torch.where(values > 0, values, 1)
-
-
-def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) -> Chain:
-    """The chain of a narrow node, from its rows: Gram matrices in place of matrix-free maps.
-
-    ``P_i`` is computed within ``E_i`` and its Gram matrix, in float64, within ``γ ‖P_i‖_F²``, hence
-    ``‖[√x_i P_i]‖ ≤ (λ_max(Σ x_i P_i P_iᵀ) + Σ x_i γ ‖P_i‖_F²)^½ + (Σ x_i ‖E_i‖_F²)^½``.
-    """
-    sources, dtype = chain_sources(sweep.network, node), sweep.network.anchor.dtype
-    sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
-    chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
-    parts = []
-    for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
-        own = to_dtype(select({i: state[i] for i in sources[1:]}, some), dtype)
-        parts.append(_grams(sweep, node, sources, own, mask[some].to(dtype)))
-    grams, squares, errors = (torch.cat(part) for part in zip(*parts, strict=True))
-    radii, weights = radii_of(sources, state), torch.ones_like(squares)
-    u = torch.cos(1.0 + torch.arange(grams.shape[-1]).to(grams)).expand(len(mask), -1)
-    for step in range(_BALANCING):
-        gram = (weights[:, :, None, None] * grams).sum(1)
-        for _ in range(8):
-            u = torch.einsum("bij,bj->bi", gram, u)
-            u = u / _safe(_length(u))[:, None]
-        seen = torch.einsum("bi,bsij,bj->bs", u, grams, u).clamp(min=0).sqrt()
-        weights = balance(weights, radii, seen, first=step == 0)
-    gram = (weights[:, :, None, None] * grams).sum(1)
-    slack = gamma(max(sizes) + 8) + gamma(len(sources) + 4)
-    top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1)
-    norm = (top.sqrt() + (weights * errors).sum(1).sqrt()) * (1 + gamma(2 * len(sources) + 16))
-    return Chain(sources, weights, norm, drifts_of(sources, state))
-
-
-def _grams(
-    sweep: RigorousSweep, node: int, sources: tuple[int, ...], state: State, mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``P_i P_iᵀ`` ``(B, S, m, m)``, ``‖P_i‖_F²`` and ``‖E_i‖_F²`` ``(B, S)``.
-
-    Only the rows of neurons that vary are swept.
-    """
-    network, batch, size = sweep.network, len(mask), mask[0].numel()
-    unit = network.arithmetic.unit
-    rows, neurons = mask.flatten(1).nonzero().unbind(1)
-    forms = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-    ranges = {}
-    for i in sources[1:]:
-        kind = network.nodes[i].kind
-        assert isinstance(kind, Elementwise)
-        ranges[i] = middle_and_half(kind, state[i], network.arithmetic)
-
-    def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-        middle, half = (side[rows] for side in ranges[i])
-        ranged, passed = value * half, value * middle
-        widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
-        seen[i] = ranged, error * widest + 4 * unit * length(ranged)
-        return passed, error * steepest + 4 * unit * length(passed)
-
-    reached = sweep(node, forms.reshape(-1, *network.nodes[node].shape), cross)
-    assert reached is not None
-    seen[0] = reached
-    grams, squares, errors = [], [], []
-    for i in sources:
-        block, error = seen[i]
-        matrix = error.new_zeros(batch, size, block[0].numel() if len(block) else 1)
-        matrix[rows, neurons] = block.flatten(1).to(matrix.dtype) if len(block) else 0
-        grams.append(matrix @ matrix.mT)
-        squares.append(matrix.square().sum((1, 2)))
-        errors.append(error.new_zeros(batch).index_add(0, rows, error.square()))
-    return torch.stack(grams, 1), torch.stack(squares, 1), torch.stack(errors, 1)

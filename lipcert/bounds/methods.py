@@ -19,7 +19,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources, drifts_of, explicit_chain
+from lipcert.bounds.chain import Chain, ChainMap, chain_sources, drifts_of
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
@@ -32,6 +32,7 @@ from lipcert.bounds.lipschitz import (
 )
 from lipcert.bounds.refined import Kept, Prepared, is_narrow, refined_box
 from lipcert.bounds.reverse import RigorousSweep
+from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap

@@ -11,8 +11,8 @@ from laws import normal, seeded
 
 from lipcert.bounds.anchored import State, select
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.chain import explicit_chain
 from lipcert.bounds.reverse import RigorousSweep
+from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network, NetworkBuilder, Sum
 from lipcert.network.activations import Activation, relu
 from lipcert.network.operators import Dense, Operator

@@ -11,10 +11,11 @@ from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
 from lipcert.bounds.anchored import Layer, State, select
-from lipcert.bounds.chain import ChainMap, explicit_chain, radii_of
+from lipcert.bounds.chain import ChainMap, radii_of
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.reverse import RigorousSweep
+from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network, lower, simplify
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.norms import GramMap, SegmentNorms, schur_bound

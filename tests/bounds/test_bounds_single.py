@@ -13,10 +13,11 @@ from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, LocalBound, Propagation, node_constants
 from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.chain import ChainMap, chain_sources, explicit_chain
+from lipcert.bounds.chain import ChainMap, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.reverse import RigorousSweep
+from lipcert.bounds.rows import explicit_chain
 from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
 from lipcert.network import Network, NetworkBuilder, lower, simplify
