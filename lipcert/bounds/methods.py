@@ -38,6 +38,8 @@ from lipcert.network.activations import Elementwise
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.rounding import FLOAT64
 
+# A segment has no chain where a value of its sink is put together from so few of its source.
+_THIN = 8
 AnyBound = TypeVar("AnyBound", bound="Bound")
 # A local norm: of a segment (with its shared norm) or of a chain (None), and its number. The map is
 # in float64, unless it is of a rough copy.
@@ -178,8 +180,9 @@ class AnchoredBound(Bound):
 
     @property
     def own_edges(self) -> list[Edge]:
-        """The segments whose own norms count: where a chain ends too, they add next to nothing."""
-        return [edge for edge in self.edges if edge[1] not in self.wide]
+        """The segments whose own norms count: where a chain ends too, and where next to nothing is
+        mixed, they add next to nothing."""
+        return [edge for edge in self.edges if edge[1] not in self.thin.union(self.wide)]
 
     @cached_property
     def wide(self) -> list[int]:
@@ -187,7 +190,20 @@ class AnchoredBound(Bound):
         network = self.layers.network
         sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
         wide = [s for s in sinks if not is_narrow(network, s, self.narrow)] if self.chains else []
-        return [sink for sink in wide if chain_sources(network, sink)]
+        return [s for s in wide if chain_sources(network, s) and s not in self.thin]
+
+    @cached_property
+    def thin(self) -> set[int]:
+        """The inputs of activations that mix a few values of one activation each, as comparisons
+        do: what the balls before say of them, norms of segments keep."""
+        return {
+            sink
+            for sink, edges in self.edges_into.items()
+            for edge in self.layers.edges
+            if [(edge.source, edge.sink)] == edges
+            and edge.source > 0
+            and edge.fan_in <= _THIN
+        }
 
     @cached_property
     def duals(self) -> tuple[DualBound, DualBound]:

@@ -109,7 +109,8 @@ class Splitter:
         self.state = {i: layer for i, layer in state.items() if i < forms.node}
         self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
         self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
-        self.at_once = max(1, _NEURONS_AT_ONCE // max(1, sum(self.sizes.values())))
+        self.neurons = max(1, sum(self.sizes.values()))
+        self.at_once = max(1, _NEURONS_AT_ONCE // self.neurons)
 
     def proven(self, found: Multipliers, budget: Budget) -> Tensor:
         """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.

@@ -79,13 +79,15 @@ class Backward:
 @dataclass(frozen=True, eq=False)
 class Margins:
     """Which margins of a batch are ``done``, proven to exceed what is ``needed``: ``(B, K)``; of
-    the others their forms, classes, and the multipliers that came nearest."""
+    the others their forms, classes, and the multipliers that came nearest. Samples that are
+    ``hopeless``, ``(B,)``, have none."""
 
     done: Tensor
     needed: Tensor
     forms: Forms
     others: Tensor
     found: Multipliers | None
+    hopeless: Tensor
 
     @property
     def proven(self) -> Tensor:
@@ -157,7 +159,8 @@ class BackwardBatch:
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
         needed = self.needed(eps, state)
         done = margins > needed
-        forms, others = self.forms(~done)
+        hopeless = ~(needed.amax(1) < self.clean.amin(1))
+        forms, others = self.forms(~done & ~hopeless[:, None])
         found: Multipliers | None = None
         stages, last = self.tools.pace.stages, len(self.tools.pace.stages) - 1
         for stage, steps in enumerate(stages):
@@ -166,14 +169,18 @@ class BackwardBatch:
             if found is not None and stage == last and self.tools.pace.coupled:
                 found = coupled(self.tools.dual.network, state, found)
             _, found = self.optimised(state, forms, others, found, steps)
-            positive = self.certified(state, forms, others, found) > needed[forms.rows, others]
-            done[forms.rows[positive], others[positive]] = True
-            forms, others = forms.select(~positive), others[~positive]
-            found = found.select(~positive)
-        return Margins(done, needed, forms, others, found)
+            slack = self.certified(state, forms, others, found) - needed[forms.rows, others]
+            done[forms.rows[slack > 0], others[slack > 0]] = True
+            if stage == 0:
+                far = ~(slack > -self.tools.pace.hopeless * self.clean.amin(1)[forms.rows])
+                hopeless[forms.rows[far]] = True
+            left = ~(slack > 0) & ~hopeless[forms.rows]
+            forms, others, found = forms.select(left), others[left], found.select(left)
+        return Margins(done, needed, forms, others, found, hopeless)
 
     def split(self, state: State, open_: Margins, leaves: int, seconds: float) -> Margins:
-        """The same after branch and bound of those that are still open, in so many seconds."""
+        """The same after branch and bound of those that are still open, begun within so many
+        seconds."""
         pace, tools = self.tools.pace, self.tools
         forms, others, found = open_.forms, open_.others, open_.found
         if found is None or not len(forms):
@@ -182,12 +189,12 @@ class BackwardBatch:
             tools.dual, tools.guide, select(state, forms.rows), forms,
             self._clean_of(forms, others), open_.needed[forms.rows, others],
         )  # fmt: skip
-        seconds = min(seconds, pace.leaf_seconds * len(torch.unique(forms.rows)))
+        leaves = min(leaves, int(pace.leaf_work / splitter.neurons))
         proven = splitter.proven(found, Budget(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True
         rest = forms.select(~proven), others[~proven], found.select(~proven)
-        return Margins(done, open_.needed, *rest)
+        return Margins(done, open_.needed, *rest, open_.hopeless)
 
     def forms(self, which: Tensor) -> tuple[Forms, Tensor]:
         """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""

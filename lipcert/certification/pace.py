@@ -22,8 +22,9 @@ class Pace:
     Verdicts, for each eps up to ``near`` times the radius: steps at each of ``stages``.
     ``coupled``: whether balls are coupled in the last one and for leaves, all segments having norms
     of their own. ``refine``: steps for boxes that are refined, None for none, in layers that take
-    no more than ``refine_work``. ``leaves``: how many a margin may be split into, in
-    ``leaf_seconds`` a sample.
+    no more than ``refine_work``. ``leaves``: how many a margin may be split into, of ``leaf_work``
+    neurons in all. A sample with a margin that the first stage leaves below 0 by more than
+    ``hopeless`` of its clean one gets no more of this. None of it depends on a clock.
 
     ``attack_steps`` and ``attack_restarts``: of the attack.
     """
@@ -42,7 +43,8 @@ class Pace:
     refine: int | None
     refine_work: float
     leaves: int
-    leaf_seconds: float
+    leaf_work: float
+    hopeless: float
     attack_steps: int
     attack_restarts: int
 
@@ -52,23 +54,23 @@ PACES: dict[Effort, Pace] = {
         own_norms=False,
         guesses=3, guess_steps=4, guessed_classes=2, radius_steps=4, trials=2, again=0, work=0.0,
         near=1.0, stages=(10,), coupled=False, refine=None, refine_work=0.0,
-        leaves=0, leaf_seconds=0.0,
+        leaves=0, leaf_work=0.0, hopeless=0.0,
         attack_steps=5, attack_restarts=0,
     ),
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=14, guessed_classes=2, radius_steps=30, trials=40, again=2,
         work=2.0**16,
-        near=3.0, stages=(20, 60, 60), coupled=False, refine=8, refine_work=2.0**23,
-        leaves=48, leaf_seconds=5.0,
+        near=3.0, stages=(20, 40), coupled=False, refine=8, refine_work=2.0**23,
+        leaves=48, leaf_work=2.0**20, hopeless=0.75,
         attack_steps=20, attack_restarts=0,
     ),
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
         work=2.0**22,
-        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, refine_work=2.0**25,
-        leaves=4000, leaf_seconds=30.0,
+        near=3.0, stages=(20, 60, 100), coupled=True, refine=20, refine_work=2.0**25,
+        leaves=4000, leaf_work=2.0**24, hopeless=1.5,
         attack_steps=40, attack_restarts=1,
     ),
 }  # fmt: skip

@@ -87,6 +87,13 @@ class Segment:
             depth[i] = own + max(depth[j] + (reads[j] - 1 if transposed else 0) for j in parts)
         return depth[self.sink] if self.exists else 0
 
+    @cached_property
+    def fan_in(self) -> int:
+        """The most values of the source that one of the sink's is computed from, those that are
+        read on several ways counted for each."""
+        ones = self.network.anchor.new_ones(1, *self.in_shape)
+        return int(self._forward(ones, "count").max())
+
     def apply(self, v: Tensor) -> Tensor:
         return self._forward(v, "apply")
 
