@@ -25,7 +25,7 @@ from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, s
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, Arithmetic, column, gamma
+from lipcert.rounding import DOUBLE, FLOAT64, FLOAT64_TINY, Arithmetic, column, gamma
 
 # The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
 _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
@@ -114,11 +114,11 @@ class Facts(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """How far a node moves, from balls alone: ``|Δv| ≤ width``; while the node is only a scaled
-    rearrangement of one source, ``Δv = diag(√squares) r`` with ``‖r‖₂ ≤ radius``."""
+    """How far a node moves, from balls alone: ``|Δv| ≤ width`` and ``Δv = diag(√squares) r`` with
+    ``‖r‖₂ ≤ radius``; ``squares`` None for ones."""
 
     width: Tensor
-    radius: Tensor | None = None
+    radius: Tensor
     squares: Tensor | None = None
 
 
@@ -129,10 +129,11 @@ def anchored_state(
     eps: Tensor,
     facts: Facts,
 ) -> State:
-    """Every activation's layer over the balls of radius ``eps`` ``(B,)``.
+    """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
+    of a ``Propagation``.
 
     The network has element-wise activations only (``network.lower``); ``edges`` are the segments
-    that end in each activation's input. What the global constants say of a node is kept too.
+    that end in each activation's input.
     """
     network = propagation.network
     own = network.arithmetic
@@ -147,12 +148,16 @@ def anchored_state(
                 reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius, own))
                 state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
-                reach = Reach(_total([reaches[j].width for j in node.inputs], own))
+                parts = [reaches[j] for j in node.inputs]
+                reach = Reach(
+                    _total([part.width for part in parts], own),
+                    _total([_whole(part) for part in parts], DOUBLE),
+                )
                 box = sum_box([boxes[j] for j in node.inputs], own)
             case Elementwise() as activation:
                 source = node.inputs[0]
-                before = facts.box(source, state, boxes[source])
-                layer = _layer(activation, i, centre, source, before, facts, own)
+                known = facts.box(source, state, boxes[source])
+                layer = _layer(activation, i, centre, source, known, facts, own)
                 norms = {
                     edge[0]: facts.norm(edge, state[edge[0]].gain, layer.varying)
                     for edge in edges[source]
@@ -163,13 +168,12 @@ def anchored_state(
                 total = total * (1 + (len(norms) + 2) * FLOAT64)
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
-                # From the real value at the sample to the computed one.
+                # From what the anchors before make of it to the computed value.
                 error = _half_diagonal(centre.errors[source], eps.dtype)
                 layer = replace(
                     layer,
                     radius=(total + error) * (1 + 4 * FLOAT64),
                     coupling=_coupling(norms, state, error),
-                    # A bound of the whole error is one of its last part too.
                     drift=error,
                 )
                 state[i] = layer
@@ -181,16 +185,16 @@ def anchored_state(
                     width * layer.gain * (1 + 4 * own.unit), layer.radius, layer.gain.square()
                 )
             case Operator() as operator:
-                reach = _through(operator, reaches[node.inputs[0]], own)
+                before = reaches[node.inputs[0]]
+                rows = propagation.rows[i]
+                assert rows is not None
+                reach = _through(operator, before, rows, propagation.norms[i], own)
                 box = affine_box(operator, boxes[node.inputs[0]], own)
             case _:
                 raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
         if i in network.sinks:
             box = widened(box, centre.errors[i], own)
-        width, everywhere = reach.width, propagation.reach[i]
-        if everywhere is not None:
-            width = torch.minimum(width, column(eps, everywhere) * everywhere * (1 + 4 * own.unit))
-        low, high = around(centre.values[i], width + centre.errors[i], own)
+        low, high = around(centre.values[i], reach.width + centre.errors[i], own)
         boxes.append((torch.maximum(box[0], low), torch.minimum(box[1], high)))
         reaches.append(reach)
     return state
@@ -231,8 +235,8 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     """With any shares ``t_j > 0`` of 1, ``(Σ_j n_j r_j)² ≤ Σ_j (n_j²/t_j) r_j²``: shares as the
     balls have them. ``norms`` by source.
 
-    The computed anchor and the one that the sources' computed anchors give are both within
-    ``error`` of the real one, and ``(a + b)² ≤ (1 + τ) a² + (1 + 1/τ) b²``.
+    The anchor is within ``error`` of what the sources' anchors give, and
+    ``(a + b)² ≤ (1 + τ) a² + (1 + 1/τ) b²``.
     """
     if set(norms) <= {0}:
         return None
@@ -240,10 +244,10 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     whole = torch.stack(list(sizes.values())).sum(0)
     floor = _SMALLEST_SHARE * whole + FLOAT64_TINY
     whole = whole + len(norms) * floor
-    drift = (2 * error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
+    drift = (error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
     slack = (1 + drift) * (1 + gamma(2 * len(norms) + 32))
     factors = {j: norm.square() * whole / (sizes[j] + floor) * slack for j, norm in norms.items()}
-    rest = (2 * error).square() * (1 + 1 / drift)
+    rest = error.square() * (1 + 1 / drift)
     if 0 in factors:
         rest = rest + factors.pop(0) * state[0].radius.square()
     return Coupling(factors, rest * (1 + 16 * FLOAT64))
@@ -256,19 +260,32 @@ def _half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
     return length * (1 + gamma(flat.shape[1] + 8))
 
 
-def _through(operator: Operator, before: Reach, own: Arithmetic) -> Reach:
-    """Exact rows as long as a node rearranges one source, magnitudes after that."""
+def _through(
+    operator: Operator, before: Reach, rows: Tensor, norm: float, own: Arithmetic
+) -> Reach:
+    """Row by row, ``rows`` the norms of all rows; and whole, by the operator's own norm."""
     slack = 1 + own.gamma(operator.terms + 8)
-    if before.squares is None or before.radius is None:
-        return Reach(operator.magnitude(before.width) * slack)
-    squares = operator.squared(before.squares) * slack
-    rows = squares.sqrt() * column(before.radius, squares) * (1 + 8 * own.unit)
-    width = torch.minimum(rows, operator.magnitude(before.width) * slack)
-    moves = isinstance(operator, Diagonal) or (
+    squares, ball = None, rows
+    if before.squares is not None:
+        squares = operator.squared(before.squares) * slack
+        ball = squares.sqrt()
+    ball = ball * column(before.radius, ball) * (1 + 8 * own.unit)
+    width = torch.minimum(ball, operator.magnitude(before.width) * slack)
+    if isinstance(operator, Diagonal) or (
         isinstance(operator, Select) and operator.multiplicity <= 1
-    )
-    return Reach(width, before.radius, squares) if moves else Reach(width)
+    ):
+        return Reach(width, before.radius, rows.square() if squares is None else squares)
+    return Reach(width, _whole(before) * norm * (1 + 4 * FLOAT64))
+
+
+def _whole(reach: Reach) -> Tensor:
+    """``‖Δv‖₂`` of a node."""
+    if reach.squares is None:
+        return reach.radius
+    steepest = reach.squares.flatten(1).amax(1).to(reach.radius.dtype).sqrt()
+    return reach.radius * steepest * (1 + 8 * FLOAT64)
 
 
 def _total(widths: list[Tensor], own: Arithmetic) -> Tensor:
+    """Their sum, rounded up."""
     return torch.stack(widths).sum(0) * (1 + own.gamma(len(widths)))

@@ -13,8 +13,10 @@ of the values, which ``roundoff`` charges with those of the weights; boxes are w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from lipcert.bounds.ball import coordinate_reach
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
+from lipcert.norms import operator_norm
 from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
 
 Box = tuple[Tensor, Tensor]
@@ -30,7 +33,8 @@ Box = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Centre:
-    """The values of every node at the samples, and how far each may be from the real value.
+    """The values of every node at the samples, and how far each may be off: from the real value,
+    or from what the nodes before make of the values at the activations before it (``anchors``).
 
     Those of the last node, the logits, are in float64, unless the network is a rough copy.
     """
@@ -62,8 +66,41 @@ class Propagation:
     def of(cls, network: Network, constants: list[float]) -> Propagation:
         return cls(network, coordinate_reach(network, constants))
 
+    @cached_property
+    def rows(self) -> list[Tensor | None]:
+        """Of each operator the row norms, ``(1, *shape)``, rounded up."""
+        like, dtype = self.network.exact.anchor, self.network.anchor.dtype
+        found: list[Tensor | None] = []
+        for node in self.network.exact.nodes:
+            rows = None
+            if isinstance(node.kind, Operator):
+                ones = like.new_ones(1, *node.kind.in_shape)
+                squares = node.kind.squared(ones)
+                rows = rounded_up(squares.sqrt() * (1 + gamma(node.kind.terms + 4)), dtype)
+            found.append(rows)
+        return found
+
+    @cached_property
+    def norms(self) -> list[float]:
+        """Of each operator the norm, where another one or a sum goes on from it, else infinite."""
+        nodes = self.network.exact.nodes
+        passed = {j for node in nodes if not isinstance(node.kind, Activation) for j in node.inputs}
+        return [
+            operator_norm(node.kind) if isinstance(node.kind, Operator) and i in passed else math.inf
+            for i, node in enumerate(nodes)
+        ]
+
     def centre(self, x: Tensor) -> Centre:
-        """``x``: ``(B, …)``, exact in the network's type. Errors are those of this evaluation."""
+        """``x``: ``(B, …)``, exact in the network's type; errors from the real values."""
+        return self._centre(x, afresh=False)
+
+    def anchors(self, x: Tensor) -> Centre:
+        """The same values, with errors that start afresh at every activation: a bound that follows
+        how far runs of the network move from these values, whatever they are, needs no others, and
+        these do not grow with the depth."""
+        return self._centre(x, afresh=True)
+
+    def _centre(self, x: Tensor, *, afresh: bool) -> Centre:
         exact, network = self.network.exact, self.network
         own, sinks, last = network.arithmetic, network.sinks, network.output
         dtype = network.anchor.dtype
@@ -72,7 +109,10 @@ class Propagation:
             return value.to(dtype).to(value.dtype) if i in sinks else value
 
         values = exact.values(x.to(exact.anchor.dtype), None if exact is network else kept)
-        errors = rounding_errors(exact, [(value, value) for value in values], DOUBLE)
+        if network.rough:
+            return Centre(values, [torch.zeros_like(value) for value in values])
+        boxes = [(value, value) for value in values]
+        errors = rounding_errors(exact, boxes, DOUBLE, afresh=afresh)
         if exact is not network:
             # To the nearest number of the narrow type, whether it was rounded on the way or is now.
             moved = [own.unit * value.abs() + own.tiny for value in values]
@@ -125,6 +165,8 @@ def rounding_errors(
     boxes: list[Box],
     arithmetic: Arithmetic,
     exact: Collection[int] = (),
+    *,
+    afresh: bool = False,
 ) -> list[Tensor]:
     """How far a run in this arithmetic can be from real arithmetic, at each node.
 
@@ -138,7 +180,7 @@ def rounding_errors(
     any order), and three roundings more for constants that are rounded themselves (a mean, a
     reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
     the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
-    without an error of their own.
+    without an error of their own. ``afresh``: activations take their inputs as given.
     """
     unit, own = arithmetic.unit, network.arithmetic
     errors: list[Tensor] = []
@@ -155,6 +197,8 @@ def rounding_errors(
             case Activation() as activation:
                 relative, absolute, scaled = activation.rounding
                 before = boxes[node.inputs[0]]
+                if afresh:
+                    parts = [torch.zeros_like(parts[0])]
                 error = activation.perturbation(*before, parts[0])
                 error = error + unit * (relative * (_size(box) + error) + absolute)
                 if scaled:

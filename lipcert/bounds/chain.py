@@ -9,8 +9,9 @@ for the input itself. For any weights ``x_i > 0``
 
 With ``x_i = ρ_i / ‖P_i‖`` this is never more than the sum ``Σ_i ‖P_i‖ ρ_i`` (compare LipLT, Fazlyab
 et al., NeurIPS 2023), and much less where the sources move the node in different directions: norms
-of a block row in place of sums of norms. All blocks together are one map and take one norm. For the
-rounding of the anchors the ``ρ_i`` are a little larger, and the ``R_i`` a little wider.
+of a block row in place of sums of norms. All blocks together are one map and take one norm. What an
+anchor drifts from the anchors before it, ``δ_i``, goes on from there as ``C δ_i``: one more block of
+each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ_i‖ ≤ d_i``.
 """
 
 from __future__ import annotations
@@ -26,17 +27,16 @@ from lipcert.network import Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, times
-from lipcert.rounding import FLOAT64, Arithmetic, column, gamma
+from lipcert.rounding import Arithmetic, gamma
 
 # Rounds of balancing, the first of full length.
 BALANCING = 5
-_SMALLEST_SHARE = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """``‖M Δv‖₂ ≤ norm · (Σ_i (ρ_i + d_i)²/x_i)^½``, ``weights`` ``(B, S)`` the ``x``, ``norm``
-    ``(B,)``, and ``drifts`` ``(B, S)`` the ``d``.
+    """``‖M Δv‖₂ ≤ norm · (Σ_b r_b² / x_b)^½`` over the blocks b, the ``P`` of all S sources and then
+    the ``D`` of all but the input: ``norm`` ``(B,)``, ``weights`` ``(B, 2S − 1)`` the ``x``.
 
     It holds at every radius up to the one it was found at, as secant ranges only widen.
     """
@@ -44,17 +44,18 @@ class Chain:
     sources: tuple[int, ...]
     weights: Tensor
     norm: Tensor
-    drifts: Tensor
 
     def length(self, state: State) -> Tensor:
-        radii = radii_of(self.sources, state) + self.drifts
-        total = (radii.square() / self.weights).sum(1).sqrt()
-        return self.norm * total * (1 + gamma(len(self.sources) + 8))
+        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
+        return self.norm * total * (1 + gamma(2 * len(self.sources) + 8))
 
 
 def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
-    """The balls of the sources, ``(B, S)``."""
-    return torch.stack([state[i].radius for i in sources], 1)
+    """The balls of the blocks, ``ρ`` and then ``d``: ``(B, 2S − 1)``."""
+    drifts = [state[i].drift for i in sources[1:]]
+    balls = [state[i].radius for i in sources]
+    none = torch.zeros_like(balls[0])
+    return torch.stack([*balls, *(none if drift is None else drift for drift in drifts)], 1)
 
 
 def middle_and_half(
@@ -65,32 +66,7 @@ def middle_and_half(
     middle = (flat + steep) / 2 * layer.varying
     # Wide enough for the rounding of the middle.
     half = ((steep - flat) / 2 + 8 * own.unit * (flat.abs() + steep.abs())) * layer.varying
-    half = torch.where(flat == steep, 0, half)
-    if layer.drift is not None:
-        half = (half + column(_drift_share(layer), half) * layer.gain) * (1 + 8 * own.unit)
-    return middle, half
-
-
-def _drift_share(layer: Layer) -> Tensor:
-    """``η`` ``(B,)``: a half-width of ``R + η w`` takes in what the anchor's drift ``δ`` does.
-
-    Seen from the anchors before, ``Δz' = Δz − δ``: ``Δσ − C Δz' = (s − C) Δz' + s δ``, which is
-    ``(R + η w) q`` for some ``‖q‖ ≤ ‖Δz'‖ + ‖δ‖/η ≤ ρ + ‖δ‖ (1 + 1/η)``. What both cost is least
-    near ``η² = ‖δ‖/ρ``.
-    """
-    assert layer.drift is not None
-    share = (layer.drift / layer.radius).sqrt().nan_to_num(1.0, 1.0, 1.0)
-    return share.clamp(min=_SMALLEST_SHARE, max=1.0)
-
-
-def drifts_of(sources: tuple[int, ...], state: State) -> Tensor:
-    """``‖δ‖ (1 + 1/η)`` of each source, rounded up: ``(B, S)``."""
-    found = torch.zeros_like(radii_of(sources, state))
-    for k, i in enumerate(sources):
-        drift = state[i].drift
-        if drift is not None:
-            found[:, k] = drift * (1 + 1 / _drift_share(state[i])) * (1 + 8 * FLOAT64)
-    return found
+    return middle, torch.where(flat == steep, 0, half)
 
 
 def chain_path(network: Network, node: int) -> tuple[int, ...]:
@@ -110,10 +86,10 @@ def chain_sources(network: Network, node: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class ChainMap(GramMap):
-    """The block row ``[√x_i P_i]`` of a node, matrix-free, by its Gram map ``Σ_i x_i P_i P_iᵀ``.
+    """The block row ``[√x_b P_b]`` of a node, matrix-free, by its Gram map ``Σ_b x_b P_b P_bᵀ``.
 
     One sweep back and one forth serve all blocks: what goes back past an activation comes forth
-    again through its ``C``, and its ``R² x`` share is added there.
+    again through its ``C``, and the share ``x R² + x' C²`` of its two blocks is added there.
     """
 
     network: Network
@@ -125,13 +101,14 @@ class ChainMap(GramMap):
 
     @classmethod
     def of(cls, network: Network, node: int, state: State, mask: Tensor) -> ChainMap:
-        """With all weights 1, as yet."""
+        """With weights 1 for balls and 0 for drifts, as yet."""
         middles, halves = {}, {}
         for i in chain_sources(network, node)[1:]:
             kind = network.nodes[i].kind
             assert isinstance(kind, Elementwise)
             middles[i], halves[i] = middle_and_half(kind, state[i], network.arithmetic)
-        weights = mask.new_ones(len(mask), len(middles) + 1)
+        weights = mask.new_zeros(len(mask), 2 * len(middles) + 1)
+        weights[:, : len(middles) + 1] = 1
         return cls(network, node, middles, halves, weights, mask)
 
     @property
@@ -159,12 +136,15 @@ class ChainMap(GramMap):
 
     @cached_property
     def _shares(self) -> dict[int, Tensor]:
-        """``x R²`` of each source, what its block adds to the Gram map."""
-        shares = {}
-        for k, i in enumerate(self.sources):
-            shape = self.network.nodes[i].shape
-            x = self.weights[:, k].reshape(-1, *(1,) * len(shape)).expand(-1, *shape)
-            shares[i] = x * self.halves[i].square() if i else x
+        """What the blocks of each source add to the Gram map."""
+        shape = self.network.in_shape
+        shares = {0: self.weights[:, 0].reshape(-1, *(1,) * len(shape)).expand(-1, *shape)}
+        for k, (i, half) in enumerate(self.halves.items(), start=1):
+            x, y = (
+                self.weights[:, place].reshape(-1, *(1,) * (half.dim() - 1))
+                for place in (k, k + len(self.halves))
+            )
+            shares[i] = x * half.square() + y * self.middles[i].square()
         return shares
 
     def gram(self, v: Tensor) -> Tensor:
@@ -186,7 +166,7 @@ class ChainMap(GramMap):
     def balanced(self, state: State) -> ChainMap:
         """With weights that make the bound small.
 
-        At the best ones ``x_i = ρ_i / ‖P_iᵀ u‖``, ``u`` the top singular vector: a few rounds of
+        At the best ones ``x_b = r_b / ‖P_bᵀ u‖``, ``u`` the top singular vector: a few rounds of
         power iteration move towards that, from a vector that has nothing to do with any coins.
         """
         radii = radii_of(self.sources, state).to(self.weights.dtype)
@@ -202,11 +182,12 @@ class ChainMap(GramMap):
         return mapping
 
     def _sizes(self, u: Tensor) -> Tensor:
-        """``‖P_iᵀ u‖``, ``(B, S)``."""
+        """``‖P_bᵀ u‖``, ``(B, 2S − 1)``."""
         seen = self._back(u * self.mask, absolute=False)
-        return torch.stack(
-            [euclidean(seen[i] * self.halves[i] if i else seen[i]) for i in self.sources], 1
-        )
+        blocks = [seen[0]]
+        for factors in (self.halves, self.middles):
+            blocks += [seen[i] * factor for i, factor in factors.items()]
+        return torch.stack([euclidean(block) for block in blocks], 1)
 
     def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
         """The coefficients that arrive at each source."""
@@ -247,7 +228,7 @@ class ChainMap(GramMap):
 
 
 def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:
-    """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``, all ``(B, S)``; the
+    """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``, all ``(B, b)``; the
     first step goes all the way."""
     sizes = sizes.maximum(1e-6 * sizes.amax(1, keepdim=True))
     wanted = radii / safe(sizes)

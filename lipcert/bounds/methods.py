@@ -19,7 +19,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources, drifts_of
+from lipcert.bounds.chain import Chain, ChainMap, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
@@ -301,7 +301,7 @@ class _Finder(Facts):
         weights = lower.balanced(state).weights.to(mask.dtype)
         number = len(self.bound.layers.edges) + self.bound.wide.index(node)
         norm = self.norm_of(None, _exact(network, mapping.weighted(weights)), number)
-        return Chain(mapping.sources, weights, norm, drifts_of(mapping.sources, state))
+        return Chain(mapping.sources, weights, norm)
 
     def _is_narrow(self, node: int, widest: int) -> bool:
         """Whether there is something to see from the input, past activations, and not too much."""

@@ -105,7 +105,7 @@ class BackwardBatch:
     ) -> None:  # fmt: skip
         self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
         self.rounded = Rounded.of(x, tools.bound.layers.network)
-        self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
+        self.centre = centre or tools.bound.propagation.anchors(self.rounded.x)
         self.deployed = deployed
         self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.seeds = Seeds.none(self.centre.logits)

@@ -32,7 +32,7 @@ _COARSE = 0.1
 def guess_radius(batch: BackwardBatch, start: Tensor, limit: Tensor) -> Tensor:
     """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
     bound, guide = batch.tools.rough, batch.tools.guide
-    centre = bound.propagation.centre(batch.x.float())
+    centre = bound.propagation.anchors(batch.x.float())
 
     def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
         return batch.tools.norms.guessed(norm, mapping, batch.streams)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ _PROBES = 3
 # How far above the truth a randomised norm aims to be: shared ones can afford more steps.
 _EXCESS_SHARED = 0.001
 _EXCESS_SAMPLE = 0.01
+_KNOWN: WeakKeyDictionary[Operator, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,13 @@ def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
 
 
 def operator_norm(operator: Operator) -> float:
-    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure."""
+    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure; found once."""
+    if operator not in _KNOWN:
+        _KNOWN[operator] = _norm_by_structure(operator)
+    return _KNOWN[operator]
+
+
+def _norm_by_structure(operator: Operator) -> float:
     match operator:
         case Dense():
             return float(spectral_norm(operator.weight[None])[0])

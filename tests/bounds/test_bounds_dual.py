@@ -189,7 +189,7 @@ def test_chains_are_never_shorter_than_what_moves(seed: int) -> None:
             exact_norm(
                 None, mapping.weighted(torch.eye(len(radii[0])).double()[k].expand_as(radii)), 0
             )
-            for k in range(len(chain.sources))
+            for k in range(len(radii[0]))
         ]
         sizes = torch.stack(single, 1)
         summed = (sizes * radii).sum(1)
