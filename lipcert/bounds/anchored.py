@@ -25,7 +25,15 @@ from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, s
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import DOUBLE, FLOAT64, FLOAT64_TINY, Arithmetic, column, gamma
+from lipcert.rounding import (
+    DOUBLE,
+    FLOAT64,
+    FLOAT64_TINY,
+    Arithmetic,
+    column,
+    gamma,
+    rounded_up,
+)
 
 # The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
 _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
@@ -51,11 +59,12 @@ class Layer:
 
     ``coupling``: how the ball follows from other activations; None where only the input counts.
 
-    ``drift``: how far the anchor is from what the layers before make of their own anchors,
-    ``‖z0 − (W σ(z0') + b)‖₂``, but for the input 0; None where nothing was rounded.
+    ``drift``: how far each value of the anchor is from what the layers before make of their own
+    anchors, ``|z0 − (W σ(z0') + b)|``, and a run's from what they make of its own, together; for
+    the input 0; None where nothing was rounded.
 
-    What is one number a sample, the radius, the coupling and the drift, is in float64, whatever the
-    type of the rest.
+    What is one number a sample, the radius and the coupling, is in float64, whatever the type of
+    the rest.
     """
 
     anchor: Tensor
@@ -66,6 +75,13 @@ class Layer:
     varying: Tensor
     coupling: Coupling | None = None
     drift: Tensor | None = None
+
+    @property
+    def drifted(self) -> Tensor:
+        """The length of the drift, rounded up: ``(B,)``."""
+        if self.drift is None:
+            return torch.zeros_like(self.radius)
+        return _half_diagonal(self.drift, self.radius.dtype)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
@@ -103,8 +119,14 @@ class Facts(ABC):
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
 
-    def box(self, node: int, state: State, box: Box) -> Box:
-        """A chance to tighten the box of an activation's input from the layers before it."""
+    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+        """How far a run may be off at an activation's input by rounding, seen from the layers
+        before it, that put it into the ``box`` but for that: ``(B, *shape)``."""
+        return None
+
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
+        """A chance to tighten the box of an activation's input from the layers before it, which
+        tell it but for ``off``."""
         return box
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
@@ -139,13 +161,15 @@ def anchored_state(
     own = network.arithmetic
     boxes: list[Box] = []
     reaches: list[Reach] = []
+    off: list[Tensor] = []
     state: State = {}
     for i, node in enumerate(network.nodes):
         match node.kind:
             case Input():
                 x = centre.values[0]
                 ones, radius = torch.ones_like(x), column(eps, x).expand_as(x)
-                reach, box = Reach(radius, eps, ones), facts.box(0, state, around(x, radius, own))
+                reach = Reach(radius, eps, ones)
+                box = facts.box(0, state, around(x, radius, own), centre.errors[0])
                 state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
                 parts = [reaches[j] for j in node.inputs]
@@ -156,7 +180,7 @@ def anchored_state(
                 box = sum_box([boxes[j] for j in node.inputs], own)
             case Elementwise() as activation:
                 source = node.inputs[0]
-                known = facts.box(source, state, boxes[source])
+                known = facts.box(source, state, boxes[source], off[source])
                 layer = _layer(activation, i, centre, source, known, facts, own)
                 norms = {
                     edge[0]: facts.norm(edge, state[edge[0]].gain, layer.varying)
@@ -168,18 +192,18 @@ def anchored_state(
                 total = total * (1 + (len(norms) + 2) * FLOAT64)
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
-                # From what the anchors before make of it to the computed value.
-                error = _half_diagonal(centre.errors[source], eps.dtype)
+                # From what the anchors before make of it to the anchor, and to the run's value.
+                error = _half_diagonal(off[source], eps.dtype)
                 layer = replace(
                     layer,
                     radius=(total + error) * (1 + 4 * FLOAT64),
                     coupling=_coupling(norms, state, error),
-                    drift=error,
+                    drift=off[source],
                 )
                 state[i] = layer
                 box = activation.image(layer.lower, layer.upper)
                 # Gains are seen from the computed value.
-                width = (reaches[source].width + centre.errors[source]) * (1 + 2 * own.unit)
+                width = (reaches[source].width + off[source]) * (1 + 2 * own.unit)
                 width = torch.minimum(column(layer.radius, layer.gain), width)
                 reach = Reach(
                     width * layer.gain * (1 + 4 * own.unit), layer.radius, layer.gain.square()
@@ -192,10 +216,15 @@ def anchored_state(
                 box = affine_box(operator, boxes[node.inputs[0]], own)
             case _:
                 raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
+        off.append(centre.errors[i])
+        box = _meet(widened(box, off[i], own), around(centre.values[i], reach.width + off[i], own))
         if i in network.sinks:
-            box = widened(box, centre.errors[i], own)
-        low, high = around(centre.values[i], reach.width + centre.errors[i], own)
-        boxes.append((torch.maximum(box[0], low), torch.minimum(box[1], high)))
+            noise = facts.noise(i, state, box)
+            if noise is not None:
+                noise = rounded_up(noise, off[i].dtype)
+                off[i] = (off[i] + noise) * (1 + 2 * own.unit)
+                box = widened(box, noise, own)
+        boxes.append(box)
         reaches.append(reach)
     return state
 
@@ -251,6 +280,11 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     if 0 in factors:
         rest = rest + factors.pop(0) * state[0].radius.square()
     return Coupling(factors, rest * (1 + 16 * FLOAT64))
+
+
+def _meet(one: Box, other: Box) -> Box:
+    """A NaN on either side stays."""
+    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
 
 
 def _half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:

@@ -85,10 +85,8 @@ class Propagation:
         """Of each operator the norm, where another one or a sum goes on from it, else infinite."""
         nodes = self.network.exact.nodes
         passed = {j for node in nodes if not isinstance(node.kind, Activation) for j in node.inputs}
-        return [
-            operator_norm(node.kind) if isinstance(node.kind, Operator) and i in passed else math.inf
-            for i, node in enumerate(nodes)
-        ]
+        kinds = [node.kind if i in passed else None for i, node in enumerate(nodes)]
+        return [operator_norm(k) if isinstance(k, Operator) else math.inf for k in kinds]
 
     def centre(self, x: Tensor) -> Centre:
         """``x``: ``(B, …)``, exact in the network's type; errors from the real values."""

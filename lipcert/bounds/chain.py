@@ -9,9 +9,9 @@ for the input itself. For any weights ``x_i > 0``
 
 With ``x_i = ρ_i / ‖P_i‖`` this is never more than the sum ``Σ_i ‖P_i‖ ρ_i`` (compare LipLT, Fazlyab
 et al., NeurIPS 2023), and much less where the sources move the node in different directions: norms
-of a block row in place of sums of norms. All blocks together are one map and take one norm. What an
-anchor drifts from the anchors before it, ``δ_i``, goes on from there as ``C δ_i``: one more block of
-each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ_i‖ ≤ d_i``.
+of a block row in place of sums of norms. All blocks together are one map and take one norm. What
+an anchor drifts from the anchors before it, ``δ_i``, goes on from there as ``C δ_i``: one more
+block of each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ_i‖ ≤ d_i``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ BALANCING = 5
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """``‖M Δv‖₂ ≤ norm · (Σ_b r_b² / x_b)^½`` over the blocks b, the ``P`` of all S sources and then
-    the ``D`` of all but the input: ``norm`` ``(B,)``, ``weights`` ``(B, 2S − 1)`` the ``x``.
+    """``‖M Δv‖₂ ≤ norm · (Σ_b r_b² / x_b)^½`` over the blocks b, the ``P`` of all S sources and
+    then the ``D`` of all but the input: ``norm`` ``(B,)``, ``weights`` ``(B, 2S − 1)`` the ``x``.
 
     It holds at every radius up to the one it was found at, as secant ranges only widen.
     """
@@ -52,10 +52,8 @@ class Chain:
 
 def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
     """The balls of the blocks, ``ρ`` and then ``d``: ``(B, 2S − 1)``."""
-    drifts = [state[i].drift for i in sources[1:]]
-    balls = [state[i].radius for i in sources]
-    none = torch.zeros_like(balls[0])
-    return torch.stack([*balls, *(none if drift is None else drift for drift in drifts)], 1)
+    balls, drifts = [state[i].radius for i in sources], [state[i].drifted for i in sources[1:]]
+    return torch.stack([*balls, *drifts], 1)
 
 
 def middle_and_half(

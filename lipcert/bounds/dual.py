@@ -129,6 +129,21 @@ class DualBound:
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         return total if rest is None else total + self._least(rest, state[0])[0]
 
+    @torch.no_grad()
+    def drifts(self, state: State, forms: Forms) -> Tensor:
+        """What the drifts of all layers are worth to each form, to first order: ``(N,)``."""
+        total = torch.zeros_like(state[0].radius)
+
+        def cross(i: int, value: Tensor) -> Tensor:
+            nonlocal total
+            layer = state[i]
+            passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
+            total = total if layer.drift is None else total + _spent(passed, layer.drift)
+            return passed
+
+        carry_back(self.network, forms.node, forms.coefficients, cross)
+        return total
+
     def _crossings(self, state: State) -> dict[int, Crossing]:
         """What each activation's box is to a backward pass."""
         return {
@@ -215,8 +230,8 @@ class DualBound:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
-        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. A form of what an anchor
-        drifts from the anchors before it is charged by its length. The sums are charged by ``γ`` of
+        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. What values drift from those
+        of the layers before is charged value by value. The sums are charged by ``γ`` of
         their absolute terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
@@ -235,7 +250,7 @@ class DualBound:
             steepest, size = slope.flatten(1).abs().amax(1), length(passed)
             error = error * steepest * (1 + 4 * FLOAT64) + 4 * unit * size
             if layer.drift is not None:
-                charge = charge + (size + error) * layer.drift
+                charge = charge + _spent(passed, layer.drift) + error * layer.drifted
             return passed, error
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
@@ -299,6 +314,12 @@ class DualBound:
             found.numbers, gaits, steps,
         )  # fmt: skip
         return best, found.of(numbers)
+
+
+def _spent(form: Tensor, drift: Tensor) -> Tensor:
+    """``|form|·drift`` of each form, rounded up: ``(N,)``."""
+    spent: Tensor = torch.linalg.vecdot(form.abs().double().flatten(1), drift.double().flatten(1))
+    return spent * (1 + gamma(math.prod(form.shape[1:]) + 8))
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Box, Centre, Propagation
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources
+from lipcert.bounds.chain import Chain, ChainMap, chain_path, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
@@ -30,7 +30,7 @@ from lipcert.bounds.lipschitz import (
     logit_constant,
     weights,
 )
-from lipcert.bounds.refined import Kept, Prepared, is_narrow, refined_box
+from lipcert.bounds.refined import Kept, NoiseOf, Prepared, is_narrow, refined_box
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network
@@ -192,6 +192,13 @@ class AnchoredBound(Bound):
         wide = [s for s in sinks if not is_narrow(network, s, self.narrow)] if self.chains else []
         return [s for s in wide if chain_sources(network, s) and s not in self.thin]
 
+    @property
+    def chain_work(self) -> int:
+        """How many values the chains of all wide inputs lead past."""
+        network = self.layers.network
+        paths = (chain_path(network, sink) for sink in self.wide)
+        return sum(math.prod(network.nodes[i].shape) for path in paths for i in path)
+
     @cached_property
     def thin(self) -> set[int]:
         """The inputs of activations that mix a few values of one activation each, as comparisons
@@ -200,9 +207,7 @@ class AnchoredBound(Bound):
             sink
             for sink, edges in self.edges_into.items()
             for edge in self.layers.edges
-            if [(edge.source, edge.sink)] == edges
-            and edge.source > 0
-            and edge.fan_in <= _THIN
+            if [(edge.source, edge.sink)] == edges and edge.source > 0 and edge.fan_in <= _THIN
         }
 
     @cached_property
@@ -219,15 +224,20 @@ class AnchoredBound(Bound):
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
         return self.prepare_state(centre, eps, norm_of)[0]
 
-    def prepare_state(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> tuple[Prepared, State]:
-        """What ``prepare`` finds, and the state at that radius."""
-        finder = _Finder(self, centre, norm_of)
+    def prepare_state(
+        self, centre: Centre, eps: Tensor, norm_of: NormOf, noise_of: NoiseOf | None = None
+    ) -> tuple[Prepared, State]:
+        """What ``prepare`` finds, and the state at that radius; with noise it holds every run that
+        rounds at most so."""
+        finder = _Finder(self, centre, norm_of, noise_of)
         state = self._state(centre, eps, finder)
         return finder.found, state
 
-    def state(self, centre: Centre, eps: Tensor, prepared: Prepared) -> State:
+    def state(
+        self, centre: Centre, eps: Tensor, prepared: Prepared, noise_of: NoiseOf | None = None
+    ) -> State:
         """The state at ``eps``, from what was prepared at this radius or a larger one."""
-        return self._state(centre, eps, Kept(prepared))
+        return self._state(centre, eps, Kept(prepared, noise_of))
 
     def _state(self, centre: Centre, eps: Tensor, facts: Facts) -> State:
         return anchored_state(self.propagation, self.edges_into, centre, eps, facts)
@@ -246,8 +256,10 @@ class AnchoredBound(Bound):
 class _Finder(Facts):
     """Facts that are found now, and kept for smaller radii."""
 
-    def __init__(self, bound: AnchoredBound, centre: Centre, norm_of: NormOf) -> None:
-        self.bound, self.centre, self.norm_of = bound, centre, norm_of
+    def __init__(
+        self, bound: AnchoredBound, centre: Centre, norm_of: NormOf, noise_of: NoiseOf | None
+    ) -> None:
+        self.bound, self.centre, self.norm_of, self.noise_of = bound, centre, norm_of, noise_of
         self.found = Prepared()
         network = bound.layers.network
         self.numbers = {(e.source, e.sink): n for n, e in enumerate(bound.layers.edges)}
@@ -269,7 +281,12 @@ class _Finder(Facts):
             self.found.edges[edge] = self.norm_of(norms, _exact(network, mapping), number)
         return self.found.edges[edge]
 
-    def box(self, node: int, state: State, box: Box) -> Box:
+    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+        if self.noise_of is not None:
+            self.found.noise[node] = self.noise_of(node, state, box)
+        return self.found.noise.get(node)
+
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
         if node == 0 and self.bound.images:
             self.found.boxes[0] = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return self.found.boxes[0]
@@ -279,7 +296,7 @@ class _Finder(Facts):
             kind = self.kinds[node]
             assert isinstance(kind, Elementwise)
             self.found.boxes[node] = refined_box(
-                self.bound.duals, self.centre, node, state, box, kind, self.bound.steps,
+                self.bound.duals, self.centre, node, state, box, off, kind, self.bound.steps,
                 self.bound.work,
             )  # fmt: skip
         return self.found.boxes[node]

@@ -6,6 +6,7 @@ A layer is refined whole: every neuron that can vary is a form to bound by the d
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +30,8 @@ class Prepared:
     """What was found at one radius and holds at every smaller one.
 
     ``varying``: the masks of the activations; masks and gains only grow with the radius. ``edges``:
-    local norms between these masks. ``chains`` and ``boxes``: of activations' inputs, by node.
+    local norms between these masks. ``chains``, ``boxes`` and ``noise``: of activations' inputs, by
+    node.
     ``fixed``: for every segment how many values of its sink cannot vary, ``(B, segments)``, where
     that is known.
     """
@@ -38,14 +40,27 @@ class Prepared:
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
+    noise: dict[int, Tensor] = field(default_factory=dict)
     fixed: Tensor | None = None
 
 
-class Kept(Facts):
-    """Facts that were prepared, at radii up to the one of the preparation."""
+# What rounding adds at an activation's input, a node, from the layers before it and the box that
+# these put it into: ``(B, *shape)``.
+NoiseOf = Callable[[int, State, Box], Tensor]
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+
+class Kept(Facts):
+    """Facts that were prepared, at radii up to the one of the preparation; ``noise_of`` may know
+    of less noise at this one."""
+
+    def __init__(self, prepared: Prepared, noise_of: NoiseOf | None = None) -> None:
+        self.prepared, self.noise_of = prepared, noise_of
+
+    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+        noise = self.prepared.noise.get(node)
+        if noise is None or self.noise_of is None:
+            return noise
+        return torch.fmin(noise, self.noise_of(node, state, box))
 
     def varying(self, activation: int, mask: Tensor) -> Tensor:
         # Chains hold for balls that cover every neuron which varied when they were found.
@@ -54,7 +69,7 @@ class Kept(Facts):
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         return self.prepared.edges[edge]
 
-    def box(self, node: int, state: State, box: Box) -> Box:
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
         return _meet(box, self.prepared.boxes.get(node))
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
@@ -68,16 +83,17 @@ def is_narrow(network: Network, node: int, widest: int) -> bool:
 
 def refined_box(
     duals: tuple[DualBound, DualBound], centre: Centre, node: int, state: State, box: Box,
-    kind: Elementwise, steps: int, work: float,
+    off: Tensor, kind: Elementwise, steps: int, work: float,
 ) -> Box:  # fmt: skip
     """The box of a layer, each neuron that varies bounded by the dual from both sides.
 
     ``duals``: the rigorous one, and the one where slopes are sought by ``steps``. Samples of more
     than ``work``, the values of all layers for every such neuron, keep the box that they have.
+    ``off``: how far values may be from what the layers before tell.
     """
     shape = duals[0].network.nodes[node].shape
     lower, upper = (side.flatten(1).clone() for side in box)
-    anchor, error = centre.values[node].flatten(1), centre.errors[node].flatten(1)
+    anchor, error = centre.values[node].flatten(1), off.flatten(1)
     flat, steep = kind.secant(*box, centre.values[node])
     size = sum(layer.anchor[0].numel() for layer in state.values())
     wanted = (flat != steep).flatten(1)

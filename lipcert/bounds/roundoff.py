@@ -23,7 +23,7 @@ are rounded, which is a change of its constants (``bounds.boxes``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -36,7 +36,7 @@ from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, gamma
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
 # Roundings (K, L) of one term of a sum: its weight; the product and a factor of the weight. Then of
 # what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
@@ -96,51 +96,53 @@ class Roundoff:
         eps: Tensor,
         boxes: list[Box],
         arithmetic: Arithmetic | None,
-        radii: Mapping[int, Tensor],
     ) -> Roundings:
         """The roundings over the balls of radius ``eps``; ``arithmetic`` None: real numbers.
 
-        ``boxes`` hold the real values of every node; ``radii`` are bounds of ``‖Δa‖₂`` of some
-        activations, ``(B,)``. They may be those of the network after ``simplify``, whose fused
-        coefficients were rounded in the type of the analysis: that is charged as one more rounding,
-        of the magnitudes of all that stands between two activations.
+        ``boxes`` hold the real values of every node. The bounds that need this may be those of the
+        network after ``simplify``, whose fused coefficients were rounded in the type of the
+        analysis: that is charged as one more rounding, of the magnitudes of all that stands between
+        two activations.
         """
-        sweep = _Forward(self, centre, eps, boxes, arithmetic, radii)
+        sweep = _FromReal(self, centre, eps, boxes, arithmetic)
         for i in range(len(self.network.nodes)):
             sweep.step(i)
-        wide = [widened(*both) for both in zip(boxes, sweep.total, strict=True)]
-        return Roundings(sweep.fresh, sweep.total, wide)
+        total = list(sweep.total.values())
+        wide = [widened(*both) for both in zip(boxes, total, strict=True)]
+        return Roundings(list(sweep.fresh.values()), total, wide)
 
 
-class _Forward:
-    """One pass from the input to the logits; a list a quantity, an entry a node.
+class ForwardSweep(ABC):
+    """One pass from the input to the logits; for each quantity an entry a node.
 
+    ``boxes`` hold what the operations of a run are to round; ``total`` is how far a value is off.
     ``size``: the largest deployed value; ``length``: ``‖total‖₂``; ``moved``: ``‖Δv‖₂``;
     ``additions``: how many a value has behind it since the last activation, for a bias or another
     summand that is merged into the sum before it; ``chain``: the magnitude that has come together
     since the last activation, and the roundings in it.
     """
 
-    def __init__(
-        self,
-        tools: Roundoff,
-        centre: Centre,
-        eps: Tensor,
-        boxes: list[Box],
-        arithmetic: Arithmetic | None,
-        radii: Mapping[int, Tensor],
-    ) -> None:
-        self.tools, self.centre, self.eps, self.boxes = tools, centre, eps, boxes
-        self.arithmetic, self.radii = arithmetic, radii
-        self.fresh: list[Tensor] = []
-        self.total: list[Tensor] = []
-        self.size: list[Tensor] = []
-        self.length: list[Tensor] = []
-        self.moved: list[Tensor] = []
-        self.additions: list[Tensor] = []
-        self.chain: list[tuple[Tensor, float]] = []
+    def __init__(self, tools: Roundoff, eps: Tensor, arithmetic: Arithmetic | None) -> None:
+        self.tools, self.eps, self.arithmetic = tools, eps, arithmetic
+        self.boxes: dict[int, Box] = {}
+        self.fresh: dict[int, Tensor] = {}
+        self.total: dict[int, Tensor] = {}
+        self.size: dict[int, Tensor] = {}
+        self.length: dict[int, Tensor] = {}
+        self.moved: dict[int, Tensor] = {}
+        self.additions: dict[int, Tensor] = {}
+        self.chain: dict[int, tuple[Tensor, float]] = {}
         # The largest sum of all values of a node so far.
         self.peak = torch.zeros_like(eps)
+
+    @abstractmethod
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+        """Past an activation: how far its value is off but for its own rounding, the length of
+        that, and ``‖Δv‖``."""
+
+    @abstractmethod
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
+        """``|A| |v|`` of an operator from the values at the sample, where it is of use."""
 
     def step(self, i: int) -> None:
         node, box = self.tools.network.nodes[i], self.boxes[i]
@@ -156,12 +158,7 @@ class _Forward:
                 if self.arithmetic is not None:
                     fresh = self.arithmetic.unit * largest + self.arithmetic.tiny
             case Activation() as activation:
-                before, error = self.boxes[node.inputs[0]], self.total[node.inputs[0]]
-                passed, additions = activation.perturbation(*before, error), none
-                steep = activation.gain(before[0] - error, before[1] + error).flatten(1).amax(1)
-                length, moves = times(lengths[0], steep), times(moved[0], steep)
-                if i in self.radii:
-                    moves = torch.minimum(moves, self.radii[i])
+                (passed, length, moves), additions = self.past(i, activation), none
                 fresh = self._activation(activation, largest + passed, self._spread(i))
                 if not isinstance(activation, Elementwise):
                     fresh = fresh + self._lowered(activation, node.inputs[0])
@@ -181,15 +178,15 @@ class _Forward:
             fresh = fresh + self._analysed(i, largest + passed)
         terms = getattr(node.kind, "terms", 0) + len(node.inputs)
         total = (passed + fresh) * (1 + gamma(terms + 32))
-        self.fresh.append(fresh * (1 + gamma(terms + 32)))
-        self.total.append(total)
-        self.size.append((largest + total) * (1 + 4 * FLOAT64))
-        everything = self.size[-1].flatten(1).sum(1)
+        self.fresh[i] = fresh * (1 + gamma(terms + 32))
+        self.total[i] = total
+        self.size[i] = (largest + total) * (1 + 4 * FLOAT64)
+        everything = self.size[i].flatten(1).sum(1)
         self.peak = torch.maximum(self.peak, everything)
-        self.length.append(torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total)))
-        self.moved.append(moves * (1 + 8 * FLOAT64))
-        self.additions.append(additions)
-        self.chain.append((self.size[-1], 0.0) if chain is None else chain)
+        self.length[i] = torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total))
+        self.moved[i] = moves * (1 + 8 * FLOAT64)
+        self.additions[i] = additions
+        self.chain[i] = (self.size[i], 0.0) if chain is None else chain
 
     def _analysed(self, i: int, size: Tensor) -> Tensor:
         """What is rounded in an analysis in a narrower type, beside weights: the values at the
@@ -260,19 +257,18 @@ class _Forward:
             chain = operator.magnitude(magnitude), roundings
             return passed, torch.zeros_like(largest), operator.apply(self.additions[j]), chain
         assert rows is not None
-        passed = torch.fmin(passed, rows * _column(self.length[j], rows) * (1 + 4 * FLOAT64))
+        passed = torch.fmin(passed, rows * column(self.length[j], rows) * (1 + 4 * FLOAT64))
         bias = operator.bias_magnitude()
         whole = operator.magnitude(self.size[j]) * slack
-        value, error = self.centre.values[j].abs() + self.centre.errors[j], self.total[j]
-        near = operator.magnitude(value + 2 * error) * slack + rows * _column(self.moved[j], rows)
-        whole = torch.fmin(whole, near)
+        near = self.near(i, operator, slack)
+        whole = whole if near is None else torch.fmin(whole, near)
         meets = whole if roundings == 0 else operator.magnitude(magnitude) * slack
         # Fusing sums a bias through the operator, and rounds each entry.
         chain = (meets + bias) * (1 + 4 * FLOAT64), roundings + operator.terms + 6
         fused = gamma(chain[1] + 16) * chain[0] + DOUBLE.tiny * (operator.terms + 2)
         if self.tools.unit:
             # And once more to a narrower type, where those too small for it are lost.
-            lost = _column(self.peak + 2, fused) * self.tools.analysis.tiny
+            lost = column(self.peak + 2, fused) * self.tools.analysis.tiny
             lost = torch.where(chain[0] == 0, 0.0, lost)
             fused = fused + self.tools.unit * (1 + self.tools.unit) * chain[0] + lost
         additions = operator.count((self.size[j] != 0).to(whole.dtype))
@@ -289,7 +285,7 @@ class _Forward:
         made = made + sums * (additions * (whole + result) / 2 + behind * bias)
         # Factors of a product that are too small for the format, and products that are.
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
-        most = _column(self.size[j].flatten(1).amax(1) + heaviest, largest) + additions + 8
+        most = column(self.size[j].flatten(1).amax(1) + heaviest, largest) + additions + 8
         lost = self.arithmetic.tiny * (operator.terms + 1) * most
         rounded = behind + additions + factors
         fresh = self._grown(made + lost, constants + 2, rounded, result, whole)
@@ -307,6 +303,30 @@ class _Forward:
         fresh = growth * (made + own.tiny * (stored + added))
         safe = (whole * growth <= sums.largest / 2) & (result * growth <= own.largest / 2)
         return torch.where(safe, fresh, torch.inf)
+
+
+class _FromReal(ForwardSweep):
+    """From the real values of each input on: ``boxes`` hold these, and errors add up."""
+
+    def __init__(
+        self, tools: Roundoff, centre: Centre, eps: Tensor, boxes: list[Box],
+        arithmetic: Arithmetic | None,
+    ) -> None:  # fmt: skip
+        super().__init__(tools, eps, arithmetic)
+        self.centre, self.boxes = centre, dict(enumerate(boxes))
+
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+        (j,) = self.tools.network.nodes[i].inputs
+        before, error = self.boxes[j], self.total[j]
+        steep = activation.gain(before[0] - error, before[1] + error).flatten(1).amax(1)
+        passed = activation.perturbation(*before, error)
+        return passed, times(self.length[j], steep), times(self.moved[j], steep)
+
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
+        (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]
+        assert rows is not None
+        value = self.centre.values[j].abs() + self.centre.errors[j] + 2 * self.total[j]
+        return operator.magnitude(value) * slack + rows * column(self.moved[j], rows)
 
 
 def _absolute_norm(operator: Operator, ones: Tensor) -> float:
@@ -332,7 +352,3 @@ def _norm(values: Tensor) -> Tensor:
     flat = values.flatten(1)
     length: Tensor = flat.norm(dim=1)
     return length * (1 + gamma(flat.shape[1] + 8))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.boxes import Centre
+from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
+from lipcert.bounds.noise import NoiseSweep
 from lipcert.bounds.split import Budget, Splitter
-from lipcert.certification.assured import AssuredNorms
+from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
@@ -32,6 +33,8 @@ from lipcert.rounding import FLOAT64
 _FIRST_CALL = 2**32
 # Forms are sought, and proven in twice the precision, in parts that caches hold.
 FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# How far above the truth norms may be where they are dear.
+_ROUGHLY = 0.04
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -65,6 +68,7 @@ class Backward:
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
             refined=refined, work=self.pace.work, images=options.pixel_domain,
         )  # fmt: skip
+        self.excess = EXCESS if self.bound.chain_work <= self.pace.chain_work else _ROUGHLY
         self.refined = replace(self.bound, steps=self.pace.refine or 0, work=self.pace.refine_work)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
@@ -72,7 +76,10 @@ class Backward:
             chains=self.pace.own_norms, refined=refined, work=self.pace.work,
             images=options.pixel_domain,
         )  # fmt: skip
-        self.matched = deployment.matches(simple)
+        # For what is so at radius 0 no norm of a sample's own is of use.
+        self.still = replace(self.rough, narrow=0, chains=False, refined=0)
+        # None where the rounding of the deployed network has to be found apart from its bounds.
+        self.noise = deployment.noise(simple)
         self.dual, self.guide = self.bound.duals
 
 
@@ -93,6 +100,15 @@ class Margins:
     def proven(self) -> Tensor:
         """Whether all margins of a sample are: ``(B,)``."""
         return self.done.all(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """What was prepared at a radius, the state there, and what each margin has to exceed."""
+
+    prepared: Prepared
+    state: State
+    needed: Tensor
 
 
 class BackwardBatch:
@@ -135,29 +151,68 @@ class BackwardBatch:
         margins = logits.gather(1, self.labels[:, None]) - logits
         return margins.scatter(1, self.labels[:, None], math.inf)
 
-    def needed(self, eps: Tensor, state: State) -> Tensor:
-        """What each margin has to exceed, ``(B, K)``: −∞ at the label itself."""
-        known = state if self.tools.matched else None
-        pair = self.tools.deployment.pair_errors(
-            self.deployed, self.labels, self.rounded.ball(eps), known, margins=_SMALL * self.clean
-        )
-        self.charged = pair.scatter(1, self.labels[:, None], 0).amax(1)
-        return pair.scatter(1, self.labels[:, None], -math.inf)
+    def needed(self, eps: Tensor, state: State, sweep: NoiseSweep | None) -> Tensor:
+        """What each margin has to exceed, ``(B, K)``: −∞ at the label itself. Where a ``sweep`` has
+        brought noise into the state only the logits' own rounding is left."""
+        deployment, labels = self.tools.deployment, self.labels[:, None]
+        if sweep is None:
+            pair = deployment.pair_errors(
+                self.deployed, self.labels, self.rounded.ball(eps), margins=_SMALL * self.clean
+            )
+            worth = torch.zeros_like(eps)
+        else:
+            each = sweep.logits(state)
+            pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + deployment.always
+            pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(state)
+        self.charged = pair.scatter(1, labels, 0).amax(1) + worth
+        return pair.scatter(1, labels, -math.inf)
 
-    def prepare(self, eps: Tensor, number: int, *, refine: bool) -> tuple[Prepared, State]:
+    def _drifts(self, state: State) -> Tensor:
+        """What all drifts are worth to the nearest class, to first order: ``(B,)``."""
+        rows, nearest = torch.arange(len(self.x), device=self.x.device), self.clean.argmin(1)
+        network = self.tools.dual.network
+        return self.tools.dual.drifts(
+            to_dtype(state, torch.float64), margin_forms(network, rows, self.labels, nearest)
+        )
+
+    def prepare(self, eps: Tensor, number: int, *, refine: bool) -> Ready:
         """``number`` names the preparation's coins; it is never used twice for a sample."""
         self.used += 1
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            return self.tools.norms.local(norm, mapping, self.streams, number, which)
+            norms, excess = self.tools.norms, self.tools.excess
+            return norms.local(norm, mapping, self.streams, number, which, excess)
 
         bound = self.tools.refined if refine else self.tools.bound
-        return bound.prepare_state(self.centre, self.rounded.ball(eps), norm_of)
+        ball, noise = self.rounded.ball(eps), self.tools.noise
+        sweep = None if noise is None else noise.over(ball)
+        prepared, state = bound.prepare_state(
+            self.centre, ball, norm_of, None if sweep is None else sweep.before
+        )
+        return Ready(prepared, state, self.needed(eps, state, sweep))
 
-    def verdict(self, eps: Tensor, state: State) -> Margins:
-        """Which margins are proven at ``eps``, slopes optimised in stages."""
+    def nearer(self, eps: Tensor, ready: Ready, again: Tensor) -> tuple[State, Tensor]:
+        """The state, and what margins need, at radii below those where all was prepared: the
+        rounding of the deployed network found ``again``, ``(B,)``, or as it was there."""
+        bound, ball, noise = self.tools.bound, self.rounded.ball(eps), self.tools.noise
+        if not bool(again.any()):
+            return bound.state(self.centre, ball, ready.prepared), ready.needed
+        charged, sweep = self.charged, None if noise is None else noise.over(ball)
+
+        def noise_of(node: int, state: State, box: Box) -> Tensor:
+            assert sweep is not None
+            found = sweep.before(node, state, box)
+            return torch.where(_wide(again, found), found, math.inf)
+
+        state = bound.state(self.centre, ball, ready.prepared, noise_of if sweep else None)
+        needed = self.needed(eps, state, sweep)
+        self.charged = torch.where(again, self.charged, charged)
+        return state, torch.where(again[:, None], needed, ready.needed)
+
+    def verdict(self, ready: Ready) -> Margins:
+        """Which margins are proven where all was prepared, slopes optimised in stages."""
+        state, needed = ready.state, ready.needed
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        needed = self.needed(eps, state)
         done = margins > needed
         hopeless = ~(needed.amax(1) < self.clean.amin(1))
         forms, others = self.forms(~done & ~hopeless[:, None])
@@ -238,3 +293,7 @@ class BackwardBatch:
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
         return torch.cat(values)
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -12,7 +12,8 @@ from lipcert.certification.attack import nearest
 from lipcert.certification.backward import Backward, BackwardBatch
 from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
-from lipcert.certification.radius import guess_radius, prove_radius
+from lipcert.certification.guess import Guess
+from lipcert.certification.radius import prove_radius
 from lipcert.network import Network
 
 RUNGS = ("local", "dual", "refined", "split")
@@ -43,8 +44,15 @@ def climb(
     if findings.seconds_left(rows) <= 0:
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
-    limit = attack.radius.clamp(max=batch.diameter)
-    guess = guess_radius(every, (limit / 3).clamp(min=_SMALLEST_BALL), limit)
+    limit, start = attack.radius.clamp(max=batch.diameter), Guess(every)
+    if bool(start.hopeless.any()):
+        alive = (~start.hopeless).nonzero().flatten()
+        findings.passed("dual", rows)
+        if not len(alive):
+            return
+        every, rows, limit = every.subset(alive), rows[alive], limit[alive]
+        start = Guess(every)
+    guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL), limit)
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)
     top = top.clamp(min=_SMALLEST_BALL)
@@ -61,18 +69,18 @@ def climb(
         reach = pace.near * torch.maximum(guess, findings.radius[rows])
         hopeless = torch.zeros_like(rows, dtype=torch.bool)
         for rung in (1, 2)[: 1 if pace.refine is None else 2]:
-            open_ = (findings.radius[rows] < near) & (near < attack.radius)
+            open_ = (findings.radius[rows] < near) & (near < findings.attacked[rows])
             chosen = (open_ & ~hopeless & (near <= reach)).nonzero().flatten()
             if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
-            _, state = some.prepare(at, 2 * number + rung, refine=rung == 2)
-            margins = some.verdict(at, state)
+            ready = some.prepare(at, 2 * number + rung, refine=rung == 2)
+            margins = some.verdict(ready)
             _keep(findings, rows[chosen], at, margins.proven, rung, some)
             hopeless[chosen] = margins.hopeless
             if pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
                 leaves = pace.leaves if rung == 2 else min(pace.leaves, _FEW_LEAVES)
-                margins = some.split(state, margins, leaves, left)
+                margins = some.split(ready.state, margins, leaves, left)
                 _keep(findings, rows[chosen], at, margins.proven, 3, some)
             findings.spent[rows[chosen]] += some.spent
 

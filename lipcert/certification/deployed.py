@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
-from lipcert.bounds.anchored import State
-from lipcert.bounds.boxes import Box
+from lipcert.bounds.noise import Noise
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.errors import CannotCertify
-from lipcert.network import Network, Sum, simplify
-from lipcert.network.operators import Operator, Shape
+from lipcert.network import Network, simplify
+from lipcert.network.operators import Operator
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic
 
 # Softmax and LogSoftmax keep the order of two logits unless they are so near that the results round
@@ -68,43 +67,33 @@ class Deployment:
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
 
-    def matches(self, network: Network) -> bool:
-        """Whether the activations of a rewritten network are those of this one, in order.
+    def noise(self, analysed: Network) -> Noise | None:
+        """Its roundings as noise in states of a rewritten network, None where that has other
+        activations."""
+        own, analysis = self.propagation.network, self.roundoff.analysis
+        return Noise.of(own, analysed, self.arithmetic, analysis)
 
-        Where a sum was rewritten as a rearrangement, an activation may read its values in another
-        order: no sum may be missing. Of moves all rewritings make the same.
-        """
-        return _outline(self.propagation.network) == _outline(network)
+    @property
+    def always(self) -> float:
+        """What every margin needs beside: for ties of a Softmax, and for what underflows."""
+        return self._tie + self.roundoff.underflow
 
     def pair_errors(
         self,
         centre: Centre,
         labels: Tensor,
         eps: Tensor,
-        state: State | None = None,
         margins: Tensor | None = None,
     ) -> Tensor:
         """How far each deployed margin ``f_y − f_j`` can be from the real one in the balls of
         radius ``eps``, ``(B, K)``; infinite where a value could overflow.
 
-        ``state``: the anchored state over the same balls, or larger ones, of a network that
-        ``matches``: its boxes and radii are tighter than those that are found here. ``margins``:
-        where these exceed what both logits can err by themselves, or one of a sample's other than
-        its label's is 0 or less, that is good enough.
+        ``margins``: where these exceed what both logits can err by themselves, or one of a sample's
+        other than its label's is 0 or less, that is good enough.
         """
-        network = self.propagation.network
-        known: dict[int, Box] = {}
-        radii: dict[int, Tensor] = {}
-        if state is not None:
-            # The input may have a layer too.
-            layers = [layer for node, layer in state.items() if node]
-            for i, layer in zip(network.activations, layers, strict=True):
-                known[network.nodes[i].inputs[0]] = layer.lower, layer.upper
-                radii[i] = layer.radius * layer.gain.flatten(1).amax(1) * (1 + 4 * FLOAT64)
-        boxes = self.propagation.boxes(centre, eps, known)
-        roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic, radii)
-        each = roundings.total[-1].flatten(1)
-        always = self._tie + self.roundoff.underflow
+        boxes = self.propagation.boxes(centre, eps)
+        roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
+        each, always = roundings.total[-1].flatten(1), self.always
         pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
         if margins is None:
@@ -139,11 +128,3 @@ def _check_range(network: Network, arithmetic: Arithmetic) -> None:
                         f"overflows the deployed format, whose largest number is "
                         f"{arithmetic.largest:.6g}; choose a wider --deployed"
                     )
-
-
-def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
-    """How many sums there are, and the kinds and input shapes of the activations."""
-    nodes = network.nodes
-    sums = sum(isinstance(node.kind, Sum) for node in nodes)
-    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.activations]
-    return sums, kinds

@@ -135,4 +135,6 @@ class Findings:
             return "timeout", f"open after --time-per-sample {self.options.time_per_sample:g}"
         if not (reached or math.isfinite(deployed)):
             return "unknown", f"a value could overflow {self.options.deployed} in the ball"
+        if not reached and deployed >= float(self.margin[row]):
+            return "unknown", f"rounding in {self.options.deployed} could alone exceed the margin"
         return "unknown", None

@@ -15,7 +15,8 @@ class Pace:
 
     Radii: ``guess_steps`` of the slopes at each of ``guesses``, for ``guessed_classes`` of each
     sample; ``radius_steps`` where they end, and as many ``trials``, more only where they find none;
-    and how often all is prepared ``again``, where it was aimed at badly. ``work``: boxes are
+    and how often all is prepared ``again``, where it was aimed at badly. ``chain_work``: norms of
+    chains are found roughly where these lead past more values in all. ``work``: boxes are
     refined for a radius where a layer takes no more, in values of all layers for each of its
     neurons.
 
@@ -36,6 +37,7 @@ class Pace:
     radius_steps: int
     trials: int
     again: int
+    chain_work: float
     work: float
     near: float
     stages: tuple[int, ...]
@@ -52,7 +54,8 @@ class Pace:
 PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
-        guesses=3, guess_steps=4, guessed_classes=2, radius_steps=4, trials=2, again=0, work=0.0,
+        guesses=3, guess_steps=4, guessed_classes=2, radius_steps=4, trials=2, again=0,
+        chain_work=0.0, work=0.0,
         near=1.0, stages=(10,), coupled=False, refine=None, refine_work=0.0,
         leaves=0, leaf_work=0.0, hopeless=0.0,
         attack_steps=5, attack_restarts=0,
@@ -60,7 +63,7 @@ PACES: dict[Effort, Pace] = {
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=14, guessed_classes=2, radius_steps=30, trials=40, again=2,
-        work=2.0**16,
+        chain_work=2.0**18, work=2.0**16,
         near=3.0, stages=(20, 40), coupled=False, refine=8, refine_work=2.0**23,
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
         attack_steps=20, attack_restarts=0,
@@ -68,7 +71,7 @@ PACES: dict[Effort, Pace] = {
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
-        work=2.0**22,
+        chain_work=2.0**22, work=2.0**22,
         near=3.0, stages=(20, 60, 100), coupled=True, refine=20, refine_work=2.0**25,
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
         attack_steps=40, attack_restarts=1,

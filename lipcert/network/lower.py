@@ -22,10 +22,15 @@ from lipcert.network.operators import Dense, Operator, Select, Shape
 
 def lower(network: Network) -> Network:
     """The same function with element-wise activations only."""
+    return lowered(network)[0]
+
+
+def lowered(network: Network) -> tuple[Network, frozenset[int]]:
+    """``lower``, and which of its nodes stand for comparisons."""
     builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
-    place = {0: 0}
+    place, compared = {0: 0}, set[int]()
     for i, node in enumerate(network.nodes):
-        sources = [place[j] for j in node.inputs]
+        sources, first = [place[j] for j in node.inputs], len(builder.nodes)
         match node.kind:
             case Input():
                 continue
@@ -39,7 +44,10 @@ def lower(network: Network) -> Network:
                 place[i] = _maximum(builder, sources[0], node.origin, network.anchor)
             case Activation() as activation:
                 place[i] = builder.activation(activation, sources[0], node.origin)
-    return builder.build(place[network.output])
+        if isinstance(node.kind, MaxMin | GroupMax):
+            compared.update(id(made.kind) for made in builder.nodes[first:])
+    built = builder.build(place[network.output])
+    return built, frozenset(i for i, node in enumerate(built.nodes) if id(node.kind) in compared)
 
 
 def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:

@@ -1,0 +1,167 @@
+"""The deployed network as a noisy one: what rounding does between two activations, and no further.
+
+A run in floating point gives the input of an activation as ``ẑ = A â + b + δ``, where ``â`` are its
+own values at the activations before, and ``δ`` is what was rounded since: ``|δ| ≤ r``. So it is a
+run of the real network with noise in front of every activation. The anchored bounds follow how far
+values move from their anchors, and what an anchor drifts is such a noise already: with ``r`` added
+to it their boxes hold the values of every run that rounds at most so, the deployed, the real and
+any mixture, and their margins are those of all of them. Nothing has to be known of how far a
+deployed value is from the real one, which in the worst case grows with the depth like a product of
+``‖ |A| ‖``.
+
+``r`` depends on how large values are: on the layers before, whose boxes hold deployed values. So it
+is found layer by layer, as these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.boxes import Box, affine_box, sum_box
+from lipcert.bounds.chain import chain_path
+from lipcert.bounds.roundoff import ForwardSweep, Roundoff
+from lipcert.network import Input, Network, Sum
+from lipcert.network.activations import Activation
+from lipcert.network.lower import lowered
+from lipcert.network.operators import Operator, Shape
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column
+
+# How near the values of the same activation are in two spellings of a network.
+_SAME = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """The noise of a deployed network, for states of another spelling of it.
+
+    ``roundoff``: of the network as deployed, but for comparisons, which are lowered; these nodes
+    are ``compared``, and round nothing. ``partners``: by its sources those of the other spelling;
+    ``sinks``: by the inputs of the other's activations those of its own.
+    """
+
+    roundoff: Roundoff
+    compared: frozenset[int]
+    partners: Mapping[int, int]
+    sinks: Mapping[int, set[int]]
+    arithmetic: Arithmetic | None
+
+    @classmethod
+    def of(
+        cls, deployed: Network, analysed: Network, arithmetic: Arithmetic | None,
+        analysis: Arithmetic,
+    ) -> Noise | None:  # fmt: skip
+        """None where the activations of the two are not the same, in order.
+
+        Where a sum was rewritten as a rearrangement, an activation may read its values in another
+        order: no sum may be missing. Of moves all rewritings make the same.
+        """
+        network, compared = lowered(deployed)
+        if _outline(network) != _outline(analysed) or not _alike(network, analysed.exact):
+            return None
+        partners = dict(zip(network.sources, analysed.sources, strict=True))
+        sinks: dict[int, set[int]] = {}
+        for i, other in zip(network.activations, analysed.activations, strict=True):
+            sink = analysed.nodes[other].inputs[0]
+            sinks.setdefault(sink, set()).add(network.nodes[i].inputs[0])
+        return cls(Roundoff.of(network, analysis), compared, partners, sinks, arithmetic)
+
+    def over(self, eps: Tensor) -> NoiseSweep:
+        """For the balls of radius ``eps``, ``(B,)``, and one state."""
+        return NoiseSweep(self, eps)
+
+
+class NoiseSweep(ForwardSweep):
+    """``ForwardSweep`` beside a state that grows: every activation is a new start."""
+
+    def __init__(self, noise: Noise, eps: Tensor) -> None:
+        super().__init__(noise.roundoff, eps, noise.arithmetic)
+        self.noise = noise
+        self.state: State = {}
+
+    def before(self, sink: int, state: State, box: Box) -> Tensor:
+        """``r`` at an input of activations of the state's network: ``(B, *shape)``, in float64.
+
+        ``state`` has the layers of all activations before it, which put it into the ``box``, but
+        for this noise."""
+        known = box[0].double(), box[1].double()
+        found = [self._at(node, state, known) for node in sorted(self.noise.sinks[sink])]
+        return torch.stack(found).amax(0) if len(found) > 1 else found[0]
+
+    def logits(self, state: State) -> Tensor:
+        """``r`` of the logits, ``(B, K)``."""
+        return self._at(self.tools.network.output, state).flatten(1)
+
+    def _at(self, node: int, state: State, known: Box | None = None) -> Tensor:
+        self.state = state
+        for i in chain_path(self.tools.network, node):
+            if i not in self.total:
+                self.arithmetic = None if i in self.noise.compared else self.noise.arithmetic
+                box = self._box(i)
+                if i == node and known is not None:
+                    box = torch.maximum(box[0], known[0]), torch.minimum(box[1], known[1])
+                self.boxes[i] = box
+                self.step(i)
+        return self.total[node]
+
+    def _layer(self, i: int) -> Layer:
+        return self.state[self.noise.partners[i]].map(lambda t: t.double())
+
+    def _box(self, i: int) -> Box:
+        """Of what a run's own values at the activations before come to, but for rounding."""
+        node = self.tools.network.nodes[i]
+        match node.kind:
+            case Input():
+                layer = self._layer(0)
+                return layer.lower, layer.upper
+            case Activation() as activation:
+                layer = self._layer(i)
+                return activation.image(layer.lower, layer.upper)
+            case Operator() as operator:
+                return affine_box(operator, self.boxes[node.inputs[0]], DOUBLE)
+            case Sum():
+                return sum_box([self.boxes[j] for j in node.inputs], DOUBLE)
+
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+        layer, none = self._layer(i), torch.zeros_like(self.boxes[i][0])
+        steepest = layer.gain.flatten(1).amax(1)
+        return none, torch.zeros_like(self.eps), layer.radius * steepest * (1 + 4 * FLOAT64)
+
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
+        (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]
+        assert rows is not None
+        if j not in self.noise.partners:
+            return None
+        kind, layer = self.tools.network.nodes[j].kind, self._layer(j)
+        value = layer.anchor
+        if isinstance(kind, Activation):
+            relative, absolute, scaled = kind.rounding
+            value = kind.value(layer.anchor).abs()
+            value = value + FLOAT64 * (relative * value + absolute + scaled * layer.anchor.abs())
+        value = value.abs() * (1 + 8 * FLOAT64) + 2 * self.total[j]
+        return operator.magnitude(value) * slack + rows * column(self.moved[j], rows)
+
+
+def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
+    """How many sums there are, and the kinds and input shapes of the activations."""
+    nodes = network.nodes
+    sums = sum(isinstance(node.kind, Sum) for node in nodes)
+    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.activations]
+    return sums, kinds
+
+
+def _alike(one: Network, other: Network) -> bool:
+    """Whether their activations read the same at a point, as far as numbers are finite."""
+    index = torch.arange(one.anchor.new_ones(one.in_shape).numel()).to(one.anchor)
+    x = (0.5 + 0.5 * torch.sin(1.0 + index)).reshape(1, *one.in_shape)
+    values, others = one.values(x), other.values(x)
+    for i, j in zip(one.activations, other.activations, strict=True):
+        first, second = values[one.nodes[i].inputs[0]], others[other.nodes[j].inputs[0]]
+        far = (first - second).abs() > _SAME * (first.abs().amax() + second.abs().amax())
+        if bool(far.any()):
+            return False
+    return True

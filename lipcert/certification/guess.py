@@ -1,0 +1,122 @@
+"""About how far the backward rungs will prove: estimated norms, float32, a few classes.
+
+A guess only decides where the dear part, norms and multipliers, is made once for all smaller radii,
+and which samples are not worth it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.anchored import State, select
+from lipcert.bounds.boxes import Box
+from lipcert.bounds.forms import Forms
+from lipcert.certification.backward import FORMS_AT_ONCE, BackwardBatch
+from lipcert.certification.search import largest_radius
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+
+# After its first radius a guess looks only at margins that come within so much of the clean one of
+# the nearest.
+_ASIDE = 0.3
+# At its first radius it takes so many times the steps of the others.
+_FIRST_GUESS = 2
+
+
+class Guess:
+    """Guesses for one batch. ``noise`` is about what the rounding of the deployed network adds in
+    small balls, by node; ``hopeless`` ``(B,)`` are the samples of which that leaves nothing."""
+
+    def __init__(self, batch: BackwardBatch) -> None:
+        self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
+        self.centre = self.bound.propagation.anchors(batch.x.float())
+        self.noise: dict[int, Tensor] = {}
+        self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
+        if batch.tools.noise is not None:
+            self._rest()
+
+    def _rest(self) -> None:
+        """At radius 0, where norms of a sample's own say little; but if they might rescue it."""
+        batch, still, eps = self.batch, self.batch.tools.still, torch.zeros_like(self.batch.spare)
+        assert batch.tools.noise is not None
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
+            assert norm is not None
+            assert isinstance(mapping, WeightedMap)
+            return norm.from_whole(mapping)
+
+        sweep = batch.tools.noise.over(eps)
+        found, state = still.prepare_state(self.centre, eps.float(), norm_of, sweep.before)
+        self.noise = found.noise
+        margins = still.margins_in(self.centre, batch.labels, state)
+        if bool((margins.scatter(1, batch.labels[:, None], 1.0) > 0).all()):
+            return
+        values = torch.full_like(margins, torch.inf, dtype=torch.float64)
+        state = self.state(eps)
+        for forms, others in self._forms(_nearest(batch, margins)):
+            own = select(state, forms.rows)
+            change, _ = self.guide.optimise(own, forms, self.guide.start(own, forms), 0)
+            values[forms.rows, others] = batch.clean[forms.rows, others] + change.double()
+        self.hopeless = ~(values.amin(1) > 0)
+
+    def state(self, eps: Tensor) -> State:
+        """The anchored state in float32, with estimated norms."""
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
+            return self.batch.tools.norms.guessed(norm, mapping, self.batch.streams)
+
+        def noise_of(node: int, state: State, box: Box) -> Tensor:
+            return self.noise[node]
+
+        noisy = noise_of if self.noise else None
+        return self.bound.prepare_state(self.centre, eps.float(), norm_of, noisy)[1]
+
+    def radius(self, start: Tensor, limit: Tensor) -> Tensor:
+        """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
+        batch, bound, guide = self.batch, self.bound, self.guide
+        clean = batch.clean.amin(1)
+        asked, values = torch.full_like(start, torch.nan), torch.full_like(start, torch.nan)
+        which: Tensor | None = None
+
+        def slack(eps: Tensor) -> Tensor:
+            nonlocal asked, values, which
+            state = self.state(eps)
+            margins = bound.margins_in(self.centre, batch.labels, state)
+            # The first look starts from nothing.
+            steps = batch.tools.pace.guess_steps * (_FIRST_GUESS if which is None else 1)
+            which = _nearest(batch, margins) if which is None else which
+            # What a sample gets must not depend on how long others take.
+            fresh = eps != asked
+            best = torch.full_like(margins, torch.inf, dtype=torch.float64)
+            for forms, others in self._forms(which & fresh[:, None]):
+                own = select(state, forms.rows)
+                start = batch.seeds.start(guide, own, forms, others)
+                change, found = guide.optimise(own, forms, start, steps)
+                batch.seeds = batch.seeds.renewed(forms, others, found, eps)
+                value = batch.clean[forms.rows, others] + change.double()
+                anchored = margins[forms.rows, others].double()
+                best[forms.rows, others] = value.maximum(anchored)
+            asked, values = eps, torch.where(fresh, best.amin(1), values)
+            near = best < (values + _ASIDE * clean)[:, None]
+            which = torch.where(fresh[:, None], near, which)
+            return values
+
+        return largest_radius(
+            slack, start, clean=clean, limit=limit, resolution=1.01, steps=batch.tools.pace.guesses
+        )
+
+    def _forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
+        """Those margins' forms and classes in float32, some at a time."""
+        forms, others = self.batch.forms(which)
+        for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
+            yield forms.select(some).to(torch.float32), others[some]
+
+
+def _nearest(batch: BackwardBatch, margins: Tensor) -> Tensor:
+    """The margins that seem nearest, a few of each sample: ``(B, K)``."""
+    margins = margins.scatter(1, batch.labels[:, None], torch.inf)
+    count = min(batch.tools.pace.guessed_classes, margins.shape[1] - 1)
+    nearest = margins.topk(count, 1, largest=False)
+    return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
