@@ -23,9 +23,8 @@ from lipcert.run.job import Execution
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
 _ONE_THREAD = 32768
-# What certifying takes for each value of a network, at least, as measured on small ones (0.3 to 3
-# times as much on larger and deeper ones), without any norms of a sample's own in the second case;
-# and what a process takes to start.
+# What a sample takes for each value of its network, at the least: 1 to 3 times as much on small
+# ones, a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
 _SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 1e-5, 2e-6, 2.0
 # Microseconds of processor time in so many of wall clock.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")

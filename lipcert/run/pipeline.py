@@ -41,7 +41,7 @@ from lipcert.run.model import Model, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
 from lipcert.run.workers import Certifier as Certifying
-from lipcert.run.workers import crew
+from lipcert.run.workers import check_main, crew
 
 Indices = NDArray[np.int64]
 
@@ -110,6 +110,7 @@ def certify_dataset(
     fails or no sample could be computed; ``KeyboardInterrupt``, whose message tells how to go on,
     where it is interrupted.
     """
+    check_main()
     check_output(execution)
     check_counterexamples(options, execution)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import current_process, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import Any, Protocol
@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.certificate import Sample
-from lipcert.errors import LipcertError
+from lipcert.errors import LipcertError, UsageError
 from lipcert.run.batches import Alone, Crew, Done, Failure, Outcome, attempt
 
-Load = Callable[[list[int]], tuple[NDArray[Any], NDArray[Any]]]
+Images = tuple[NDArray[Any], NDArray[Any]]
+Load = Callable[[list[int]], Images]
 Answer = tuple[Outcome | LipcertError, float, dict[int, NDArray[Any]]]
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,16 @@ class Certifier(Protocol):
     counterexamples: dict[int, NDArray[Any]] | None
 
     def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]: ...
+
+
+def check_main() -> None:
+    """Raises ``UsageError`` in a process that has yet to import the main module of the one that
+    started it: what that module does as a script would be done twice, results overwritten."""
+    if getattr(current_process(), "_inheriting", False):
+        raise UsageError(
+            "a script that certifies with several processes is imported by each of them: put what "
+            'it does under `if __name__ == "__main__":`'
+        )
 
 
 @contextmanager
@@ -70,8 +81,8 @@ class Workers:
     """``count`` processes. One that dies takes no more than its batch with it.
 
     Killed while it certifies, it counts as out of memory and is not replaced, unless it was the
-    last; ended in any other way, the batch failed. What one was given that could not even begin is
-    certified here.
+    last; ended in any other way, the batch failed. What was given to one that could not even begin
+    is certified here.
     """
 
     def __init__(self, certifier: Certifier, load: Load, count: int, threads: int) -> None:
@@ -82,13 +93,12 @@ class Workers:
         self._here = Alone(lambda batch: _certified(certifier, *load(batch), batch))
         self._workers: list[_Worker] = []
         for _ in range(count):
-            self._workers.append(_Worker(threads))
+            self._start()
 
     @property
     def free(self) -> bool:
-        if not self._workers:
-            return self._here.free
-        return any(worker.batch is None for worker in self._workers)
+        idle = any(worker.batch is None for worker in self._workers)
+        return self._here.free and (idle or not self._workers)
 
     @property
     def busy(self) -> bool:
@@ -96,26 +106,36 @@ class Workers:
 
     def give(self, batch: list[int]) -> None:
         worker = next((worker for worker in self._workers if worker.batch is None), None)
+        try:
+            images = self._load(batch)
+        except Exception:
+            worker = None  # here it fails again, in the way that is reported
         if worker is None:
             self._here.give(batch)
             return
-        worker.batch, worker.since = batch, time.perf_counter()
+        worker.batch, worker.images, worker.since = batch, images, time.perf_counter()
         if worker.ready:
             self._send(worker)
 
     def take(self) -> Done:
         while not self._here.busy:
             waiting = {worker.link: worker for worker in self._workers if worker.batch is not None}
-            for link in wait(list(waiting)):
-                assert isinstance(link, Connection)
-                if (done := self._heard(waiting[link])) is not None:
-                    return done
+            link = wait(list(waiting))[0]
+            assert isinstance(link, Connection)
+            if (done := self._heard(waiting[link])) is not None:
+                return done
         return self._here.take()
 
     def end(self) -> None:
         """At once, whatever they are doing: nothing of theirs is left to be put in order."""
         for worker in self._workers:
             worker.end()
+
+    def _start(self) -> None:
+        try:
+            self._workers.append(_Worker(self._threads))
+        except OSError as error:
+            _LOG.warning("a worker did not start (%s); going on without it", error.strerror)
 
     def _heard(self, worker: _Worker) -> Done | None:
         """What a worker sent; None where that was no batch."""
@@ -147,9 +167,8 @@ class Workers:
             worker.link.send_bytes(self._certifier)
 
     def _send(self, worker: _Worker) -> None:
-        assert worker.batch is not None
         with suppress(OSError):  # as above
-            worker.link.send((*self._load(worker.batch), worker.batch))
+            worker.link.send((worker.images, worker.batch))
 
     def _lost(self, worker: _Worker, batch: list[int]) -> Done | None:
         # It may still be about to say why it ends.
@@ -163,19 +182,20 @@ class Workers:
             return None
         killed = code == _KILLED
         if not (killed and self._workers):
-            self._workers.append(_Worker(self._threads))
+            self._start()
         how = "was killed" if killed else f"ended with exit code {code}"
         _LOG.warning("a worker %s; what it had is computed again", how)
         return Done(batch, Failure(f"its process {how}", killed), seconds, crowded=self.busy)
 
 
 class _Worker:
-    """A process, its end of the link, and the batch it was given."""
+    """A process, its end of the link, and the batch it was given, with its pixels and labels."""
 
     def __init__(self, threads: int) -> None:
         self.link, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, threads), daemon=True)
         self.batch: list[int] | None = None
+        self.images: Images | None = None
         self.since = 0.0
         self.met = self.ready = False
         with _uninterrupted():
@@ -214,7 +234,7 @@ def _serve(link: Connection[Any, Any], threads: int) -> None:
     link.send(None)
     while True:
         try:
-            pixels, labels, batch = link.recv()
+            (pixels, labels), batch = link.recv()
         except EOFError:
             return
         link.send(_answer(certifier, pixels, labels, batch))
