@@ -70,6 +70,7 @@ def certify(
     time_per_sample: float | None = None,
     dtype: Dtype = "float64",
     batch_size: int | None = None,
+    workers: int | None = 1,
     threads: int | None = None,
     device: str = "cpu",
     output: str | PathLike[str] | None = None,
@@ -85,6 +86,8 @@ def certify(
     ``labels``: (N,) whole numbers. ``eps``: one radius or several, in pixels of [0, 1], as numbers
     or as text such as ``"36/255"``. The other options are those of ``lipcert certify``; with
     ``output`` the results and the journal are written there. ``progress`` shows a bar on stderr.
+    ``workers``: processes that share the batches, None for as many as suit; each imports the script
+    that calls this, which then needs ``if __name__ == "__main__":`` around the call.
 
     The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
     those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
@@ -107,6 +110,7 @@ def certify(
     )
     execution = Execution(
         batch_size=batch_size,
+        workers=workers,
         threads=threads,
         device=device,
         output=None if output is None else Path(output),

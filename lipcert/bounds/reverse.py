@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ class RigorousSweep:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._sizes = cache(self._sizes_of)
+        self._known: dict[int, tuple[float, float]] = {}
 
     def __call__(
         self, node: int, forms: Tensor, cross: CrossWithError
@@ -79,8 +78,13 @@ class RigorousSweep:
                     pending[j] = value, error
         return pending.get(0)
 
+    def _sizes(self, node: int) -> tuple[float, float]:
+        """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above; computed once."""
+        if node not in self._known:
+            self._known[node] = self._sizes_of(node)
+        return self._known[node]
+
     def _sizes_of(self, node: int) -> tuple[float, float]:
-        """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above."""
         operator = self.network.nodes[node].kind
         assert isinstance(operator, Operator)
         like, own = self.network.anchor, self.network.arithmetic

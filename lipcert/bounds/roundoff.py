@@ -83,7 +83,7 @@ class Roundoff:
     @property
     def unit(self) -> float:
         """The roundoff of an analysis in a narrower type than float64, else 0."""
-        return 0.0 if self.analysis is DOUBLE else self.analysis.unit
+        return 0.0 if self.analysis == DOUBLE else self.analysis.unit
 
     @cached_property
     def underflow(self) -> float:

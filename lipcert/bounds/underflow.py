@@ -39,7 +39,7 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
         (1 + sum(before[j] for j in node.inputs)) * (1 + norms[i]) * (1 + after[i])
         for i, node in enumerate(nodes)
     ]
-    if analysis is DOUBLE:
+    if analysis == DOUBLE:
         return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
     sizes = [math.sqrt(math.prod(node.shape)) for node in nodes]
     short = _LENGTHS * math.sqrt(analysis.tiny) * (1 + sizes[0])

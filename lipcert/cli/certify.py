@@ -137,9 +137,14 @@ def certify(
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[
-        int | None, _run("Samples at once; by default 32, fewer where memory runs out.")
+        int | None, _run("Samples at once; by default 20, fewer where memory runs out.")
     ] = None,
-    threads: Annotated[int | None, _run("CPU threads; by default few for a small network.")] = None,
+    workers: Annotated[
+        int | None, _run("Processes that share the batches; by default one a core on a CPU.")
+    ] = None,
+    threads: Annotated[
+        int | None, _run("CPU threads of each; by default one, few for a small network alone.")
+    ] = None,
     device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
     allow_implausible: Annotated[
@@ -215,6 +220,7 @@ def certify(
         ),
         execution=Execution(
             batch_size=batch_size,
+            workers=workers,
             threads=threads,
             device=device,
             shard=None if shard is None else Shard.parse(shard),

@@ -77,7 +77,7 @@ def _gather(
     terms = [call.assembler.select(x, at) for x, at in index.items() if (at >= 0).any()]
     if not terms:
         raise Unsupported("its result does not depend on the network's input")
-    shift = torch.from_numpy(bias) if bias.any() else None
+    shift = torch.from_numpy(bias).clone() if bias.any() else None
     return call.assembler.diagonal(call.assembler.sum(terms), None, shift)
 
 

@@ -93,7 +93,9 @@ class Call:
             raise Unsupported(f"its input {self._name(index)} has type {array.dtype}, not float")
         if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
             raise Unsupported(f"its input {self._name(index)} has values that are not finite")
-        return torch.from_numpy(array.astype(np.float64))
+        # In memory of torch's own: where numpy's begins, and with it the order in which a product
+        # is summed, differs from process to process.
+        return torch.from_numpy(array.astype(np.float64)).clone()
 
     def optional(self, index: int) -> Tensor | None:
         return self.constant(index) if self.has(index) else None

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,22 @@ import torch
 import lipcert
 from lipcert.errors import UsageError
 from lipcert.network import Network
+from lipcert.options import Options
+from lipcert.run.batches import number
+from lipcert.run.job import Execution
 
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
 _ONE_THREAD = 32768
+# What a sample takes for each value of its network, at the least: 1 to 3 times as much on small
+# ones, a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
+_SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 1e-5, 2e-6, 2.0
+# Microseconds of processor time in so many of wall clock.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The ``environment`` of a certificate."""
+def environment(device: str, workers: int = 1) -> dict[str, Any]:
+    """The ``environment`` of a certificate; ``threads`` are those of each of its ``workers``."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     return {
         "python": platform.python_version(),
@@ -31,6 +40,7 @@ def environment(device: str) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": name,
         "threads": torch.get_num_threads(),
+        "workers": workers,
     }
 
 
@@ -61,7 +71,34 @@ def suitable_threads(network: Network) -> int:
     Threads that have too little to do wait for each other in loops: a network of a few neurons
     was ten times slower with one a core, where other programs were running.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = min(torch.get_num_threads(), usable or 1)
+    cores = min(torch.get_num_threads(), usable_cores())
     widest = max(math.prod(node.shape) for node in network.nodes)
     return max(1, min(cores, 32 * widest // _ONE_THREAD))
+
+
+def suitable_workers(network: Network, options: Options, execution: Execution, samples: int) -> int:
+    """As many processes as there are cores for their threads, but no more than there are batches,
+    and as few as have each about as much to do as it costs to start one.
+
+    One on a GPU, and where shards or torchrun share the work already.
+    """
+    alone = execution.shard or execution.device != "cpu" or os.environ.get("WORLD_SIZE", "1") != "1"
+    if execution.workers or alone:
+        return execution.workers or 1
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    guesses = options.method == "auto" and options.effort == "fast"
+    seconds = samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+    cores = usable_cores() // (execution.threads or 1)
+    batches = number(samples, execution.batch_size)
+    return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))
+
+
+def usable_cores() -> int:
+    """Those that this process may run on, and that its container has the time of."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = _QUOTA.read_text().split()
+        granted = int(quota) // int(period)
+    except (OSError, ValueError):  # no container, or "max": no limit
+        granted = usable or 1
+    return max(1, min(usable or 1, granted))

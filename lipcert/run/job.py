@@ -83,13 +83,15 @@ class Shard:
 class Execution:
     """How the run is carried out; nothing here changes what a certified number means.
 
-    ``batch_size``: 32 where it is None; it halves where memory runs out. ``threads``: None suits
-    the network and the machine. ``output``: the folder of the journal and the results; None keeps
-    both in memory. ``save_counterexamples``: keep the points of falsified samples there too.
+    ``batch_size``: 20 where it is None; it halves where memory runs out. ``workers``: processes
+    that share the batches; ``threads``: of each of them; None suits the network and the machine.
+    ``output``: the folder of the journal and the results; None keeps both in memory.
+    ``save_counterexamples``: keep the points of falsified samples there too.
     ``allow_implausible``: go on where the clean accuracy is no better than a guess.
     """
 
     batch_size: int | None = None
+    workers: int | None = 1
     threads: int | None = None
     device: str = "cpu"
     shard: Shard | None = None
@@ -100,7 +102,10 @@ class Execution:
     allow_implausible: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("--batch-size", self.batch_size), ("--threads", self.threads)):
+        numbers = {
+            "--batch-size": self.batch_size, "--workers": self.workers, "--threads": self.threads,
+        }  # fmt: skip
+        for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: give a whole number of at least 1")
         if self.resume and self.overwrite:

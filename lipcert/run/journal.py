@@ -101,6 +101,18 @@ class Journal:
         self.finished.update({s.index: s for s in samples if s.verdict != "error"})
         self._write([sample.to_json() | self._point_of(sample) for sample in samples])
 
+    def after_interrupt(self, done: int, total: int) -> str:
+        """What to tell whoever interrupted the run."""
+        if self.path is None:
+            return (
+                f"interrupted after {done} of {total} samples; name a folder with --output to keep "
+                "them"
+            )
+        return (
+            f"interrupted; {done} of {total} samples are kept in {self.path}: "
+            "repeat the command with --resume to go on"
+        )
+
     def _point_of(self, sample: Sample) -> dict[str, str]:
         point = self.points.get(sample.index)
         return {} if point is None else {_POINT: _text(point)}

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import get_num_threads
 
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
@@ -20,7 +19,7 @@ from lipcert.loading import CrossCheck, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.report import json_file, thumbnails
-from lipcert.run.batches import in_batches
+from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
     PLAUSIBILITY_SAMPLES,
@@ -29,17 +28,25 @@ from lipcert.run.checks import (
     predictions,
     spread,
 )
-from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.environment import (
+    check_device,
+    environment,
+    suitable_threads,
+    suitable_workers,
+    threads,
+)
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal, check_output
 from lipcert.run.model import Model, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
+from lipcert.run.workers import Certifier as Certifying
+from lipcert.run.workers import check_main, crew
 
 Indices = NDArray[np.int64]
 
 
-class Certify(Protocol):
+class Certify(Certifying, Protocol):
     """What the pipeline needs of a ``Certifier``."""
 
     @property
@@ -47,8 +54,6 @@ class Certify(Protocol):
 
     @property
     def layer_norms(self) -> list[LayerNorm]: ...
-
-    def __call__(self, pixels: Tensor, labels: Tensor, indices: Sequence[int]) -> list[Sample]: ...
 
 
 class MakeCertifier(Protocol):
@@ -105,12 +110,14 @@ def certify_dataset(
     fails or no sample could be computed; ``KeyboardInterrupt``, whose message tells how to go on,
     where it is interrupted.
     """
+    check_main()
     check_output(execution)
     check_counterexamples(options, execution)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
     notes: list[str] = []
-    network = model.on_images(dataset.images.shape[1:])
-    with threads(execution.threads or suitable_threads(network)):
+    network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
+    workers = suitable_workers(network, options, execution, len(part))
+    with threads(execution.threads or (1 if workers > 1 else suitable_threads(network))):
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
@@ -125,8 +132,9 @@ def certify_dataset(
                 counterexamples=journal.points if execution.save_counterexamples else None,
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
+            watch.say(f"workers: {workers}")
             samples = _certify(
-                certifier, dataset, _part(indices, execution), options, execution, journal, watch
+                certifier, dataset, part, options, execution, workers, journal, watch
             )
         certificate = Certificate(
             lipcert=lipcert.__version__,
@@ -138,7 +146,7 @@ def certify_dataset(
             summary=summarise(
                 samples, [eps.text for eps in options.eps], estimate=options.estimate
             ),
-            environment=environment(device),
+            environment=environment(device, workers),
             seconds=time.perf_counter() - began,
             notes=(*_notes(options, samples), *notes),
             threat_model=threat_model(pixel_domain=options.pixel_domain),
@@ -191,6 +199,7 @@ def _certify(
     indices: list[int],
     options: Options,
     execution: Execution,
+    workers: int,
     journal: Journal,
     watch: Watch,
 ) -> list[Sample]:
@@ -199,19 +208,18 @@ def _certify(
     done = {index: sample for index, sample in journal.finished.items() if index in wanted}
     todo = [index for index in indices if index not in done]
 
-    def certify(batch: Sequence[int]) -> list[Sample]:
+    def load(batch: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         some = np.asarray(batch)
-        pixels = torch.from_numpy(dataset.pixels(some)).to(execution.device)
-        labels = torch.from_numpy(dataset.labels[some]).to(execution.device)
-        return certifier(pixels, labels, batch)
+        return dataset.pixels(some), dataset.labels[some]
 
     def failed(index: int, message: str) -> Sample:
         return failed_sample(index, int(dataset.labels[index]), options, message)
 
     try:
-        with watch:
+        few = max(1, min(workers, number(len(todo), execution.batch_size)))
+        with watch, crew(certifier, load, workers=few, threads=get_num_threads()) as all_of_them:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
-            for computed in in_batches(certify, todo, failed, size=execution.batch_size):
+            for computed in in_batches(all_of_them, todo, failed, size=execution.batch_size):
                 check_estimate(options, computed)
                 # As the journal gives them back, so that a resumed run returns the very same.
                 samples = [Sample.from_json(sample.to_json()) for sample in computed]
@@ -219,7 +227,7 @@ def _certify(
                 done.update({sample.index: sample for sample in samples})
                 watch.advance(samples)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interrupted(len(done), len(indices), journal)) from None
+        raise KeyboardInterrupt(journal.after_interrupt(len(done), len(indices))) from None
     samples = [done[index] for index in indices]
     if samples and all(sample.verdict == "error" for sample in samples):
         raise CannotCertify(f"every sample failed; the first with {samples[0].message}")
@@ -279,17 +287,6 @@ def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
             f"{errors[0].index}, with {errors[0].message}"
         )
     return notes
-
-
-def _interrupted(done: int, total: int, journal: Journal) -> str:
-    if journal.path is None:
-        return (
-            f"interrupted after {done} of {total} samples; name a folder with --output to keep them"
-        )
-    return (
-        f"interrupted; {done} of {total} samples are kept in {journal.path}: "
-        "repeat the command with --resume to go on"
-    )
 
 
 __all__ = ["Certify", "MakeCertifier", "certify_dataset", "run_job"]

@@ -126,8 +126,8 @@ SLOW = (
 )  # fmt: skip
 
 
-def stop_midway(folder: Path, output: Path, how: signal.Signals) -> tuple[int, str]:
-    process = start(folder, *SLOW, "--output", str(output))
+def stop_midway(folder: Path, output: Path, how: signal.Signals, *options: str) -> tuple[int, str]:
+    process = start(folder, *SLOW, *options, "--output", str(output))
     journal = output / "journal.jsonl"
     deadline = time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
@@ -154,15 +154,18 @@ def uninterrupted(folder, tmp_path_factory) -> list[dict]:
     return samples
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_interrupted_run_keeps_its_samples_and_says_how_to_go_on(
-    folder, tmp_path, uninterrupted
+    folder, tmp_path, uninterrupted, workers
 ):
-    code, errors = stop_midway(folder, tmp_path / "run", signal.SIGINT)
+    code, errors = stop_midway(folder, tmp_path / "run", signal.SIGINT, "--workers", workers)
     assert code == 130
     assert "--resume" in errors
     assert "Traceback" not in errors
     kept = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()[1:]
-    assert timeless([json.loads(line) for line in kept]) == timeless(uninterrupted)[: len(kept)]
+    by_index = {sample["index"]: sample for sample in timeless(uninterrupted)}
+    for sample in timeless([json.loads(line) for line in kept]):
+        assert sample == by_index.pop(sample["index"])
 
 
 def test_a_killed_run_resumes_to_the_same_samples(here, tmp_path, uninterrupted, capsys):
@@ -287,6 +290,7 @@ BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", 
         ((*BASE, "--range", "1,0"), 2, r"--range.*smaller first"),
         ((*BASE, "--data-range", "0"), 2, r"--data-range.*two numbers"),
         ((*BASE, "--batch-size", "0"), 2, r"--batch-size.*at least 1"),
+        ((*BASE, "--workers", "0"), 2, r"--workers.*at least 1"),
         ((*BASE, "--threads", "0"), 2, r"--threads.*at least 1"),
         ((*BASE, "--device", "tpu"), 2, r"choose cpu, cuda"),
         ((*BASE, "--device", "cuda:99"), 2, r"--device cpu"),

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lipcert.certificate import Sample
 from lipcert.errors import CannotCertify, InternalError
-from lipcert.run.batches import in_batches, is_out_of_memory
+from lipcert.run.batches import Alone, Done, Failure, in_batches, is_out_of_memory
 
 
 def sample(index: int) -> Sample:
@@ -39,7 +39,7 @@ class Device:
 )
 def test_every_sample_comes_out_once_in_order_and_only_bad_ones_fail(indices, bad, room, size):
     device = Device(room, bad)
-    out = [s for batch in in_batches(device, indices, failed, size=size) for s in batch]
+    out = [s for batch in in_batches(Alone(device), indices, failed, size=size) for s in batch]
     assert [s.index for s in out] == indices
     expected = {i for i in indices if i in bad or room == 0}
     assert {s.index for s in out if s.verdict == "error"} == expected
@@ -47,13 +47,67 @@ def test_every_sample_comes_out_once_in_order_and_only_bad_ones_fail(indices, ba
 
 def test_the_batch_size_halves_once_and_stays():
     device = Device(room=10)
-    list(in_batches(device, range(40), failed))
-    assert [len(batch) for batch in device.batches] == [32, 16, 8, 8, 8, 8, 8]
+    list(in_batches(Alone(device), range(30), failed))
+    assert [len(batch) for batch in device.batches] == [20, 10, 10, 10]
+
+
+class Crowd:
+    """Takes up to ``places`` batches, and computes them when they are asked for, in the order that
+    ``random`` says; it has ``room`` for so many samples of all of them together."""
+
+    def __init__(self, places: int, room: int, bad: set[int], random) -> None:
+        self.places, self.room, self.bad, self.random = places, room, bad, random
+        self.given: list[list[int]] = []
+        self.sizes: list[int] = []
+
+    @property
+    def free(self) -> bool:
+        return len(self.given) < self.places
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.given)
+
+    def give(self, batch: list[int]) -> None:
+        assert self.free
+        self.given.append(batch)
+        self.sizes.append(len(batch))
+
+    def take(self) -> Done:
+        full = sum(map(len, self.given)) > self.room
+        batch = self.given.pop(self.random.randrange(len(self.given)))
+        outcome = [sample(index) for index in batch]
+        if full:
+            outcome = Failure("MemoryError", memory=True)
+        elif self.bad & set(batch):
+            outcome = Failure("ValueError", memory=False)
+        return Done(batch, outcome, 0.0, crowded=self.busy)
+
+
+@given(
+    st.lists(st.integers(0, 99), unique=True, max_size=40),
+    st.sets(st.integers(0, 99), max_size=4),
+    st.integers(0, 40),
+    st.integers(1, 16),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_side_by_side_every_sample_comes_out_once_and_a_crowd_costs_none(
+    indices, bad, room, size, places, random
+):
+    crowd = Crowd(places, room, bad, random)
+    out = [s for batch in in_batches(crowd, indices, failed, size=size) for s in batch]
+    assert sorted(s.index for s in out) == sorted(indices)
+    expected = {i for i in indices if i in bad or room == 0}
+    assert {s.index for s in out if s.verdict == "error"} == expected
+    assert max(crowd.sizes, default=0) <= size
+    if not bad and room >= places * size:
+        assert crowd.sizes == [len(indices[i : i + size]) for i in range(0, len(indices), size)]
 
 
 def test_a_failure_is_traced_to_its_sample_and_the_size_recovers():
     device = Device(room=8, bad={2})
-    out = [s for batch in in_batches(device, range(8), failed, size=4) for s in batch]
+    out = [s for batch in in_batches(Alone(device), range(8), failed, size=4) for s in batch]
     assert [len(batch) for batch in device.batches] == [4, 1, 1, 1, 1, 4]
     assert out[2].message is not None
     assert out[2].message.startswith("ValueError: sample 2 is bad")
@@ -66,12 +120,12 @@ def test_interrupts_and_errors_of_the_whole_run_are_passed_on(error):
         raise error
 
     with pytest.raises(type(error)):
-        list(in_batches(certify, range(3), failed))
+        list(in_batches(Alone(certify), range(3), failed))
 
 
 def test_samples_of_other_indices_are_never_accepted():
     with pytest.raises(InternalError):
-        list(in_batches(lambda batch: [sample(i + 1) for i in batch], range(3), failed))
+        list(in_batches(Alone(lambda batch: [sample(i + 1) for i in batch]), range(3), failed))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from lipcert.errors import InternalError, UsageError
 from lipcert.network import NetworkBuilder
 from lipcert.options import Epsilon, Options
 from lipcert.run.checks import implausible, spread
-from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.environment import (
+    check_device,
+    environment,
+    suitable_threads,
+    suitable_workers,
+    threads,
+    usable_cores,
+)
 from lipcert.run.job import Execution, Shard
 from lipcert.run.result import assurance, check_estimate, failed_sample
 
@@ -51,7 +58,9 @@ def test_shards_are_read_and_refused():
             Shard.parse(text)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"threads": -1}, {"resume": True}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"workers": 0}, {"threads": -1}, {"resume": True}]
+)
 def test_executions_that_make_no_sense_are_refused(options):
     with pytest.raises(UsageError):
         Execution(**options)
@@ -68,6 +77,7 @@ def test_threads_are_given_back():
     with threads(1):
         assert torch.get_num_threads() == 1
         assert environment("cpu")["threads"] == 1
+        assert environment("cpu", 3)["workers"] == 3
     assert torch.get_num_threads() == before
 
 
@@ -75,6 +85,35 @@ def test_small_networks_get_few_threads():
     with threads(4):
         assert suitable_threads(NetworkBuilder((1, 64)).build(0)) == 1
         assert 1 <= suitable_threads(NetworkBuilder((64, 32, 32)).build(0)) <= 4
+
+
+def test_workers_are_as_many_as_the_work_and_the_machine_have_room_for(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("lipcert.run.environment.usable_cores", lambda: 4)
+    fast = Options(eps=BOUND.eps, effort="fast")
+    network = NetworkBuilder((64, 16, 16)).build(0)
+
+    def count(samples, *, options=BOUND, **execution):
+        return suitable_workers(network, options, Execution(workers=None, **execution), samples)
+
+    assert (count(200), count(200, threads=2), count(200, threads=8)) == (4, 2, 1)
+    assert (count(60), count(20), count(20, batch_size=5)) == (3, 1, 1)
+    assert (count(60, options=fast), count(600, options=fast)) == (1, 4)
+    assert (count(200, shard=Shard(1, 2)), count(200, device="cuda")) == (1, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert count(200) == 1
+    asked = Execution(workers=3, device="cuda")
+    assert suitable_workers(network, BOUND, asked, 1) == 3
+
+
+def test_a_container_has_the_cores_that_it_was_granted(tmp_path, monkeypatch):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr("lipcert.run.environment._QUOTA", quota)
+    whole = usable_cores()
+    assert whole >= 1
+    for text, cores in (("max 100000\n", whole), ("150000 100000\n", 1), ("50000 100000\n", 1)):
+        quota.write_text(text)
+        assert usable_cores() == cores
 
 
 def certified(**changes) -> Sample:
