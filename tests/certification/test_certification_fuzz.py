@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz import SPOILS, assault, deployed, exported, runtime, samples_of, spoiled_network
+from assault import assault
+from fuzz import SPOILS, deployed, exported, runtime, samples_of, spoiled_network
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laws import seeded
