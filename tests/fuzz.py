@@ -29,7 +29,7 @@ from lipcert.network.activations import (
     Softplus,
     Tanh,
 )
-from lipcert.network.operators import Dense, Diagonal, Operator
+from lipcert.network.operators import Dense, Diagonal, Operator, Shape
 
 IN_SHAPE = (1, 2, 4, 4)
 Evaluate = Callable[[Tensor], Tensor]
@@ -75,7 +75,9 @@ SPOILS: dict[str, Spoil] = {
     "huge": _tensors(lambda t, g: _scale(t, 0, 4, g)),
     "tiny": _tensors(lambda t, g: _scale(t, -6, 0, g)),
     "subnormal": lambda operator, last, generator: (
-        operator.convert(lambda t: t * 1e-39 if t.is_floating_point() else t) if last else operator
+        _tensors(lambda t, g: _scale(t, -39, -12, g))(operator, last, generator)
+        if last
+        else operator
     ),
     "overflow": _tensors(lambda t, g: _scale(t, 5, 12, g)),
     "cancelling": _last_rows(lambda w, g: w + 1e3 * normal(w.shape[1:], g)),
@@ -83,13 +85,15 @@ SPOILS: dict[str, Spoil] = {
     "near-tie": _last_rows(lambda w, g: w[:1] + 1e-4 * w),
     "dead": _tensors(lambda t, g: t, lambda b, g: b - 3),
     "large biases": _tensors(lambda t, g: t, lambda b, g: _each(b, 6, g)),
-    "rounding noise": _last_rows(lambda w, g: 1e-2 * w),
+    "rounding noise": _last_rows(lambda w, g: _scale(w, 0, 3, g)),
 }
 
 
-def spoiled_network(generator: Generator, kind: str, *, blocks: int = 1) -> Network:
+def spoiled_network(
+    generator: Generator, kind: str, *, blocks: int = 1, in_shape: Shape = IN_SHAPE
+) -> Network:
     """A small random network with one kind of adversarial weights, all of which float32 holds."""
-    network = random_network(generator, in_shape=IN_SHAPE, blocks=blocks)
+    network = random_network(generator, in_shape=in_shape, blocks=blocks)
     operators = [i for i, node in enumerate(network.nodes) if isinstance(node.kind, Operator)]
     nodes = tuple(
         replace(node, kind=SPOILS[kind](node.kind, i == operators[-1], generator))

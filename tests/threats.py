@@ -109,9 +109,9 @@ def neighbours(
     network: Network, x: Tensor, samples: Sequence[Sample], generator: Generator, *,
     bases: int, count: int,
 ) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
-    """Samples around a few others, with an eps for each of those: a little above its radius, so
-    that the dearest rungs decide some of the samples, or below it where an attack at the radius or
-    far from it leaves them nothing to do.
+    """Samples around a few others, with an eps for each of those: above its radius, for the first
+    further than for the last, so that the dearest rungs decide some of the samples, or below it
+    where an attack at the radius or far from it leaves them nothing to do.
     """
     gap, known = gaps(samples), radii(samples)
     useful = (gap > _APART) & (gap < _NEAR)
@@ -119,7 +119,8 @@ def neighbours(
     order = torch.where(useful, (gap - 1.25).abs(), torch.where(known > 0, 1e3, torch.inf))
     chosen = order.argsort(stable=True)[:bases]
     chosen = chosen[known[chosen] > 0]
-    beyond = torch.where(useful, 0.3 * (gap - 1).clamp(max=0.5), -0.3)[chosen]
+    share = torch.linspace(0.35, 0.15, len(chosen), dtype=x.dtype)
+    beyond = torch.where(useful[chosen], share * (gap[chosen] - 1).clamp(max=0.5), -0.3)
     around = x[chosen].repeat_interleave(count, 0)
     step = torch.randn(around.shape, generator=generator, dtype=x.dtype)
     reach = 0.15 * known[chosen].repeat_interleave(count)

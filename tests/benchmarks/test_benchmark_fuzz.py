@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fuzz import SPOILS, Evaluate, samples_of, spoiled_network
+from fuzz import IN_SHAPE, SPOILS, Evaluate, samples_of, spoiled_network
 from fuzz_tally import Tally
 from laws import seeded
 from shared import MODELS, data_of, index, network_of
@@ -31,19 +31,29 @@ pytestmark = pytest.mark.benchmark
 
 WANTED = int(os.environ.get("LIPCERT_FUZZ_SAMPLES", "5000"))
 FIRST = int(os.environ.get("LIPCERT_FUZZ_FIRST", "0"))
-# Of the seeds, every so many is a real network; of the others, so many have dear methods too.
-_REAL_EVERY, _DEAR_EVERY = 6, 3
-# Samples of a network by method: as many as make the overhead of a call small.
-CHEAP = {"global fast": 200, "local fast": 70, "auto fast": 40}
-STANDARD, BASES, AROUND = 36, 2, 6
+# What a seed gives, by its remainder: a real network, or samples of a random one by method. As
+# many as make the overhead of a call small.
+SHARES: list[dict[str, int]] = [
+    {},
+    {"auto fast": 90, "auto standard": 72, "auto max": 24},
+    {"local fast": 60},
+    {"auto fast": 40},
+    {"local fast": 60},
+    {"auto fast": 40},
+]
+_GLOBAL, _BASES = 350, 2
+# Of the standard effort's samples, those that a fast one gave no radius.
+_UNLIKELY = 6
+# Networks for dear methods: leaves of a few neurons can be enough.
+_SMALLER = (1, 2, 3, 3)
 _EPS = ("1e-4", "0.02")
 # Margins are split into fewer leaves than by the effort itself, which spends minutes in vain.
 _MAX_LEAVES = 500
 # Images of real networks by method.
 _SMALL = {
-    "global fast": 200, "local fast": 100, "auto fast": 50, "auto standard": 12, "auto max": 2,
+    "global fast": 900, "local fast": 60, "auto fast": 40, "auto standard": 12, "auto max": 2,
 }  # fmt: skip
-_LARGE = {"global fast": 20, "local fast": 10, "auto fast": 10, "auto standard": 1}
+_LARGE = {"global fast": 30, "local fast": 10, "auto fast": 10}
 REAL = {
     "mnist_784_64_10_gloro": _SMALL, "mnist_fc_256x2": _SMALL, "mnist_relu_3_50_eran": _SMALL,
     "mnist_fc_3layer_autolirpa": _SMALL, "mnist_kw_linf01": _LARGE,
@@ -113,7 +123,7 @@ def test_no_certificate_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with terminated_as_interrupted(), tally.watched():
             while tally.total < WANTED:
-                if seed % _REAL_EVERY:
+                if SHARES[seed % len(SHARES)]:
                     _random_network(tally, seed)
                 elif (MODELS / "index.json").is_file():
                     _real_network(tally, seed)
@@ -126,30 +136,37 @@ def test_no_certificate_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _random_network(tally: Tally, seed: int) -> None:
     generator, kind = seeded(seed), list(SPOILS)[seed % len(SPOILS)]
-    network = spoiled_network(generator, kind, blocks=1 + seed % 2)
-    x, labels = samples_of(network, generator, max(CHEAP.values()))
+    shares = SHARES[seed % len(SHARES)]
+    in_shape = _SMALLER if "auto max" in shares else IN_SHAPE
+    network = spoiled_network(generator, kind, blocks=1 + seed % 2, in_shape=in_shape)
+    x, labels = samples_of(network, generator, _GLOBAL)
     threat = Threat.drawn(generator)
     evaluations = threat.evaluations(network, generator)
     # One sample at a time costs too much for thousands.
     evaluations.pop("apart")
     run = Run(tally, f"seed {seed}, {kind}", kind, network, threat, evaluations, generator)
-    for method, count in CHEAP.items():
-        rows = torch.randperm(len(x), generator=generator)[:count]
-        samples = run(method, x[rows], labels[rows])
-    if seed % _DEAR_EVERY != 1 or not samples:
+    if not run("global fast", x, labels):
         return
-    # Mostly those that the cheapest of its rungs can certify.
-    order = rows[radii(samples).sign().argsort(descending=True, stable=True)][:STANDARD]
-    x, labels = x[order], labels[order]
-    samples = run("auto standard", x, labels, eps_within(samples) or _EPS[:1])
-    near, classes, eps = neighbours(network, x, samples, generator, bases=BASES, count=AROUND)
-    if eps:
-        run("auto max", near, classes, eps)
+    for method in ("local fast", "auto fast"):
+        if method in shares:
+            rows = torch.randperm(len(x), generator=generator)[: shares[method]]
+            samples = run(method, x[rows], labels[rows])
+    if "auto standard" in shares:
+        sure = radii(samples) > 0
+        unlikely = rows[~sure][:_UNLIKELY]
+        rows = torch.cat([unlikely, rows[sure]])[: shares["auto standard"]]
+        x, labels = x[rows], labels[rows]
+        samples = run("auto standard", x, labels, eps_within(samples) or _EPS[:1])
+        near, classes, eps = neighbours(
+            network, x, samples, generator, bases=_BASES, count=shares["auto max"] // _BASES
+        )
+        if eps:
+            run("auto max", near, classes, eps)
 
 
 def _real_network(tally: Tally, seed: int) -> None:
     """Other images for every seed, until all were taken."""
-    generator, number = seeded(seed), seed // _REAL_EVERY
+    generator, number = seeded(seed), seed // len(SHARES)
     name = list(REAL)[number % len(REAL)]
     entry, shares = index()[name], REAL[name]
     data, network = data_of(entry), network_of(entry)[1]
