@@ -38,17 +38,18 @@ SHARES: list[dict[str, int]] = [
     {"auto fast": 90, "auto standard": 72, "auto max": 24},
     {"local fast": 60},
     {"auto fast": 40},
-    {"local fast": 60},
+    {"local fast": 60, "auto fast": 90, "auto standard": 72, "auto max": 24},
     {"auto fast": 40},
 ]
 _GLOBAL, _BASES = 350, 2
-# Of the standard effort's samples, those that a fast one gave no radius.
-_UNLIKELY = 6
+# Of the standard effort's samples, those that a fast one gave no radius: splits in vain. Where it
+# gave too few of them one, a network is not worth a dear call.
+_UNLIKELY, _ENOUGH = 2, 12
 # Networks for dear methods: leaves of a few neurons can be enough.
 _SMALLER = (1, 2, 3, 3)
 _EPS = ("1e-4", "0.02")
 # Margins are split into fewer leaves than by the effort itself, which spends minutes in vain.
-_MAX_LEAVES = 500
+_MAX_LEAVES = 200
 # Images of real networks by method.
 _SMALL = {
     "global fast": 900, "local fast": 60, "auto fast": 40, "auto standard": 12, "auto max": 2,
@@ -153,6 +154,8 @@ def _random_network(tally: Tally, seed: int) -> None:
             samples = run(method, x[rows], labels[rows])
     if "auto standard" in shares:
         sure = radii(samples) > 0
+        if sure.sum() < _ENOUGH:
+            return
         unlikely = rows[~sure][:_UNLIKELY]
         rows = torch.cat([unlikely, rows[sure]])[: shares["auto standard"]]
         x, labels = x[rows], labels[rows]
