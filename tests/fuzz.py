@@ -1,13 +1,12 @@
-"""Networks built to break certificates, samples near boundaries, attacks on what was certified.
-
-Everything that is attacked is evaluated as deployed: in float32, in several orders of summation.
+"""Networks built to break certificates, samples near boundaries, and their evaluation as deployed:
+in float32 or float64, in several orders of summation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -30,7 +29,7 @@ from lipcert.network.activations import (
     Softplus,
     Tanh,
 )
-from lipcert.network.operators import Dense, Diagonal, Operator
+from lipcert.network.operators import Dense, Diagonal, Operator, Shape
 
 IN_SHAPE = (1, 2, 4, 4)
 Evaluate = Callable[[Tensor], Tensor]
@@ -76,7 +75,9 @@ SPOILS: dict[str, Spoil] = {
     "huge": _tensors(lambda t, g: _scale(t, 0, 4, g)),
     "tiny": _tensors(lambda t, g: _scale(t, -6, 0, g)),
     "subnormal": lambda operator, last, generator: (
-        operator.convert(lambda t: t * 1e-39 if t.is_floating_point() else t) if last else operator
+        _tensors(lambda t, g: _scale(t, -39, -12, g))(operator, last, generator)
+        if last
+        else operator
     ),
     "overflow": _tensors(lambda t, g: _scale(t, 5, 12, g)),
     "cancelling": _last_rows(lambda w, g: w + 1e3 * normal(w.shape[1:], g)),
@@ -84,13 +85,15 @@ SPOILS: dict[str, Spoil] = {
     "near-tie": _last_rows(lambda w, g: w[:1] + 1e-4 * w),
     "dead": _tensors(lambda t, g: t, lambda b, g: b - 3),
     "large biases": _tensors(lambda t, g: t, lambda b, g: _each(b, 6, g)),
-    "rounding noise": _last_rows(lambda w, g: 1e-2 * w),
+    "rounding noise": _last_rows(lambda w, g: _scale(w, 0, 3, g)),
 }
 
 
-def spoiled_network(generator: Generator, kind: str, *, blocks: int = 1) -> Network:
+def spoiled_network(
+    generator: Generator, kind: str, *, blocks: int = 1, in_shape: Shape = IN_SHAPE
+) -> Network:
     """A small random network with one kind of adversarial weights, all of which float32 holds."""
-    network = random_network(generator, in_shape=IN_SHAPE, blocks=blocks)
+    network = random_network(generator, in_shape=in_shape, blocks=blocks)
     operators = [i for i, node in enumerate(network.nodes) if isinstance(node.kind, Operator)]
     nodes = tuple(
         replace(node, kind=SPOILS[kind](node.kind, i == operators[-1], generator))
@@ -133,35 +136,41 @@ def samples_of(network: Network, generator: Generator, count: int) -> tuple[Tens
 # Deployed ----------------------------------------------------------------------------------------
 
 
-def deployed(network: Network, generator: Generator) -> dict[str, Evaluate]:
-    """The network in float32: as torch sums a batch, one sample at a time, backwards, shuffled."""
-    single = network.to(dtype=torch.float32)
+def deployed(
+    network: Network, generator: Generator, dtype: torch.dtype = torch.float32
+) -> dict[str, Evaluate]:
+    """The network in a type: as torch sums a batch, one sample at a time, backwards, shuffled."""
+    single = network.to(dtype=dtype)
+
+    def shuffled(size: int) -> Tensor:
+        return torch.randperm(size, generator=generator)
+
     return {
-        "batch": lambda x: single.logits(x.float()),
-        "apart": lambda x: torch.cat([single.logits(part) for part in x.float().split(1)]),
-        "backwards": _dense_evaluation(network, lambda size: torch.arange(size).flip(0)),
-        "shuffled": _dense_evaluation(
-            network, lambda size: torch.randperm(size, generator=generator)
-        ),
+        "batch": lambda x: single.logits(x.to(dtype)),
+        "apart": lambda x: torch.cat([single.logits(part) for part in x.to(dtype).split(1)]),
+        "backwards": _dense_evaluation(network, lambda size: torch.arange(size).flip(0), dtype),
+        "shuffled": _dense_evaluation(network, shuffled, dtype),
     }
 
 
-def _dense_evaluation(network: Network, order: Callable[[int], Tensor]) -> Evaluate:
+def _dense_evaluation(
+    network: Network, order: Callable[[int], Tensor], dtype: torch.dtype
+) -> Evaluate:
     """Every operator as its dense matrix, terms summed in the given order."""
-    single = network.to(dtype=torch.float32)
+    single = network.to(dtype=dtype)
     twins = {}
     for i, node in enumerate(network.nodes):
         if isinstance(node.kind, Operator):
-            twin = dense_twin(node.kind).float()
+            twin = dense_twin(node.kind).to(dtype)
             places = order(twin.shape[1])
-            twins[i] = (twin[:, places].mT.contiguous(), places, _offset(node.kind).float())
+            twins[i] = (twin[:, places].mT.contiguous(), places, _offset(node.kind).to(dtype))
 
     def evaluate(x: Tensor) -> Tensor:
         values: list[Tensor] = []
         for i, node in enumerate(single.nodes):
             parts = [values[j] for j in node.inputs]
             if isinstance(node.kind, Input):
-                value = x.float().reshape(-1, *node.shape)
+                value = x.to(dtype).reshape(-1, *node.shape)
             elif isinstance(node.kind, Sum):
                 value = parts[-1]
                 for part in parts[-2::-1]:
@@ -267,105 +276,3 @@ def runtime(model: onnx.ModelProto) -> Evaluate:
         return torch.from_numpy(logits)
 
     return evaluate
-
-
-# Attacks -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """Of every certificate: the smallest margin seen inside 0.999 of its radius relative to the
-    largest logit there, whether that margin breaks it (no number counts too), and the nearest flip
-    seen, as a multiple of its radius."""
-
-    margin: Tensor
-    broken: Tensor
-    ratio: Tensor
-
-
-def assault(
-    network: Network, evaluations: dict[str, Evaluate], x: Tensor, labels: Tensor, radius: Tensor,
-    generator: Generator, *, steps: int = 10, restarts: int = 2,
-) -> Outcome:  # fmt: skip
-    """Attacks samples ``x`` ``(B, …)`` inside 0.999 of ``radius`` ``(B,)``, all positive.
-
-    Gradients of the smallest margin in float32, from the sample and from random places, steps to
-    the sphere; their signs; random directions. The best points are evaluated in every way.
-    """
-    single, inner = network.to(dtype=torch.float32), 0.999 * radius
-    margin = torch.full_like(radius, torch.inf)
-    best, broken = x.clone(), torch.zeros_like(labels, dtype=torch.bool)
-
-    def see(points: Tensor, logits: Tensor) -> None:
-        nonlocal margin, best, broken
-        seen, relative = _margins(logits.double(), labels)
-        inside = (points.double() - x).flatten(1).norm(dim=1) <= inner
-        broken = broken | (inside & ~(seen > 0))
-        better = inside & ~(relative >= margin)
-        margin = torch.where(better, relative, margin)
-        best = torch.where(_wide(better, x), points.double(), best)
-
-    for restart in range(1 + restarts):
-        point = x.float() if restart == 0 else _onto(x, _random(x, generator), inner)
-        for step in range(steps):
-            point = point.detach().requires_grad_(True)
-            with torch.enable_grad():
-                logits = single.logits(point)
-                see(point.detach(), logits.detach())
-                found, _ = _margins(logits, labels)
-                (slope,) = torch.autograd.grad(found.sum(), point)
-            slope = slope.double().nan_to_num()
-            if restart == 1 and step % 2:
-                slope = slope.sign()
-            step_size = inner * (2.0 if step % 3 == 0 else 0.3)
-            way = point.detach().double() - x - _onto_sphere(slope, step_size)
-            point = _onto(x, way, inner)
-        see(point, single.logits(point))
-    point = _onto(x, _random(x, generator), inner)
-    for candidate in (point, best.float(), x.float()):
-        for evaluate in evaluations.values():
-            see(candidate, evaluate(candidate))
-
-    return Outcome(margin, broken, _flip_ratio(single, x, labels, best, radius))
-
-
-def _flip_ratio(single: Network, x: Tensor, labels: Tensor, best: Tensor, radius: Tensor) -> Tensor:
-    """How far beyond the certified radius the prediction first changes on the way of ``best``."""
-    way = best - x
-    moved = way.flatten(1).norm(dim=1)
-    low, high = torch.ones_like(radius), torch.full_like(radius, torch.inf)
-    for _ in range(24):
-        trial = torch.where(high.isinf(), low * 1.5, (low + high) / 2)
-        point = (x + way * _wide(trial, x)).float()
-        seen, _ = _margins(single.logits(point).double(), labels)
-        low, high = torch.where(seen > 0, trial, low), torch.where(seen > 0, high, trial)
-    return torch.where(moved > 0, high * moved / radius, torch.inf)
-
-
-def _margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest ``f_y − f_j``, and the same over the largest logit."""
-    own = labels[:, None]
-    margins = (logits.gather(1, own) - logits).scatter(1, own, torch.inf)
-    seen = torch.where(margins.isnan().any(1), torch.nan, margins.amin(1))
-    return seen, seen / logits.abs().amax(1).clamp(min=1e-300)
-
-
-def _random(x: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-
-def _onto_sphere(way: Tensor, radius: Tensor) -> Tensor:
-    norm = way.flatten(1).norm(dim=1).clamp(min=1e-300)
-    return way * _wide(radius / norm, way)
-
-
-def _onto(x: Tensor, way: Tensor, radius: Tensor) -> Tensor:
-    """The point of float32 in the ball that lies furthest in that direction, or nearly so."""
-    point = (x + _onto_sphere(way, radius * (1 - 1e-7))).float()
-    over = (point.double() - x).flatten(1).norm(dim=1) > radius
-    shrunk = (x + _onto_sphere(way, radius * 0.99)).float()
-    return torch.where(_wide(over, x), shrunk, point)
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

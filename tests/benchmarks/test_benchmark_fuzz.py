@@ -1,152 +1,188 @@
 """Attacked certificates, as many as asked: random networks with adversarial weights, real networks.
 
 LIPCERT_FUZZ_SAMPLES=100000 pytest -m benchmark tests/benchmarks/test_benchmark_fuzz.py -s
+
+Every seed is one network, and gives the same in every run. ``LIPCERT_FUZZ_FIRST`` is the first
+seed: where a run was stopped, or another one beside it begins.
 """
 
-import math
 import os
-import time
-from collections import Counter
-from itertools import product
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fuzz import (
-    SPOILS,
-    Evaluate,
-    assault,
-    deployed,
-    exported,
-    runtime,
-    samples_of,
-    spoiled_network,
-)  # fmt: skip
-from laws import pick, seeded
-from shared import data_of, index, needs_models, network_of
+from fuzz import IN_SHAPE, SPOILS, Evaluate, samples_of, spoiled_network
+from fuzz_tally import Tally
+from laws import seeded
+from shared import MODELS, data_of, index, network_of
+from threats import Threat, eps_within, neighbours, radii
+from torch import Generator, Tensor
 
-from lipcert.certification import Certifier
-from lipcert.errors import CannotCertify
+from lipcert.certificate import Sample
+from lipcert.certification.pace import PACES
+from lipcert.errors import InternalError
 from lipcert.network import Network
-from lipcert.options import Epsilon, Options
 
 pytestmark = pytest.mark.benchmark
 
 WANTED = int(os.environ.get("LIPCERT_FUZZ_SAMPLES", "5000"))
-# Samples of each network that each method certifies: as many as its cost allows.
-SHARES = {"global fast": 1500, "local fast": 400, "auto fast": 100, "auto standard": 10}
-REAL = ["mnist_784_64_10_gloro", "mnist_fc_256x2", "mnist_convnet_maxpool", "mnist_kw_linf01",
-        "cifar10_kw_small_l2_36", "mnist_sigmoid_6x200_eran"]  # fmt: skip
-_EPS = (Epsilon.parse("1e-4"), Epsilon.parse("0.02"))
+FIRST = int(os.environ.get("LIPCERT_FUZZ_FIRST", "0"))
+# What a seed gives, by its remainder: a real network, or samples of a random one by method, beside
+# those of ``global``. A call costs nearly the same for few of them as for many.
+SHARES: list[dict[str, int] | None] = [
+    None,
+    {"auto fast": 140, "auto standard": 120, "auto max": 40},
+    {"local fast": 150},
+    {},
+    {"auto fast": 100},
+    {},
+]
+_GLOBAL, _BASES = 350, 2
+# Of the standard effort's samples, those that a fast one gave no radius: splits in vain. Where it
+# gave too few of them one, a network is not worth a dear call.
+_UNLIKELY, _ENOUGH = 2, 12
+# Networks for dear methods: leaves of a few neurons can be enough.
+_SMALLER = (1, 2, 3, 3)
+_EPS = ("1e-4", "0.02")
+# Margins are split into fewer leaves than by the effort itself, which spends minutes in vain.
+_MAX_LEAVES = 200
+# Images of real networks by method.
+_SMALL = {
+    "global fast": 900, "local fast": 60, "auto fast": 40, "auto standard": 12, "auto max": 2,
+}  # fmt: skip
+_LARGE = {"global fast": 30, "local fast": 10, "auto fast": 10}
+REAL = {
+    "mnist_784_64_10_gloro": _SMALL, "mnist_fc_256x2": _SMALL, "mnist_relu_3_50_eran": _SMALL,
+    "mnist_fc_3layer_autolirpa": _SMALL, "mnist_kw_linf01": _LARGE,
+    "cifar10_kw_small_l2_36": _LARGE, "mnist_convnet_maxpool": _LARGE,
+    "mnist_sigmoid_6x200_eran": _LARGE,
+}  # fmt: skip
+_IMAGES = 10_000
 
 
-class Tally:
-    """What was attacked so far, and the worst of it."""
+class Run:
+    """Certifies and attacks samples of one network."""
 
-    def __init__(self) -> None:
-        self.certified: Counter[str] = Counter()
-        self.dtypes: Counter[str] = Counter()
-        self.broken: list[str] = []
-        self.refused = 0
-        self.margin, self.ratio, self.close = math.inf, math.inf, 0
-
-    def add(
-        self, name: str, network: Network, evaluations: dict[str, Evaluate], x: torch.Tensor,
-        labels: torch.Tensor, method: str, generator: torch.Generator, *, dtype: str = "float64",
-        **attack: int,
+    def __init__(
+        self, tally: Tally, name: str, weights: str, network: Network, threat: Threat,
+        evaluations: dict[str, Evaluate], generator: Generator, **attack: int,
     ) -> None:  # fmt: skip
-        kind, effort = method.split()
-        options = Options(_EPS, method=kind, effort=effort, dtype=dtype)  # type: ignore[arg-type]
+        self.tally, self.name, self.weights, self.network = tally, name, weights, network
+        self.threat, self.evaluations, self.generator = threat, evaluations, generator
+        self.attack = attack
+
+    def __call__(
+        self, method: str, x: Tensor, labels: Tensor, eps: tuple[str, ...] | list[str] = _EPS
+    ) -> list[Sample]:
+        """The samples; none where the network is refused."""
+        tally, threat = self.tally, self.threat
+        tally.print_now_and_then(self.name)
         try:
-            certifier, radii = Certifier(network, options, samples=len(x)), []
-        except CannotCertify as refusal:
-            if "overflows" not in str(refusal):
-                raise
-            self.refused += 1
-            return
-        for rows in torch.arange(len(x)).split(1000):
-            samples = certifier(x[rows], labels[rows], rows.tolist())
-            radii += [sample.radius or 0.0 for sample in samples]
-        radius = torch.tensor(radii, dtype=torch.float64)
-        sure = radius > 0
-        if not bool(sure.any()):
-            return
-        outcome = assault(
-            network, evaluations, x[sure], labels[sure], radius[sure], generator, **attack
-        )
-        self.certified[method] += int(sure.sum())
-        self.dtypes[dtype] += int(sure.sum())
-        self.margin = min(self.margin, float(outcome.margin.min()))
-        self.ratio = min(self.ratio, float(outcome.ratio.min()))
-        self.close += int((outcome.ratio < 1.1).sum())
-        for row in outcome.broken.nonzero().flatten().tolist():
-            self.broken.append(f"{name}, {method}, {dtype}, sample {sure.nonzero()[row].item()}")
-
-    def report(self, what: str, begun: float) -> None:
-        each = ", ".join(f"{method} {count}" for method, count in self.certified.items())
-        print(
-            f"\n{what}: {self.certified.total()} certificates attacked ({each}), "
-            f"{len(self.broken)} broken\n  least margin over the largest logit {self.margin:.2e}, "
-            f"nearest flip at {self.ratio:.5f} of a certified radius, {self.close} below 1.1; "
-            f"{time.process_time() - begun:.0f} CPU-seconds"
-        )
-        types = ", ".join(f"{dtype} {count}" for dtype, count in self.dtypes.items())
-        print(f"  analysed in {types}; {self.refused} runs refused for weights that overflow")
-        for line in self.broken[:20]:
-            print(f"  BROKEN {line}")
+            with tally.timed(tally.certify, method, self.name):
+                samples = threat.certified(self.network, x, labels, method, eps)
+        except InternalError as error:
+            tally.broken.append(f"{self.name}, {method}, {threat}, eps {eps}: {error}")
+            return []
+        if samples is None:
+            tally.refused += 1
+            return []
+        tally.tried[method] += len(samples)
+        radius = radii(samples)
+        rows = (radius > 0).nonzero().flatten()
+        if len(rows):
+            with tally.timed(tally.attack, method, self.name):
+                outcome = threat.attacked(
+                    self.network, self.evaluations, x[rows], labels[rows], radius[rows],
+                    self.generator, **self.attack,
+                )  # fmt: skip
+            sure = [samples[row] for row in rows.tolist()]
+            tally.add(self.name, self.weights, method, threat, sure, x[rows], outcome)
+        return samples
 
 
-def test_random_networks() -> None:
-    tally, begun, seed = Tally(), time.process_time(), 0
-    kinds: Counter[str] = Counter()
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """So that a run that is told to end says what it has done."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        while tally.certified.total() < WANTED:
-            kind = list(SPOILS)[seed % len(SPOILS)]
-            kinds[kind] += _one_network(tally, seed, kind)
-            seed += 1
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_no_certificate_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACES, "max", replace(PACES["max"], leaves=_MAX_LEAVES))
+    tally, seed = Tally(), FIRST
+    try:
+        with terminated_as_interrupted(), tally.watched():
+            while tally.total < WANTED:
+                shares = SHARES[seed % len(SHARES)]
+                if shares is not None:
+                    _random_network(tally, seed, shares)
+                elif (MODELS / "index.json").is_file():
+                    _real_network(tally, seed)
+                seed += 1
     finally:
         # What was done counts even where the run is stopped.
-        tally.report(f"{seed} random networks", begun)
-        print("  by kind of weights: " + ", ".join(f"{k} {n}" for k, n in kinds.items()))
+        tally.report(f"seeds from {FIRST} to before {seed}")
     assert not tally.broken
 
 
-def _one_network(tally: Tally, seed: int, kind: str) -> int:
-    """How many certificates it gave."""
-    generator, before = seeded(seed), tally.certified.total()
-    network = spoiled_network(generator, kind, blocks=1 + seed % 2)
-    x, labels = samples_of(network, generator, max(SHARES.values()))
-    evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
+def _random_network(tally: Tally, seed: int, shares: dict[str, int]) -> None:
+    generator, kind = seeded(seed), list(SPOILS)[seed % len(SPOILS)]
+    in_shape = _SMALLER if "auto max" in shares else IN_SHAPE
+    network = spoiled_network(generator, kind, blocks=1 + seed % 2, in_shape=in_shape)
+    x, labels = samples_of(network, generator, _GLOBAL)
+    threat = Threat.drawn(generator)
+    evaluations = threat.evaluations(network, generator)
     # One sample at a time costs too much for thousands.
     evaluations.pop("apart")
-    dtype = pick(["float64", "float32"], generator)
-    for method, count in SHARES.items():
-        rows = torch.randperm(len(x), generator=generator)[: min(count, WANTED)]
-        name = f"seed {seed}, {kind}"
-        tally.add(name, network, evaluations, x[rows], labels[rows], method, generator, dtype=dtype)
-    return tally.certified.total() - before
+    run = Run(tally, f"seed {seed}, {kind}", kind, network, threat, evaluations, generator)
+    if not run("global fast", x, labels):
+        return
+    for method in ("local fast", "auto fast"):
+        if method in shares:
+            rows = torch.randperm(len(x), generator=generator)[: shares[method]]
+            samples = run(method, x[rows], labels[rows])
+    if "auto standard" in shares:
+        sure = radii(samples) > 0
+        if sure.sum() < _ENOUGH:
+            return
+        unlikely = rows[~sure][:_UNLIKELY]
+        rows = torch.cat([unlikely, rows[sure]])[: shares["auto standard"]]
+        x, labels = x[rows], labels[rows]
+        samples = run("auto standard", x, labels, eps_within(samples) or _EPS[:1])
+        near, classes, eps = neighbours(
+            network, x, samples, generator, bases=_BASES, count=shares["auto max"] // _BASES
+        )
+        if eps:
+            run("auto max", near, classes, eps)
 
 
-@needs_models
-def test_real_networks() -> None:
-    tally, begun = Tally(), time.process_time()
-    images = np.arange(max(10, min(200, WANTED // 500)))
-    for number, name in enumerate(REAL):
-        entry, generator = index()[name], seeded(number)
-        data, network = data_of(entry), network_of(entry)[1]
-        x, labels = torch.from_numpy(data.pixels(images)), torch.from_numpy(data.labels[images])
-        single = network.to(dtype=torch.float32)
-        evaluations: dict[str, Evaluate] = {
-            "batch": lambda points, single=single: single.logits(points),
-            "apart": lambda points, single=single: torch.cat(
-                [single.logits(part) for part in points.split(1)]
-            ),
-        }
-        for method, dtype in product(
-            ("global fast", "local fast", "auto fast"), ("float64", "float32")
-        ):
-            tally.add(
-                name, network, evaluations, x, labels, method, generator, dtype=dtype, steps=6
-            )
-    tally.report(f"{len(REAL)} real networks, {len(images)} images each", begun)
-    assert not tally.broken
+def _real_network(tally: Tally, seed: int) -> None:
+    """Other images for every seed, until all were taken."""
+    generator, number = seeded(seed), seed // len(SHARES)
+    name = list(REAL)[number % len(REAL)]
+    entry, shares = index()[name], REAL[name]
+    data, network = data_of(entry), network_of(entry)[1]
+    count = max(shares.values())
+    images = np.arange(count) + number // len(REAL) * count
+    images %= _IMAGES
+    x = torch.from_numpy(data.pixels(images)).double()
+    labels = torch.from_numpy(data.labels[images])
+    threat = Threat.drawn(generator)
+    single = network.to(dtype=threat.evaluated)
+    evaluations: dict[str, Evaluate] = {"batch": single.logits}
+    run = Run(
+        tally, f"seed {seed}, {name}", name, network, threat, evaluations, generator, steps=6
+    )  # fmt: skip
+    for method, share in shares.items():
+        run(method, x[:share], labels[:share])

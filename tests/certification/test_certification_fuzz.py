@@ -4,64 +4,93 @@ A larger number of the same runs with ``LIPCERT_FUZZ_SAMPLES=100000 pytest -m be
 tests/benchmarks/test_benchmark_fuzz.py -s``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from fuzz import SPOILS, assault, deployed, exported, runtime, samples_of, spoiled_network
+from assault import assault
+from fuzz import SPOILS, exported, runtime, samples_of, spoiled_network
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laws import seeded
+from threats import METHODS, Threat, gaps, neighbours, radii
 
 import lipcert
-from lipcert.certification import Certifier
-from lipcert.errors import CannotCertify
-from lipcert.options import Epsilon, Options
-
-METHODS = [("local", "standard"), ("auto", "fast"), ("auto", "standard")]
-DTYPES = ["float64", "float32"]
+from lipcert.certificate import Sample
+from lipcert.certification.pace import PACES
+from lipcert.network import Network
 
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.integers(0, 2**31), st.sampled_from(sorted(SPOILS)), st.sampled_from(METHODS),
-    st.sampled_from(DTYPES),
+    st.integers(0, 2**31), st.sampled_from(sorted(SPOILS)),
+    st.sampled_from([method for method in METHODS if method != "auto max"]),
 )  # fmt: skip
-def test_no_certificate_is_broken_as_deployed(
-    seed: int, kind: str, method: tuple[str, str], dtype: str
-) -> None:
+def test_no_certificate_is_broken_as_deployed(seed: int, kind: str, method: str) -> None:
     generator = seeded(seed)
-    network = spoiled_network(generator, kind)
+    network, threat = spoiled_network(generator, kind), Threat.drawn(generator)
     x, labels = samples_of(network, generator, 10)
-    evaluations = deployed(network, generator) | {"onnxruntime": runtime(exported(network))}
-    options = Options(
-        (Epsilon.parse("1e-3"),), method=method[0], effort=method[1], dtype=dtype,  # type: ignore[arg-type]
-    )  # fmt: skip
-    try:
-        certifier = Certifier(network, options, samples=len(x))
-    except CannotCertify as refusal:
-        # Of a weight that float32 does not hold nothing is certified.
-        assume("overflows" not in str(refusal))
-        raise
-    samples = certifier(x, labels, range(len(x)))
-    radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    samples = threat.certified(network, x, labels, method, ["1e-3"])
+    # Of a weight that float32 does not hold nothing is certified.
+    assume(samples is not None)
+    _attack(threat, network, x, labels, samples, generator)
+
+
+def test_what_only_the_dearest_rungs_certify_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # All leaves of the effort take long where they are in vain.
+    monkeypatch.setitem(PACES, "max", replace(PACES["max"], leaves=300))
+    generator, threat = seeded(1), Threat(pixel_domain=True)
+    network = spoiled_network(generator, "huge", blocks=2)
+    x, labels = samples_of(network, generator, 12)
+    samples = threat.certified(network, x, labels, "auto standard", ["1e-3"])
+    assert samples is not None
+    x, labels, eps = neighbours(network, x, samples, generator, bases=1, count=4)
+    samples = threat.certified(network, x, labels, "auto max", eps)
+    assert samples is not None
+    assert any(sample.method in ("refined", "split") for sample in samples)
+    _attack(threat, network, x, labels, samples, generator)
+
+
+def _attack(
+    threat: Threat, network: Network, x: torch.Tensor, labels: torch.Tensor,
+    samples: list[Sample], generator: torch.Generator,
+) -> None:  # fmt: skip
+    radius = radii(samples)
     sure = radius > 0
     if bool(sure.any()):
-        outcome = assault(network, evaluations, x[sure], labels[sure], radius[sure], generator)
+        evaluations = threat.evaluations(network, generator)
+        outcome = threat.attacked(
+            network, evaluations, x[sure], labels[sure], radius[sure], generator
+        )
         assert not outcome.broken.any()
         assert (outcome.ratio > 1).all()
 
 
-def test_attacks_do_break_what_is_not_certified() -> None:
-    """The attack itself: at ten times the certified radius, hardly any sample is safe."""
+@pytest.mark.parametrize("threat", [Threat(), Threat("real", pixel_domain=True)], ids=str)
+def test_attacks_do_break_what_is_not_certified(threat: Threat) -> None:
+    """The attack itself: at ten times the certified radius hardly any sample is safe, and a little
+    further out than the certifier's own attack found a flip none but a few."""
     generator = seeded(5)
     network = spoiled_network(generator, "plain")
     x, labels = samples_of(network, generator, 40)
-    options = Options((Epsilon.parse("1e-3"),), effort="fast")
-    samples = Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
-    radius = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
-    outcome = assault(network, deployed(network, generator), x, labels, 10 * radius, generator)
+    samples = threat.certified(network, x, labels, "auto fast", ["1e-3"])
+    evaluations = threat.evaluations(network, generator)
+    outcome = threat.attacked(network, evaluations, x, labels, 10 * radii(samples), generator)
     assert outcome.broken.float().mean() > 0.5
+    reached = radii(samples) * gaps(samples)
+    known = reached.isfinite()
+    assert known.sum() >= 20
+    outcome = threat.attacked(
+        network, evaluations, x[known], labels[known], 1.05 * reached[known], generator
+    )
+    assert outcome.broken.float().mean() > 0.9
+    moved = (outcome.points - x[known]).flatten(1).norm(dim=1)
+    assert (moved <= 1.05 * reached[known]).all()
+    if threat.pixel_domain:
+        assert ((outcome.points >= 0) & (outcome.points <= 1)).all()
 
 
 @pytest.mark.parametrize(
