@@ -1,6 +1,6 @@
 """Runs of a network as hardware may run it: rounded to a format, the sums in a hostile order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from laws import dense_twin
@@ -35,8 +35,20 @@ ORDERS: dict[str, Order] = {
 
 
 def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Order) -> Tensor:
-    """Logits in float64 of a run in ``dtype``: constants, input and every result rounded to it;
-    sums of products of 16 bits are accumulated in float32."""
+    """Logits in float64 of a run in ``dtype``."""
+    return deployed_values(network, x, dtype, order)[-1].flatten(1)
+
+
+def deployed_values(
+    network: Network,
+    x: Tensor,
+    dtype: torch.dtype,
+    order: Order,
+    exact: Collection[int] = (),
+) -> list[Tensor]:
+    """Every node's value in float64 in a run in ``dtype``: constants, input and every result
+    rounded to it; sums of products of 16 bits are accumulated in float32. The nodes of ``exact``
+    round nothing."""
     sums = torch.float32 if dtype.itemsize == 2 else dtype
 
     def rounded(value: Tensor) -> Tensor:
@@ -49,9 +61,13 @@ def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Orde
         return rounded(total)
 
     values: list[Tensor] = []
-    for node in network.nodes:
+    for i, node in enumerate(network.nodes):
         parts = [values[j] for j in node.inputs]
         match node.kind:
+            case Operator() as operator if i in exact:
+                value = operator.forward(parts[0])
+            case activation if i in exact:
+                value = activation.value(parts[0])
             case Input():
                 value = rounded(x.reshape(-1, *node.shape))
             case Sum():
@@ -75,4 +91,4 @@ def deployed_logits(network: Network, x: Tensor, dtype: torch.dtype, order: Orde
                 held = activation.convert(lambda t: rounded(t))
                 value = rounded(held.value(parts[0]))
         values.append(value)
-    return values[-1].flatten(1)
+    return values

@@ -75,7 +75,7 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     certifier = Certifier(network, given, samples=20)
     tools = certifier.backward
     assert tools is not None
-    centre = tools.bound.propagation.centre(pixels)
+    centre = tools.bound.propagation.anchors(pixels)
     radius = torch.full((20,), eps.rounded_up, dtype=torch.float64)
     deployed = certifier.tools.deployment
     pair = deployed.pair_errors(deployed.centre(pixels), labels, radius)
@@ -84,7 +84,7 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     margin = (centre.logits[rows, labels] - centre.logits[rows, others]).abs()
     forms = margin_forms(tools.bound.layers.network, rows, labels, others)
     batch = BackwardBatch(tools, pixels, labels, rows, tools.deployment.centre(pixels))
-    state = batch.prepare(radius, 0, refine=False)[1]
+    state = batch.prepare(radius, 0, refine=False).state
     found = tools.dual.start(select(state, rows), forms)
     plain, proven = (
         bound(select(state, rows), forms, found)
