@@ -54,7 +54,7 @@ class DualBound:
     def start(self, state: State, forms: Forms) -> Multipliers:
         """Of two places to start from the better one, for each form: slopes as at the sample, or
         those of CROWN for the box."""
-        crossings = self._crossings(state)
+        crossings = self._crossings(state, rough=True)
         first, ball = self._start(state, crossings, forms, crown=False)
         second, box = self._start(state, crossings, forms, crown=True)
         better = box > ball
@@ -144,13 +144,15 @@ class DualBound:
         carry_back(self.network, forms.node, forms.coefficients, cross)
         return total
 
-    def _crossings(self, state: State) -> dict[int, Crossing]:
+    def _crossings(self, state: State, *, rough: bool = False) -> dict[int, Crossing]:
         """What each activation's box is to a backward pass."""
-        return {
-            i: self._kind(i).crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
-            for i, layer in state.items()
-            if i
-        }
+        found = {}
+        for i, layer in state.items():
+            if i:
+                kind = self._kind(i)
+                crossing = kind.rough_crossing if rough else kind.crossing
+                found[i] = crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+        return found
 
     @torch.no_grad()
     def losses(self, state: State, forms: Forms, found: Multipliers) -> dict[int, Tensor]:
@@ -303,10 +305,10 @@ class DualBound:
         *,
         rate: float = 1.0,
     ) -> tuple[Tensor, Multipliers]:
-        """Gradient ascent; the best change seen of each pair, and where it was seen."""
+        """Gradient ascent; about the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, forms, found), found
-        crossings = self._crossings(state)
+        crossings = self._crossings(state, rough=True)
         steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
         gaits = [Gait(rate * _SLOPE_RATE, _SLOPES)] * steep + [Gait(rate * _MULTIPLIER_RATE)] * flat
         best, numbers = ascend(

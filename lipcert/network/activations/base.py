@@ -132,6 +132,12 @@ class Elementwise(Activation):
 
         return cross
 
+    def rough_crossing(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Crossing:
+        """About the same, where a search only wants to know where to go."""
+        return self.crossing(anchor, lower, upper, varying)
+
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.gain(lower, upper) != 0
 

@@ -24,12 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Elementwise
+from lipcert.network.activations.base import Crossing, Elementwise
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
 from lipcert.network.activations.relaxed import Term, choose, lowest
 
 # Of Newton's method.
 _TANGENTS, _STEPS = 2, 8
+# Where a search looks, over a box.
+_PLACES = 13
 # One tangent serves where it misses no more than this share of the term's least value.
 _NEAR = 0.005
 
@@ -204,6 +206,27 @@ class Smooth(Elementwise):
             way = torch.maximum(upper - anchor, anchor - lower)
             rise = rise - torch.sign(coefficient) * self._rise_fuzz(term.value, anchor, way)
         return coefficient * (rise - slope * change) + multiplier * change.square()
+
+    def rough_crossing(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Crossing:
+        """The least of the term at a few places of the box, from above."""
+        share = torch.linspace(0, 1, _PLACES).to(anchor).reshape(-1, *(1,) * anchor.dim())
+        place = torch.cat([lower + share * (upper - lower), anchor[None]])
+        change = (place - anchor) * varying
+        rise = (self.value(place) - self.value(anchor)) * varying
+        square = change.square()
+
+        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+            passed = coefficient * slope
+            with torch.no_grad():
+                total = torch.addcmul(multiplier * square, coefficient, rise)
+                best = total.addcmul_(passed, change, value=-1).argmin(0, keepdim=True)
+                way, up = change.gather(0, best)[0], rise.gather(0, best)[0]
+            least = coefficient * up - passed * way + multiplier * way.square()
+            return passed, least.flatten(1).sum(1)
+
+        return cross
 
     def _one_tangent(self, term: Term) -> tuple[Tensor, Tensor, Tensor]:
         """Two of Newton's steps to the vertex; the tangent there, bent by the most that ``σ''``
