@@ -1,5 +1,6 @@
 """From a network, a centre and a radius to lower bounds of the margins."""
 
+from lipcert.bounds.anchored_bound import AnchoredBound
 from lipcert.bounds.ball import node_constants
 from lipcert.bounds.boxes import Centre, Propagation, rounding_errors
 from lipcert.bounds.lipschitz import (
@@ -12,7 +13,6 @@ from lipcert.bounds.lipschitz import (
     weights,
 )
 from lipcert.bounds.methods import (
-    AnchoredBound,
     Bound,
     GlobalBound,
     LocalBallBound,

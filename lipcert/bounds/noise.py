@@ -24,7 +24,8 @@ from torch import Tensor
 from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.boxes import Box, affine_box, sum_box
 from lipcert.bounds.chain import chain_path
-from lipcert.bounds.roundoff import ForwardSweep, Roundoff
+from lipcert.bounds.rounding_sweep import ForwardSweep
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered

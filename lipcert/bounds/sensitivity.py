@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import around
-from lipcert.bounds.roundoff import Roundings, Roundoff, times
+from lipcert.bounds.rounding_sweep import times
+from lipcert.bounds.roundoff import Roundings, Roundoff
 from lipcert.network import Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
