@@ -40,8 +40,10 @@ class Sample:
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.
-    ``deployed_error``: the most that the arithmetic of the deployed network was found to move any
-    margin, in the ball of the radius or, where that is 0, of the largest eps.
+    ``deployed_error``: what the arithmetic of the deployed network was charged to a margin, in the
+    ball of the radius or, where that is 0, of the largest eps: the most that it can move any margin
+    or, where it went through the bounds as noise, what that is worth to the nearest class to first
+    order.
     ``method``: the rung that found the radius. ``rungs``: by name, the rungs of the cascade that
     the sample went through, in order, with its share of their seconds; ``decided_by``: the one that
     settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in

@@ -110,7 +110,8 @@ def _grams(
     for k, i in enumerate(sources[1:]):
         block = matrix(along[i][0])
         whole = block.square().sum((1, 2))
-        share = (drifts[:, k] / safe(whole.sqrt())).clamp(min=_LEAST)
+        # Any share will do where nothing is known.
+        share = (drifts[:, k] / safe(whole.sqrt())).nan_to_num(1.0, 1.0).clamp(min=_LEAST)
         drift = drift + share[:, None, None] * (block @ block.mT)
         square, error = square + share * whole, error + share * summed(along[i][1])
         shares.append(share)

@@ -72,7 +72,7 @@ PACES: dict[Effort, Pace] = {
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
         chain_work=2.0**22, work=2.0**22,
-        near=3.0, stages=(20, 60, 100), coupled=True, refine=20, refine_work=2.0**25,
+        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, refine_work=2.0**25,
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
         attack_steps=40, attack_restarts=1,
     ),

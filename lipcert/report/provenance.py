@@ -71,7 +71,7 @@ def arithmetic(deployed: str, summary: dict[str, Any]) -> str:
     found = summary.get("deployed_error")
     if found is None:
         return covered
-    return f"{covered}: at most {rounded_up(found['median_share'])} of the margin in the median"
+    return f"{covered}: it took {rounded_up(found['median_share'])} of the margin in the median"
 
 
 def _preprocessing(record: dict[str, Any]) -> str:

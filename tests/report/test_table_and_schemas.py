@@ -193,7 +193,7 @@ def test_the_format_and_the_size_of_its_rounding_are_told():
     summary = certificate().summary | {"deployed_error": {"median": 0.02, "median_share": 0.0123}}
     text = " ".join(shown(certificate(options=options, summary=summary)).split())
     assert "bfloat16 model" in text
-    assert "accumulated in float32: at most 1.3e-02 of the margin in the median" in text
+    assert "accumulated in float32: it took 1.3e-02 of the margin in the median" in text
 
 
 def test_names_are_shown_as_they_are():
