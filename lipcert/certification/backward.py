@@ -214,7 +214,7 @@ class BackwardBatch:
         state, needed = ready.state, ready.needed
         margins = self.tools.bound.margins_in(self.centre, self.labels, state)
         done = margins > needed
-        hopeless = ~(needed.amax(1) < self.clean.amin(1))
+        hopeless = ~(needed < self.clean).all(1)
         forms, others = self.forms(~done & ~hopeless[:, None])
         found: Multipliers | None = None
         stages, last = self.tools.pace.stages, len(self.tools.pace.stages) - 1
