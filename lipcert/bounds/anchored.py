@@ -172,11 +172,7 @@ def anchored_state(
                 box = facts.box(0, state, around(x, radius, own), centre.errors[0])
                 state[0] = Layer(x, *box, eps, ones, ones)
             case Sum():
-                parts = [reaches[j] for j in node.inputs]
-                reach = Reach(
-                    _total([part.width for part in parts], own),
-                    _total([_whole(part) for part in parts], DOUBLE),
-                )
+                reach = joined([reaches[j] for j in node.inputs], own)
                 box = sum_box([boxes[j] for j in node.inputs], own)
             case Elementwise() as activation:
                 source = node.inputs[0]
@@ -212,7 +208,7 @@ def anchored_state(
                 before = reaches[node.inputs[0]]
                 rows = propagation.rows[i]
                 assert rows is not None
-                reach = _through(operator, before, rows, propagation.norms[i], own)
+                reach = through(operator, before, rows, propagation.norms[i], own)
                 box = affine_box(operator, boxes[node.inputs[0]], own)
             case _:
                 raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
@@ -294,9 +290,7 @@ def _half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
     return length * (1 + gamma(flat.shape[1] + 8))
 
 
-def _through(
-    operator: Operator, before: Reach, rows: Tensor, norm: float, own: Arithmetic
-) -> Reach:
+def through(operator: Operator, before: Reach, rows: Tensor, norm: float, own: Arithmetic) -> Reach:
     """Row by row, ``rows`` the norms of all rows; and whole, by the operator's own norm."""
     slack = 1 + own.gamma(operator.terms + 8)
     squares, ball = None, rows
@@ -310,6 +304,12 @@ def _through(
     ):
         return Reach(width, before.radius, rows.square() if squares is None else squares)
     return Reach(width, _whole(before) * norm * (1 + 4 * FLOAT64))
+
+
+def joined(parts: list[Reach], own: Arithmetic) -> Reach:
+    """Of a sum."""
+    radius = _total([_whole(part) for part in parts], DOUBLE)
+    return Reach(_total([part.width for part in parts], own), radius)
 
 
 def _whole(reach: Reach) -> Tensor:

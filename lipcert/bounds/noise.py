@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
-from lipcert.bounds.boxes import Box, affine_box, sum_box
+from lipcert.bounds.anchored import Layer, Reach, State, joined, through
+from lipcert.bounds.boxes import Box, around
 from lipcert.bounds.chain import chain_path
 from lipcert.bounds.rounding_sweep import ForwardSweep
 from lipcert.bounds.roundoff import Roundoff
@@ -30,7 +30,7 @@ from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
 # How near the values of the same activation are in two spellings of a network.
 _SAME = 1e-3
@@ -77,12 +77,19 @@ class Noise:
 
 
 class NoiseSweep(ForwardSweep):
-    """``ForwardSweep`` beside a state that grows: every activation is a new start."""
+    """``ForwardSweep`` beside a state that grows: every activation is a new start.
+
+    ``reference``: what the anchors come to at each node, computed within ``residual``, and
+    ``reach`` how far a run is from that, but for rounding.
+    """
 
     def __init__(self, noise: Noise, eps: Tensor) -> None:
         super().__init__(noise.roundoff, eps, noise.arithmetic)
         self.noise = noise
         self.state: State = {}
+        self.reference: dict[int, Tensor] = {}
+        self.residual: dict[int, Tensor] = {}
+        self.reach: dict[int, Reach] = {}
 
     def before(self, sink: int, state: State, box: Box) -> Tensor:
         """``r`` at an input of activations of the state's network: ``(B, *shape)``, in float64.
@@ -102,49 +109,64 @@ class NoiseSweep(ForwardSweep):
         for i in chain_path(self.tools.network, node):
             if i not in self.total:
                 self.arithmetic = None if i in self.noise.compared else self.noise.arithmetic
-                box = self._box(i)
+                self._follow(i)
+                width = self.reach[i].width + self.residual[i]
+                box = around(self.reference[i], width)
                 if i == node and known is not None:
                     box = torch.maximum(box[0], known[0]), torch.minimum(box[1], known[1])
                 self.boxes[i] = box
                 self.step(i)
+                if i in self.noise.partners:
+                    # Its own rounding, of limits in a narrower analysis too.
+                    self.residual[i] = self.residual[i] + 2 * self.total[i]
         return self.total[node]
 
     def _layer(self, i: int) -> Layer:
         return self.state[self.noise.partners[i]].map(lambda t: t.double())
 
-    def _box(self, i: int) -> Box:
-        """Of what a run's own values at the activations before come to, but for rounding."""
+    def _follow(self, i: int) -> None:
+        """Reference, residual and reach of a node."""
         node = self.tools.network.nodes[i]
+        parts = [self.reference[j] for j in node.inputs]
         match node.kind:
             case Input():
-                layer = self._layer(0)
-                return layer.lower, layer.upper
+                value = self._layer(0).anchor
+                rest, radius = torch.zeros_like(value), column(self.eps, value).expand_as(value)
+                reach = Reach(radius, self.eps)
             case Activation() as activation:
                 layer = self._layer(i)
-                return activation.image(layer.lower, layer.upper)
+                value = activation.value(layer.anchor)
+                relative, absolute, scaled = activation.rounding
+                rest = relative * value.abs() + absolute + scaled * layer.anchor.abs()
+                rest = FLOAT64 * rest * (1 + 8 * FLOAT64)
+                way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
+                width = torch.minimum(way, column(layer.radius, way)) * layer.gain
+                reach = Reach(width * (1 + 8 * FLOAT64), layer.radius, layer.gain.square())
             case Operator() as operator:
-                return affine_box(operator, self.boxes[node.inputs[0]], DOUBLE)
+                before = self.reach[node.inputs[0]]
+                rows = self.tools.rows[i]
+                assert rows is not None
+                value, slack = operator.forward(parts[0]), gamma(operator.terms + 8)
+                off = self.residual[node.inputs[0]] + slack * parts[0].abs()
+                rest = operator.magnitude(off) + slack * operator.bias_magnitude()
+                rest = rest * (1 + slack)
+                reach = through(operator, before, rows, self.tools.norms[i], DOUBLE)
             case Sum():
-                return sum_box([self.boxes[j] for j in node.inputs], DOUBLE)
+                value = torch.stack(parts).sum(0)
+                sizes = torch.stack([part.abs() for part in parts]).sum(0)
+                rest = torch.stack([self.residual[j] for j in node.inputs]).sum(0)
+                rest = rest * (1 + 32 * FLOAT64) + gamma(len(parts) + 4) * sizes
+                reach = joined([self.reach[j] for j in node.inputs], DOUBLE)
+        self.reference[i], self.residual[i], self.reach[i] = value, rest, reach
 
     def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-        layer, none = self._layer(i), torch.zeros_like(self.boxes[i][0])
-        steepest = layer.gain.flatten(1).amax(1)
-        return none, torch.zeros_like(self.eps), layer.radius * steepest * (1 + 4 * FLOAT64)
+        none = torch.zeros_like(self.reference[i])
+        return none, torch.zeros_like(self.eps), self.eps
 
     def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
-        (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]
-        assert rows is not None
-        if j not in self.noise.partners:
-            return None
-        kind, layer = self.tools.network.nodes[j].kind, self._layer(j)
-        value = layer.anchor
-        if isinstance(kind, Activation):
-            relative, absolute, scaled = kind.rounding
-            value = kind.value(layer.anchor).abs()
-            value = value + FLOAT64 * (relative * value + absolute + scaled * layer.anchor.abs())
-        value = value.abs() * (1 + 8 * FLOAT64) + 2 * self.total[j]
-        return operator.magnitude(value) * slack + rows * column(self.moved[j], rows)
+        (j,) = self.tools.network.nodes[i].inputs
+        value = self.reference[j].abs() + self.residual[j] + 2 * self.total[j]
+        return operator.magnitude(value) * slack + self.reach[i].width
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:

@@ -44,15 +44,16 @@ def climb(
     if findings.seconds_left(rows) <= 0:
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
-    limit, start = attack.radius.clamp(max=batch.diameter), Guess(every)
+    limit = attack.radius.clamp(max=batch.diameter)
+    start = Guess(every, limit)
     if bool(start.hopeless.any()):
         alive = (~start.hopeless).nonzero().flatten()
         findings.passed("dual", rows)
         if not len(alive):
             return
         every, rows, limit = every.subset(alive), rows[alive], limit[alive]
-        start = Guess(every)
-    guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL), limit)
+        start = Guess(every, limit)
+    guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL))
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)
     top = top.clamp(min=_SMALLEST_BALL)

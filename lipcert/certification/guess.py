@@ -21,25 +21,29 @@ from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 # After its first radius a guess looks only at margins that come within so much of the clean one of
 # the nearest.
 _ASIDE = 0.3
+# A ball of this share of the limit is small.
+_SMALL = 1e-6
 # At its first radius it takes so many times the steps of the others.
 _FIRST_GUESS = 2
 
 
 class Guess:
-    """Guesses for one batch. ``noise`` is about what the rounding of the deployed network adds in
-    small balls, by node; ``hopeless`` ``(B,)`` are the samples of which that leaves nothing."""
+    """Guesses for one batch, up to the radius ``limit``, ``(B,)``. ``noise`` is about what the
+    rounding of the deployed network adds in small balls, by node; ``hopeless`` ``(B,)`` are the
+    samples of which that leaves nothing."""
 
-    def __init__(self, batch: BackwardBatch) -> None:
+    def __init__(self, batch: BackwardBatch, limit: Tensor) -> None:
         self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
+        self.limit = limit
         self.centre = self.bound.propagation.anchors(batch.x.float())
         self.noise: dict[int, Tensor] = {}
         self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
         if batch.tools.noise is not None:
-            self._rest()
+            self._rest(_SMALL * limit)
 
-    def _rest(self) -> None:
-        """At radius 0, where norms of a sample's own say little; but if they might rescue it."""
-        batch, still, eps = self.batch, self.batch.tools.still, torch.zeros_like(self.batch.spare)
+    def _rest(self, eps: Tensor) -> None:
+        """In balls where norms of a sample's own say little; but if they might rescue it."""
+        batch, still = self.batch, self.batch.tools.still
         assert batch.tools.noise is not None
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
@@ -73,7 +77,7 @@ class Guess:
         noisy = noise_of if self.noise else None
         return self.bound.prepare_state(self.centre, eps.float(), norm_of, noisy)[1]
 
-    def radius(self, start: Tensor, limit: Tensor) -> Tensor:
+    def radius(self, start: Tensor) -> Tensor:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
         batch, bound, guide = self.batch, self.bound, self.guide
         clean = batch.clean.amin(1)
@@ -104,8 +108,9 @@ class Guess:
             return values
 
         return largest_radius(
-            slack, start, clean=clean, limit=limit, resolution=1.01, steps=batch.tools.pace.guesses
-        )
+            slack, start, clean=clean, limit=self.limit, resolution=1.01,
+            steps=batch.tools.pace.guesses,
+        )  # fmt: skip
 
     def _forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
         """Those margins' forms and classes in float32, some at a time."""

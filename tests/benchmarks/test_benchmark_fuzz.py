@@ -35,7 +35,7 @@ FIRST = int(os.environ.get("LIPCERT_FUZZ_FIRST", "0"))
 # those of ``global``. A call costs nearly the same for few of them as for many.
 SHARES: list[dict[str, int] | None] = [
     None,
-    {"auto fast": 140, "auto standard": 120, "auto max": 40},
+    {"auto fast": 140, "auto standard": 64, "auto max": 40},
     {"local fast": 150},
     {},
     {"auto fast": 100},
