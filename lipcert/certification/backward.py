@@ -164,7 +164,8 @@ class BackwardBatch:
             each = sweep.logits(state)
             pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + deployment.always
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(state)
-        self.charged = pair.scatter(1, labels, 0).amax(1) + worth
+        charged = pair.scatter(1, labels, 0).amax(1) + worth
+        self.charged = charged.nan_to_num(math.inf, math.inf)
         return pair.scatter(1, labels, -math.inf)
 
     def _drifts(self, state: State) -> Tensor:
