@@ -159,11 +159,10 @@ class NoiseSweep(ForwardSweep):
                 reach = joined([self.reach[j] for j in node.inputs], DOUBLE)
         self.reference[i], self.residual[i], self.reach[i] = value, rest, reach
 
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-        none = torch.zeros_like(self.reference[i])
-        return none, torch.zeros_like(self.eps), self.eps
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self.reference[i]), torch.zeros_like(self.eps)
 
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         (j,) = self.tools.network.nodes[i].inputs
         value = self.reference[j].abs() + self.residual[j] + 2 * self.total[j]
         return operator.magnitude(value) * slack + self.reach[i].width

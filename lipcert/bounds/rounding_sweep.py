@@ -44,7 +44,7 @@ class ForwardSweep(ABC):
     """One pass from the input to the logits; for each quantity an entry a node.
 
     ``boxes`` hold what the operations of a run are to round; ``total`` is how far a value is off.
-    ``size``: the largest deployed value; ``length``: ``‖total‖₂``; ``moved``: ``‖Δv‖₂``;
+    ``size``: the largest deployed value; ``length``: ``‖total‖₂``;
     ``additions``: how many a value has behind it since the last activation, for a bias or another
     summand that is merged into the sum before it; ``chain``: the magnitude that has come together
     since the last activation, and the roundings in it.
@@ -57,43 +57,40 @@ class ForwardSweep(ABC):
         self.total: dict[int, Tensor] = {}
         self.size: dict[int, Tensor] = {}
         self.length: dict[int, Tensor] = {}
-        self.moved: dict[int, Tensor] = {}
         self.additions: dict[int, Tensor] = {}
         self.chain: dict[int, tuple[Tensor, float]] = {}
         # The largest sum of all values of a node so far.
         self.peak = torch.zeros_like(eps)
 
     @abstractmethod
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-        """Past an activation: how far its value is off but for its own rounding, the length of
-        that, and ``‖Δv‖``."""
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
+        """Past an activation: how far its value is off but for its own rounding, and the length of
+        that."""
 
     @abstractmethod
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
-        """``|A| |v|`` of an operator from the values at the sample, where it is of use."""
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
+        """``|A| |v|`` of an operator, from the values at the sample."""
 
     def step(self, i: int) -> None:
         node, box = self.tools.network.nodes[i], self.boxes[i]
         largest = torch.maximum(box[0].abs(), box[1].abs())
         none, norm = torch.zeros_like(largest), self.tools.norms[i]
         lengths = [self.length[j] for j in node.inputs]
-        moved = [self.moved[j] for j in node.inputs]
         chain: tuple[Tensor, float] | None = None
         match node.kind:
             case Input():
                 passed, fresh, additions = none, none, none
-                length, moves = torch.zeros_like(self.eps), self.eps
+                length = torch.zeros_like(self.eps)
                 if self.arithmetic is not None:
                     fresh = self.arithmetic.unit * largest + self.arithmetic.tiny
             case Activation() as activation:
-                (passed, length, moves), additions = self.past(i, activation), none
+                (passed, length), additions = self.past(i, activation), none
                 fresh = self._activation(activation, largest + passed, self._spread(i))
                 if not isinstance(activation, Elementwise):
                     fresh = fresh + self._lowered(activation, node.inputs[0])
             case Sum():
                 passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
                 length = torch.stack(lengths).sum(0)
-                moves = torch.stack(moved).sum(0)
                 fresh, additions = self._sum(node.inputs)
                 chain = (
                     torch.stack([self.chain[j][0] for j in node.inputs]).sum(0),
@@ -101,7 +98,7 @@ class ForwardSweep(ABC):
                 )
             case Operator() as operator:
                 passed, fresh, additions, chain = self._operator(i, operator, largest)
-                length, moves = times(lengths[0], norm), times(moved[0], norm)
+                length = times(lengths[0], norm)
         if self.tools.unit:
             fresh = fresh + self._analysed(i, largest + passed)
         terms = getattr(node.kind, "terms", 0) + len(node.inputs)
@@ -112,7 +109,6 @@ class ForwardSweep(ABC):
         everything = self.size[i].flatten(1).sum(1)
         self.peak = torch.maximum(self.peak, everything)
         self.length[i] = torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total))
-        self.moved[i] = moves * (1 + 8 * FLOAT64)
         self.additions[i] = additions
         self.chain[i] = (self.size[i], 0.0) if chain is None else chain
 
@@ -188,8 +184,7 @@ class ForwardSweep(ABC):
         passed = torch.fmin(passed, rows * column(self.length[j], rows) * (1 + 4 * FLOAT64))
         bias = operator.bias_magnitude()
         whole = operator.magnitude(self.size[j]) * slack
-        near = self.near(i, operator, slack)
-        whole = whole if near is None else torch.fmin(whole, near)
+        whole = torch.fmin(whole, self.near(i, operator, slack))
         meets = whole if roundings == 0 else operator.magnitude(magnitude) * slack
         # Fusing sums a bias through the operator, and rounds each entry.
         chain = (meets + bias) * (1 + 4 * FLOAT64), roundings + operator.terms + 6

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Box, Centre, widened
@@ -23,7 +24,7 @@ from lipcert.network import Network
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import DOUBLE, Arithmetic, column, gamma
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,8 @@ class Roundoff:
 
 
 class _FromReal(ForwardSweep):
-    """From the real values of each input on: ``boxes`` hold these, and errors add up."""
+    """From the real values of each input on: ``boxes`` hold these, ``moved`` is ``‖Δv‖₂``, and
+    errors add up."""
 
     def __init__(
         self, tools: Roundoff, centre: Centre, eps: Tensor, boxes: list[Box],
@@ -103,15 +105,26 @@ class _FromReal(ForwardSweep):
     ) -> None:  # fmt: skip
         super().__init__(tools, eps, arithmetic)
         self.centre, self.boxes = centre, dict(enumerate(boxes))
+        self.moved: dict[int, Tensor] = {}
 
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, i: int) -> None:
+        super().step(i)
+        node = self.tools.network.nodes[i]
+        before = [self.moved[j] for j in node.inputs]
+        if not before:
+            self.moved[i] = self.eps
+        elif not isinstance(node.kind, Activation):
+            moves = times(torch.stack(before).sum(0), self.tools.norms[i])
+            self.moved[i] = moves * (1 + 8 * FLOAT64)
+
+    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
         (j,) = self.tools.network.nodes[i].inputs
         before, error = self.boxes[j], self.total[j]
         steep = activation.gain(before[0] - error, before[1] + error).flatten(1).amax(1)
-        passed = activation.perturbation(*before, error)
-        return passed, times(self.length[j], steep), times(self.moved[j], steep)
+        self.moved[i] = times(self.moved[j], steep) * (1 + 8 * FLOAT64)
+        return activation.perturbation(*before, error), times(self.length[j], steep)
 
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor | None:
+    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]
         assert rows is not None
         value = self.centre.values[j].abs() + self.centre.errors[j] + 2 * self.total[j]

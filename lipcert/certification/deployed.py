@@ -4,10 +4,10 @@ The deployed network runs the file's own operators in one format: weights, const
 are rounded to it, and every operation's result, or they are kept in a wider one. Sums of products
 are accumulated in the format, those of 16 bits in float32, or in a wider one. They may be taken in
 any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
-merged into the sum before it. Its logits differ from real arithmetic by what ``bounds.roundoff``
-finds at each node of the network as it was loaded, and ``bounds.sensitivity`` weighs. Of the
-simplifications only those of values that are moved or clipped come before it: they round nothing.
-A certificate needs a margin above the error of its pair.
+merged into the sum before it. What that adds is found at each node of the network as it was loaded:
+of the simplifications only those of values that are moved or clipped come before it, they round
+nothing. It goes through a bound layer by layer (``bounds.noise``), or a margin has to exceed what
+all of it can do to the logits of its pair (``bounds.roundoff``, ``bounds.sensitivity``).
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
 norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
