@@ -20,6 +20,8 @@ RUNGS = ("local", "dual", "refined", "split")
 
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
+# Rounding that may cost more than this share of a margin is looked into first.
+_DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
 _SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.93
@@ -45,14 +47,15 @@ def climb(
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     limit = attack.radius.clamp(max=batch.diameter)
-    start = Guess(every, limit)
+    doubtful = ~(findings.deployed[rows] <= _DOUBT * every.clean.amin(1))
+    start = Guess(every, limit, doubtful)
     if bool(start.hopeless.any()):
         alive = (~start.hopeless).nonzero().flatten()
         findings.passed("dual", rows)
         if not len(alive):
             return
         every, rows, limit = every.subset(alive), rows[alive], limit[alive]
-        start = Guess(every, limit)
+        start = Guess(every, limit, doubtful[alive])
     guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL))
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)

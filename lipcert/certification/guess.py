@@ -28,20 +28,20 @@ _FIRST_GUESS = 2
 
 
 class Guess:
-    """Guesses for one batch, up to the radius ``limit``, ``(B,)``. ``noise`` is about what the
-    rounding of the deployed network adds in small balls, by node; ``hopeless`` ``(B,)`` are the
-    samples of which that leaves nothing."""
+    """Guesses for one batch, up to the radius ``limit``, ``(B,)``. Where rounding in the deployed
+    network may be large, ``doubtful``, ``noise`` is about what it adds in small balls, by node;
+    ``hopeless`` are the samples of which that leaves nothing; ``(B,)`` each."""
 
-    def __init__(self, batch: BackwardBatch, limit: Tensor) -> None:
+    def __init__(self, batch: BackwardBatch, limit: Tensor, doubtful: Tensor) -> None:
         self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
         self.limit = limit
         self.centre = self.bound.propagation.anchors(batch.x.float())
         self.noise: dict[int, Tensor] = {}
         self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
-        if batch.tools.noise is not None:
-            self._rest(_SMALL * limit)
+        if batch.tools.noise is not None and bool(doubtful.any()):
+            self._rest(_SMALL * limit, doubtful)
 
-    def _rest(self, eps: Tensor) -> None:
+    def _rest(self, eps: Tensor, doubtful: Tensor) -> None:
         """In balls where norms of a sample's own say little; but if they might rescue it."""
         batch, still = self.batch, self.batch.tools.still
         assert batch.tools.noise is not None
@@ -53,7 +53,10 @@ class Guess:
 
         sweep = batch.tools.noise.over(eps)
         found, state = still.prepare_state(self.centre, eps.float(), norm_of, sweep.before)
-        self.noise = found.noise
+        self.noise = {
+            node: torch.where(doubtful.reshape(-1, *(1,) * (noise.dim() - 1)), noise, 0.0)
+            for node, noise in found.noise.items()
+        }
         margins = still.margins_in(self.centre, batch.labels, state)
         if bool((margins.scatter(1, batch.labels[:, None], 1.0) > 0).all()):
             return
@@ -63,7 +66,7 @@ class Guess:
             own = select(state, forms.rows)
             change, _ = self.guide.optimise(own, forms, self.guide.start(own, forms), 0)
             values[forms.rows, others] = batch.clean[forms.rows, others] + change.double()
-        self.hopeless = ~(values.amin(1) > 0)
+        self.hopeless = doubtful & ~(values.amin(1) > 0)
 
     def state(self, eps: Tensor) -> State:
         """The anchored state in float32, with estimated norms."""
