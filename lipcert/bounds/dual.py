@@ -305,7 +305,7 @@ class DualBound:
         *,
         rate: float = 1.0,
     ) -> tuple[Tensor, Multipliers]:
-        """Gradient ascent; about the best change seen of each pair, and where it was seen."""
+        """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, forms, found), found
         crossings = self._crossings(state, rough=True)
@@ -315,7 +315,13 @@ class DualBound:
             lambda now: self._change(state, crossings, forms, found.of(now)),
             found.numbers, gaits, steps,
         )  # fmt: skip
-        return best, found.of(numbers)
+        better = found.of(numbers)
+        if all(type(self._kind(i)).rough_crossing is Elementwise.rough_crossing for i in crossings):
+            return best, better
+        with torch.no_grad():
+            first, best = (self.change(state, forms, some) for some in (found, better))
+        worse = (~(best > first)).nonzero().flatten()
+        return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
 def _spent(form: Tensor, drift: Tensor) -> Tensor:
