@@ -86,15 +86,14 @@ class Backward:
 @dataclass(frozen=True, eq=False)
 class Margins:
     """Which margins of a batch are ``done``, proven to exceed what is ``needed``: ``(B, K)``; of
-    the others their forms, classes, and the multipliers that came nearest. Samples that are
-    ``hopeless``, ``(B,)``, have none."""
+    the others their forms, classes, and the multipliers that came nearest; none of samples that
+    are hopeless on these boxes."""
 
     done: Tensor
     needed: Tensor
     forms: Forms
     others: Tensor
     found: Multipliers | None
-    hopeless: Tensor
 
     @property
     def proven(self) -> Tensor:
@@ -232,7 +231,7 @@ class BackwardBatch:
                 hopeless[forms.rows[far]] = True
             left = ~(slack > 0) & ~hopeless[forms.rows]
             forms, others, found = forms.select(left), others[left], found.select(left)
-        return Margins(done, needed, forms, others, found, hopeless)
+        return Margins(done, needed, forms, others, found)
 
     def split(self, state: State, open_: Margins, leaves: int, seconds: float) -> Margins:
         """The same after branch and bound of those that are still open, begun within so many
@@ -250,7 +249,7 @@ class BackwardBatch:
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True
         rest = forms.select(~proven), others[~proven], found.select(~proven)
-        return Margins(done, open_.needed, *rest, open_.hopeless)
+        return Margins(done, open_.needed, *rest)
 
     def forms(self, which: Tensor) -> tuple[Forms, Tensor]:
         """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""

@@ -71,17 +71,15 @@ def climb(
         near = torch.full_like(limit, eps.rounded_up)
         # More steps may do it, further out than was guessed.
         reach = pace.near * torch.maximum(guess, findings.radius[rows])
-        hopeless = torch.zeros_like(rows, dtype=torch.bool)
         for rung in (1, 2)[: 1 if pace.refine is None else 2]:
             open_ = (findings.radius[rows] < near) & (near < findings.attacked[rows])
-            chosen = (open_ & ~hopeless & (near <= reach)).nonzero().flatten()
+            chosen = (open_ & (near <= reach)).nonzero().flatten()
             if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
             ready = some.prepare(at, 2 * number + rung, refine=rung == 2)
             margins = some.verdict(ready)
             _keep(findings, rows[chosen], at, margins.proven, rung, some)
-            hopeless[chosen] = margins.hopeless
             if pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
                 leaves = pace.leaves if rung == 2 else min(pace.leaves, _FEW_LEAVES)
                 margins = some.split(ready.state, margins, leaves, left)

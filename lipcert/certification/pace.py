@@ -25,7 +25,7 @@ class Pace:
     of their own. ``refine``: steps for boxes that are refined, None for none, in layers that take
     no more than ``refine_work``. ``leaves``: how many a margin may be split into, of ``leaf_work``
     neurons in all. A sample with a margin that the first stage leaves below 0 by more than
-    ``hopeless`` of its clean one gets no more of this. None of it depends on a clock.
+    ``hopeless`` of its clean one goes on to refined boxes at once. None of it depends on a clock.
 
     ``attack_steps`` and ``attack_restarts``: of the attack.
     """
