@@ -15,6 +15,7 @@ is found layer by layer, as these are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,8 +33,9 @@ from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
-# How near the values of the same activation are in two spellings of a network.
-_SAME = 1e-3
+# How near the values of the same activation are in two spellings of a network: to their own size,
+# and, for small ones, to the largest in so many roundoffs; at so many points.
+_SAME, _NOUGHT, _POINTS = 1e-4, 2.0**20, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ class Noise:
         order: no sum may be missing. Of moves all rewritings make the same.
         """
         network, compared = lowered(deployed)
-        if _outline(network) != _outline(analysed) or not _alike(network, analysed.exact):
+        if _outline(network) != _outline(analysed):
+            return None
+        if not _alike(network, analysed.exact, analysis.unit):
             return None
         partners = dict(zip(network.sources, analysed.sources, strict=True))
         sinks: dict[int, set[int]] = {}
@@ -176,14 +180,16 @@ def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
     return sums, kinds
 
 
-def _alike(one: Network, other: Network) -> bool:
-    """Whether their activations read the same at a point, as far as numbers are finite."""
-    index = torch.arange(one.anchor.new_ones(one.in_shape).numel()).to(one.anchor)
-    x = (0.5 + 0.5 * torch.sin(1.0 + index)).reshape(1, *one.in_shape)
+def _alike(one: Network, other: Network, unit: float) -> bool:
+    """Whether their activations read the same at a few points, but for rounding in a type of this
+    ``unit``; where that is large too, or numbers are not finite, they do not."""
+    places = torch.arange(math.prod(one.in_shape)).to(one.anchor)
+    x = torch.stack([0.5 + 0.5 * torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
     values, others = one.values(x), other.values(x)
     for i, j in zip(one.activations, other.activations, strict=True):
         first, second = values[one.nodes[i].inputs[0]], others[other.nodes[j].inputs[0]]
-        far = (first - second).abs() > _SAME * (first.abs().amax() + second.abs().amax())
-        if bool(far.any()):
+        sizes = first.abs() + second.abs()
+        allowed = _SAME * sizes + _NOUGHT * unit * sizes.amax()
+        if not bool(((first - second).abs() <= allowed).all()):
             return False
     return True

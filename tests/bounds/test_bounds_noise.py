@@ -17,7 +17,7 @@ from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import relu
-from lipcert.network.operators import Dense
+from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.norms import SegmentNorms
 from lipcert.options import Epsilon, Options
 from lipcert.rounding import FORMATS
@@ -116,6 +116,23 @@ def test_no_run_goes_below_a_margin_that_allows_for_noise(seed: int, name: str) 
             margin = run[places, labels] - run[places, others]
             different = labels != others
             assert (proven[different] <= margin[different] + 1e-12).all()
+
+
+def sorted_by(order: list[int]) -> Network:
+    """Small numbers beside a large one, in some order, through a ReLU."""
+    like, builder = torch.ones(1, dtype=torch.float64), NetworkBuilder((1, 4))
+    bias = torch.tensor([1e6, 0.0, 0.0, 0.0], dtype=torch.float64)
+    node = builder.operator(Select.of(torch.tensor([order]), (1, 4)), 0)
+    node = builder.operator(Diagonal.of(like.new_ones(1, 4), bias[order][None], (1, 4)), node)
+    node = builder.activation(relu(), node)
+    return builder.build(builder.operator(Dense.of(like.new_ones(2, 4), None, (1, 4)), node))
+
+
+def test_another_order_of_small_numbers_is_another_network() -> None:
+    network = sorted_by([0, 1, 2, 3])
+    deployment = Deployment.of(network, arithmetic=FORMATS["float32"], softmax=False)
+    assert deployment.noise(network) is not None
+    assert deployment.noise(sorted_by([0, 2, 1, 3])) is None
 
 
 def deep(depth: int) -> Network:
