@@ -19,7 +19,7 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
     if options.get("dtype", "float64") != "float64":
         effort += f", in {options['dtype']}"
-    yield "method", f"{options['method']}{effort}, norms {options['norms']}, seed {options['seed']}"
+    yield "method", f"{options['method']}{effort}, {norms(options)}"
     if not results.estimate:
         yield "arithmetic", arithmetic(options["deployed"], results.summary)
     for name, digest in model["files"].items():
@@ -59,6 +59,14 @@ def assurance(found: Assurance) -> str:
                 "randomised: every norm of the run is an upper bound, but for a probability of at "
                 f"most {most} over lipcert's own coins"
             )
+
+
+def norms(options: dict[str, Any]) -> str:
+    """Which norms, and the seed; without a probability to fail none are randomised."""
+    kind = options["norms"]
+    if kind == "randomised" and not options["failure_probability"]:
+        kind = "deterministic"
+    return f"norms {kind}, seed {options['seed']}"
 
 
 def arithmetic(deployed: str, summary: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lipcert.certificate import Certificate
 from lipcert.report.numbers import rounded_down, rounded_up, share
-from lipcert.report.provenance import arithmetic, assurance, threats
+from lipcert.report.provenance import arithmetic, assurance, norms, threats
 
 Row = tuple[str, str]
 
@@ -89,7 +89,7 @@ def _method(options: dict[str, Any]) -> str:
         "global": "global Lipschitz bound",
     }
     dtype = f", in {options['dtype']}" if options.get("dtype", "float64") != "float64" else ""
-    return f"{kind[options['method']]}{dtype}; norms {options['norms']}, seed {options['seed']}"
+    return f"{kind[options['method']]}{dtype}; {norms(options)}"
 
 
 def _model(model: dict[str, Any]) -> Iterator[Row]:

@@ -183,6 +183,12 @@ def test_an_analysis_in_float32_is_told():
     assert "in float32, norms" in dict(provenance(of_run(single, samples())))["method"]
 
 
+def test_norms_without_a_probability_to_fail_are_deterministic():
+    options = certificate().options | {"failure_probability": 0}
+    assert "norms deterministic" in " ".join(shown(certificate(options=options)).split())
+    assert "norms randomised" in " ".join(shown(certificate()).split())
+
+
 def test_real_arithmetic_says_that_rounding_is_not_covered():
     options = certificate().options | {"deployed": "real"}
     assert "not covered" in shown(certificate(options=options))
@@ -280,7 +286,7 @@ def changed(record: dict, path: str, value: object) -> dict:
     ("path", "value"),
     [
         ("extra", 1),
-        ("model.path", "/home/someone"),
+        ("model.path", "somewhere/else"),
         ("options.method", "exact"),
         ("options_digest", "abc"),
         ("assurance.kind", "certain"),
