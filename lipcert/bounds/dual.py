@@ -316,7 +316,7 @@ class DualBound:
             found.numbers, gaits, steps,
         )  # fmt: skip
         better = found.of(numbers)
-        if all(type(self._kind(i)).rough_crossing is Elementwise.rough_crossing for i in crossings):
+        if not any(self._kind(i).rough for i in crossings):
             return best, better
         with torch.no_grad():
             first, best = (self.change(state, forms, some) for some in (found, better))

@@ -115,7 +115,9 @@ def _grams(
         drift = drift + share[:, None, None] * (block @ block.mT)
         square, error = square + share * whole, error + share * summed(along[i][1])
         shares.append(share)
-    stacked = [torch.stack(part, 1) for part in (
-        [*grams, drift], [*squares, square], [*errors, error], shares
-    )]  # fmt: skip
-    return stacked[0], stacked[1], stacked[2], stacked[3]
+    return (
+        torch.stack([*grams, drift], 1),
+        torch.stack([*squares, square], 1),
+        torch.stack([*errors, error], 1),
+        torch.stack(shares, 1),
+    )

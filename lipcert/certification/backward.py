@@ -202,7 +202,7 @@ class BackwardBatch:
         def noise_of(node: int, state: State, box: Box) -> Tensor:
             assert sweep is not None
             found = sweep.before(node, state, box)
-            return torch.where(_wide(again, found), found, math.inf)
+            return torch.where(again.reshape(-1, *(1,) * (found.dim() - 1)), found, math.inf)
 
         state = bound.state(self.centre, ball, ready.prepared, noise_of if sweep else None)
         needed = self.needed(eps, state, sweep)
@@ -293,7 +293,3 @@ class BackwardBatch:
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
         return torch.cat(values)
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

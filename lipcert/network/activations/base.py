@@ -132,6 +132,11 @@ class Elementwise(Activation):
 
         return cross
 
+    @property
+    def rough(self) -> bool:
+        """Whether ``rough_crossing`` is another than ``crossing``."""
+        return False
+
     def rough_crossing(
         self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
     ) -> Crossing:

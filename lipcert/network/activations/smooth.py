@@ -207,6 +207,10 @@ class Smooth(Elementwise):
             rise = rise - torch.sign(coefficient) * self._rise_fuzz(term.value, anchor, way)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
+    @property
+    def rough(self) -> bool:
+        return True
+
     def rough_crossing(
         self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
     ) -> Crossing:
