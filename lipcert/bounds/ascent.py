@@ -39,7 +39,8 @@ def ascend(
     for step in range(steps + 1):
         for number in now:
             number.requires_grad_(True)
-        value = value_of(now)
+        with torch.set_grad_enabled(step < steps):
+            value = value_of(now)
         better = (value.detach() > best).nonzero().flatten()
         best[better] = value.detach()[better]
         for number, old in zip(now, kept, strict=True):

@@ -45,6 +45,10 @@ class Chain:
     weights: Tensor
     norm: Tensor
 
+    def select(self, rows: Tensor) -> Chain:
+        """Of some of the samples."""
+        return Chain(self.sources, self.weights[rows], self.norm[rows])
+
     def length(self, state: State) -> Tensor:
         total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
         return self.norm * total * (1 + gamma(2 * len(self.sources) + 8))

@@ -26,6 +26,10 @@ class Forms:
     def select(self, keep: Tensor) -> Forms:
         return Forms(self.node, self.rows[keep], self.coefficients[keep])
 
+    def moved(self, place: Tensor) -> Forms:
+        """With the rows that ``place`` ``(B,)`` has for them."""
+        return Forms(self.node, place[self.rows], self.coefficients)
+
     def to(self, dtype: torch.dtype) -> Forms:
         return Forms(self.node, self.rows, self.coefficients.to(dtype))
 

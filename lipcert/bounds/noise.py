@@ -180,11 +180,17 @@ def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
     return sums, kinds
 
 
+def some_inputs(network: Network) -> Tensor:
+    """A few that mean nothing, ``(3, …)`` in [0, 1]."""
+    places = torch.arange(math.prod(network.in_shape)).to(network.anchor)
+    flat = torch.stack([0.5 + 0.5 * torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
+    return flat.reshape(_POINTS, *network.in_shape)
+
+
 def _alike(one: Network, other: Network, unit: float) -> bool:
     """Whether their activations read the same at a few points, but for rounding in a type of this
     ``unit``; where that is large too, or numbers are not finite, they do not."""
-    places = torch.arange(math.prod(one.in_shape)).to(one.anchor)
-    x = torch.stack([0.5 + 0.5 * torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
+    x = some_inputs(one)
     values, others = one.values(x), other.values(x)
     for i, j in zip(one.activations, other.activations, strict=True):
         first, second = values[one.nodes[i].inputs[0]], others[other.nodes[j].inputs[0]]

@@ -43,6 +43,17 @@ class Prepared:
     noise: dict[int, Tensor] = field(default_factory=dict)
     fixed: Tensor | None = None
 
+    def select(self, rows: Tensor) -> Prepared:
+        """Some of the samples."""
+        return Prepared(
+            varying={i: mask[rows] for i, mask in self.varying.items()},
+            edges={edge: norm[rows] for edge, norm in self.edges.items()},
+            chains={i: chain.select(rows) for i, chain in self.chains.items()},
+            boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
+            noise={i: noise[rows] for i, noise in self.noise.items()},
+            fixed=None if self.fixed is None else self.fixed[rows],
+        )
+
 
 # What rounding adds at an activation's input, a node, from the layers before it and the box that
 # these put it into: ``(B, *shape)``.

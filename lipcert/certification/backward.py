@@ -109,6 +109,10 @@ class Ready:
     state: State
     needed: Tensor
 
+    def select(self, rows: Tensor) -> Ready:
+        """For some of the samples."""
+        return Ready(self.prepared.select(rows), select(self.state, rows), self.needed[rows])
+
 
 class BackwardBatch:
     """Correctly classified samples ``x`` ``(B, …)`` in float64, with their labels and numbers, and
@@ -135,7 +139,7 @@ class BackwardBatch:
             self.tools, self.x[rows], self.labels[rows], self.streams[rows],
             self.deployed.select(rows), self.centre.select(rows),
         )  # fmt: skip
-        some.seeds = self.seeds.of(rows)
+        some.seeds, some.charged = self.seeds.of(rows), self.charged[rows]
         return some
 
     @property
@@ -263,9 +267,12 @@ class BackwardBatch:
     ) -> tuple[Tensor, Multipliers]:
         """Changes about as large and multipliers, sought in float32, some forms at a time."""
         guide, parts, changes = self.tools.guide, [], [self.clean[:0, 0]]
+        # The guide charges no drift.
+        single = to_dtype(state, torch.float32)
+        single = {i: replace(layer, drift=None) for i, layer in single.items()}
         for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
             part = forms.select(some).to(torch.float32)
-            own = to_dtype(select(state, part.rows), torch.float32)
+            own = select(single, part.rows)
             if found is None:
                 start = self.seeds.start(guide, own, part, others[some])
             else:

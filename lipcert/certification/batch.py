@@ -63,7 +63,7 @@ class Batch:
         self.rounded = Rounded.of(x, tools.bound.layers.network)
         self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
         self.deployed = deployed or tools.deployment.centre(self.rounded.x)
-        # The largest deployed error at the last radius that held; the first one where none did.
+        # The largest deployed error at the last radius that held.
         self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
         # No two images of [0, 1] are further apart.
         self.diameter = math.sqrt(x[0].numel())
@@ -108,22 +108,34 @@ class Batch:
         """
         ball = self.rounded.ball(eps)
         margins = self.tools.bound.margins(self.centre, self.labels, ball, prepared)
-        needed = self.tools.deployment.pair_errors(
-            self.deployed, self.labels, ball, margins=margins
-        )
-        slack = self._least(margins - needed)
-        kept = (slack > 0) | self.charged.isnan()
-        self.charged = torch.where(
-            kept, needed.scatter(1, self.labels[:, None], 0).amax(1), self.charged
-        )
+        slack = self._least(margins)
+        # Where that fails what the deployed arithmetic adds does not matter.
+        rows = (slack > 0).nonzero().flatten()
+        if len(rows):
+            errors = self._errors(ball, rows, margins[rows])
+            slack[rows] = self._least(margins[rows] - errors, rows)
+            self.charged[rows] = torch.where(slack[rows] > 0, errors.amax(1), self.charged[rows])
         return slack
+
+    def rounding(self, eps: Tensor, rows: Tensor) -> Tensor:
+        """The largest deployed error of some samples' margins: ``(rows,)``."""
+        return self._errors(self.rounded.ball(eps), rows, None).amax(1)
+
+    def _errors(self, ball: Tensor, rows: Tensor, margins: Tensor | None) -> Tensor:
+        """Deployed errors of some samples: ``(rows, K)``, 0 at the labels."""
+        labels = self.labels[rows]
+        errors = self.tools.deployment.pair_errors(
+            self.deployed.select(rows), labels, ball[rows], margins=margins
+        )
+        return errors.scatter(1, labels[:, None], 0)
 
     def holds(self, eps: Tensor, prepared: Prepared) -> Tensor:
         return self.slack(eps, prepared) > 0
 
-    def _least(self, margins: Tensor) -> Tensor:
-        """A NaN is the least of all."""
-        return margins.scatter(1, self.labels[:, None], math.inf).amin(1)
+    def _least(self, margins: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Of all samples, or some of them. A NaN is the least of all."""
+        labels = self.labels if rows is None else self.labels[rows]
+        return margins.scatter(1, labels[:, None], math.inf).amin(1)
 
     @property
     def _clean(self) -> Tensor:
@@ -145,9 +157,11 @@ class Batch:
     def guess(self, start: Tensor) -> Tensor:
         """About the largest radius that could certify, from estimated norms: ``(B,)``."""
         limit = torch.full_like(start, self.diameter)
-        return largest_radius(
-            self.rough_slack, start, clean=self._clean, limit=limit, resolution=1.005
-        )
+
+        def slack(eps: Tensor, asked: Tensor) -> Tensor:
+            return self.rough_slack(eps)
+
+        return largest_radius(slack, start, clean=self._clean, limit=limit, resolution=1.005)
 
     def largest_certified(self, start: Tensor, number: int) -> Tensor:
         """The largest certified radius found, ``(B,)``; −1 where there is none.
@@ -160,7 +174,7 @@ class Batch:
         top = torch.where(guess > 0, guess * 1.01, start.clamp(max=self.diameter))
         prepared = self.prepare(top, number)
 
-        def slack(eps: Tensor) -> Tensor:
+        def slack(eps: Tensor, asked: Tensor) -> Tensor:
             return torch.where(eps <= top, self.slack(eps, prepared), torch.nan)
 
         return largest_radius(slack, top, clean=self._clean, limit=top, resolution=1.001)

@@ -14,13 +14,14 @@ from lipcert.certification.batch import Batch
 from lipcert.certification.findings import Findings
 from lipcert.certification.guess import Guess
 from lipcert.certification.radius import prove_radius
+from lipcert.certification.search import on_grid
 from lipcert.network import Network
 
 RUNGS = ("local", "dual", "refined", "split")
 
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
-# Rounding that may cost more than this share of a margin is looked into first.
+# Rounding that seems to cost more than this share of a margin is looked into first.
 _DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
@@ -47,7 +48,7 @@ def climb(
         return
     every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     limit = attack.radius.clamp(max=batch.diameter)
-    doubtful = ~(findings.deployed[rows] <= _DOUBT * every.clean.amin(1))
+    doubtful = ~(tools.deployment.usual <= _DOUBT * every.clean.amin(1))
     start = Guess(every, limit, doubtful)
     if bool(start.hopeless.any()):
         alive = (~start.hopeless).nonzero().flatten()
@@ -59,7 +60,7 @@ def climb(
     guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL))
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, guess, first)
-    top = top.clamp(min=_SMALLEST_BALL)
+    top = on_grid(top.clamp(min=_SMALLEST_BALL))
     radius = prove_radius(every, top, 0)
     findings.improve(rows, radius, 1, every.charged)
     findings.spent[rows] += every.spent
@@ -102,7 +103,8 @@ def _again(
             return
         between = (torch.maximum(low, high / 4) * high).sqrt()
         further = torch.minimum(low * (1 + _RAISE * spare), limit)
-        aim, batch = torch.where(far, further, between)[chosen], every.subset(chosen)
+        aim = on_grid(torch.where(far, further, between)[chosen])
+        batch = every.subset(chosen)
         found = prove_radius(batch, aim, number + again)
         findings.improve(rows[chosen], found, 1, batch.charged)
         findings.spent[rows[chosen]] += batch.spent

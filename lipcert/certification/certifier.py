@@ -158,7 +158,6 @@ class Certifier:
         findings.constant, findings.fixed = batch.constant(ball, prepared), prepared.fixed
         held = findings.correct & batch.holds(top, prepared)
         findings.improve(everyone, torch.where(held, top, -1.0), 0, batch.charged)
-        findings.deployed = batch.charged.clone()
         findings.spent += self.norms.spent_by_preparation
         findings.passed(self.rungs[0], everyone)
 
@@ -169,6 +168,9 @@ class Certifier:
             part = batch.subset(rows)
             climb(self.backward, self.attacked, part, findings, rows)
             self._not_below(part, findings, rows, ball[rows])
+        rows = (findings.correct & (findings.radius < 0)).nonzero().flatten()
+        if rows.numel():
+            findings.deployed[rows] = batch.rounding(ball, rows)
         findings.check(batch.streams)
         return findings
 

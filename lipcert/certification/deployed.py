@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
-from lipcert.bounds.noise import Noise
+from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.errors import CannotCertify
@@ -77,6 +78,14 @@ class Deployment:
     def always(self) -> float:
         """What every margin needs beside: for ties of a Softmax, and for what underflows."""
         return self._tie + self.roundoff.underflow
+
+    @cached_property
+    def usual(self) -> float:
+        """About what rounding does to a margin at any input: the most at a few."""
+        x = some_inputs(self.propagation.network)
+        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        error = self.pair_errors(self.centre(x), first, torch.zeros_like(x.flatten(1)[:, 0]))
+        return float(error.amax().nan_to_num(math.inf, math.inf))
 
     def pair_errors(
         self,

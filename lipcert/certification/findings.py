@@ -19,7 +19,8 @@ class Findings:
     """One row a sample, filled in rung by rung.
 
     ``radius``: the largest that is certified, −1 where there is none; ``rung``: the number, in
-    ``rungs``, of the one that found it; ``deployed``: the deployed error that it was charged.
+    ``rungs``, of the one that found it; ``deployed``: the deployed error that it was charged, or
+    that of the ball of the largest eps.
     ``constant``: of Lipschitz, in the ball of the largest eps. ``attacked``: the distance of the
     nearest misclassified point, in ``points``. ``fixed``: how many neurons of each layer cannot
     vary. ``spent``: failure probability. ``late``: time was up before every rung was tried.

@@ -84,20 +84,18 @@ class Guess:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
         batch, bound, guide = self.batch, self.bound, self.guide
         clean = batch.clean.amin(1)
-        asked, values = torch.full_like(start, torch.nan), torch.full_like(start, torch.nan)
+        values = torch.full_like(start, torch.nan)
         which: Tensor | None = None
 
-        def slack(eps: Tensor) -> Tensor:
-            nonlocal asked, values, which
+        def slack(eps: Tensor, asked: Tensor) -> Tensor:
+            nonlocal values, which
             state = self.state(eps)
             margins = bound.margins_in(self.centre, batch.labels, state)
             # The first look starts from nothing.
             steps = batch.tools.pace.guess_steps * (_FIRST_GUESS if which is None else 1)
             which = _nearest(batch, margins) if which is None else which
-            # What a sample gets must not depend on how long others take.
-            fresh = eps != asked
             best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-            for forms, others in self._forms(which & fresh[:, None]):
+            for forms, others in self._forms(which & asked[:, None]):
                 own = select(state, forms.rows)
                 start = batch.seeds.start(guide, own, forms, others)
                 change, found = guide.optimise(own, forms, start, steps)
@@ -105,9 +103,10 @@ class Guess:
                 value = batch.clean[forms.rows, others] + change.double()
                 anchored = margins[forms.rows, others].double()
                 best[forms.rows, others] = value.maximum(anchored)
-            asked, values = eps, torch.where(fresh, best.amin(1), values)
+            # What a sample gets must not depend on how long others take.
+            values = torch.where(asked, best.amin(1), values)
             near = best < (values + _ASIDE * clean)[:, None]
-            which = torch.where(fresh[:, None], near, which)
+            which = torch.where(asked[:, None], near, which)
             return values
 
         return largest_radius(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 # How far each sample's bound is above what it has to exceed, at radii ``(B,)``: certified where
-# positive.
-Slack = Callable[[Tensor], Tensor]
+# positive. The second tensor, ``(B,)`` too, tells which samples are asked for.
+Slack = Callable[[Tensor, Tensor], Tensor]
 
 _STEPS = 40
 # Bounds fall faster than linearly with the radius; this power fits many.
@@ -34,7 +34,7 @@ def largest_radius(
     ``resolution``, after so many ``steps``, or with the first radius after ``enough`` of them.
     Nothing above ``limit``, ``(B,)``, is tried.
     """
-    trial = _on_grid(start).clamp(max=limit)
+    trial = on_grid(start).clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
     low_slack, high_slack = torch.full_like(start, torch.nan), torch.full_like(start, -torch.inf)
     clean, nudge = clean.clamp(min=0), resolution**0.25
@@ -47,7 +47,7 @@ def largest_radius(
         done |= torch.isfinite(high) & (trial <= low)
         if bool(done.all()):
             break
-        found = torch.where(done, torch.nan, slack(trial))
+        found = torch.where(done, torch.nan, slack(trial, ~done))
         yes, no = (found > 0) & ~done, ~(found > 0) & ~done
         low_slack, low = torch.where(yes, found, low_slack), torch.where(yes, trial, low)
         high_slack, high = torch.where(no, found, high_slack), torch.where(no, trial, high)
@@ -68,12 +68,12 @@ def largest_radius(
         up = (factor * nudge).clamp(min=resolution).pow(alone).clamp(max=_STRIDE_UP)
         down = (factor / nudge).clamp(max=1 / resolution).pow(alone).clamp(min=1 / _STRIDE_DOWN)
         onward = trial * torch.where(yes, up, down)
-        onward = _on_grid(torch.where(inside, between, onward)).clamp(max=limit)
+        onward = on_grid(torch.where(inside, between, onward)).clamp(max=limit)
         trial = torch.where(done, trial, onward)
     return low
 
 
-def _on_grid(radii: Tensor) -> Tensor:
+def on_grid(radii: Tensor) -> Tensor:
     """Rounded down to a coarse grid, so that noise in slacks does not show in radii."""
     mantissa, exponent = torch.frexp(radii)
     return torch.ldexp((mantissa * 2**_GRID_BITS).floor() / 2**_GRID_BITS, exponent)

@@ -15,7 +15,7 @@ def test_it_finds_the_root(roots: list[float], start: float, power: float, clean
     root = torch.tensor(roots, dtype=torch.float64)
     begin = torch.full_like(root, start)
     found = largest_radius(
-        lambda eps: clean * (1 - (eps / root) ** power),
+        lambda eps, _: clean * (1 - (eps / root) ** power),
         begin,
         clean=torch.full_like(root, clean),
         limit=torch.full_like(begin, 20.0),
@@ -30,7 +30,7 @@ def test_a_step_is_found_like_any_other_slack(steps: list[float], start: float) 
     step = torch.tensor(steps, dtype=torch.float64)
     begin = torch.full_like(step, start)
     found = largest_radius(
-        lambda eps: torch.where(eps <= step, 1.0, -torch.inf),
+        lambda eps, _: torch.where(eps <= step, 1.0, -torch.inf),
         begin, clean=torch.ones_like(step), limit=torch.full_like(begin, 20.0), resolution=1.01,
     )  # fmt: skip
     assert (found <= step).all()
@@ -44,7 +44,7 @@ def test_only_what_was_positive_is_returned(seed: int) -> None:
     accepted: list[list[float]] = [[], [], []]
     strange = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0])
 
-    def slack(eps: torch.Tensor) -> torch.Tensor:
+    def slack(eps: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
         value = torch.randn(3, generator=generator, dtype=torch.float64)
         odd = torch.rand(3, generator=generator) < 0.3
         choice = strange[torch.randint(4, (3,), generator=generator)].double()
@@ -66,12 +66,12 @@ def test_only_what_was_positive_is_returned(seed: int) -> None:
 def test_nothing_positive_is_minus_one_and_everything_is_the_limit() -> None:
     start = torch.tensor([0.5, 0.0], dtype=torch.float64)
     never = largest_radius(
-        lambda eps: -torch.ones_like(eps), start, clean=torch.ones_like(start),
+        lambda eps, _: -torch.ones_like(eps), start, clean=torch.ones_like(start),
         limit=torch.tensor(3.0, dtype=torch.float64), resolution=1.01,
     )  # fmt: skip
     assert (never == -1).all()
     always = largest_radius(
-        lambda eps: torch.ones_like(eps), start[:1], clean=torch.ones_like(start[:1]),
+        lambda eps, _: torch.ones_like(eps), start[:1], clean=torch.ones_like(start[:1]),
         limit=torch.tensor(3.0, dtype=torch.float64), resolution=1.01,
     )  # fmt: skip
     assert always == 3.0

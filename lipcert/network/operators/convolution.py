@@ -6,21 +6,14 @@ Average pooling is one of them: each channel convolved with a constant kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.network.operators.base import Operator, Shape
-
-_Convolve = Callable[..., Tensor]
-_CONVOLVE: dict[int, _Convolve] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSE: dict[int, _Convolve] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
+from lipcert.network.operators.convolve import Way, convolve, transposed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +49,7 @@ class Convolution(Operator):
         pads = tuple(padding or ((0, 0),) * dims)
         spread = tuple(dilation or (1,) * dims)
         outputs, inputs, *kernel = weight.shape
-        if dims not in _CONVOLVE or len(in_shape) != dims + 2:
+        if dims not in (1, 2, 3) or len(in_shape) != dims + 2:
             raise ValueError(f"a {dims}-D kernel does not fit an input {list(in_shape)}")
         if groups < 1 or in_shape[1] != inputs * groups or outputs % groups:
             raise ValueError(
@@ -82,45 +75,30 @@ class Convolution(Operator):
 
     def _forward(self, v: Tensor, entries: Tensor | None) -> Tensor:
         assert entries is not None
-        batch, dims = v.shape[0], len(self.padding)
-        # Even, positive padding is the library's; any other is put on beforehand.
-        native = all(before == after >= 0 for before, after in self.padding)
-        v = v.flatten(0, 1)
-        if not native:
+        batch, v = len(v), v.flatten(0, 1)
+        if not self._native:
             v = _fit(v, self.padding)
-        pads = tuple(before if native else 0 for before, _ in self.padding)
-        out = _CONVOLVE[dims](v, entries, None, self.stride, pads, self.dilation, self.groups)
-        return out.reshape(batch, *self.out_shape)
+        return convolve(v, entries, self._way).reshape(batch, *self.out_shape)
 
     def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
         assert entries is not None
-        batch, dims = v.shape[0], len(self.padding)
-        # What the transpose yields lives on the padded grid, from its first cell on, and a stride
-        # can leave cells at its end unread.
-        unread = [
-            size + sum(pad) - ((have - 1) * step + gap * (width - 1) + 1)
-            for size, have, pad, step, gap, width in zip(
-                self.in_shape[2:],
-                self.out_shape[2:],
-                self.padding,
-                self.stride,
-                self.dilation,
-                self.weight.shape[2:],
-                strict=True,
-            )
-        ]
-        v, transposed = v.flatten(0, 1), _TRANSPOSE[dims]
-        if all(before == after >= 0 for before, after in self.padding):
-            pads = tuple(before for before, _ in self.padding)
-            v = transposed(v, entries, None, self.stride, pads, unread, self.groups, self.dilation)
-        else:
-            v = transposed(v, entries, None, self.stride, 0, 0, self.groups, self.dilation)
-            sides = [
-                (-before, rest - after)
-                for (before, after), rest in zip(self.padding, unread, strict=True)
-            ]
-            v = _fit(v, sides)
+        batch, space = len(v), self.in_shape[2:]
+        if not self._native:
+            space = tuple(size + sum(pad) for size, pad in zip(space, self.padding, strict=True))
+        v = transposed(v.flatten(0, 1), entries, self._way, space)
+        if not self._native:
+            v = _fit(v, [(-before, -after) for before, after in self.padding])
         return v.reshape(batch, *self.in_shape)
+
+    @property
+    def _native(self) -> bool:
+        """Even, positive padding is the library's; any other is put on beforehand."""
+        return all(before == after >= 0 for before, after in self.padding)
+
+    @property
+    def _way(self) -> Way:
+        pads = tuple(before if self._native else 0 for before, _ in self.padding)
+        return self.stride, pads, self.dilation, self.groups
 
     @property
     def terms(self) -> int:
