@@ -81,7 +81,7 @@ class Layer:
         """The length of the drift, rounded up: ``(B,)``."""
         if self.drift is None:
             return torch.zeros_like(self.radius)
-        return _half_diagonal(self.drift, self.radius.dtype)
+        return half_diagonal(self.drift, self.radius.dtype)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
@@ -189,7 +189,7 @@ def anchored_state(
                 total = torch.minimum(total, layer.radius)
                 total = facts.ball(source, state, layer.varying, total)
                 # From what the anchors before make of it to the anchor, and to the run's value.
-                error = _half_diagonal(off[source], eps.dtype)
+                error = half_diagonal(off[source], eps.dtype)
                 layer = replace(
                     layer,
                     radius=(total + error) * (1 + 4 * FLOAT64),
@@ -252,7 +252,7 @@ def _layer(
     varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
     width = torch.maximum(upper - anchor, anchor - lower) * varying
-    radius = _half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
+    radius = half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
     return Layer(anchor, lower, upper, radius, gain, varying)
 
 
@@ -283,7 +283,7 @@ def _meet(one: Box, other: Box) -> Box:
     return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
 
 
-def _half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
+def half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
     """Of boxes of these half-widths, summed in this type: ``(B,)``."""
     flat = widths.flatten(1)
     length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -16,7 +16,15 @@ from lipcert.bounds.chain import Chain, ChainMap, chain_path, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import Weights, local_margins
 from lipcert.bounds.methods import Bound, NormOf, exact_map
-from lipcert.bounds.refined import Kept, NoiseOf, Prepared, is_narrow, refined_box
+from lipcert.bounds.refined import (
+    Kept,
+    NoiseOf,
+    Prepared,
+    Refinement,
+    View,
+    is_narrow,
+    refined_box,
+)
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network
@@ -33,18 +41,14 @@ class AnchoredBound(Bound):
 
     The network has element-wise activations only (``network.lower``). ``rough`` is its copy in
     lower precision, where slopes of refined boxes are sought. ``narrow``: layers of at most so many
-    neurons have their chains from rows; ``chains``: wide layers have chains too. ``refined``: of
-    layers of at most so many neurons the boxes are refined, by ``steps`` of the slopes, for
-    samples where that takes ``work`` at most, values in sweeps. ``images``: only inputs in [0, 1]
-    count.
+    neurons have their chains from rows; ``chains``: wide layers have chains too. ``refinement``: of
+    refined boxes, None for none. ``images``: only inputs in [0, 1] count.
     """
 
     rough: Network | None = None
     narrow: int = 128
     chains: bool = True
-    refined: int = 512
-    steps: int = 0
-    work: float = math.inf
+    refinement: Refinement | None = field(default_factory=Refinement)
     images: bool = False
 
     @cached_property
@@ -102,6 +106,13 @@ class AnchoredBound(Bound):
         network = self.layers.network
         rough = network if self.rough is None else self.rough
         return DualBound(network.exact, images=self.images), DualBound(rough, images=self.images)
+
+    @cached_property
+    def views(self) -> dict[int, View]:
+        """Of the inputs of activations whose boxes may be refined: past other activations."""
+        network = self.layers.network
+        sinks = () if self.refinement is None else network.sinks
+        return {sink: View.of(self.duals, sink) for sink in sinks if chain_sources(network, sink)}
 
     @cached_property
     def sweep(self) -> RigorousSweep:
@@ -176,15 +187,21 @@ class _Finder(Facts):
         if node == 0 and self.bound.images:
             self.found.boxes[0] = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return self.found.boxes[0]
-        if not self._is_narrow(node, self.bound.refined):
+        if self.bound.refinement is None or node not in self.bound.views:
             return box
         if node not in self.found.boxes:
             kind = self.kinds[node]
             assert isinstance(kind, Elementwise)
-            self.found.boxes[node] = refined_box(
-                self.bound.duals, self.centre, node, state, box, off, kind, self.bound.steps,
-                self.bound.work,
-            )  # fmt: skip
+            self.found.boxes[node], self.found.shrunk[node] = refined_box(
+                self.bound.views[node],
+                self.centre,
+                node,
+                state,
+                box,
+                off,
+                kind,
+                self.bound.refinement,
+            )
         return self.found.boxes[node]
 
     def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:

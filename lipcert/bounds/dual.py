@@ -51,12 +51,14 @@ class DualBound:
         self._sweep = RigorousSweep(network)
 
     @torch.no_grad()
-    def start(self, state: State, forms: Forms) -> Multipliers:
+    def start(self, state: State, forms: Forms, *, crown: bool = False) -> Multipliers:
         """Of two places to start from the better one, for each form: slopes as at the sample, or
-        those of CROWN for the box."""
+        those of CROWN for the box; with ``crown`` the latter."""
         crossings = self._crossings(state, rough=True)
-        first, ball = self._start(state, crossings, forms, crown=False)
         second, box = self._start(state, crossings, forms, crown=True)
+        if crown:
+            return second
+        first, ball = self._start(state, crossings, forms, crown=False)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class DualBound:
         ``−eps ‖form‖``; where only images count, over ball ∩ box: with ``λ`` near the best one,
         ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
         """
-        eps = ball.radius
+        eps, form = ball.radius, form * ball.varying
         size = form.flatten(1).norm(dim=1)
         if not self.images:
             return -eps * size, eps * size

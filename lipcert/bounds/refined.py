@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,14 @@ from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.chain import Chain
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
+from lipcert.bounds.windows import Windows
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 from lipcert.rounding import FLOAT64, rounded_up
 
-_CHUNK = 2**20
+_CHUNK = 2**19
+# One of so many neurons is tried.
+_EVERY = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +34,8 @@ class Prepared:
 
     ``varying``: the masks of the activations; masks and gains only grow with the radius. ``edges``:
     local norms between these masks. ``chains``, ``boxes`` and ``noise``: of activations' inputs, by
-    node.
-    ``fixed``: for every segment how many values of its sink cannot vary, ``(B, segments)``, where
-    that is known.
+    node. ``shrunk``: to what share boxes did that were tried, by node. ``fixed``: for every segment
+    how many values of its sink cannot vary, ``(B, segments)``, where that is known.
     """
 
     varying: dict[int, Tensor] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Prepared:
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
     noise: dict[int, Tensor] = field(default_factory=dict)
+    shrunk: dict[int, Tensor] = field(default_factory=dict)
     fixed: Tensor | None = None
 
     def select(self, rows: Tensor) -> Prepared:
@@ -51,6 +54,7 @@ class Prepared:
             chains={i: chain.select(rows) for i, chain in self.chains.items()},
             boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
             noise={i: noise[rows] for i, noise in self.noise.items()},
+            shrunk={i: share[rows] for i, share in self.shrunk.items()},
             fixed=None if self.fixed is None else self.fixed[rows],
         )
 
@@ -92,47 +96,126 @@ def is_narrow(network: Network, node: int, widest: int) -> bool:
     return math.prod(network.nodes[node].shape) <= widest
 
 
-def refined_box(
-    duals: tuple[DualBound, DualBound], centre: Centre, node: int, state: State, box: Box,
-    off: Tensor, kind: Elementwise, steps: int, work: float,
-) -> Box:  # fmt: skip
-    """The box of a layer, each neuron that varies bounded by the dual from both sides.
+@dataclass(frozen=True, eq=False)
+class View:
+    """The network as the neurons of one node see it, whole or through windows: the rigorous dual,
+    and the one where slopes are sought."""
 
-    ``duals``: the rigorous one, and the one where slopes are sought by ``steps``. Samples of more
-    than ``work``, the values of all layers for every such neuron, keep the box that they have.
+    node: int
+    duals: tuple[DualBound, DualBound]
+    windows: Windows | None
+
+    @classmethod
+    def of(cls, duals: tuple[DualBound, DualBound], node: int) -> View:
+        exact, rough = (dual.network for dual in duals)
+        windows, guides = Windows.of(exact, node), Windows.of(rough, node)
+        if windows is None or guides is None:
+            return cls(node, duals, None)
+        images = duals[0].images
+        small = DualBound(windows.network, images=images), DualBound(guides.network, images=images)
+        return cls(windows.network.output, small, windows)
+
+    @property
+    def size(self) -> int:
+        """How many values one neuron sees."""
+        network = self.duals[0].network
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i < self.node)
+
+    def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
+        """What each neuron sees of its row."""
+        if self.windows is not None:
+            return self.windows.state(state, rows, neurons)
+        return select(state, rows)
+
+    def forms(self, rows: Tensor, neurons: Tensor, like: Tensor) -> Forms:
+        """Each neuron as a form."""
+        if self.windows is not None:
+            return Forms(self.node, rows, self.windows.coefficients(neurons, like))
+        shape = self.duals[0].network.nodes[self.node].shape
+        form = like.new_zeros(len(rows), math.prod(shape))
+        form.scatter_(1, neurons[:, None], 1.0)
+        return Forms(self.node, rows, form.reshape(-1, *shape))
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
+    its neurons may see in all; and what they may see, ``tried``, where a few of them show that the
+    rest shrinks to less than ``worth`` of what it was. ``thorough``: every neuron that varies is
+    bounded from both sides, not only where its slope can change."""
+
+    steps: int = 0
+    work: float = math.inf
+    tried: float = 0.0
+    worth: float = 0.0
+    thorough: bool = False
+
+
+def refined_box(
+    view: View, centre: Centre, node: int, state: State, box: Box, off: Tensor, kind: Elementwise,
+    refinement: Refinement,
+) -> tuple[Box, Tensor]:  # fmt: skip
+    """The box of a layer, with neurons bounded by the dual on the sides where slopes change; and
+    where a few were tried to what share of it they shrank, ``(B,)``, else NaN.
+
     ``off``: how far values may be from what the layers before tell.
     """
-    shape = duals[0].network.nodes[node].shape
-    lower, upper = (side.flatten(1).clone() for side in box)
-    anchor, error = centre.values[node].flatten(1), off.flatten(1)
-    flat, steep = kind.secant(*box, centre.values[node])
-    size = sum(layer.anchor[0].numel() for layer in state.values())
-    wanted = (flat != steep).flatten(1)
-    wanted &= (wanted.sum(1, keepdim=True) * size) <= work
-    rows, neurons = wanted.nonzero().unbind(1)
-    for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // (2 * size))):
-        row, neuron = rows[some], neurons[some]
-        for sign, side in ((1.0, lower), (-1.0, upper)):
-            form = anchor.new_zeros(len(row), anchor.shape[1])
-            form.scatter_(1, neuron[:, None], sign)
-            forms = Forms(node, row, form.reshape(-1, *shape))
-            found = _bounded(duals, select(state, row), forms, steps)
-            at, found = anchor[row, neuron], found - error[row, neuron]
-            found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
-            # Rounded outwards, where the box is in a narrower type.
-            found = -sign * rounded_up(-sign * found, side.dtype)
-            now = side[row, neuron]
-            # A NaN never wins; the side only moves inwards.
-            better = found > now if sign > 0 else found < now
-            side[row, neuron] = torch.where(better, found, now)
-    return lower.reshape(box[0].shape), upper.reshape(box[1].shape)
+    here = centre.values[node]
+    sides = [side.flatten(1).clone() for side in box]
+    lower, upper = torch.minimum(box[0], here), torch.maximum(box[1], here)
+    bends = [_bends(kind, lower, here).flatten(1), _bends(kind, here, upper).flatten(1)]
+    if refinement.thorough:
+        bends = [(kind.gain(lower, upper) != 0).flatten(1)] * 2
+    work = torch.stack([mask.sum(1) for mask in bends]).sum(0) * view.size
+    sure, tried = work <= refinement.work, (work > refinement.work) & (work <= refinement.tried)
+    anchor, error = here.flatten(1), off.flatten(1)
+
+    def refine(wanted: list[Tensor]) -> None:
+        for mask, sign, side in zip(wanted, (1.0, -1.0), sides, strict=True):
+            rows, neurons = mask.nonzero().unbind(1)
+            for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // view.size)):
+                row, neuron = rows[some], neurons[some]
+                seen, forms = view.state(state, row, neuron), view.forms(row, neuron, anchor)
+                signed = replace(forms, coefficients=sign * forms.coefficients)
+                found = _bounded(view.duals, seen, signed, refinement.steps)
+                at, found = anchor[row, neuron], found - error[row, neuron]
+                found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
+                # Rounded outwards, where the box is in a narrower type.
+                found = -sign * rounded_up(-sign * found, side.dtype)
+                now = side[row, neuron]
+                # A NaN never wins; the side only moves inwards.
+                better = found > now if sign > 0 else found < now
+                side[row, neuron] = torch.where(better, found, now)
+
+    shrunk = torch.full_like(centre.logits[:, 0], math.nan)
+    if bool(tried.any()):
+        few = [mask & tried[:, None] & (mask.cumsum(1) % _EVERY == 1) for mask in bends]
+        before = [side.clone() for side in sides]
+        refine(few)
+        now, then = (
+            torch.stack(
+                [(mask * (side - anchor).abs()).sum(1) for mask, side in zip(few, of, strict=True)]
+            )
+            for of in (sides, before)
+        )
+        shrunk = torch.where(tried, now.sum(0) / then.sum(0), math.nan).to(shrunk)
+    sure = sure | (shrunk < refinement.worth)
+    refine([mask & sure[:, None] for mask in bends])
+    return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
+
+
+def _bends(kind: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:
+    """Whether an activation has several slopes in a box."""
+    flat, steep = kind.slopes(lower, upper)
+    return flat < steep
 
 
 def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, steps: int) -> Tensor:
     rigorous, guide = duals
     dtype = guide.network.anchor.dtype
     single, small = to_dtype(state, dtype), forms.to(dtype)
-    found = guide.start(single, small)
+    # Where boxes count slopes are CROWN's.
+    found = guide.start(single, small, crown=not steps)
     if steps:
         _, found = guide.optimise(single, small, found, steps)
     if rigorous.network.rough:

@@ -52,7 +52,7 @@ class Backward:
         layers = Layers.of(simple)
         # Without coins the matrix-free norms are too coarse for chains.
         chains = self.pace.own_norms and not options.deterministic
-        narrow, refined = (128, 512) if self.pace.own_norms else (0, 0)
+        narrow = 128 if self.pace.own_norms else 0
         plan = AnchoredBound(layers, {}, [], None, narrow, chains=chains)  # type: ignore[arg-type]
         self.norms = AssuredNorms(
             layers.edges,
@@ -66,18 +66,22 @@ class Backward:
         )
         self.bound = replace(
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
-            refined=refined, work=self.pace.work, images=options.pixel_domain,
+            refinement=self.pace.boxes, images=options.pixel_domain,
         )  # fmt: skip
         self.excess = EXCESS if self.bound.chain_work <= self.pace.chain_work else _ROUGHLY
-        self.refined = replace(self.bound, steps=self.pace.refine or 0, work=self.pace.refine_work)
+        self.refined = replace(self.bound, refinement=self.pace.refine)
+        boxes = self.pace.boxes
+        # Where boxes are only refined if that pays a guess does without.
+        guessed, trial = boxes and replace(boxes, tried=0.0), boxes and replace(boxes, worth=0.0)
         # Estimates cost so little that no layer's chain needs its rows.
         self.rough = replace(
             AnchoredBound.of(Layers.of(single), self.norms.rough(single)), narrow=0,
-            chains=self.pace.own_norms, refined=refined, work=self.pace.work,
-            images=options.pixel_domain,
+            chains=self.pace.own_norms, refinement=guessed, images=options.pixel_domain,
         )  # fmt: skip
         # For what is so at radius 0 no norm of a sample's own is of use.
-        self.still = replace(self.rough, narrow=0, chains=False, refined=0)
+        self.still = replace(self.rough, narrow=0, chains=False, refinement=None)
+        self.worth = 0.0 if boxes is None else boxes.worth
+        self.trial = replace(self.rough, refinement=trial)
         # None where the rounding of the deployed network has to be found apart from its bounds.
         self.noise = deployment.noise(simple)
         self.dual, self.guide = self.bound.duals

@@ -25,7 +25,7 @@ _FEW_LEAVES = 48
 _DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
-_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.93
+_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.88
 _SMALLEST_BALL = 1e-30
 
 
@@ -59,7 +59,7 @@ def climb(
         start = Guess(every, limit, doubtful[alive])
     guess = start.radius((limit / 3).clamp(min=_SMALLEST_BALL))
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
-    top = torch.where(guess > 0, guess, first)
+    top = torch.where(guess > 0, (guess * start.ahead).minimum(limit), first)
     top = on_grid(top.clamp(min=_SMALLEST_BALL))
     radius = prove_radius(every, top, 0)
     findings.improve(rows, radius, 1, every.charged)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lipcert.bounds import AnchoredBound, Prepared
 from lipcert.bounds.anchored import State, select
 from lipcert.bounds.boxes import Box
 from lipcert.bounds.forms import Forms
@@ -25,12 +26,15 @@ _ASIDE = 0.3
 _SMALL = 1e-6
 # At its first radius it takes so many times the steps of the others.
 _FIRST_GUESS = 2
+# So much further than a guess without them refined boxes often lead, where they pay.
+_AHEAD = 1.2
 
 
 class Guess:
     """Guesses for one batch, up to the radius ``limit``, ``(B,)``. Where rounding in the deployed
     network may be large, ``doubtful``, ``noise`` is about what it adds in small balls, by node;
-    ``hopeless`` are the samples of which that leaves nothing; ``(B,)`` each."""
+    ``hopeless`` are the samples of which that leaves nothing; ``ahead`` is how many times as far as
+    the guess boxes may lead that are only refined for the proof; ``(B,)`` each."""
 
     def __init__(self, batch: BackwardBatch, limit: Tensor, doubtful: Tensor) -> None:
         self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
@@ -38,6 +42,7 @@ class Guess:
         self.centre = self.bound.propagation.anchors(batch.x.float())
         self.noise: dict[int, Tensor] = {}
         self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
+        self.ahead = torch.ones_like(limit)
         if batch.tools.noise is not None and bool(doubtful.any()):
             self._rest(_SMALL * limit, doubtful)
 
@@ -70,7 +75,9 @@ class Guess:
 
     def state(self, eps: Tensor) -> State:
         """The anchored state in float32, with estimated norms."""
+        return self._prepared(self.bound, eps)[1]
 
+    def _prepared(self, bound: AnchoredBound, eps: Tensor) -> tuple[Prepared, State]:
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.batch.tools.norms.guessed(norm, mapping, self.batch.streams)
 
@@ -78,7 +85,7 @@ class Guess:
             return self.noise[node]
 
         noisy = noise_of if self.noise else None
-        return self.bound.prepare_state(self.centre, eps.float(), norm_of, noisy)[1]
+        return bound.prepare_state(self.centre, eps.float(), norm_of, noisy)
 
     def radius(self, start: Tensor) -> Tensor:
         """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
@@ -89,8 +96,10 @@ class Guess:
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
             nonlocal values, which
-            state = self.state(eps)
+            prepared, state = self._prepared(batch.tools.trial if which is None else bound, eps)
             margins = bound.margins_in(self.centre, batch.labels, state)
+            if which is None:
+                self.ahead = self._ahead(prepared)
             # The first look starts from nothing.
             steps = batch.tools.pace.guess_steps * (_FIRST_GUESS if which is None else 1)
             which = _nearest(batch, margins) if which is None else which
@@ -113,6 +122,12 @@ class Guess:
             slack, start, clean=clean, limit=self.limit, resolution=1.01,
             steps=batch.tools.pace.guesses,
         )  # fmt: skip
+
+    def _ahead(self, prepared: Prepared) -> Tensor:
+        pays = torch.zeros_like(self.hopeless)
+        for shrunk in prepared.shrunk.values():
+            pays = pays | (shrunk < self.batch.tools.worth)
+        return torch.where(pays, _AHEAD, 1.0)
 
     def _forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
         """Those margins' forms and classes in float32, some at a time."""

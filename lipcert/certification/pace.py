@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lipcert.bounds.refined import Refinement
 from lipcert.options import Effort
 
 
@@ -16,16 +17,15 @@ class Pace:
     Radii: ``guess_steps`` of the slopes at each of ``guesses``, for ``guessed_classes`` of each
     sample; ``radius_steps`` where they end, and as many ``trials``, more only where they find none;
     and how often all is prepared ``again``, where it was aimed at badly. ``chain_work``: norms of
-    chains are found roughly where these lead past more values in all. ``work``: boxes are
-    refined for a radius where a layer takes no more, in values of all layers for each of its
-    neurons.
+    chains are found roughly where these lead past more values in all. ``boxes``: what goes into
+    those that are refined for a radius.
 
     Verdicts, for each eps up to ``near`` times the radius: steps at each of ``stages``.
     ``coupled``: whether balls are coupled in the last one and for leaves, all segments having norms
-    of their own. ``refine``: steps for boxes that are refined, None for none, in layers that take
-    no more than ``refine_work``. ``leaves``: how many a margin may be split into, of ``leaf_work``
-    neurons in all. A sample with a margin that the first stage leaves below 0 by more than
-    ``hopeless`` of its clean one goes on to refined boxes at once. None of it depends on a clock.
+    of their own. ``refine``: what goes into boxes of a rung of their own, None for none.
+    ``leaves``: how many a margin may be split into, of ``leaf_work`` neurons in all. A sample with
+    a margin that the first stage leaves below 0 by more than ``hopeless`` of its clean one goes on
+    to refined boxes at once. None of it depends on a clock.
 
     ``attack_steps`` and ``attack_restarts``: of the attack.
     """
@@ -38,12 +38,11 @@ class Pace:
     trials: int
     again: int
     chain_work: float
-    work: float
+    boxes: Refinement | None
     near: float
     stages: tuple[int, ...]
     coupled: bool
-    refine: int | None
-    refine_work: float
+    refine: Refinement | None
     leaves: int
     leaf_work: float
     hopeless: float
@@ -55,24 +54,24 @@ PACES: dict[Effort, Pace] = {
     "fast": Pace(
         own_norms=False,
         guesses=3, guess_steps=4, guessed_classes=2, radius_steps=4, trials=2, again=0,
-        chain_work=0.0, work=0.0,
-        near=1.0, stages=(10,), coupled=False, refine=None, refine_work=0.0,
+        chain_work=0.0, boxes=None,
+        near=1.0, stages=(10,), coupled=False, refine=None,
         leaves=0, leaf_work=0.0, hopeless=0.0,
         attack_steps=5, attack_restarts=0,
     ),
     "standard": Pace(
         own_norms=True,
-        guesses=5, guess_steps=14, guessed_classes=2, radius_steps=30, trials=40, again=2,
-        chain_work=2.0**18, work=2.0**16,
-        near=3.0, stages=(20, 40), coupled=False, refine=8, refine_work=2.0**23,
+        guesses=5, guess_steps=8, guessed_classes=2, radius_steps=24, trials=40, again=2,
+        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**21, worth=0.6),
+        near=3.0, stages=(20, 40), coupled=False, refine=Refinement(steps=8, work=2.0**23, thorough=True),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
         attack_steps=20, attack_restarts=0,
     ),
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
-        chain_work=2.0**22, work=2.0**22,
-        near=3.0, stages=(20, 60, 200), coupled=True, refine=20, refine_work=2.0**25,
+        chain_work=2.0**22, boxes=Refinement(work=2.0**20, tried=2.0**24, worth=0.8),
+        near=3.0, stages=(20, 60, 200), coupled=True, refine=Refinement(steps=20, work=2.0**25, thorough=True),
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
         attack_steps=40, attack_restarts=1,
     ),

@@ -74,7 +74,9 @@ def test_a_chain_counts_neurons_that_fall_silent_below_its_radius() -> None:
     x, one = torch.full((1, 1, 1), 0.5).double(), torch.ones(1).double()
     centre = bound.propagation.centre(x)
     rough = network.to(dtype=torch.float32)
-    bound = AnchoredBound(layers, norms, bound.constants, bound.propagation, rough=rough, refined=0)
+    bound = AnchoredBound(
+        layers, norms, bound.constants, bound.propagation, rough=rough, refinement=None
+    )
     prepared = bound.prepare(centre, one, deterministic)
     state = bound.state(centre, 0.1 * one, prepared)
     assert float(state[max(state)].radius) >= 0.1

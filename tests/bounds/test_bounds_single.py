@@ -16,6 +16,7 @@ from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.chain import ChainMap, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
+from lipcert.bounds.refined import Refinement
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.certification.batch import Rounded
@@ -65,9 +66,9 @@ class Case:
         plain = self.local.replaced(AnchoredBound)
         guide = self.network.to_guess_by()
         self.bounds = {
-            "plain": replace(plain, rough=guide, narrow=0, chains=False, refined=0),
-            "chains": replace(plain, rough=guide, narrow=0, chains=True, refined=0),
-            "refined": replace(plain, rough=guide, narrow=10**6, refined=10**6, steps=2),
+            "plain": replace(plain, rough=guide, narrow=0, chains=False, refinement=None),
+            "chains": replace(plain, rough=guide, narrow=0, chains=True, refinement=None),
+            "refined": replace(plain, rough=guide, narrow=10**6, refinement=Refinement(steps=2)),
         }
         self.centre = self.local.propagation.centre(self.x)
         self.dual = DualBound(self.network)

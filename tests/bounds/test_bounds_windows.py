@@ -1,0 +1,280 @@
+"""Windows show a neuron all that it sees, and boxes refined through them hold every run."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from attacks import in_ball
+from bounds.test_bounds_lipschitz import bound_of, deterministic
+from bounds.test_bounds_prepared import longest_moves
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import normal, seeded, uniform
+
+from lipcert.bounds import AnchoredBound, windows
+from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.refined import Prepared, Refinement, View
+from lipcert.bounds.reverse import carry_back
+from lipcert.bounds.windows import Windows
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.activations import PReLU, relu
+from lipcert.network.operators import Convolution, Dense, Diagonal, Select
+
+Pads = Sequence[tuple[int, int]]
+EVERY = Refinement(thorough=True)
+
+
+class Grower:
+    """Networks of convolutions over images of two channels."""
+
+    def __init__(self, seed: int, side: int = 9) -> None:
+        self.generator = seeded(seed)
+        self.builder = NetworkBuilder((1, 2, side, side))
+
+    def conv(
+        self, node: int, outputs: int = 3, kernel: int = 3, stride: int = 1, groups: int = 1,
+        dilation: int = 1, pads: Pads = ((1, 1), (1, 1)),
+    ) -> int:  # fmt: skip
+        shape = self.builder.shape(node)
+        weight = normal((outputs, shape[1] // groups, kernel, kernel), self.generator)
+        operator = Convolution.of(
+            weight / 3, normal((outputs,), self.generator), shape, stride=(stride, stride),
+            padding=pads, dilation=(dilation, dilation), groups=groups,
+        )  # fmt: skip
+        return self.builder.operator(operator, node)
+
+    def relu(self, node: int) -> int:
+        return self.builder.activation(relu(), node)
+
+    def prelu(self, node: int) -> int:
+        """A slope for each channel."""
+        slopes = uniform((self.builder.shape(node)[1], 1, 1), self.generator)
+        return self.builder.activation(PReLU(slopes), node)
+
+    def diagonal(self, node: int) -> int:
+        shape = self.builder.shape(node)
+        scale = 1 + uniform((shape[1], 1, 1), self.generator)
+        return self.builder.operator(Diagonal.of(scale, None, shape), node)
+
+    def logits(self, node: int) -> Network:
+        shape = self.builder.shape(node)
+        size = int(torch.tensor(shape).prod())
+        flat = self.builder.operator(Select.reshape(shape, (1, size)), node)
+        weight = normal((3, size), self.generator) / 4
+        return self.builder.build(self.builder.operator(Dense.of(weight, None, (1, size)), flat))
+
+
+def plain(grow: Grower) -> int:
+    node = grow.relu(grow.conv(grow.diagonal(0), outputs=4))
+    return grow.conv(grow.prelu(grow.conv(node, stride=2, kernel=4)))
+
+
+def residual(grow: Grower) -> int:
+    """The identity sees less than the convolutions beside it."""
+    node = grow.relu(grow.conv(0, outputs=4))
+    inner = grow.conv(grow.relu(grow.conv(node, outputs=4)), outputs=4)
+    node = grow.relu(grow.builder.sum([node, grow.diagonal(inner)]))
+    short = grow.conv(node, outputs=3, kernel=1, stride=2, pads=((0, 0), (0, 0)))
+    return grow.builder.sum([short, grow.conv(node, stride=2)])
+
+
+def uneven(grow: Grower) -> int:
+    """Padding on one side, a crop, groups and dilation."""
+    node = grow.relu(grow.conv(0, outputs=4, groups=2, pads=((0, 2), (1, 0))))
+    node = grow.relu(grow.conv(node, outputs=4, kernel=2, dilation=2, pads=((-1, 1), (2, 0))))
+    return grow.conv(node, kernel=2, stride=2, pads=((0, 0), (0, 0)))
+
+
+def pooled(grow: Grower) -> int:
+    """A convolution that reads another one, without padding between them."""
+    node = grow.relu(grow.conv(0, outputs=4))
+    node = grow.conv(node, outputs=4, groups=4, kernel=2, stride=2, pads=((0, 0), (0, 0)))
+    return grow.conv(node, kernel=2, pads=((0, 0), (0, 0)))
+
+
+SHAPES = [plain, residual, uneven, pooled]
+
+
+@pytest.fixture(autouse=True)
+def _any_window_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_WORTH", 10.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_neuron_sees_tells_how_it_moves(shape: Callable[[Grower], int], seed: int) -> None:
+    """Form by form back through the small network: ``Δv = Σ forms · Δa`` over its windows."""
+    grow = Grower(seed)
+    node = shape(grow)
+    network = grow.logits(node)
+    seen = Windows.of(network, node)
+    assert seen is not None
+    x = uniform((2, 1, 2, 9, 9), grow.generator)
+    values, others = network.values(x), network.values(uniform(x.shape, grow.generator))
+    sources = [i for i in seen.numbers if i < node]
+    state: State = {}
+    for i in sources:
+        moved = others[i] - values[i]
+        ones, ball = torch.ones_like(moved), moved.flatten(1).norm(dim=1)
+        state[i] = Layer(moved, moved, moved, ball, ones, ones)
+    rows, neurons = torch.ones(2, values[node][0].numel()).nonzero().unbind(1)
+    windowed = seen.state(state, rows, neurons)
+    total = torch.zeros(len(rows)).double()
+
+    def taken(number: int, value: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total = total + (value * windowed[number].anchor).flatten(1).sum(1)
+        return torch.zeros_like(value)
+
+    form = seen.coefficients(neurons, network.anchor)
+    rest = carry_back(seen.network, seen.network.output, form, taken)
+    if rest is not None:
+        total = total + (rest * windowed[0].anchor).flatten(1).sum(1)
+    expected = (others[node] - values[node]).flatten(1)[rows, neurons]
+    torch.testing.assert_close(total, expected)
+    # Beyond the border nothing varies.
+    assert any(bool((layer.varying == 0).any()) for layer in windowed.values()) or shape is pooled
+
+
+def test_a_form_that_would_come_back_from_beyond_the_border_has_no_window() -> None:
+    """What pads a convolution that reads another one is 0, and not what that one would give."""
+    grow = Grower(0)
+    node = grow.conv(grow.conv(grow.relu(grow.conv(0))))
+    network = grow.logits(node)
+    assert Windows.of(network, node) is None
+    # Nor has what is no image, or does something else at every place.
+    assert Windows.of(network, network.output) is None
+    grow = Grower(0)
+    scale = uniform((3, 9, 9), grow.generator)
+    node = grow.builder.operator(Diagonal.of(scale, None, (1, 3, 9, 9)), grow.relu(grow.conv(0)))
+    node = grow.conv(node)
+    assert Windows.of(grow.logits(node), node) is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from([0.02, 0.2, 0.8]),
+    st.sampled_from([0, 3]), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_refined_boxes_hold_every_run(
+    seed: int, shape: Callable[[Grower], int], radius: float, steps: int, every: bool, images: bool
+) -> None:
+    grow = Grower(seed)
+    network = grow.logits(grow.relu(shape(grow)))
+    refinement = Refinement(steps=steps, thorough=every)
+    bound, plain_ = bounds(network, refinement, images), bounds(network, None, images)
+    assert any(view.windows is not None for view in bound.views.values())
+    x = uniform((3, 1, 2, 9, 9), grow.generator)
+    eps = torch.full((3,), radius).double()
+    centre = bound.propagation.anchors(x)
+    _, state = bound.prepare_state(centre, eps, deterministic)
+    _, before = plain_.prepare_state(centre, eps, deterministic)
+    for _ in range(20):
+        point = in_ball(x, eps, grow.generator)
+        values = network.values(point.clamp(0, 1) if images else point)
+        for i, layer in state.items():
+            value = values[network.nodes[i].inputs[0] if i else 0]
+            assert (value >= layer.lower).all()
+            assert (value <= layer.upper).all()
+    for i, layer in state.items():
+        # Norms of smaller masks are a little larger at times.
+        spare = 0.02 * (before[i].upper - before[i].lower)
+        assert (layer.lower >= before[i].lower - spare).all()
+        assert (layer.upper <= before[i].upper + spare).all()
+        if not images:
+            node = network.nodes[i].inputs[0] if i else 0
+            moved = longest_moves(network, x, eps, node, layer, seed)
+            assert (moved <= layer.radius * (1 + 1e-12) + 1e-14).all()
+
+
+def test_the_extreme_of_a_neuron_stays_in_its_refined_box() -> None:
+    """Of a layer behind one activation gradient descent comes near the box, from inside."""
+    grow = Grower(4)
+    node = grow.conv(grow.relu(grow.conv(0, outputs=4)))
+    network = grow.logits(grow.relu(node))
+    bound = bounds(network, Refinement(steps=30, thorough=True), False)
+    x, eps = uniform((1, 1, 2, 9, 9), grow.generator), torch.full((1,), 0.3).double()
+    centre = bound.propagation.anchors(x)
+    _, state = bound.prepare_state(centre, eps, deterministic)
+    layer = state[max(state)]
+    here = centre.values[node].flatten()
+    many = x.expand(here.numel(), *x.shape[1:])
+    point = many.clone()
+    for step in range(60):
+        point = point.detach().requires_grad_(True)
+        own = network.values(point)[node].flatten(1).diagonal()
+        (slope,) = torch.autograd.grad(own.sum(), point)
+        with torch.no_grad():
+            size = slope.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1, 1)
+            moved = point - many - 0.3 * 0.95**step * slope / size
+            size = moved.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1, 1)
+            point = many + moved * (0.3 * (1 - 1e-12) / size).clamp(max=1)
+    reached = network.values(point)[node].flatten(1).diagonal()
+    assert (reached >= layer.lower.flatten()).all()
+    # Those that are off in the whole ball keep the box that they have.
+    share = ((here - reached) / (here - layer.lower.flatten()))[layer.gain.flatten() != 0]
+    assert float(share.median()) > 0.8
+    assert len(share) > 80
+
+
+def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
+    grow = Grower(5)
+    network = grow.logits(grow.relu(plain(grow)))
+    x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.3).double()
+
+    def of(refinement: Refinement) -> tuple[Prepared, State]:
+        bound = bounds(network, refinement, False)
+        return bound.prepare_state(bound.propagation.anchors(x), eps, deterministic)
+
+    _, full = of(Refinement())
+    _, none = of(Refinement(work=0.0))
+    found, tried = of(Refinement(work=0.0, tried=torch.inf, worth=0.0))
+    _, paid = of(Refinement(work=0.0, tried=torch.inf, worth=10.0))
+    last = max(full)
+
+    def width(state: State) -> float:
+        return float((state[last].upper - state[last].lower).sum())
+
+    assert width(full) == pytest.approx(width(paid), rel=1e-9)
+    assert width(full) < width(tried) < width(none)
+    assert all(bool((share > 0).all() and (share <= 1).all()) for share in found.shrunk.values())
+    assert all(bool(share.isnan().all()) for share in of(Refinement())[0].shrunk.values())
+    some = found.select(torch.tensor([1]))
+    assert all(torch.equal(some.shrunk[i], share[1:]) for i, share in found.shrunk.items())
+
+
+def test_windows_and_the_whole_network_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for balls, of which a window may know a smaller part."""
+    grow = Grower(6)
+    network = grow.logits(grow.relu(residual(grow)))
+    x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.05).double()
+    through = bounds(network, EVERY, False)
+    _, small = through.prepare_state(through.propagation.anchors(x), eps, deterministic)
+    monkeypatch.setattr(windows, "_WORTH", 0.0)
+    over = bounds(network, EVERY, False)
+    assert all(view.windows is None for view in over.views.values())
+    _, whole = over.prepare_state(over.propagation.anchors(x), eps, deterministic)
+    for i, layer in small.items():
+        wide = (whole[i].upper - whole[i].lower).clamp(min=1e-12)
+        assert ((layer.upper - layer.lower) / wide).mean() < 1 + 1e-3
+
+
+def bounds(network: Network, refinement: Refinement | None, images: bool) -> AnchoredBound:
+    found = bound_of(AnchoredBound, network)
+    assert isinstance(found, AnchoredBound)
+    rough = network.to_guess_by()
+    return AnchoredBound(
+        found.layers, found.norms, found.constants, found.propagation, rough=rough, narrow=0,
+        chains=False, refinement=refinement, images=images,
+    )  # fmt: skip
+
+
+def test_views_count_what_a_neuron_sees() -> None:
+    grow = Grower(7)
+    node = plain(grow)
+    network = grow.logits(grow.relu(node))
+    view = bounds(network, EVERY, False).views[node]
+    assert isinstance(view, View)
+    assert view.windows is not None
+    # 3 by 3 of the layer before, whose windows of 4 lie 2 apart, and 2 channels of 10 by 10.
+    assert view.size == 3 * 9 + 4 * 8 * 8 + 2 * 10 * 10
