@@ -9,11 +9,12 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared
+from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared, windows
 from lipcert.bounds.anchored import Layer, State, select
 from lipcert.bounds.chain import ChainMap, radii_of
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
+from lipcert.bounds.refined import Refinement
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network, lower, simplify
@@ -22,6 +23,12 @@ from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
 SEEDS = range(10)
 RADII = (1e-6, 0.02, 0.3, 2.0)
+
+
+@pytest.fixture(autouse=True)
+def _any_window_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks have them too."""
+    monkeypatch.setattr(windows, "_WORTH", 10.0)
 
 
 def gram_matrices(mapping: GramMap) -> torch.Tensor:
@@ -54,10 +61,11 @@ class Case:
         rough = self.network.to(dtype=torch.float32)
         plain = self.local.replaced(AnchoredBound)
         settings = {
-            "plain": {"narrow": 0, "chains": False, "refined": 0},
-            "chains": {"narrow": 0, "chains": True, "refined": 0},
-            "narrow": {"narrow": 10**6, "refined": 0},
-            "refined": {"narrow": 10**6, "refined": 10**6, "steps": 2},
+            "plain": {"narrow": 0, "chains": False, "refinement": None},
+            "chains": {"narrow": 0, "chains": True, "refinement": None},
+            "narrow": {"narrow": 10**6, "refinement": None},
+            "bent": {"narrow": 0, "chains": False, "refinement": Refinement()},
+            "refined": {"narrow": 10**6, "refinement": Refinement(steps=2, thorough=True)},
         }
         self.bounds = {
             name: AnchoredBound(
@@ -139,7 +147,7 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
         eps = case.eps(radius)
         states = {name: case.prepared(name, radius)[1] for name in case.bounds}
         for i, layer in states["plain"].items():
-            for name in ("narrow", "refined"):
+            for name in ("narrow", "bent", "refined"):
                 assert (states[name][i].radius <= layer.radius * (1 + 1e-9)).all()
                 assert (states[name][i].lower >= layer.lower - 1e-9).all()
                 assert (states[name][i].upper <= layer.upper + 1e-9).all()

@@ -68,7 +68,9 @@ class Case:
         self.bounds = {
             "plain": replace(plain, rough=guide, narrow=0, chains=False, refinement=None),
             "chains": replace(plain, rough=guide, narrow=0, chains=True, refinement=None),
-            "refined": replace(plain, rough=guide, narrow=10**6, refinement=Refinement(steps=2)),
+            "refined": replace(
+                plain, rough=guide, narrow=10**6, refinement=Refinement(2, thorough=True)
+            ),
         }
         self.centre = self.local.propagation.centre(self.x)
         self.dual = DualBound(self.network)
