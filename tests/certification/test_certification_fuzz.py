@@ -17,9 +17,16 @@ from laws import seeded
 from threats import METHODS, Threat, gaps, neighbours, radii
 
 import lipcert
+from lipcert.bounds import windows
 from lipcert.certificate import Sample
 from lipcert.certification.pace import PACES
 from lipcert.network import Network
+
+
+@pytest.fixture(autouse=True)
+def _any_window_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks have them too."""
+    monkeypatch.setattr(windows, "_WORTH", 10.0)
 
 
 @settings(max_examples=8, deadline=None)
