@@ -140,23 +140,22 @@ class View:
 @dataclass(frozen=True)
 class Refinement:
     """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
-    its neurons may see in all; and what they may see, ``tried``, where a few of them show that the
-    rest shrinks to less than ``worth`` of what it was. ``thorough``: every neuron that varies is
-    bounded from both sides, not only where its slope can change."""
+    all neurons that vary may see, bounded from both sides, or else those on whose sides slopes
+    change. Where these see more, up to what may be ``tried``, they are bounded where a few of them
+    shrink to less than ``worth`` of what they were."""
 
     steps: int = 0
     work: float = math.inf
     tried: float = 0.0
     worth: float = 0.0
-    thorough: bool = False
 
 
 def refined_box(
     view: View, centre: Centre, node: int, state: State, box: Box, off: Tensor, kind: Elementwise,
     refinement: Refinement,
 ) -> tuple[Box, Tensor]:  # fmt: skip
-    """The box of a layer, with neurons bounded by the dual on the sides where slopes change; and
-    where a few were tried to what share of it they shrank, ``(B,)``, else NaN.
+    """The box of a layer, with neurons bounded by the dual; and to what share sides shrank where a
+    few were tried, ``(B,)``, else NaN.
 
     ``off``: how far values may be from what the layers before tell.
     """
@@ -164,10 +163,10 @@ def refined_box(
     sides = [side.flatten(1).clone() for side in box]
     lower, upper = torch.minimum(box[0], here), torch.maximum(box[1], here)
     bends = [_bends(kind, lower, here).flatten(1), _bends(kind, here, upper).flatten(1)]
-    if refinement.thorough:
-        bends = [(kind.gain(lower, upper) != 0).flatten(1)] * 2
-    work = torch.stack([mask.sum(1) for mask in bends]).sum(0) * view.size
-    sure, tried = work <= refinement.work, (work > refinement.work) & (work <= refinement.tried)
+    varying = (kind.gain(lower, upper) != 0).flatten(1)
+    full = 2 * varying.sum(1) * view.size <= refinement.work
+    work = (bends[0].sum(1) + bends[1].sum(1)) * view.size
+    tried = (work > refinement.work) & (work <= refinement.tried)
     anchor, error = here.flatten(1), off.flatten(1)
 
     def refine(wanted: list[Tensor]) -> None:
@@ -199,8 +198,8 @@ def refined_box(
             for of in (sides, before)
         )
         shrunk = torch.where(tried, now.sum(0) / then.sum(0), math.nan).to(shrunk)
-    sure = sure | (shrunk < refinement.worth)
-    refine([mask & sure[:, None] for mask in bends])
+    sure = (work <= refinement.work) | (shrunk < refinement.worth)
+    refine([varying & full[:, None] | mask & sure[:, None] for mask in bends])
     return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
 
 

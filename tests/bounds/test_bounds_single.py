@@ -68,9 +68,7 @@ class Case:
         self.bounds = {
             "plain": replace(plain, rough=guide, narrow=0, chains=False, refinement=None),
             "chains": replace(plain, rough=guide, narrow=0, chains=True, refinement=None),
-            "refined": replace(
-                plain, rough=guide, narrow=10**6, refinement=Refinement(2, thorough=True)
-            ),
+            "refined": replace(plain, rough=guide, narrow=10**6, refinement=Refinement(2)),
         }
         self.centre = self.local.propagation.centre(self.x)
         self.dual = DualBound(self.network)
