@@ -88,7 +88,11 @@ class Windows:
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
         """For each neuron, the layers of its row through its window. A part of a ball is no larger
         than the whole, nor than the part of the box."""
-        _, *place = torch.unravel_index(neurons, self.shape[1:])
+        place: list[Tensor] = []
+        rest = neurons
+        for size in reversed(self.shape[2:]):
+            place.insert(0, rest % size)
+            rest = torch.div(rest, size, rounding_mode="floor")
         found: State = {}
         for i, number in self.numbers.items():
             layer, shape = state[i], self.network.nodes[number].shape
