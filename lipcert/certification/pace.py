@@ -62,7 +62,7 @@ PACES: dict[Effort, Pace] = {
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=8, guessed_classes=2, radius_steps=24, trials=40, again=2,
-        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**21, worth=0.6),
+        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**20, worth=0.6),
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
