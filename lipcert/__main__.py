@@ -1,7 +1,5 @@
-"""``python -m lipcert`` is ``lipcert``."""
-
-import sys
+"""``python -m lipcert``."""
 
 from lipcert.cli.main import main
 
-sys.exit(main())
+main()

@@ -16,15 +16,15 @@ block of each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
-from lipcert.network import Network, Sum
-from lipcert.network.activations import Elementwise
+from lipcert.network import Backward, Forward, Network, ancestors, backward, forward
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, times
 from lipcert.rounding import Arithmetic, gamma
@@ -71,18 +71,9 @@ def middle_and_half(
     return middle, torch.where(flat == steep, 0, half)
 
 
-def chain_path(network: Network, node: int) -> tuple[int, ...]:
-    """All nodes that a node is computed from, itself included, in order."""
-    needed = {node}
-    for i in range(node, 0, -1):
-        if i in needed:
-            needed.update(network.nodes[i].inputs)
-    return tuple(sorted(needed))
-
-
 def chain_sources(network: Network, node: int) -> tuple[int, ...]:
     """The sources among them; none but the input: no chain, as the segment says it all."""
-    sources = set(network.sources) & set(chain_path(network, node))
+    sources = set(network.sources) & set(ancestors(network, node))
     return tuple(sorted(sources)) if len(sources) > 1 else ()
 
 
@@ -123,7 +114,7 @@ class ChainMap(GramMap):
 
     @cached_property
     def path(self) -> tuple[int, ...]:
-        return chain_path(self.network, self.node)
+        return ancestors(self.network, self.node)
 
     @cached_property
     def terms(self) -> int:
@@ -137,7 +128,7 @@ class ChainMap(GramMap):
         return total
 
     @cached_property
-    def _shares(self) -> dict[int, Tensor]:
+    def shares(self) -> dict[int, Tensor]:
         """What the blocks of each source add to the Gram map."""
         shape = self.network.in_shape
         shares = {0: self.weights[:, 0].reshape(-1, *(1,) * len(shape)).expand(-1, *shape)}
@@ -193,40 +184,62 @@ class ChainMap(GramMap):
 
     def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
         """The coefficients that arrive at each source."""
-        seen: dict[int, Tensor] = {}
-        pending = {self.node: v}
-        for i in reversed(self.path):
-            kind, value = self.network.nodes[i].kind, pending.pop(i)
-            if i == 0 or i in self.middles:
-                seen[i] = value
-            if i in self.middles:
-                value = times(value, self._middle(i, absolute))
-            elif isinstance(kind, Operator):
-                value = kind.transpose_magnitude(value) if absolute else kind.transpose(value)
-            for j in self.network.nodes[i].inputs:
-                pending[j] = pending[j] + value if j in pending else value
-        return seen
+        rules = _ToSources(self, absolute)
+        backward(self.network, self.node, v, rules)
+        return rules.seen
 
     def _gram(self, v: Tensor, *, absolute: bool) -> Tensor:
         seen = self._back(times(v, self.mask), absolute=absolute)
-        values: dict[int, Tensor] = {}
-        for i in self.path:
-            node = self.network.nodes[i]
-            if i == 0:
-                values[0] = times(seen[0], self._shares[0])
-                continue
-            value = sum((values[j] for j in node.inputs[1:]), values[node.inputs[0]])
-            if i in self.middles:
-                value = times(value, self._middle(i, absolute)) + times(seen[i], self._shares[i])
-            elif isinstance(node.kind, Operator):
-                value = node.kind.magnitude(value) if absolute else node.kind.apply(value)
-            else:
-                assert isinstance(node.kind, Sum)
-            values[i] = value
-        return times(values[self.node], self.mask)
+        found = forward(self.network, _FromSources(self, seen, absolute), along=self.path)
+        return times(found[self.node], self.mask)
 
-    def _middle(self, node: int, absolute: bool) -> Tensor:
+    def middle(self, node: int, absolute: bool) -> Tensor:
         return self.middles[node].abs() if absolute else self.middles[node]
+
+
+@dataclass(frozen=True, eq=False)
+class _ToSources(Backward[Tensor]):
+    """Back through the linearised network; ``seen`` keeps what arrives at each source."""
+
+    chain: ChainMap
+    absolute: bool
+    seen: dict[int, Tensor] = field(default_factory=dict)
+
+    def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
+        return operator.transpose_magnitude(value) if self.absolute else operator.transpose(value)
+
+    def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
+        return times(value, self.chain.middle(i, self.absolute))
+
+    def add(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def arrived(self, i: int, value: Tensor) -> Tensor:
+        if i == 0 or i in self.chain.middles:
+            self.seen[i] = value
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class _FromSources(Forward[Tensor]):
+    """Forth through the linearised network, each source adding its share of what was ``seen``."""
+
+    chain: ChainMap
+    seen: dict[int, Tensor]
+    absolute: bool
+
+    def input(self, i: int) -> Tensor:
+        return times(self.seen[0], self.chain.shares[0])
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        return sum(parts[1:], parts[0])
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        return operator.magnitude(before) if self.absolute else operator.apply(before)
+
+    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
+        passed = times(before, self.chain.middle(i, self.absolute))
+        return passed + times(self.seen[i], self.chain.shares[i])
 
 
 def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, Reach, State, joined, through
 from lipcert.bounds.boxes import Box, around
-from lipcert.bounds.chain import chain_path
 from lipcert.bounds.rounding_sweep import ForwardSweep
 from lipcert.bounds.roundoff import Roundoff
-from lipcert.network import Input, Network, Sum
+from lipcert.network import Input, Network, Sum, ancestors
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
@@ -110,7 +109,7 @@ class NoiseSweep(ForwardSweep):
 
     def _at(self, node: int, state: State, known: Box | None = None) -> Tensor:
         self.state = state
-        for i in chain_path(self.tools.network, node):
+        for i in ancestors(self.tools.network, node):
             if i not in self.total:
                 self.arithmetic = None if i in self.noise.compared else self.noise.arithmetic
                 self._follow(i)

@@ -28,7 +28,7 @@ from lipcert.network.activations import (
     Softplus,
     Tanh,
 )
-from lipcert.network.graph import Kind, Sum
+from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal
 
 # How many nodes of a network lie between a value and what it is a function of, at most.

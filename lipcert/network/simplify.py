@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations import Activation, Clip
-from lipcert.network.graph import Input, Network, NetworkBuilder, Sum
+from lipcert.network.graph import Network, NetworkBuilder
+from lipcert.network.nodes import Input, Sum
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
 
 

@@ -1,0 +1,31 @@
+"""The nodes of a network: its input, sums, affine operators and activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator, Shape
+
+
+@dataclass(frozen=True)
+class Input:
+    """The network's input, node 0."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all inputs, the only node with several. Concatenation is a sum of placed parts."""
+
+
+Kind = Input | Sum | Operator | Activation
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the network; ``origin`` names the place in the file that it comes from."""
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    shape: Shape
+    origin: str
