@@ -1,5 +1,7 @@
 """``python -m lipcert``."""
 
+import sys
+
 from lipcert.cli.main import main
 
-main()
+sys.exit(main())
