@@ -66,14 +66,19 @@ def forward(
     *,
     known: Mapping[int, T] | None = None,
     along: Iterable[int] | None = None,
+    release: bool = False,
 ) -> dict[int, T]:
     """What the rules find at every node, by its number, in order.
 
     ``along``: only at these nodes, in increasing order; what they read elsewhere is left out, so
     that a sum has only the parts that lie on the way. ``known``: values that are there already.
+    ``release``: forget a node's value once the last node that reads it has it, for values that are
+    too large to be kept; what is left is returned.
     """
     values: dict[int, T] = dict(known or {})
-    for i in range(len(network.nodes)) if along is None else along:
+    way = range(len(network.nodes)) if along is None else tuple(along)
+    last = {j: i for i in way for j in network.nodes[i].inputs} if release else {}
+    for i in way:
         if i in values:
             continue
         node = network.nodes[i]
@@ -88,6 +93,10 @@ def forward(
             case Activation() as activation:
                 value = rules.activation(i, activation, parts[0])
         values[i] = rules.found(i, node, value)
+        del parts, value
+        for j in node.inputs if release else ():
+            if last[j] == i:
+                values.pop(j, None)
     return values
 
 
