@@ -14,13 +14,14 @@ from lipcert.certificate import Sample
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.backward import Backward
 from lipcert.certification.batch import Batch, Tools
-from lipcert.certification.cascade import RUNGS, climb
+from lipcert.certification.cascade import RUNGS, TUBE_RUNGS, climb
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
 from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
+from lipcert.certification.tube import TubeBound, is_deep
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
@@ -85,11 +86,12 @@ class Certifier:
             network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic
         )
         self.tools = Tools(bound, rough, self.norms, deployment)
-        self.backward = (
-            Backward(loaded, options, deployment, device=device, samples=samples, share=share)
-            if both
-            else None
-        )
+        self.backward: Backward | TubeBound | None = None
+        if both:
+            kind = TubeBound if is_deep(loaded) else Backward
+            self.backward = kind(
+                loaded, options, deployment, device=device, samples=samples, share=share
+            )
         # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
         double = options.deployed in ("float64", "real")
         self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
@@ -97,12 +99,15 @@ class Certifier:
     @property
     def rungs(self) -> tuple[str, ...]:
         """The rungs that find radii, by the number that ``Findings.improve`` is given."""
+        if isinstance(self.backward, TubeBound):
+            return TUBE_RUNGS
         return RUNGS if self.backward else (self.options.method,)
 
     @property
     def global_failure_probability(self) -> float:
         """What the shared norms spend of the run's failure probability."""
-        backward = self.backward.norms.spent_shared if self.backward else 0.0
+        own = isinstance(self.backward, Backward)
+        backward = self.backward.norms.spent_shared if own else 0.0  # type: ignore[union-attr]
         return self.norms.spent_shared + backward
 
     @property

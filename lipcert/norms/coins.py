@@ -20,18 +20,22 @@ def unit_vectors(seed: int, streams: Tensor, call: int, like: Tensor) -> Tensor:
     support. A sample with no support gets the zero vector.
     """
     size = math.prod(like.shape[1:])
-    key = _mix(_mix(_mix(torch.full_like(streams, seed)) + streams) + call)
     half = (size + 1) // 2
-    counter = torch.arange(1, 2 * half + 1, device=streams.device)
-    bits = _mix(key[:, None] + counter * _GOLDEN)
-    # 53 bits, moved off zero: uniform in (0, 1).
-    uniform = ((bits >> 11) & (2**53 - 1)).to(torch.float64) * 2.0**-53 + 2.0**-54
-    length = torch.sqrt(-2 * torch.log(uniform[:, :half]))
-    angle = 2 * math.pi * uniform[:, half:]
+    even = uniform(seed, streams, call, 2 * half)
+    length = torch.sqrt(-2 * torch.log(even[:, :half]))
+    angle = 2 * math.pi * even[:, half:]
     normal = torch.cat([length * torch.cos(angle), length * torch.sin(angle)], 1)[:, :size]
     normal = torch.where(like.flatten(1) != 0, normal, 0)
     norm = normal.norm(dim=1, keepdim=True)
     return (normal / torch.where(norm > 0, norm, 1)).reshape(like.shape).to(like.dtype)
+
+
+def uniform(seed: int, streams: Tensor, call: int, size: int) -> Tensor:
+    """Uniform in (0, 1): ``(B, size)`` in float64, of 53 bits, moved off zero."""
+    key = _mix(_mix(_mix(torch.full_like(streams, seed)) + streams) + call)
+    counter = torch.arange(1, size + 1, device=streams.device)
+    bits = _mix(key[:, None] + counter * _GOLDEN)
+    return ((bits >> 11) & (2**53 - 1)).to(torch.float64) * 2.0**-53 + 2.0**-54
 
 
 def _signed(word: int) -> int:
