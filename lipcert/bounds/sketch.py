@@ -324,9 +324,11 @@ class _Claiming(Forward[_Flow]):
         anchor, off = self.centre.values[sink], self.centre.errors[sink]
         eps = column(self.eps, anchor)
         mean, middle = self.tangents.scales(before.tangents, self.ranks)
-        drawn = eps * mean * self.assurance.factor
-        spread = middle / self.assurance.divisor
-        drawn, spread = drawn * self.room[0], spread * self.room[1]
+        drawn = eps * mean * self.assurance.factor * self.room[0]
+        spread = middle / self.assurance.divisor * self.room[1]
+        # What the proof's pass is rounded by counts where nothing else moves a neuron.
+        drawn = drawn + 2 * _LARGEST_NORMAL * self.assurance.factor * before.slipped
+        spread = spread + 2 * _LARGEST / self.assurance.divisor * before.rounded
         width = (drawn + spread) * (1 + 2 * _ALPHA) + _ALPHA * spread
         width = width * self._room(activation, anchor + before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
