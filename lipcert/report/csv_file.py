@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from lipcert.gate import Outcome
 from lipcert.report.results import Results
 
 # By eps and by rung these become columns of their own; by layer they are for the certificate.
 _LISTS = {"certified", "estimated", "rungs", "eliminated"}
+# Also in the width that East Asian keyboards type.
+_FORMULA = frozenset("=+-@\t\r\n \u00a0\uff1d\uff0b\uff0d\uff20|%")
 _FIRST = (
     "index", "label", "prediction", "verdict", "margin", "radius", "lipschitz", "attack_radius",
     "method", "decided_by", "seconds", "failure_probability", "radius_estimate",
@@ -22,7 +25,9 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     """A header and a row a sample; lists by eps become a column an eps, 1 or 0, and the seconds by
     rung a column a rung.
 
-    Columns are the fields that any sample has; an ESTIMATE's say so by their names.
+    Columns are the fields that any sample has; an ESTIMATE's say so by their names. Samples that
+    failed inside lipcert come first. Texts that a spreadsheet would take for a formula begin with
+    an apostrophe.
     """
     word = "estimated" if results.estimate else "certified"
     present = {name for sample in results.samples for name in sample} - _LISTS
@@ -32,9 +37,19 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     writer = csv.writer(text, lineterminator="\n")
     rungs = [rung["rung"] for rung in results.certificate.get("cascade", ())]
     asked = (f"{word}_at_{eps}" for eps, _ in results.eps)
-    writer.writerow([*columns, *asked, *(f"seconds_{rung}" for rung in rungs)])
-    for sample in results.samples:
+    head = [*columns, *asked, *(f"seconds_{rung}" for rung in rungs)]
+    writer.writerow(map(_defused, head))
+    for sample in sorted(results.samples, key=lambda one: one["verdict"] != "error"):
         held = (int(results.holds_at(sample, eps)) for eps, _ in results.eps)
         spent = (sample.get("rungs", {}).get(rung) for rung in rungs)
-        writer.writerow([*(sample.get(name) for name in columns), *held, *spent])
+        row = [*(sample.get(name) for name in columns), *held, *spent]
+        writer.writerow(map(_defused, row))
     return text.getvalue()
+
+
+def _defused(cell: Any) -> Any:
+    """A number as it is; of a text that begins like a formula, or with what spreadsheets skip
+    before one, nothing is computed."""
+    if isinstance(cell, str) and cell[:1] in _FORMULA:
+        return f"'{cell}"
+    return cell
