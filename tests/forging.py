@@ -26,12 +26,15 @@ def text_of(samples: Any) -> str:
     return "".join(json.dumps(sample) + "\n" for sample in samples)
 
 
+def digest_of(samples: Any) -> str:
+    return hashlib.sha256(text_of(samples).encode()).hexdigest()
+
+
 def save(folder: Path, certificate: Record, samples: Any) -> Path:
     """Write both files, the digest of the samples in the certificate."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = text_of(samples)
-    certificate = certificate | {"samples_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    (folder / "samples.jsonl").write_text(text)
+    certificate = certificate | {"samples_sha256": digest_of(samples)}
+    (folder / "samples.jsonl").write_text(text_of(samples))
     (folder / "certificate.json").write_text(json.dumps(certificate))
     return folder
 
@@ -49,6 +52,7 @@ def refit(certificate: Record, samples: Any) -> Record:
         layer["eliminated"] = share
     indices = np.asarray([sample.index for sample in found], dtype="<i8")
     digest = hashlib.sha256(indices.tobytes()).hexdigest()
+    certificate["samples_sha256"] = digest_of(samples)
     certificate["data"] |= {"chosen": len(found), "indices_sha256": digest}
     return certificate
 

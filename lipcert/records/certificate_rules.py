@@ -67,6 +67,9 @@ def assures_what_it_may(certificate: Record, samples: Samples, frame: Frame) -> 
         return f"assurance is {kind}, with a failure probability of {stated}"
     if kind == "randomised" and options.deterministic:
         return "assurance is randomised, of norms that are deterministic"
+    kinds = {layer["assurance"] for layer in certificate.get("layers", ())}
+    if kind == "deterministic" and "randomised" in kinds:
+        return "assurance is deterministic, of layers that are randomised"
     if stated > options.failure_probability * (1 + _PROBABILITY_SLACK):
         return f"failure probability {stated}, above the {options.failure_probability} asked for"
     spent = math.fsum(sample["failure_probability"] for sample in samples)

@@ -42,7 +42,13 @@ def check(record: Record, name: Name, where: str) -> None:
     if validator.is_valid(record):
         return
     error = best_match(validator.iter_errors(record))
-    raise CannotCertify(f"{where}: is damaged: at {error.json_path[:80]}: {error.message[:160]}")
+    # What begins with a whole record ends with what is wrong with it.
+    said = (
+        error.message
+        if len(error.message) < 160
+        else f"{error.message[:40]}… {error.message[-110:]}"
+    )
+    raise CannotCertify(f"{where}: is damaged: at {error.json_path[:80]}: {said}")
 
 
 @lru_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import jsonschema
@@ -225,8 +223,8 @@ def test_what_cannot_be_read_is_attacked_at_random_and_said(digits, tmp_path):
     assert "ceil_mode" in found.reading
     assert "ceil_mode" in found.bound
     assert found.contradictions == []
-    for sample, claimed in zip(found.samples, certified.samples, strict=True):
-        if claimed.radius:
+    for sample, whole in zip(found.samples, certified.samples, strict=True):
+        if whole.radius:
             assert sample.outcome == "not contradicted"
             assert sample.points > 0
 
@@ -235,7 +233,7 @@ def test_damaged_and_absent_files_are_refused(digits, tmp_path):
     """Every other damage is a test of ``lipcert.records``, which reads them."""
     with pytest.raises(UsageError, match="no such certificate"):
         read(tmp_path)
-    certificate, samples = doctored(digits, tmp_path / "made")
+    certificate, _ = doctored(digits, tmp_path / "made")
     read(tmp_path / "made")
     save(tmp_path / "made", certificate, [{"index": 1}])
     with pytest.raises(CannotCertify, match="line 1: is damaged"):
