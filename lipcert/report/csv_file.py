@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from lipcert.report.results import Results
 
 # By eps and by rung these become columns of their own; by layer they are for the certificate.
 _LISTS = {"certified", "estimated", "rungs", "eliminated"}
-# Also in the width that East Asian keyboards type.
-_FORMULA = frozenset("=+-@\t\r\n \u00a0\uff1d\uff0b\uff0d\uff20|%")
+# Where a spreadsheet may see a cell begin, by whatever separates cells in its language, and what
+# makes a formula of it, also in the width that East Asian keyboards type.
+_FORMULA = re.compile(r"(^|[;\t\n])(?=\s*[=+\-@|%＝＋－＠])")
 _FIRST = (
     "index", "label", "prediction", "verdict", "margin", "radius", "lipschitz", "attack_radius",
     "method", "decided_by", "seconds", "failure_probability", "radius_estimate",
@@ -48,8 +50,6 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
 
 
 def _defused(cell: Any) -> Any:
-    """A number as it is; of a text that begins like a formula, or with what spreadsheets skip
-    before one, nothing is computed."""
-    if isinstance(cell, str) and cell[:1] in _FORMULA:
-        return f"'{cell}"
-    return cell
+    """A number as it is; a text with an apostrophe before what would be computed."""
+    # The csv module quotes no carriage return, at which readers end a row.
+    return _FORMULA.sub(r"\1'", cell.replace("\r", " ")) if isinstance(cell, str) else cell
