@@ -42,12 +42,9 @@ def check(record: Record, name: Name, where: str) -> None:
     if validator.is_valid(record):
         return
     error = best_match(validator.iter_errors(record))
-    # What begins with a whole record ends with what is wrong with it.
-    said = (
-        error.message
-        if len(error.message) < 160
-        else f"{error.message[:40]}… {error.message[-110:]}"
-    )
+    said = error.message.replace("is a required property", "is missing")
+    if len(said) > 160:  # what begins with a whole record ends with what is wrong with it
+        said = f"{said[:40]}… {said[-110:]}"
     raise CannotCertify(f"{where}: is damaged: at {error.json_path[:80]}: {said}")
 
 
