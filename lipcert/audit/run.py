@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 import lipcert
 from lipcert.audit.auditor import Auditor, Effort
-from lipcert.audit.claims import Claims, Contradiction, Record, contradictions, read
+from lipcert.audit.claims import Claims, Contradiction, Record, read
 from lipcert.audit.progress import Watch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
@@ -49,10 +48,10 @@ def audit(
     watch, sources = watch or Watch(), sources or Sources()
     claims = read(path)
     dataset = find_data(claims, sources)
-    found = [*contradictions(claims), *_labels(claims, dataset)]
+    found = _labels(claims, dataset)
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
-    chosen = _chosen(claims, samples, seed, len(dataset))
+    chosen = _chosen(claims, samples, seed)
     saved = _counterexamples(claims)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -78,25 +77,31 @@ def audit(
         reading=auditor.reading,
         bound=auditor.bound,
         precision=f"{np.finfo(LONG).nmant + 1} bits",
-        files_contradict=tuple(found),
+        files_contradict=found,
         samples=tuple(audited),
         seconds=time.perf_counter() - began,
     )
 
 
-def _labels(claims: Claims, dataset: Dataset) -> Iterator[Contradiction]:
-    for sample in claims.samples:
-        index = sample["index"]
-        if 0 <= index < len(dataset) and dataset.labels[index] != sample["label"]:
-            said = f"has the label {sample['label']}, in the data {dataset.labels[index]}"
-            yield Contradiction(said, index)
+def _labels(claims: Claims, dataset: Dataset) -> tuple[Contradiction, ...]:
+    """Where labels are not those of the data."""
+    size = claims.certificate["data"]["size"]
+    if size != len(dataset):
+        said = f"{claims.path}: is about {size} samples, the data have {len(dataset)}"
+        raise CannotCertify(f"{said}; name the right data with --data")
+    return tuple(
+        Contradiction(
+            f"has the label {sample['label']}, in the data {dataset.labels[sample['index']]}",
+            sample["index"],
+        )
+        for sample in claims.samples
+        if dataset.labels[sample["index"]] != sample["label"]
+    )
 
 
-def _chosen(claims: Claims, samples: int | Literal["all"], seed: int, size: int) -> list[Record]:
+def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Record]:
     """The samples to audit, in the order of the certificate."""
-    there = [sample for sample in claims.samples if 0 <= sample["index"] < size]
-    if not there:
-        raise CannotCertify(f"{claims.path}: lists no samples of its data, so nothing is audited")
+    there: list[Record] = list(claims.samples)
     if samples == "all" or samples >= len(there):
         return there
     if samples < 1:

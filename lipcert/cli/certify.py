@@ -12,6 +12,7 @@ from lipcert.cli import parse
 from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
+    fail_where_samples_failed,
     gated,
     lines,
     outcomes_of,
@@ -248,4 +249,5 @@ def certify(
         for line in lines(outcomes):
             typer.echo(line, err=True)
     add_to_summary(markdown.render(results, outcomes) + "\n")
+    fail_where_samples_failed(results)
     fail_where_one_failed(outcomes)

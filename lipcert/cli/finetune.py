@@ -10,7 +10,7 @@ import typer
 from lipcert.cli import parse
 from lipcert.cli import training_options as options
 from lipcert.cli.shared import Debug, ShowConfig
-from lipcert.errors import UsageError
+from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
 _MODEL = "What the model expects"
@@ -272,3 +272,9 @@ def finetune(
         console.print(table(record["results"]))
     if json and processes.first:
         typer.echo(recipe_text(record), nl=False)
+    figures = [one for one in record.get("results", {}).values() if isinstance(one, dict)]
+    if failed := sum(one["errors"] for one in figures):
+        raise InternalError(
+            f"{failed} samples failed inside lipcert as the result was certified and have no "
+            "verdict; all else is kept, and --resume tries them again"
+        )

@@ -35,7 +35,7 @@ Pixels = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 def chosen(samples: Sequence[Sample]) -> list[int]:
     """The samples worth showing: the correct ones with the smallest and the largest radii, and the
     first that were falsified."""
-    correct = [sample for sample in samples if sample.correct]
+    correct = [sample for sample in samples if sample.correct and sample.verdict != "error"]
     ranked = sorted(correct, key=lambda s: (s.radius_estimate or s.radius or 0.0, s.index))
     falsified = [sample for sample in samples if sample.verdict == "falsified"]
     worth = [*ranked[:EACH], *ranked[-EACH:], *falsified[:EACH]]

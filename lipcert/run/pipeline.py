@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
+from lipcert.records import Frame
 from lipcert.report import json_file, thumbnails
 from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import (
@@ -25,6 +27,7 @@ from lipcert.run.checks import (
     PLAUSIBILITY_SAMPLES,
     check_counterexamples,
     implausible,
+    outcome,
     predictions,
     spread,
 )
@@ -106,9 +109,10 @@ def certify_dataset(
 ) -> Result:
     """Check the model on the samples, certify them, and write the results.
 
+    A sample that fails inside has the verdict ``error``, which whoever calls must not overlook.
     Raises ``UsageError`` where model and data do not fit together; ``CannotCertify`` where a check
-    fails or no sample could be computed; ``KeyboardInterrupt``, whose message tells how to go on,
-    where it is interrupted.
+    fails, what is to be resumed is damaged, or the network gives no number at any sample;
+    ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
     check_main()
     check_output(execution)
@@ -122,7 +126,7 @@ def certify_dataset(
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
         header = _header(model, dataset, indices, options)
-        with Journal(execution, header) as journal:
+        with Journal(execution, header, _frame(network, dataset, indices, options)) as journal:
             certifier = make_certifier(
                 network,
                 options,
@@ -134,7 +138,7 @@ def certify_dataset(
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
             samples = _certify(
-                certifier, dataset, part, options, execution, workers, journal, watch
+                certifier, network, dataset, part, options, execution, workers, journal, watch
             )
         certificate = Certificate(
             lipcert=lipcert.__version__,
@@ -143,6 +147,7 @@ def certify_dataset(
             options=options.to_json(),
             options_digest=options.digest,
             assurance=assurance(options, certifier.global_failure_probability, samples),
+            samples_sha256=json_file.samples_digest(samples, estimate=options.estimate),
             summary=summarise(
                 samples, [eps.text for eps in options.eps], estimate=options.estimate
             ),
@@ -195,6 +200,7 @@ def _check(
 
 def _certify(
     certifier: Certify,
+    network: Network,
     dataset: Dataset,
     indices: list[int],
     options: Options,
@@ -213,7 +219,12 @@ def _certify(
         return dataset.pixels(some), dataset.labels[some]
 
     def failed(index: int, message: str) -> Sample:
-        return failed_sample(index, int(dataset.labels[index]), options, message)
+        label = int(dataset.labels[index])
+        try:
+            known = outcome(network, dataset.pixels(np.asarray([index])))
+        except Exception:  # what failed may be this very pass; the message is that of the first
+            return failed_sample(index, label, options, message)
+        return failed_sample(index, label, options, message, *known)
 
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
@@ -229,7 +240,7 @@ def _certify(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(journal.after_interrupt(len(done), len(indices))) from None
     samples = [done[index] for index in indices]
-    if samples and all(sample.verdict == "error" for sample in samples):
+    if all(sample.verdict == "error" and sample.prediction < 0 for sample in samples):
         raise CannotCertify(f"every sample failed; the first with {samples[0].message}")
     return samples
 
@@ -254,6 +265,18 @@ def _header(model: Model, dataset: Dataset, indices: Indices, options: Options) 
         "data": dataset.sha256,
         "samples": indices_digest(indices),
     }
+
+
+def _frame(network: Network, dataset: Dataset, indices: Indices, options: Options) -> Frame:
+    """What samples that are resumed are held against."""
+    return Frame(
+        options=options,
+        outputs=network.classes,
+        classes=dataset.classes,
+        size=len(dataset),
+        values=math.prod(dataset.images.shape[1:]),
+        labels={int(index): int(dataset.labels[index]) for index in indices},
+    )
 
 
 def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
@@ -283,8 +306,8 @@ def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
     errors = [sample for sample in samples if sample.verdict == "error"]
     if errors:
         notes.append(
-            f"{len(errors)} samples failed and count as misclassified; the first, "
-            f"{errors[0].index}, with {errors[0].message}"
+            f"{len(errors)} sample{'s' * (len(errors) > 1)} failed inside lipcert and have no "
+            f"verdict; the first, {errors[0].index}, with {errors[0].message}"
         )
     return notes
 
