@@ -14,9 +14,8 @@ from torch import Tensor
 from lipcert.network import Network
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import SegmentNorms
-from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import FLOAT64, gamma, rounded_up
+from lipcert.norms import SegmentNorms, at_least_tiny, operator_norm, row_norms
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, rounded_up
 
 Edge = tuple[int, int]
 
@@ -37,11 +36,14 @@ def node_constants(
         if i == 0:
             bound = 1.0
         elif arriving and not isinstance(node.kind, Activation):
-            bound = sum(norm.norm.value * constants[source] for source, norm in arriving)
+            bound = sum(
+                at_least_tiny(norm.norm.value, constants[source]) for source, norm in arriving
+            )
         elif isinstance(node.kind, Activation):
-            bound = parts[0] * node.kind.lipschitz
+            bound = at_least_tiny(parts[0], node.kind.lipschitz)
         elif isinstance(node.kind, Operator):
-            bound = parts[0] * (operator_norm(node.kind) if own is None else own[i])
+            norm_here = operator_norm(node.kind) if own is None else own[i]
+            bound = at_least_tiny(parts[0], norm_here)
         else:
             bound = sum(parts)
         constants.append(bound * (1 + (len(arriving) + len(parts) + 4) * FLOAT64))
@@ -51,16 +53,15 @@ def node_constants(
 def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | None]:
     """For each affine node how far one neuron moves for each unit of ``eps``: ``(1, *shape)``.
 
-    ``L_in ‖row_k(A)‖₂`` with the row norms ``sqrt((A∘A) 1)``; None for sums and activations, where
+    ``L_in ‖row_k(A)‖₂``; None for sums and activations, where
     the boxes before them say as much.
     """
     like, dtype = network.exact.anchor, network.anchor.dtype
     reach: list[Tensor | None] = []
     for node in network.exact.nodes:
         if isinstance(node.kind, Operator) and math.isfinite(constants[node.inputs[0]]):
-            ones = like.new_ones(1, *node.kind.in_shape)
-            rows = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
-            reach.append(rounded_up(rows * constants[node.inputs[0]], dtype))
+            rows = row_norms(node.kind, like) * constants[node.inputs[0]] + FLOAT64_TINY
+            reach.append(rounded_up(rows, dtype))
         else:
             reach.append(None)
     return reach

@@ -25,7 +25,7 @@ from lipcert.bounds.ball import coordinate_reach
 from lipcert.network import Input, Network, Sum
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm
+from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
 
 Box = tuple[Tensor, Tensor]
@@ -74,9 +74,7 @@ class Propagation:
         for node in self.network.exact.nodes:
             rows = None
             if isinstance(node.kind, Operator):
-                ones = like.new_ones(1, *node.kind.in_shape)
-                squares = node.kind.squared(ones)
-                rows = rounded_up(squares.sqrt() * (1 + gamma(node.kind.terms + 4)), dtype)
+                rows = rounded_up(row_norms(node.kind, like), dtype)
             found.append(rows)
         return found
 
