@@ -118,7 +118,11 @@ class Assurance:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything a reader needs to judge a run, but the single samples."""
+    """Everything a reader needs to judge a run, but the single samples.
+
+    ``coins``: where those of randomised norms came from, with the seed that repeats the run and
+    what the probability then speaks of; None where none count.
+    """
 
     lipcert: str
     model: dict[str, Any]
@@ -132,6 +136,7 @@ class Certificate:
     notes: tuple[str, ...] = ()
     cascade: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    coins: dict[str, Any] | None = None
     threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 

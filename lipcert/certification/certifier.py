@@ -21,6 +21,7 @@ from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
+from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
@@ -42,7 +43,8 @@ class Certifier:
     ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
     run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
     was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
-    by their numbers. The shared norms are computed here, once.
+    by their numbers. ``key``: 128 bits that all coins follow from; those of the options' seed if
+    None, and fresh ones without a seed. The shared norms are computed here, once.
     """
 
     @ieee_arithmetic()
@@ -55,6 +57,7 @@ class Certifier:
         device: str = "cpu",
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
+        key: int | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -62,6 +65,7 @@ class Certifier:
                 "with one logit for each class"
             )
         self.options, self.counterexamples = options, counterexamples
+        key = Coins.of(options.seed).seed if key is None else key
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
@@ -72,6 +76,7 @@ class Certifier:
         self.norms = AssuredNorms(
             layers.edges,
             options,
+            key=key,
             samples=samples,
             preparations=len(options.eps) + 2,
             own=None if not both or PACES[options.effort].own_norms else (),
@@ -86,7 +91,9 @@ class Certifier:
         )
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward = (
-            Backward(loaded, options, deployment, device=device, samples=samples, share=share)
+            Backward(
+                loaded, options, deployment, device=device, key=key, samples=samples, share=share
+            )
             if both
             else None
         )

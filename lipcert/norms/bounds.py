@@ -23,7 +23,7 @@ from lipcert.norms.coins import unit_vectors
 from lipcert.norms.krylov import chebyshev_bound, degree_for, lanczos
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
-from lipcert.norms.structure import Sizes, structural_norm
+from lipcert.norms.structure import Sizes, is_known_exactly, structural_norm
 from lipcert.norms.weighted import GramMap, WeightedMap
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma, rounded_up
 
@@ -64,7 +64,8 @@ class SegmentNorms:
             return cls(segment, Norm(float(bare.exact(ones)[0]), "deterministic"))
         value = min(structural_norm(segment), bare.absolute) + bare.fusion_slack
         norm = Norm(value, "deterministic")
-        if failure_probability > 0:
+        # What structure knows exactly no coin can improve, only fail.
+        if failure_probability > 0 and not is_known_exactly(segment):
             ones = bare.unweighted()
             found = bare.randomised(
                 ones,

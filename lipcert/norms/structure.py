@@ -67,6 +67,12 @@ def structural_norm(segment: Segment) -> float:
     return bound[segment.sink]
 
 
+def is_known_exactly(segment: Segment) -> bool:
+    """Whether the structural norm is the truth but for rounding: one matrix, written down."""
+    nodes = segment.network.nodes
+    return len(segment.path) == 1 and isinstance(nodes[segment.path[0]].kind, Dense)
+
+
 def at_least_tiny(one: float, other: float) -> float:
     """The product of two upper bounds: 0 only where one of them is."""
     return max(one * other, FLOAT64_TINY) if one > 0 and other > 0 else one * other
