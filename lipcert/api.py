@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from lipcert.coins import parse_seed
 from lipcert.data.dataset import to_dataset
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
@@ -64,7 +65,7 @@ def certify(
     effort: Effort = "standard",
     norms: NormMethod = "randomised",
     failure_probability: float = 1e-9,
-    seed: int = 0,
+    seed: int | str | None = None,
     deployed: Deployed = "float32",
     pixel_domain: bool = False,
     time_per_sample: float | None = None,
@@ -84,8 +85,10 @@ def certify(
 
     ``images``: (N, C, H, W) or (N, features), floats in [0, 1] or uint8, an array or a CPU tensor;
     ``labels``: (N,) whole numbers. ``eps``: one radius or several, in pixels of [0, 1], as numbers
-    or as text such as ``"36/255"``. The other options are those of ``lipcert certify``; with
-    ``output`` the results and the journal are written there. ``progress`` shows a bar on stderr.
+    or as text such as ``"36/255"``. ``seed``: None for coins from fresh entropy of the system; a
+    number, or the text that a certificate records, to repeat a run. The other options are those of
+    ``lipcert certify``; with ``output`` the results and the journal are written there. ``progress``
+    shows a bar on stderr.
     ``workers``: processes that share the batches, None for as many as suit; each imports the script
     that calls this, which then needs ``if __name__ == "__main__":`` around the call.
 
@@ -102,7 +105,7 @@ def certify(
         effort=effort,
         norms=norms,
         failure_probability=failure_probability,
-        seed=seed,
+        seed=parse_seed(seed) if isinstance(seed, str) else seed,
         deployed=deployed,
         pixel_domain=pixel_domain,
         time_per_sample=time_per_sample,

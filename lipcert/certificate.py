@@ -122,8 +122,12 @@ class Assurance:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything a reader needs to judge a run, but the single samples; ``samples_sha256`` is the
-    digest of the file of those."""
+    """Everything a reader needs to judge a run, but the single samples.
+
+    ``coins``: where those of randomised norms came from, with the seed that repeats the run and
+    what the probability then speaks of; None where none count. ``samples_sha256``: the digest of
+    the file of the samples.
+    """
 
     lipcert: str
     model: dict[str, Any]
@@ -138,6 +142,7 @@ class Certificate:
     notes: tuple[str, ...] = ()
     cascade: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    coins: dict[str, Any] | None = None
     threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import SegmentNorms
-from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import FLOAT64, gamma, rounded_up
+from lipcert.norms import SegmentNorms, at_least_tiny, operator_norm, row_norms
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, rounded_up
 
 Edge = tuple[int, int]
 
@@ -50,15 +49,17 @@ class _Constants(Forward[float]):
     def affine(self, i: int, operator: Operator, before: float) -> float:
         if self._arriving(i):
             return 0.0
-        return before * (operator_norm(operator) if self.own is None else self.own[i])
+        return at_least_tiny(before, operator_norm(operator) if self.own is None else self.own[i])
 
     def activation(self, i: int, activation: Activation, before: float) -> float:
-        return before * activation.lipschitz
+        return at_least_tiny(before, activation.lipschitz)
 
     def found(self, i: int, node: Node, value: float) -> float:
         arriving = self._arriving(i)
         if i and arriving and not isinstance(node.kind, Activation):
-            value = sum(norm.norm.value * self.reached[source] for source, norm in arriving)
+            value = sum(
+                at_least_tiny(norm.norm.value, self.reached[source]) for source, norm in arriving
+            )
         terms = len(arriving) + len(node.inputs) + 4
         self.reached[i] = value * (1 + terms * FLOAT64)
         return self.reached[i]
@@ -71,20 +72,13 @@ class _Constants(Forward[float]):
 def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | None]:
     """For each affine node how far one neuron moves for each unit of ``eps``: ``(1, *shape)``.
 
-    ``L_in ‖row_k(A)‖₂`` with the row norms ``sqrt((A∘A) 1)``; None for sums and activations, where
+    ``L_in ‖row_k(A)‖₂``; None for sums and activations, where
     the boxes before them say as much.
     """
     reach: list[Tensor | None] = [None] * len(network.nodes)
     for i, operator in network.exact.operators.items():
         constant = constants[network.nodes[i].inputs[0]]
         if math.isfinite(constant):
-            reach[i] = rounded_up(
-                row_norms(operator, network.exact.anchor) * constant, network.anchor.dtype
-            )
+            rows = row_norms(operator, network.exact.anchor) * constant + FLOAT64_TINY
+            reach[i] = rounded_up(rows, network.anchor.dtype)
     return reach
-
-
-def row_norms(operator: Operator, like: Tensor) -> Tensor:
-    """``‖row_k(A)‖₂`` of every row from above, ``(1, *out_shape)``, in the type of ``like``."""
-    ones = like.new_ones(1, *operator.in_shape)
-    return operator.squared(ones).sqrt() * (1 + gamma(operator.terms + 4))

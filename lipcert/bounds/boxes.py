@@ -21,11 +21,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import coordinate_reach, row_norms
+from lipcert.bounds.ball import coordinate_reach
 from lipcert.network import Forward, Input, Network, Node, Sum, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm
+from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
 
 Box = tuple[Tensor, Tensor]

@@ -16,7 +16,8 @@ block of each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -26,8 +27,9 @@ from lipcert.bounds.anchored import Layer, State
 from lipcert.network import Backward, Forward, Network, ancestors, backward, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
-from lipcert.norms import GramMap, times
-from lipcert.rounding import Arithmetic, gamma
+from lipcert.norms import GramMap, largest_sums, times
+from lipcert.norms.scaling import power
+from lipcert.rounding import FLOAT64_TINY, Arithmetic, gamma
 
 # Rounds of balancing, the first of full length.
 BALANCING = 5
@@ -50,7 +52,8 @@ class Chain:
         return Chain(self.sources, self.weights[rows], self.norm[rows])
 
     def length(self, state: State) -> Tensor:
-        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
+        squares = radii_of(self.sources, state).square() + FLOAT64_TINY
+        total = (squares / self.weights).sum(1).sqrt()
         return self.norm * total * (1 + gamma(2 * len(self.sources) + 8))
 
 
@@ -126,6 +129,56 @@ class ChainMap(GramMap):
             if isinstance(node.kind, Operator):
                 total += node.kind.terms + node.kind.transposed_terms
         return total
+
+    @cached_property
+    def underflow(self) -> Tensor:
+        """The sweeps of ``_gram`` once more, with two numbers a node in place of its values: a
+        bound of their size, and of what underflow has taken of them."""
+        heaviest, weight = max(1.0, float(self.mask.max())), max(1.0, float(self.weights.max()))
+        seen: dict[int, tuple[float, float]] = {}
+        pending = {self.node: (heaviest, FLOAT64_TINY)}
+        for i in reversed(self.path):
+            value = pending.pop(i)
+            if i == 0 or i in self.middles:
+                seen[i] = value
+            value = self._grown(i, value, back=True)
+            for j in self.network.nodes[i].inputs:
+                pending[j] = _both(pending.get(j, (0.0, 0.0)), value)
+        values: dict[int, tuple[float, float]] = {}
+        for i in self.path:
+            value = (0.0, 0.0)
+            for j in self.network.nodes[i].inputs:
+                value = _both(value, values[j])
+            value = self._grown(i, value, back=False)
+            if i in seen:
+                size, lost = seen[i]
+                share = 2 * weight * max(1.0, self._slope(i)) ** 2
+                value = _both(value, (share * size, share * lost + FLOAT64_TINY * (3 + size)))
+            values[i] = value
+        lost = heaviest * values[self.node][1] + FLOAT64_TINY
+        found = lost * math.sqrt(self.mask[0].numel()) * (1 + 1e-6)
+        return torch.full_like(self.weights[:, 0], found).nan_to_num(math.inf, math.inf)
+
+    def _grown(self, node: int, value: tuple[float, float], *, back: bool) -> tuple[float, float]:
+        """After one step of a sweep."""
+        kind, factor, terms = self.network.nodes[node].kind, 1.0, 1
+        if node in self.middles:
+            factor = self._slope(node)
+        elif isinstance(kind, Operator):
+            factor = largest_sums(kind)[1 if back else 0]
+            terms = kind.transposed_terms if back else kind.terms
+        return factor * value[0], factor * value[1] + (terms + 2) * FLOAT64_TINY * (1 + value[0])
+
+    def _slope(self, node: int) -> float:
+        """At least the largest middle and half-width of an activation; 1 at the input."""
+        kind = self.network.nodes[node].kind
+        return kind.lipschitz * (1 + 1e-6) if isinstance(kind, Elementwise) else 1.0
+
+    def scaled(self, by: Tensor) -> ChainMap:
+        if not bool(by.any()):
+            return self
+        factor = power(by).to(self.mask.dtype)
+        return replace(self, mask=self.mask * factor.reshape(-1, *(1,) * (self.mask.dim() - 1)))
 
     @cached_property
     def shares(self) -> dict[int, Tensor]:
@@ -250,6 +303,10 @@ def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Te
     wanted = wanted / safe(wanted.amax(1, keepdim=True))
     moved = (wanted if first else (weights * wanted).sqrt()).clamp(min=1e-9)
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
+
+
+def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def euclidean(values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms.bounds import operator_norm
+from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
 
@@ -56,7 +56,7 @@ class Roundoff:
             own = None
             if isinstance(node.kind, Operator):
                 ones = network.anchor.new_ones(1, *node.kind.in_shape)
-                own = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
+                own = row_norms(node.kind, network.anchor)
                 norms.append(min(operator_norm(node.kind), _absolute_norm(node.kind, ones)))
             else:
                 norms.append(node.kind.lipschitz if isinstance(node.kind, Activation) else 1.0)

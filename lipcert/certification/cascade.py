@@ -40,9 +40,10 @@ def climb(
     ``batch``: the correctly classified samples, ``rows`` of the ``findings``.
     """
     pace, options = tools.pace, findings.options
+    seed = tools.key % 2**63
     attack = nearest(
         attacked, batch.x, batch.labels, steps=pace.attack_steps, restarts=pace.attack_restarts,
-        pixel_domain=options.pixel_domain, seed=options.seed, dtype=attacked.anchor.dtype,
+        pixel_domain=options.pixel_domain, seed=seed, dtype=attacked.anchor.dtype,
     )  # fmt: skip
     findings.break_by(rows, attack)
     findings.passed("attack", rows)

@@ -22,6 +22,7 @@ from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
 from lipcert.certification.tube import TubeBound, is_deep
+from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
@@ -43,7 +44,8 @@ class Certifier:
     ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
     run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
     was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
-    by their numbers. The shared norms are computed here, once.
+    by their numbers. ``key``: 128 bits that all coins follow from; those of the options' seed if
+    None, and fresh ones without a seed. The shared norms are computed here, once.
     """
 
     @ieee_arithmetic()
@@ -56,6 +58,7 @@ class Certifier:
         device: str = "cpu",
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
+        key: int | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -63,6 +66,7 @@ class Certifier:
                 "with one logit for each class"
             )
         self.options, self.counterexamples = options, counterexamples
+        key = Coins.of(options.seed).seed if key is None else key
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
@@ -73,6 +77,7 @@ class Certifier:
         self.norms = AssuredNorms(
             layers.edges,
             options,
+            key=key,
             samples=samples,
             preparations=len(options.eps) + 2,
             own=None if not both or PACES[options.effort].own_norms else (),
@@ -90,7 +95,7 @@ class Certifier:
         if both:
             kind = TubeBound if is_deep(loaded) else Backward
             self.backward = kind(
-                loaded, options, deployment, device=device, samples=samples, share=share
+                loaded, options, deployment, device=device, key=key, samples=samples, share=share
             )
         # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
         double = options.deployed in ("float64", "real")

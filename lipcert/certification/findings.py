@@ -98,7 +98,7 @@ class Findings:
         return Sample(
             index=index,
             label=int(self.label[row]),
-            prediction=int(self.prediction[row]),
+            prediction=int(self.prediction[row]) if math.isfinite(float(self.margin[row])) else -1,
             verdict=verdict,
             margin=float(self.margin[row]),
             radius=None if estimate else radius,

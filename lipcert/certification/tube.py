@@ -59,9 +59,10 @@ class TubeBound:
 
     def __init__(
         self, network: Network, options: Options, deployment: Deployment, *,
-        device: str, samples: int, share: float,
+        device: str, key: int, samples: int, share: float,
     ) -> None:  # fmt: skip
         self.pace, self.deployment, self.options = PACES[options.effort], deployment, options
+        self.key = key
         simple = simplify(lower(simplify(network))).to(device=device)
         rough = simple.to_guess_by()
         constants = [math.inf] * len(simple.nodes)
@@ -141,7 +142,7 @@ class TubeBound:
         self, part: BackwardBatch, eps: Tensor, count: int, number: int
     ) -> tuple[Claim, NoiseSweep | None]:
         sweep = None if self.noise is None else self.noise.over(eps)
-        coins = Projections(self.options.seed, part.streams, _GUESSES + number)
+        coins = Projections(self.key, part.streams, _GUESSES + number)
         rounding = None if sweep is None else sweep.before
         claim = self.tube.claim(part.centre, eps, self.assurance, coins, count, rounding)
         return claim, sweep
@@ -154,7 +155,7 @@ class TubeBound:
         chosen = wanted.nonzero().flatten()
         part = every.subset(chosen)
         claim, sweep = self._claim(part, eps[chosen], self.pace.tube.claims, number)
-        coins = Projections(self.options.seed, part.streams, _PROOFS + number)
+        coins = Projections(self.key, part.streams, _PROOFS + number)
         proof = self.tube.prove(part.centre, claim, self.assurance, coins)
         state = proof.state
         if self.options.pixel_domain:

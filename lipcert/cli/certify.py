@@ -19,6 +19,7 @@ from lipcert.cli.gates import (
     read_baseline,
 )
 from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
@@ -72,7 +73,13 @@ def certify(
     failure_probability: Annotated[
         float, _how("Of the whole run, over lipcert's own coins; 0 means deterministic.")
     ] = 1e-9,
-    seed: Annotated[int, _how("Of the coins, and of --random.")] = 0,
+    seed: Annotated[
+        str | None,
+        _how(
+            "Of the coins, to repeat a run; then only models made without knowing it are covered. "
+            "If not given, fresh entropy of the system. Of --random too, which is else that of 0."
+        ),
+    ] = None,
     deployed: Annotated[
         Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
     ] = "float32",
@@ -207,7 +214,7 @@ def certify(
             effort=effort,
             norms=norms,
             failure_probability=failure_probability,
-            seed=seed,
+            seed=None if seed is None else parse_seed(seed),
             deployed=deployed,
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,

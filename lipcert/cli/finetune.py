@@ -115,7 +115,12 @@ def finetune(
     clip_norm: options.ClipNorm = 10.0,
     ema: options.Ema = 0.995,
     power_steps: options.PowerSteps = 2,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=_HOW)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
+        ),
+    ] = 0,
     certify: Annotated[
         bool,
         typer.Option(
@@ -248,9 +253,7 @@ def finetune(
             limit=train_limit,
             seed=seed,
         ),
-        options=Options(
-            eps=(asked,), effort=effort, failure_probability=failure_probability, seed=seed
-        ),
+        options=Options(eps=(asked,), effort=effort, failure_probability=failure_probability),
         execution=Execution(
             threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
         ),

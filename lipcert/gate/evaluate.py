@@ -28,11 +28,11 @@ def evaluate(
     failed inside lipcert, so that nothing passes.
 
     ``certificate``, ``samples`` and ``baseline`` are as in ``certificate.json`` and
-    ``samples.jsonl``; the samples serve the gate on seconds alone. Counts are compared as whole
-    numbers, radii and seconds as the exact values of their doubles. Raises ``CannotCertify`` for an
-    ESTIMATE, which bounds nothing, where there is no sample, or where samples of the baseline
-    failed, against which a drop looks small; ``UsageError`` for an eps that was not certified, or a
-    baseline that does not compare.
+    ``samples.jsonl``; coins from a given seed are an outcome that warns. The samples serve the gate
+    on seconds alone. Counts are compared as whole numbers, radii and seconds as the exact values of
+    their doubles. Raises ``CannotCertify`` for an ESTIMATE, which bounds nothing, where there is no
+    sample, or where samples of the baseline failed, against which a drop looks small;
+    ``UsageError`` for an eps that was not certified, or a baseline that does not compare.
     """
     _refuse_estimate(certificate, "the certificate")
     summary = certificate["summary"]
@@ -41,6 +41,7 @@ def evaluate(
         raise CannotCertify("the certificate holds no sample, so no gate can hold; certify some")
     said = failures(summary)
     outcomes = [Outcome(FAILURES, "fail", said)] if said else []
+    outcomes += _coins(certificate)
     for eps, level in by_eps(thresholds, list(summary["certified_count"])).items():
         share = _share(summary["certified_count"][eps], certificate, thresholds)
         outcomes.append(judge(f"certified accuracy at eps {eps}", share, level))
@@ -64,6 +65,15 @@ def evaluate(
         measure = AtMost(spent, " s", places=3)
         outcomes.append(judge("seconds per sample", measure, thresholds.max_seconds_per_sample))
     return outcomes
+
+
+def _coins(certificate: Record) -> list[Outcome]:
+    coins = certificate.get("coins")
+    if not coins or coins["source"] == "system":
+        return []
+    return [
+        Outcome("coins", "warn", f"{coins['assurance']}; certify without --seed for fresh ones")
+    ]
 
 
 def _refuse_estimate(certificate: Record, what: str) -> None:

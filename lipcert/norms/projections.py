@@ -13,8 +13,8 @@ from lipcert.norms.coins import uniform
 class Projections:
     """For the samples of the ``streams`` ``(B,)``; every draw has a number of its own."""
 
-    def __init__(self, seed: int, streams: Tensor, call: int) -> None:
-        self.seed, self.streams, self.call, self.draws = seed, streams, call, 0
+    def __init__(self, key: int, streams: Tensor, call: int) -> None:
+        self.key, self.streams, self.call, self.draws = key, streams, call, 0
 
     def normals(self, count: int, shape: tuple[int, ...]) -> Tensor:
         """``(B, count, *shape)``, by Box and Muller."""
@@ -32,4 +32,4 @@ class Projections:
 
     def _uniform(self, size: int) -> Tensor:
         self.draws += 1
-        return uniform(self.seed, self.streams, self.call * 2**12 + self.draws, size)
+        return uniform(self.key, self.streams, self.call * 2**12 + self.draws, size)

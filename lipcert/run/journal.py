@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcert.certificate import Sample
+from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.records import Frame
 from lipcert.records.reading import read_bytes
@@ -176,6 +177,24 @@ def journal_path(execution: Execution) -> Path:
     """Where the journal of this run, or of this shard of it, lies."""
     assert execution.output is not None
     return execution.output / f"journal{json_file.suffix(execution.part)}.jsonl"
+
+
+def recorded_coins(execution: Execution) -> Coins | None:
+    """The coins that a run goes on with: those of its own journal, or of another shard's beside it,
+    as all shards of a run share their norms; None where a run starts. What else is wrong with a
+    journal is found where it is read."""
+    if execution.output is None:
+        return None
+    own = journal_path(execution)
+    for path in sorted(own.parent.glob("journal*.jsonl"), key=lambda path: path != own):
+        if (path == own or execution.shard is None) and not execution.resume:
+            continue
+        try:
+            with path.open("rb") as lines:
+                return Coins.from_json(json.loads(lines.readline(2**20))["coins"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
+            continue
+    return None
 
 
 def remove_results(execution: Execution) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import get_num_threads
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
+from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, cross_check
@@ -39,7 +41,7 @@ from lipcert.run.environment import (
     threads,
 )
 from lipcert.run.job import Execution, Job
-from lipcert.run.journal import Journal, check_output
+from lipcert.run.journal import Journal, check_output, recorded_coins
 from lipcert.run.model import Model, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
@@ -69,6 +71,7 @@ class MakeCertifier(Protocol):
         device: str,
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
+        key: int | None,
     ) -> Certify: ...
 
 
@@ -90,7 +93,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
         dataset,
         limit=data.limit,
         indices_file=data.indices_file,
-        seed=job.options.seed if data.random else None,
+        seed=(job.options.seed or 0) if data.random else None,
     )
     watch.say(f"data: {dataset.source}, {len(indices)} of {len(dataset)} samples chosen")
     model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
@@ -125,7 +128,9 @@ def certify_dataset(
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
-        header = _header(model, dataset, indices, options)
+        coins = recorded_coins(execution) if options.seed is None else None
+        coins = coins or Coins.of(options.seed)
+        header = _header(model, dataset, indices, options) | {"coins": coins.to_json()}
         with Journal(execution, header, _frame(network, dataset, indices, options)) as journal:
             certifier = make_certifier(
                 network,
@@ -134,19 +139,28 @@ def certify_dataset(
                 device=device,
                 softmax=model.loaded.stripped is not None,
                 counterexamples=journal.points if execution.save_counterexamples else None,
+                key=coins.key(
+                    model=dict(model.loaded.files),
+                    preprocessing=model.preprocessing.to_json(),
+                    data=dataset.sha256,
+                    samples=indices_digest(indices),
+                    # A given seed repeats what a fresh one found.
+                    options=replace(options, seed=None).digest,
+                ),
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
             samples = _certify(
                 certifier, network, dataset, part, options, execution, workers, journal, watch
             )
+        sure = assurance(options, certifier.global_failure_probability, samples)
         certificate = Certificate(
             lipcert=lipcert.__version__,
             model=model.to_json() | {"cross_check": _cross_check_json(check)},
             data=_data_json(dataset, indices) | {"shard": execution.part},
             options=options.to_json(),
             options_digest=options.digest,
-            assurance=assurance(options, certifier.global_failure_probability, samples),
+            assurance=sure,
             samples_sha256=json_file.samples_digest(samples, estimate=options.estimate),
             summary=summarise(
                 samples, [eps.text for eps in options.eps], estimate=options.estimate
@@ -157,6 +171,7 @@ def certify_dataset(
             threat_model=threat_model(pixel_domain=options.pixel_domain),
             cascade=cascade(samples),
             layers=with_eliminated(certifier.layer_norms, samples),
+            coins=None if sure.kind != "randomised" else _coins_json(coins),
         )
     if execution.output is not None:
         suffix = json_file.suffix(execution.part)
@@ -277,6 +292,10 @@ def _frame(network: Network, dataset: Dataset, indices: Indices, options: Option
         values=math.prod(dataset.images.shape[1:]),
         labels={int(index): int(dataset.labels[index]) for index in indices},
     )
+
+
+def _coins_json(coins: Coins) -> dict[str, Any]:
+    return coins.to_json() | {"assurance": coins.assurance}
 
 
 def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:

@@ -259,7 +259,7 @@ def _certify(job: FineTuning, source: Source, watch: TrainingWatch, certify_watc
         layout=data.layout,
         value_range=data.value_range,
     )
-    seed = job.options.seed if data.random else None
+    seed = job.recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps
     tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)

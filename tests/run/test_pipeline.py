@@ -41,7 +41,8 @@ class FakeCertifier:
         self.global_failure_probability = 1e-10
         self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax, counterexamples):
+    def make(self, network, options, *, samples, device, softmax, counterexamples, key):
+        self.key = key
         self.samples, self.counterexamples = samples, counterexamples
         return self
 
