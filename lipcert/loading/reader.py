@@ -29,7 +29,7 @@ from lipcert.loading.value import (
     varies,
 )
 from lipcert.network import Network
-from lipcert.rounding import DOUBLE, SINGLE
+from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
@@ -91,6 +91,11 @@ class _Reader:
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
         self.double = False
+        # The format of every value that varies; whether it changes on the way; the coarsest from a
+        # softmax that was left out to the output.
+        self.formats: dict[str, Arithmetic] = {}
+        self.mixed = False
+        self.leaves: Arithmetic | None = None
         self.output = self._choose(output)
         self.nodes = self._needed()
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
@@ -100,6 +105,8 @@ class _Reader:
         source, shape, any_batch = self._input()
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         assembler = Assembler(shape or (1,), source)
+        assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
+        assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
         for node in self.nodes:
             for name in node.input:
@@ -189,6 +196,7 @@ class _Reader:
         """Sets the node's results; a refusal becomes a problem, and its results unknown."""
         inputs = [self.values.get(name, Unknown(True)) if name else None for name in node.input]
         assembler.origin = place(node)
+        assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
         try:
             results, note, supported = self._results(node, inputs, assembler)
@@ -202,11 +210,19 @@ class _Reader:
         missing = [Unknown(varies=depends)] * (len(node.output) - len(results))
         for name, result in zip(node.output, [*results, *missing], strict=True):
             if name:
-                self.values[name] = result
+                self.values[name], self.formats[name] = result, assembler.own
+        self.mixed |= assembler.own != before
+        if self.stripped:
+            self.leaves = coarsest(self.leaves, assembler.own)
         row = OperatorRow.of(node, self.version, supported, note)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
+
+    def _format(self, node: onnx.NodeProto) -> Arithmetic:
+        """In which the file computes the node: that of its inputs which vary, all of one type."""
+        found = (self.formats.get(n) for n in node.input if varies(self.values.get(n)))
+        return next(filter(None, found), DOUBLE if self.double else SINGLE)
 
     def _results(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -219,8 +235,7 @@ class _Reader:
                 return *self._ruled(node, inputs, assembler), True
             except Unsupported as reason:
                 note = str(reason)
-        unit = (DOUBLE if self.double else SINGLE).unit
-        made = combined(node, inputs, assembler, unit)
+        made = combined(node, inputs, assembler)
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
@@ -252,7 +267,14 @@ class _Reader:
             if kind in PRODUCTS and all(depending[:2]):
                 raise Unsupported(PRODUCT)
             return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
-        call = Call(node, self.version, tuple(known), assembler, self.double, node is self.final)
+        formats = tuple(
+            self.formats.get(name) if varies(value) else None
+            for name, value in zip(node.input, inputs, strict=True)
+        )
+        after = self.stripped is not None
+        call = Call(
+            node, self.version, tuple(known), assembler, formats, node is self.final, after
+        )
         results = RULES[kind](call)
         if kind in SOFTMAX:
             self.stripped = kind
@@ -286,5 +308,5 @@ class _Reader:
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
         else:
-            return assembler.builder.build(result.node)
+            return assembler.network(result, mixed=self.mixed, leaves=self.leaves)
         return None

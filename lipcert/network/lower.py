@@ -31,6 +31,7 @@ def lowered(network: Network) -> tuple[Network, frozenset[int]]:
     place, compared = {0: 0}, set[int]()
     for i, node in enumerate(network.nodes):
         sources, first = [place[j] for j in node.inputs], len(builder.nodes)
+        builder.format = node.format
         match node.kind:
             case Input():
                 continue
