@@ -13,7 +13,7 @@ from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.assembler import Assembler, TooLarge, Variable
-from lipcert.loading.fold import FOLDABLE, evaluate, result_size
+from lipcert.loading.fold import FOLDABLE, computed, result_size
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
 from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
@@ -291,8 +291,10 @@ class _Reader:
         call = Call(node, self.version, tuple(arrays), assembler)
         if "sparse_value" in call.attributes:
             raise Unsupported("attribute sparse_value")
+        if node.op_type == "Dropout" and call.has(2) and bool(call.array(2).any()):
+            raise Unsupported("training_mode is on; export the model in evaluation mode")
         assembler.spend(result_size(node.op_type, call.attributes, arrays))
-        return evaluate(node, self.version, arrays), "constant"
+        return computed(node, self.version, arrays), "constant"
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
