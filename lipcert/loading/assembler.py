@@ -19,6 +19,8 @@ from lipcert.rounding import SINGLE, Arithmetic, coarsest
 
 Index = NDArray[np.int64]
 
+# All values of a graph together.
+MOST_NUMBERS = 2**28
 # Moving values takes several arrays of their places, for a while.
 PLACE = 8
 
@@ -43,12 +45,15 @@ class Assembler:
     """A network builder in terms of ``Variable``, which shares what is built twice.
 
     All values of a graph together may hold ``limit`` numbers, so that a small file cannot ask for
-    all memory. ``own`` is the format in which the file computes the node at hand, ``formats`` that
+    all memory. ``samples``: how many the batch has that the graph is read for. ``own`` is the format in which the file computes the node at hand, ``formats`` that
     of every node so far.
     """
 
-    def __init__(self, in_shape: Shape, origin: str, limit: int = 2**28) -> None:
+    def __init__(
+        self, in_shape: Shape, origin: str, limit: int = MOST_NUMBERS, samples: int = 1
+    ) -> None:
         self.builder = NetworkBuilder(in_shape, origin)
+        self.samples = samples
         self.origin = origin
         self.left = self.limit = limit
         self.own = SINGLE

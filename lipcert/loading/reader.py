@@ -12,13 +12,15 @@ import onnx
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
-from lipcert.loading.assembler import Assembler, TooLarge, Variable
+from lipcert.loading.assembler import MOST_NUMBERS, Assembler, TooLarge, Variable
+from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.fold import FOLDABLE, computed, result_size
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
 from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
+from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import (
     Array,
     Call,
@@ -28,7 +30,7 @@ from lipcert.loading.value import (
     place,
     varies,
 )
-from lipcert.network import Network
+from lipcert.network import Network, Node
 from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
@@ -61,7 +63,12 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
     ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
     """
     try:
-        return _Reader(inlined(model), name, output).read()
+        whole = inlined(model)
+        reader = _Reader(whole, name, output)
+        reading = reader.read()
+        if reading.network is None or not reading.any_batch:
+            return reading
+        return _each_by_itself(reader, reading, _Reader(whole, name, output, PAIR), model)
     except LipcertError:
         raise
     except Exception as error:
@@ -79,8 +86,47 @@ def network_of(reading: Reading, name: str) -> Network:
     return reading.network
 
 
+def _each_by_itself(
+    reader: _Reader, reading: Reading, pair: _Reader, model: onnx.ModelProto
+) -> Reading:
+    """The reading of a file that takes any number of samples, refused where it does not treat each
+    of them by itself."""
+    assert reading.network is not None
+    both = pair.read()
+    if both.network is None:
+        if not _takes_two(model, reader):
+            return replace(reading, any_batch=False)
+        return replace(reading, network=None, problems=(f"{both.problems[0]}; {OTHER}",))
+    found = obstacle(reader.nodes, reader.values, pair.values, pair.made)
+    if found is None and not apart(reading.network, both.network):
+        found = reader.nodes[-1], CUT
+    if found is None:
+        return reading
+    node, reason = found
+    place_of, rows = reader.nodes.index(node), list(reading.operators)
+    rows[place_of] = replace(rows[place_of], supported=False, note=reason)
+    problem = f"{rows[place_of].title(place(node))}: {reason}"
+    return replace(reading, network=None, problems=(problem,), operators=tuple(rows))
+
+
+def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
+    """Whether onnxruntime runs the file on two samples at once."""
+    shape = (PAIR, *(reader.shape or ())[1:])
+    kind = np.float64 if reader.double else np.float32
+    try:
+        Runtime(model.SerializeToString(), reader.name).run(np.zeros(shape, kind), reader.output)
+    except CannotCertify:
+        return False
+    return True
+
+
 class _Reader:
-    def __init__(self, model: onnx.ModelProto, name: str, output: str | None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1
+    ) -> None:
+        self.samples = samples
+        self.shape: tuple[int, ...] | None = None
+        self.made: Sequence[Node] = ()
         self.graph, self.version, self.name = model.graph, opset(model), name
         self.problems: list[str] = []
         self.rows: list[OperatorRow] = []
@@ -104,7 +150,8 @@ class _Reader:
     def read(self) -> Reading:
         source, shape, any_batch = self._input()
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        assembler = Assembler(shape or (1,), source)
+        self.shape = shape = shape and (self.samples, *shape[1:])
+        assembler = Assembler(shape or (1,), source, self.samples * MOST_NUMBERS, self.samples)
         assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
         assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
@@ -113,7 +160,7 @@ class _Reader:
                 if name in constants and name not in self.values:
                     self.values[name] = tensor_array(constants[name], self.name)
             self._node(node, assembler)
-        network = self._network(assembler)
+        network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
             tuple(self.problems),
