@@ -35,14 +35,16 @@ _SAME = 1e-6
 
 # What passes on the number of samples, from these inputs; and what becomes of it, linear in it.
 _MOVED = {
-    "Cast": (0,), "Concat": None, "Gather": (0,), "Identity": (0,), "Reshape": (0,), "Slice": (0,),
+    "Cast": (0,), "CastLike": (0,), "Concat": None, "Gather": (0,), "Identity": (0,), "Reshape": (0,), "Slice": (0,),
     "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
 }  # fmt: skip
 _LINEAR = ("Add", "Mul", "Sub")
 # What is shaped by it, in these inputs.
 _SHAPED = {"ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,)}
 # What a constant with a number for every sample may meet.
-_TOGETHER = ("Add", "Cast", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum", "Unsqueeze", "Where")
+_TOGETHER = (
+    "Add", "Cast", "CastLike", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum", "Unsqueeze", "Where",
+)  # fmt: skip
 
 _ALONE = "; export the model with a fixed batch of 1, if it never gets more"
 COUNTED = f"its result depends on how many samples a batch has{_ALONE}"
@@ -98,7 +100,7 @@ def _counts(
     passed = kind in _MOVED and (places is None or all(place in places for place in held))
     if not passed and not (kind in _LINEAR and len(held) == 1):
         return COUNTED
-    if kind == "Cast" and np.asarray(one[constants[0]]).dtype.kind not in "if":
+    if kind in ("Cast", "CastLike") and np.asarray(one[constants[0]]).dtype.kind not in "if":
         return COUNTED
     counted.update(name for name in constants if _differs(one[name], two[name]))
     return None
@@ -165,6 +167,9 @@ def apart(one: Network, two: Network) -> bool:
     """Whether the network for two gives for each sample what the network for one does, in some
     order of its axes; ``one`` and ``two`` have passed ``obstacle``."""
     shape, wide = one.nodes[-1].shape, two.nodes[-1].shape
+    if wide == (PAIR, *shape):
+        # An axis of one that is left out where there is but one sample.
+        shape = (1, *shape)
     axes = [a for a, (n, m) in enumerate(zip(shape, wide, strict=False)) if n != m]
     if len(shape) != len(wide) or len(axes) != 1 or wide[axes[0]] != PAIR * shape[axes[0]]:
         return False
@@ -172,7 +177,7 @@ def apart(one: Network, two: Network) -> bool:
     x = torch.rand(PAIR, *one.in_shape, generator=generator, dtype=torch.float64)
     alone = one.values(x)[-1]
     together = two.values(x.reshape(1, *two.in_shape))[-1]
-    found = torch.stack(together[0].chunk(PAIR, axes[0]))
+    found = torch.stack(together[0].chunk(PAIR, axes[0])).reshape(alone.shape)
     scale = alone.flatten(1).abs().amax(1).clamp(min=1e-6)
     off = (found - alone).flatten(1).abs().amax(1)
     return bool((off <= _SAME * scale).all()) and math.isfinite(float(off.sum()))

@@ -41,7 +41,8 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
 
     ``inputs`` are pixels ``(n, *image_shape)``, or the model's own inputs where there is no
     preprocessing. ``CannotCertify`` where a sample differs by more than 1e-4, relative, or falls
-    in another class by more than that, or gives a value that is not finite.
+    in another class by more than that, or gives a value that is not finite; and where the file
+    gives something else for a sample beside others, in batches of several compositions.
     """
     inputs = np.asarray(inputs)
     if not len(inputs):
@@ -50,14 +51,35 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
         ours = network.logits(torch.from_numpy(inputs).double()).numpy()
     ours = _as_deployed(model, ours)
     samples = graph_inputs(model, network, inputs)
-    theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
+    runtime = Runtime(model.runtime_bytes, model.path.name)
+    theirs = np.stack(_one_by_one(model, runtime, samples))
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
+    _check_batches(model, runtime, samples, theirs)
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
         return CrossCheck(len(inputs), difference, None, note)
     flat = np.stack([logits.reshape(-1) for logits in second]).astype(np.float64)
     other = _compare(model, ours, flat, SECOND_TOLERANCE, "onnx2torch")
     return CrossCheck(len(inputs), difference, other, note)
+
+
+def _check_batches(model: LoadedModel, runtime: Runtime, samples: Array, alone: Array) -> None:
+    """Whether a sample's logits are the same beside others, in three batches: all samples in order,
+    the first half of them backwards, and the last one twice."""
+    if not model.any_batch:
+        return
+    order = np.arange(len(samples))
+    for places in (order, order[: (len(order) + 1) // 2][::-1], order[[-1, -1]]):
+        found = _in_batch(model, runtime, samples[places], check=False)
+        if found is None:
+            continue
+        worst = _relative(found, alone[places]).max()
+        if not worst <= TOLERANCE:
+            raise CannotCertify(
+                f"{model.path.name}: in a batch of {len(places)} a sample's logits differ by "
+                f"{worst:.2g}, relative, from those that it has alone: the prediction depends on "
+                "the other samples; export the model with a fixed batch of 1, if it never gets more"
+            )
 
 
 def deployed_logits(
