@@ -36,7 +36,9 @@ def _numbers(node: Node) -> list[torch.Tensor]:
     if not isinstance(node.kind, Operator | Activation):
         return []
     held = (getattr(node.kind, field.name) for field in fields(node.kind))
-    return [value for value in held if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    return [
+        value for value in held if isinstance(value, torch.Tensor) and value.is_floating_point()
+    ]
 
 
 def _overflows(given: torch.Tensor, kept: torch.Tensor) -> bool:

@@ -28,6 +28,7 @@ from lipcert.network.activations import (
 )
 from lipcert.network.activations.base import Activation
 
+
 def _elementwise(activation: Callable[[], Activation]) -> Callable[[Call], Variable]:
     return lambda call: call.assembler.activation(activation(), call.variable(0))
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable
-from lipcert.loading.value import Array, Value
+from lipcert.loading.value import Value
 from lipcert.network import Input, Network, Node, Sum
 from lipcert.network.activations import GroupMax, MaxMin
 from lipcert.network.operators import Operator
@@ -54,7 +54,9 @@ OTHER = f"reads otherwise for a batch of two than for one sample{_ALONE}"
 
 
 def obstacle(
-    nodes: Sequence[onnx.NodeProto], one: Mapping[str, Value], two: Mapping[str, Value],
+    nodes: Sequence[onnx.NodeProto],
+    one: Mapping[str, Value],
+    two: Mapping[str, Value],
     made: Sequence[Node],
 ) -> tuple[onnx.NodeProto, str] | None:
     """The first node that stands against it, and why; None: each sample is on its own.
@@ -113,8 +115,9 @@ def _differs(one: Any, two: Any) -> bool:
 def _is_wide(one: Mapping[str, Value], two: Mapping[str, Value], name: str) -> bool:
     """Whether it is a constant whose shape tells the number of samples."""
     first, second = one.get(name), two.get(name)
-    arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    return arrays and first.shape != second.shape
+    if not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray):
+        return False
+    return first.shape != second.shape
 
 
 class _Mixed:

@@ -139,7 +139,9 @@ def _applied(kind: Kind, parts: list[Polynomial]) -> Polynomial:
 def _transparent(kind: Kind) -> bool:
     """Whether ``_expressed`` looks through it: the same function of every number."""
     if isinstance(kind, Diagonal):
-        return not kind.is_identity and all(part is None or part.numel() == 1 for part in (kind.scale, kind.bias))
+        return not kind.is_identity and all(
+            part is None or part.numel() == 1 for part in (kind.scale, kind.bias)
+        )
     if isinstance(kind, Clip):
         return all(part is None or part.numel() == 1 for part in (kind.lower, kind.upper))
     return isinstance(kind, Sum) or type(kind) in _NAMES

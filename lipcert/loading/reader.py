@@ -319,9 +319,7 @@ class _Reader:
             for name, value in zip(node.input, inputs, strict=True)
         )
         after = self.stripped is not None
-        call = Call(
-            node, self.version, tuple(known), assembler, formats, node is self.final, after
-        )
+        call = Call(node, self.version, tuple(known), assembler, formats, node is self.final, after)
         results = RULES[kind](call)
         if kind in SOFTMAX:
             self.stripped = kind

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certification.file_cases import DOUBLE, FLOAT, LEVELS, certified, file_of, flipped
+from certification.file_cases import FLOAT, LEVELS, certified, file_of, flipped
 from onnx import ModelProto
 
 METHODS = ("global", "local", "auto")

@@ -24,8 +24,8 @@ NodeSpec = tuple[str, str, str, dict[str, Any]]
 class Case:
     """Nodes as (operator, inputs, outputs, attributes); the graph goes from ``x`` to ``y``.
 
-    ``inits`` are arrays, or shapes of normally distributed weights. ``batch`` is the first extent of
-    ``x``, free by default.
+    ``inits`` are arrays, or shapes of normally distributed weights. ``batch`` is the first extent
+    of ``x``, free by default.
     """
 
     name: str
