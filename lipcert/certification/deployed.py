@@ -6,7 +6,8 @@ are accumulated in the format, those of 16 bits in float32, or in a wider one. T
 any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
 merged into the sum before it. What that adds is found at each node of the network as it was loaded:
 of the simplifications only those of values that are moved or clipped come before it, they round
-nothing. Where the file itself changes type, that is charged in the narrower one. It goes through a bound layer by layer (``bounds.noise``), or a margin has to exceed what
+nothing. Where the file itself changes type, that is charged in the narrower one. It goes through a
+bound layer by layer (``bounds.noise``), or a margin has to exceed what
 all of it can do to the logits of its pair (``bounds.roundoff``, ``bounds.sensitivity``).
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch

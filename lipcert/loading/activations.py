@@ -46,9 +46,9 @@ def _clip(call: Call) -> Variable:
 
 
 def _limited(call: Call, x: Variable, lower: Tensor, upper: Tensor) -> Variable:
-    """A limit is left out that no finite number of the file's own type passes: one that is infinite,
-    or at the end of the type's range, as written for none. What a wider type of the analysis or of
-    a deployment could have beyond that counts as an overflow."""
+    """A limit is left out that no finite number of the file's own type passes: one that is
+    infinite, or at the end of the type's range, as written for none. What a wider type of the
+    analysis or of a deployment could have beyond that counts as an overflow."""
     if bool(lower.isnan().any() or upper.isnan().any()):
         raise Unsupported("a limit is NaN")
     if bool((lower == math.inf).any() or (upper == -math.inf).any()):

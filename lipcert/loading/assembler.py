@@ -45,8 +45,8 @@ class Assembler:
     """A network builder in terms of ``Variable``, which shares what is built twice.
 
     All values of a graph together may hold ``limit`` numbers, so that a small file cannot ask for
-    all memory. ``samples``: how many the batch has that the graph is read for. ``own`` is the format in which the file computes the node at hand, ``formats`` that
-    of every node so far.
+    all memory. ``samples``: how many the batch has that the graph is read for. ``own`` is the
+    format in which the file computes the node at hand, ``formats`` that of every node so far.
     """
 
     def __init__(

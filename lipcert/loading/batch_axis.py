@@ -35,15 +35,16 @@ _SAME = 1e-6
 
 # What passes on the number of samples, from these inputs; and what becomes of it, linear in it.
 _MOVED = {
-    "Cast": (0,), "CastLike": (0,), "Concat": None, "Gather": (0,), "Identity": (0,), "Reshape": (0,), "Slice": (0,),
-    "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
+    "Cast": (0,), "CastLike": (0,), "Concat": None, "Gather": (0,), "Identity": (0,),
+    "Reshape": (0,), "Slice": (0,), "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
 }  # fmt: skip
 _LINEAR = ("Add", "Mul", "Sub")
 # What is shaped by it, in these inputs.
 _SHAPED = {"ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,)}
 # What a constant with a number for every sample may meet.
 _TOGETHER = (
-    "Add", "Cast", "CastLike", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum", "Unsqueeze", "Where",
+    "Add", "Cast", "CastLike", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum", "Unsqueeze",
+    "Where",
 )  # fmt: skip
 
 _ALONE = "; export the model with a fixed batch of 1, if it never gets more"

@@ -22,6 +22,9 @@ from lipcert.network import Network
 Array = NDArray[Any]
 
 TOLERANCE = 1e-4
+# Images of noise, on which the reading must be the same function too: what is read otherwise may
+# show on no sample, such as a border that is black in all of them.
+NOISE, NOISE_TOLERANCE = 4, 1e-2
 SECOND_TOLERANCE = 1e-3
 
 
@@ -55,6 +58,7 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     theirs = np.stack(_one_by_one(model, runtime, samples))
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
     _check_batches(model, runtime, samples, theirs)
+    _check_noise(model, network, runtime, inputs.shape[1:])
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
         return CrossCheck(len(inputs), difference, None, note)
@@ -80,6 +84,27 @@ def _check_batches(model: LoadedModel, runtime: Runtime, samples: Array, alone: 
                 f"{worst:.2g}, relative, from those that it has alone: the prediction depends on "
                 "the other samples; export the model with a fixed batch of 1, if it never gets more"
             )
+
+
+def _check_noise(
+    model: LoadedModel, network: Network, runtime: Runtime, shape: tuple[int, ...]
+) -> None:
+    """Points that are no samples, where the numbers are finite: no more than rounding apart."""
+    points = np.random.default_rng(0).random((NOISE, *shape))
+    samples = graph_inputs(model, network, points)
+    theirs = np.stack(_one_by_one(model, runtime, samples))
+    with torch.no_grad():
+        # As the file is given them, rounded to its type.
+        values = torch.from_numpy(samples).double()
+        ours = _as_deployed(model, model.network.logits(values).numpy())
+    finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
+    worst = _relative(ours[finite], theirs[finite]).max(initial=0.0)
+    if not worst <= NOISE_TOLERANCE:
+        raise CannotCertify(
+            f"{model.path.name}: on noise the logits differ from onnxruntime's by {worst:.2g}, "
+            f"relative (at most {NOISE_TOLERANCE:.0e}); the network read from the file is not the "
+            "one it computes"
+        )
 
 
 def deployed_logits(

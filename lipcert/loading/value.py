@@ -46,7 +46,7 @@ def varies(value: Value | None) -> bool:
 class Call:
     """One node with the values of its inputs: what a rule turns into operators.
 
-    ``version`` is the model's opset; ``formats`` are those of the inputs that vary, None for others;
+    ``version`` is the model's opset; ``formats`` are those of the inputs that vary, else None;
     ``final``: the node is the softmax whose result is the output; ``after``: it comes after that.
     """
 

@@ -87,7 +87,8 @@ CASES = {
         file_of(["z = Mul x small", "f = Float z", "g = Double f", "d = Mul g big", *LAST],
                 big=1e45, small=1e-45, w=SIGNS, b=[-0.6, 0.6]), 0.75, 0.69),
     "a cast like a constant": Made(
-        file_of(["z = Add x one", "f = CastLike z single", "g = CastLike f z", "d = Sub g c", *LAST],
+        file_of(["z = Add x one", "f = CastLike z single", "g = CastLike f z", "d = Sub g c",
+                 *LAST],
                 one=1.0, c=1.5, w=SIGNS, b=[-1e-9, 0.0], single=np.zeros(1, np.float32)),
         0.5 + 6.2e-8, 0.5 + 5.2e-8),
     # Activations written out, whose constants are float32 numbers.

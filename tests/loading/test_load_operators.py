@@ -309,9 +309,9 @@ def test_operator_agrees_with_onnxruntime(case: Case) -> None:
 # Those that have no meaning for a batch, by the start of their names: constants and shapes that fit
 # one sample, reductions and cuts of all axes or the first, the size of the input as a number.
 NOT_IN_BATCHES = {
-    "Expand-8-", "Expand-13-", "GatherElements-17-", "GatherND-11-", "GatherND-13-", "Mul-17-larger",
-    "ReduceMax-11-all", "ReduceMean-11-all", "ReduceMin-11-all", "ReduceSum-11-all", "Tile-7-",
-    "Tile-13-", "shape-15-15", "shape-15-17",
+    "Expand-8-", "Expand-13-", "GatherElements-17-", "GatherND-11-", "GatherND-13-",
+    "Mul-17-larger", "ReduceMax-11-all", "ReduceMean-11-all", "ReduceMin-11-all",
+    "ReduceSum-11-all", "Tile-7-", "Tile-13-", "shape-15-15", "shape-15-17",
 }  # fmt: skip
 
 
