@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -220,4 +221,5 @@ def _with_a_number(network: Network) -> Network:
         return network
     shape = network.nodes[-1].shape
     unit = Diagonal.of(torch.ones(shape, dtype=torch.float64), None, shape)
-    return Network((*network.nodes, Node(unit, (network.output,), shape, "logits")))
+    logits = Node(unit, (network.output,), shape, "logits")
+    return replace(network, nodes=(*network.nodes, logits))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.network import NetworkBuilder
+from lipcert.network import Network, NetworkBuilder, Node
 from lipcert.network.activations import Activation, GroupMax, MaxMin
 from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
+from lipcert.rounding import SINGLE, Arithmetic, coarsest
 
 Index = NDArray[np.int64]
 
+# All values of a graph together.
+MOST_NUMBERS = 2**28
 # Moving values takes several arrays of their places, for a while.
 PLACE = 8
 
@@ -42,13 +45,19 @@ class Assembler:
     """A network builder in terms of ``Variable``, which shares what is built twice.
 
     All values of a graph together may hold ``limit`` numbers, so that a small file cannot ask for
-    all memory.
+    all memory. ``samples``: how many the batch has that the graph is read for. ``own`` is the
+    format in which the file computes the node at hand, ``formats`` that of every node so far.
     """
 
-    def __init__(self, in_shape: Shape, origin: str, limit: int = 2**28) -> None:
+    def __init__(
+        self, in_shape: Shape, origin: str, limit: int = MOST_NUMBERS, samples: int = 1
+    ) -> None:
         self.builder = NetworkBuilder(in_shape, origin)
+        self.samples = samples
         self.origin = origin
         self.left = self.limit = limit
+        self.own = SINGLE
+        self.formats: dict[int, Arithmetic] = {}
         self._selects: dict[tuple[int, Shape, bytes], Variable] = {}
         self._pairs: dict[tuple[int, int], Variable] = {}
         self.spend(math.prod(in_shape))
@@ -69,11 +78,45 @@ class Assembler:
 
     def operator(self, operator: Operator, x: Variable) -> Variable:
         self.spend(math.prod(operator.out_shape))
+        for numbers in (operator.entries(), operator.bias):
+            if numbers is not None and not bool(numbers.isfinite().all()):
+                raise ValueError("its constants, multiplied out, are not finite")
         return self._variable(self.builder.operator(operator, x.node, self.origin))
 
-    def activation(self, activation: Activation, x: Variable) -> Variable:
+    def activation(
+        self, activation: Activation, x: Variable, format: Arithmetic | None = None
+    ) -> Variable:
+        """``format``: one that it rounds in at least, whatever it is deployed in."""
         self.spend(x.size)
-        return self._variable(self.builder.activation(activation, x.node, self.origin))
+        self.builder.format = format
+        node = self.builder.activation(activation, x.node, self.origin)
+        self.builder.format = None
+        return self._variable(node)
+
+    def stored(self, x: Variable, format: Arithmetic) -> Variable:
+        """The value in another format: rounded to it, and lost where it overflows there."""
+        self.spend(x.size)
+        self.builder.format = format
+        node = self.builder.operator(Diagonal.of(None, None, x.shape), x.node, self.origin)
+        self.builder.format = None
+        return self._variable(node)
+
+    def within(self, x: Variable, largest: float) -> Variable:
+        """The value, which nothing is known of where it could pass ``±largest / 2``."""
+        return self.stored(x, Arithmetic(0.0, 0.0, largest))
+
+    def network(self, output: Variable, *, mixed: bool, leaves: Arithmetic | None) -> Network:
+        """The network that was built. ``mixed``: the file changes type on the way, and each value
+        rounds in its own."""
+        if mixed:
+            self.formats[0] = self.formats.get(0, self.own)
+            self.builder.nodes = [
+                node if _is_stored(node) else replace(node, format=coarsest(node.format, own))
+                for node, own in (
+                    (node, self.formats[i]) for i, node in enumerate(self.builder.nodes)
+                )
+            ]
+        return replace(self.builder.build(output.node), leaves=leaves)
 
     def diagonal(self, x: Variable, scale: Tensor | None, bias: Tensor | None) -> Variable:
         """``scale ∘ x + bias``, both broadcast to the shape of ``x``."""
@@ -139,7 +182,12 @@ class Assembler:
         return self.diagonal(x, number(-1.0), None)
 
     def _variable(self, node: int) -> Variable:
+        self.formats.setdefault(node, self.own)
         return Variable(node, self.builder.shape(node))
+
+
+def _is_stored(node: Node) -> bool:
+    return isinstance(node.kind, Diagonal) and node.kind.is_identity
 
 
 def places(shape: Sequence[int]) -> Index:

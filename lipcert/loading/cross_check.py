@@ -22,6 +22,9 @@ from lipcert.network import Network
 Array = NDArray[Any]
 
 TOLERANCE = 1e-4
+# Images of noise, on which the reading must be the same function too: what is read otherwise may
+# show on no sample, such as a border that is black in all of them.
+NOISE, NOISE_TOLERANCE = 4, 1e-2
 SECOND_TOLERANCE = 1e-3
 
 
@@ -41,7 +44,8 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
 
     ``inputs`` are pixels ``(n, *image_shape)``, or the model's own inputs where there is no
     preprocessing. ``CannotCertify`` where a sample differs by more than 1e-4, relative, or falls
-    in another class by more than that, or gives a value that is not finite.
+    in another class by more than that, or gives a value that is not finite; and where the file
+    gives something else for a sample beside others, in batches of several compositions.
     """
     inputs = np.asarray(inputs)
     if not len(inputs):
@@ -50,14 +54,57 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
         ours = network.logits(torch.from_numpy(inputs).double()).numpy()
     ours = _as_deployed(model, ours)
     samples = graph_inputs(model, network, inputs)
-    theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
+    runtime = Runtime(model.runtime_bytes, model.path.name)
+    theirs = np.stack(_one_by_one(model, runtime, samples))
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
+    _check_batches(model, runtime, samples, theirs)
+    _check_noise(model, network, runtime, inputs.shape[1:])
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
         return CrossCheck(len(inputs), difference, None, note)
     flat = np.stack([logits.reshape(-1) for logits in second]).astype(np.float64)
     other = _compare(model, ours, flat, SECOND_TOLERANCE, "onnx2torch")
     return CrossCheck(len(inputs), difference, other, note)
+
+
+def _check_batches(model: LoadedModel, runtime: Runtime, samples: Array, alone: Array) -> None:
+    """Whether a sample's logits are the same beside others, in three batches: all samples in order,
+    the first half of them backwards, and the last one twice."""
+    if not model.any_batch:
+        return
+    order = np.arange(len(samples))
+    for places in (order, order[: (len(order) + 1) // 2][::-1], order[[-1, -1]]):
+        found = _in_batch(model, runtime, samples[places], check=False)
+        if found is None:
+            continue
+        worst = _relative(found, alone[places]).max()
+        if not worst <= TOLERANCE:
+            raise CannotCertify(
+                f"{model.path.name}: in a batch of {len(places)} a sample's logits differ by "
+                f"{worst:.2g}, relative, from those that it has alone: the prediction depends on "
+                "the other samples; export the model with a fixed batch of 1, if it never gets more"
+            )
+
+
+def _check_noise(
+    model: LoadedModel, network: Network, runtime: Runtime, shape: tuple[int, ...]
+) -> None:
+    """Points that are no samples, where the numbers are finite: no more than rounding apart."""
+    points = np.random.default_rng(0).random((NOISE, *shape))
+    samples = graph_inputs(model, network, points)
+    theirs = np.stack(_one_by_one(model, runtime, samples))
+    with torch.no_grad():
+        # As the file is given them, rounded to its type.
+        values = torch.from_numpy(samples).double()
+        ours = _as_deployed(model, model.network.logits(values).numpy())
+    finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
+    worst = _relative(ours[finite], theirs[finite]).max(initial=0.0)
+    if not worst <= NOISE_TOLERANCE:
+        raise CannotCertify(
+            f"{model.path.name}: on noise the logits differ from onnxruntime's by {worst:.2g}, "
+            f"relative (at most {NOISE_TOLERANCE:.0e}); the network read from the file is not the "
+            "one it computes"
+        )
 
 
 def deployed_logits(

@@ -79,6 +79,12 @@ def _check(model: onnx.ModelProto, name: str) -> None:
     for tensor in _tensors(model):
         _check_tensor(tensor, name)
     onnx.checker.check_model(model, full_check=True)
+    versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    if len(versions) > 1:
+        raise CannotCertify(
+            f"{name}: imports the default operators in the versions {sorted(versions)}, under both "
+            "of their names; keep one"
+        )
     version = opset(model)
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:

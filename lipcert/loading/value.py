@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.loading.assembler import Assembler, Variable
+from lipcert.rounding import Arithmetic
 
 Array = NDArray[Any]
 
@@ -45,16 +46,17 @@ def varies(value: Value | None) -> bool:
 class Call:
     """One node with the values of its inputs: what a rule turns into operators.
 
-    ``version`` is the model's opset; ``double``: it computes in float64; ``final``: the node is
-    the softmax whose result is the output.
+    ``version`` is the model's opset; ``formats`` are those of the inputs that vary, else None;
+    ``final``: the node is the softmax whose result is the output; ``after``: it comes after that.
     """
 
     node: onnx.NodeProto
     version: int
     inputs: tuple[Array | Variable | None, ...]
     assembler: Assembler
-    double: bool = False
+    formats: tuple[Arithmetic | None, ...] = ()
     final: bool = False
+    after: bool = False
     notes: list[str] = field(default_factory=list)
 
     @cached_property

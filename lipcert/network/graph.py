@@ -25,11 +25,13 @@ from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 class Network:
     """Nodes in topological order: node 0 is the input, the last one holds the logits.
 
-    ``rough``: a copy to guess by; what its own rounding adds is not charged.
+    ``rough``: a copy to guess by; what its own rounding adds is not charged. ``leaves``: the
+    coarsest format that a softmax behind the logits, which was left out, and what follows it have.
     """
 
     nodes: tuple[Node, ...]
     rough: bool = False
+    leaves: Arithmetic | None = None
 
     @property
     def in_shape(self) -> Shape:
@@ -123,6 +125,7 @@ class Network:
                 for node in self.nodes
             ),
             self.rough,
+            self.leaves,
         )
 
     def to_guess_by(self) -> Network:
@@ -155,10 +158,12 @@ class Values(Forward[Tensor]):
 
 
 class NetworkBuilder:
-    """Grows a network node by node; every method returns the new node's number."""
+    """Grows a network node by node; every method returns the new node's number. New nodes have the
+    ``format`` that is set at the time."""
 
     def __init__(self, in_shape: Shape, origin: str = "input") -> None:
         self.nodes: list[Node] = [Node(Input(), (), tuple(in_shape), origin)]
+        self.format: Arithmetic | None = None
 
     def shape(self, node: int) -> Shape:
         return self.nodes[node].shape
@@ -195,5 +200,5 @@ class NetworkBuilder:
         )
 
     def _add(self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str) -> int:
-        self.nodes.append(Node(kind, inputs, tuple(shape), origin))
+        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format))
         return len(self.nodes) - 1

@@ -48,14 +48,19 @@ class _Lowering(Forward[int]):
     def input(self, i: int) -> int:
         return 0
 
+    def _origin(self, i: int) -> str:
+        """Of a node, in whose format the new ones are from now on."""
+        self.builder.format = self.network.nodes[i].format
+        return self.network.nodes[i].origin
+
     def sum(self, i: int, parts: list[int]) -> int:
-        return self.builder.sum(parts, self.network.nodes[i].origin)
+        return self.builder.sum(parts, self._origin(i))
 
     def affine(self, i: int, operator: Operator, before: int) -> int:
-        return self.builder.operator(operator, before, self.network.nodes[i].origin)
+        return self.builder.operator(operator, before, self._origin(i))
 
     def activation(self, i: int, activation: Activation, before: int) -> int:
-        builder, origin = self.builder, self.network.nodes[i].origin
+        builder, origin = self.builder, self._origin(i)
         first, like = len(builder.nodes), self.network.anchor
         match activation:
             case MaxMin():

@@ -3,7 +3,7 @@
 Normalisation and batch norm go into the neighbouring layer, moves of values are composed, clips
 are merged, and parts that are cut out and put together again become whole. The rules:
 
-    Select ∘ Select → Select                  Select that changes nothing → nothing
+    Select ∘ Select → Select                  what changes nothing → nothing
     Diagonal ∘ (Dense | Convolution | Diagonal), (Dense | Convolution) ∘ Diagonal → one operator
     Clip ∘ Clip → Clip                        Σ of disjoint Selects of one value → Select
     Σ of disjoint, placed Clips of one value → Clip of the value      (clipped MaxMin)
@@ -48,6 +48,7 @@ def _pass(network: Network, moves_only: bool) -> Network:
     place: dict[int, int] = {0: 0}
     for i, node in enumerate(network.nodes):
         sources = [place[j] for j in node.inputs]
+        builder.format = node.format
         match node.kind:
             case Input():
                 continue
@@ -69,6 +70,8 @@ def _operator(
 ) -> int:
     before = builder.nodes[source]
     fused: Operator | None = None
+    if isinstance(operator, Diagonal) and operator.is_identity:
+        return source
     if isinstance(operator, Select):
         if operator.is_reshape and operator.in_shape == operator.out_shape:
             return source
