@@ -15,7 +15,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, select, to_dtype
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
-from lipcert.bounds.chain import Chain
+from lipcert.bounds.chain import Chain, chain_path
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.windows import Windows
@@ -119,7 +119,8 @@ class View:
     def size(self) -> int:
         """How many values one neuron sees."""
         network = self.duals[0].network
-        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i < self.node)
+        path = chain_path(network, self.node)
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i in path)
 
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
         """What each neuron sees of its row."""

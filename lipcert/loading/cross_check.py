@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, InternalError
 from lipcert.loading.model import LoadedModel
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
@@ -48,7 +48,7 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
         raise CannotCertify(f"{model.path.name}: no samples to check the network on")
     with torch.no_grad():
         ours = network.logits(torch.from_numpy(inputs).double()).numpy()
-    ours = _as_deployed(model, ours)
+    ours = as_deployed(model.stripped, ours)
     samples = graph_inputs(model, network, inputs)
     theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
@@ -119,13 +119,16 @@ def _in_batch(model: LoadedModel, runtime: Runtime, samples: Array, *, check: bo
     return result
 
 
-def _as_deployed(model: LoadedModel, logits: Array) -> Array:
-    """The softmax that was left out, put back."""
+def as_deployed(stripped: str | None, logits: Array) -> Array:
+    """What a file answers for these ``logits`` ``(n, K)``: the head that was ``stripped`` from it,
+    put back."""
     values = torch.from_numpy(logits)
-    if model.stripped == "Softmax":
+    if stripped == "Softmax":
         values = values.softmax(1)
-    elif model.stripped == "LogSoftmax":
+    elif stripped == "LogSoftmax":
         values = values.log_softmax(1)
+    elif stripped is not None:
+        raise InternalError(f"no rule puts back the head {stripped!r}; please report this")
     return np.asarray(values.numpy())
 
 

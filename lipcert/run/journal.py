@@ -20,8 +20,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.bounded import array_of
 from lipcert.certificate import Sample
-from lipcert.errors import UsageError
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.report import json_file, thumbnails
 from lipcert.run.job import Execution
 
@@ -83,8 +84,8 @@ class Journal:
                 point = record.pop(_POINT, None)
                 sample = Sample.from_json(record)
                 if point is not None and self._keeps_points:
-                    self.points[sample.index] = _array(point)
-            except (ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
+                    self.points[sample.index] = point_of(point)
+            except (ValueError, TypeError, KeyError, AttributeError, CannotCertify) as error:
                 raise UsageError(
                     f"{path}: line {number + 1} is damaged; remove the lines from there on, "
                     f"{_REMEDY}"
@@ -115,7 +116,7 @@ class Journal:
 
     def _point_of(self, sample: Sample) -> dict[str, str]:
         point = self.points.get(sample.index)
-        return {} if point is None else {_POINT: _text(point)}
+        return {} if point is None else {_POINT: text_of(point)}
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         if self.path is None:
@@ -199,15 +200,16 @@ def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
             )
 
 
-def _text(array: NDArray[Any]) -> str:
+def text_of(array: NDArray[Any]) -> str:
+    """An array as a line of a journal holds it."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _array(text: str) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
-    return found
+def point_of(text: str) -> NDArray[Any]:
+    """What ``text_of`` wrote; ``CannotCertify`` where it is damaged."""
+    return array_of(base64.b64decode(text), "its point")
 
 
 def _short(value: Any) -> str:
