@@ -8,6 +8,7 @@ shrink.
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import tokenize
@@ -184,24 +185,25 @@ def check_size(source: str, size: int, most: int) -> None:
         raise CannotCertify(f"{source}: takes {size} bytes, more than the {most} that are read")
 
 
-def read_at_most(stream: IO[bytes], source: str, most: int) -> bytes:
+def read_at_most(stream: IO[bytes] | gzip.GzipFile, source: str, most: int) -> bytes:
     """All of a stream, which may unpack to ``most`` bytes; ``CannotCertify`` where it is longer."""
     content = stream.read(most + 1)
     check_size(source, len(content), most)
     return content
 
 
-class Bounded(io.RawIOBase):
+class Bounded(io.BytesIO):
     """A stream that unpacks as it is read, for ``tarfile``: nothing in it may take more than
     ``most`` bytes at once, and all that is read or passed over eight times as many."""
 
-    def __init__(self, stream: IO[bytes], source: str, most: int) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, source: str, most: int) -> None:
         super().__init__()
         self.stream, self.source, self.most = stream, source, most
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
+        size = self.most + 1 if size is None or size < 0 else size
         check_size(self.source, size, self.most + 1)
-        return self.stream.read(size if size >= 0 else self.most + 1)
+        return self.stream.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         check_size(self.source, offset, 8 * self.most)

@@ -145,9 +145,7 @@ def test_pictures_that_unpack_to_five_gigabytes(tmp_path: Path, name: str) -> No
     path = tmp_path / f"{name}.npz"
     bomb(path, {"index": npy([0])}, (1, 3, 14930, 14930), "<f8")
     assert path.stat().st_size < 8 << 20
-    told = in_little_memory(
-        "lipcert.report.thumbnails as t", f"t.read_images(Path({str(path)!r}))"
-    )
+    told = in_little_memory("lipcert.report.thumbnails as t", f"t.read_images(Path({str(path)!r}))")
     assert told.startswith("CannotCertify")
     assert "stored bytes can hold" in told
     assert "remove it or certify again" in told

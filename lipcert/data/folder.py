@@ -79,8 +79,7 @@ def _pillow() -> Any:
 
 
 def _image(pillow: Any, path: Path, most: int) -> Array:
-    """(H, W, 1) or (H, W, 3) uint8, in `most` bytes; the size is known before anything is decoded.
-    """
+    """(H, W, 1) or (H, W, 3) uint8, in `most` bytes, which is known before it is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)

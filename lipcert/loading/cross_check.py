@@ -5,6 +5,7 @@ onnxruntime runs the file; onnx2torch, an independent reader, gives a second opi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify, InternalError
+from lipcert.loading.allowance import NUMBERS
 from lipcert.loading.model import LoadedModel
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
@@ -47,7 +49,8 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     if not len(inputs):
         raise CannotCertify(f"{model.path.name}: no samples to check the network on")
     with torch.no_grad():
-        ours = network.logits(torch.from_numpy(inputs).double()).numpy()
+        parts = torch.split(torch.from_numpy(inputs), _at_once(model))
+        ours = torch.cat([network.logits(part.double()) for part in parts]).numpy()
     ours = as_deployed(model.stripped, ours)
     samples = graph_inputs(model, network, inputs)
     theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
@@ -68,7 +71,7 @@ def deployed_logits(
 
     In batches where the file takes them and gives the same result, else one by one.
     """
-    runtime = Runtime(model.runtime_bytes, model.path.name)
+    runtime, batch = Runtime(model.runtime_bytes, model.path.name), min(batch, _at_once(model))
     results: list[Array] = []
     in_batches = model.any_batch and len(inputs) > 1
     for start in range(0, len(inputs), batch):
@@ -89,6 +92,12 @@ def graph_inputs(model: LoadedModel, network: Network, inputs: Array) -> Array:
         pixels = torch.from_numpy(np.asarray(inputs)).double()
         values = Network(network.nodes[: front + 1]).values(pixels)[-1]
     return values.numpy().astype(np.float64 if model.double else np.float32)
+
+
+def _at_once(model: LoadedModel) -> int:
+    """How many samples may run together, from the numbers that each of them takes."""
+    each = sum(math.prod(node.shape) for node in model.network.nodes)
+    return max(1, NUMBERS // each)
 
 
 def _one_by_one(model: LoadedModel, runtime: Runtime, samples: Array) -> list[Array]:

@@ -1,7 +1,7 @@
 """Constants: single nodes evaluated by the reference implementation of ONNX.
 
 Only operators of a list are evaluated, all of them deterministic, and none before the size of
-its result is known.
+its result and its work are known and charged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+
+from lipcert.loading.allowance import Allowance, TooLarge
 
 Array = NDArray[Any]
 
@@ -38,13 +40,30 @@ NOT_LARGER = _names("""
 
 GROWING = _names("ConstantOfShape Expand Gather GatherND Gemm MatMul Pad Range Tile")
 
+REDUCING = frozenset(name for name in NOT_LARGER if name.startswith(("Arg", "Reduce")))
+
 FOLDABLE = ELEMENTWISE | NOT_LARGER | GROWING
+
+# The reference goes through these number by number, in so many times the time of an addition.
+INTERPRETED = _names("""
+    Celu DepthToSpace Erf Gelu GatherElements GatherND Mish Mod ScatterElements ScatterND Trilu
+""")
+_ONE_BY_ONE = 512
 
 
 def evaluate(
-    node: onnx.NodeProto, version: int, inputs: Sequence[Array | None]
+    node: onnx.NodeProto,
+    version: int,
+    inputs: Sequence[Array | None],
+    attributes: Mapping[str, Any],
+    allowance: Allowance,
 ) -> tuple[Array, ...]:
-    """The outputs of one node of the default domain at opset ``version``; None: input left out."""
+    """The outputs of one node of the default domain at opset ``version``; None: input left out.
+
+    ``attributes``: the node's, with defaults. Results and work are charged first.
+    """
+    allowance.keep(result_size(node.op_type, attributes, inputs))
+    allowance.fold(work(node.op_type, attributes, inputs))
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.domain = ""
@@ -68,21 +87,29 @@ def evaluate(
 def result_size(
     operator: str, attributes: Mapping[str, Any], inputs: Sequence[Array | None]
 ) -> int:
-    """An upper bound of how many numbers all outputs of the node hold, from its inputs."""
+    """An upper bound of how many numbers all outputs of the node hold, from its inputs.
+
+    Raises ``TooLarge`` for an operator of which none is known.
+    """
+    if operator not in FOLDABLE:
+        raise TooLarge(f"how large its result is, is not known before {operator} is computed")
     given = [value for value in inputs if value is not None]
     if operator in ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(value.shape for value in given)))
+    if operator in REDUCING:
+        # Of no numbers at all there is a sum as well.
+        return math.prod(max(1, extent) for extent in given[0].shape)
     if operator not in GROWING:
-        # Shape is the largest of one number, everything else at most what went in.
-        return sum(value.size for value in given) + 64
+        # Shape is the largest of one number, everything else at most what went in, and a mask.
+        return 2 * sum(value.size for value in given) + 64
     numbers = [_extents(value) for value in inputs]
     match operator:
         case "ConstantOfShape":
-            return math.prod(numbers[0])
+            return _product(numbers[0])
         case "Expand":
             return math.prod(np.broadcast_shapes(given[0].shape, tuple(numbers[1])))
         case "Tile":
-            return given[0].size * math.prod(numbers[1])
+            return given[0].size * _product(numbers[1])
         case "Range":
             start, limit, step = (float(value.item()) for value in given)
             return max(0, math.ceil((limit - start) / step))
@@ -103,8 +130,27 @@ def result_size(
         case "Gather":
             extent = given[0].shape[attributes.get("axis", 0)]
             return int(given[1].size * given[0].size // max(1, extent))
-        case _:
-            return int(given[0].size * given[1].size)
+        case _:  # GatherND: each index chooses all numbers at most, if it has no place at all.
+            return math.prod(given[1].shape[:-1]) * given[0].size
+
+
+def work(operator: str, attributes: Mapping[str, Any], inputs: Sequence[Array | None]) -> int:
+    """About how many multiply-adds a node takes, or what takes as long."""
+    given = [value for value in inputs if value is not None]
+    size = result_size(operator, attributes, inputs)
+    if operator in ("MatMul", "Gemm"):
+        axis = 0 if operator == "Gemm" and attributes.get("transA") else -1
+        whole = any(value.dtype.kind != "f" or value.dtype.itemsize < 4 for value in given[:2])
+        # What no library multiplies goes one by one.
+        return size * int(given[0].shape[axis]) * (8 if whole else 1)
+    return (_ONE_BY_ONE if operator in INTERPRETED else 1) * (size + sum(v.size for v in given))
+
+
+def _product(extents: Sequence[int]) -> int:
+    """Of extents; ``TooLarge`` where one is negative, as two of them would pass for a size."""
+    if min(extents, default=0) < 0:
+        raise TooLarge(f"negative extents {list(extents)}")
+    return math.prod(extents)
 
 
 def _extents(value: Array | None) -> list[int]:

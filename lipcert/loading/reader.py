@@ -12,11 +12,12 @@ import onnx
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
-from lipcert.loading.assembler import Assembler, TooLarge, Variable
-from lipcert.loading.fold import FOLDABLE, evaluate, result_size
+from lipcert.loading.allowance import Allowance, TooLarge
+from lipcert.loading.assembler import Assembler, Variable
+from lipcert.loading.fold import FOLDABLE, evaluate
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
-from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.onnx_file import inlined, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.value import (
@@ -35,6 +36,8 @@ Rule = Callable[[Call], Variable | Array | list[Variable]]
 
 RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
 
+# Margins of all pairs of classes come from matrices with a row each: 2 GiB.
+MOST_OUTPUTS = 2**14
 PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
@@ -99,7 +102,10 @@ class _Reader:
     def read(self) -> Reading:
         source, shape, any_batch = self._input()
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        assembler = Assembler(shape or (1,), source)
+        try:
+            assembler = Assembler(shape or (1,), source, Allowance(own_numbers(self.graph)))
+        except TooLarge as reason:
+            raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
         for node in self.nodes:
             for name in node.input:
@@ -269,8 +275,10 @@ class _Reader:
         call = Call(node, self.version, tuple(arrays), assembler)
         if "sparse_value" in call.attributes:
             raise Unsupported("attribute sparse_value")
-        assembler.spend(result_size(node.op_type, call.attributes, arrays))
-        return evaluate(node, self.version, arrays), "constant"
+        return (
+            evaluate(node, self.version, arrays, call.attributes, assembler.allowance),
+            "constant",
+        )
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
@@ -285,6 +293,11 @@ class _Reader:
             self.problems.append(f"output {self.output!r} does not depend on the input")
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
+        elif result.size > MOST_OUTPUTS:
+            self.problems.append(
+                f"output {self.output!r} {list(result.shape)} has {result.size} values, more than "
+                f"the {MOST_OUTPUTS} classes that are certified; name the logits"
+            )
         else:
             return assembler.builder.build(result.node)
         return None
