@@ -80,7 +80,7 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
         raise UsageError(
             f"{claims.path}: was made on {data['source']}; say where that is with --data"
         )
-    if not _PLAIN.fullmatch(data["split"]):
+    if not (isinstance(data["split"], str) and _PLAIN.fullmatch(data["split"])):
         raise CannotCertify(f"{claims.path}: names the split {data['split']!r}, which is none")
     found = load_dataset(
         spec,
@@ -117,14 +117,13 @@ def _nearby(claims: Claims, name: str) -> Path:
 def _within(folder: Path, name: str, claims: Claims) -> Path:
     """A file that the certificate names, in the folder or below it; ``CannotCertify`` for any other
     place, which may be anyone's."""
-    file = folder / name
     parts = name.replace("\\", "/").split("/")
-    if not {"", ".", ".."} & set(parts) and ":" not in name and "\0" not in name:
-        if file.resolve().is_relative_to(folder.resolve()):
-            return file
+    plain = not {"", ".", ".."} & set(parts) and not {":", "\0"} & set(name)
+    if plain and (folder / name).resolve().is_relative_to(folder.resolve()):
+        return folder / name
     raise CannotCertify(
-        f"{claims.path}: names the file {name!r}, which does not lie beside it; nothing else that "
-        "a certificate names is opened: give --model or --weights"
+        f"{claims.path}: names the file {name!r}, which lies elsewhere or is a link to elsewhere, "
+        "where nothing is opened for a certificate: give --model or --weights"
     )
 
 
