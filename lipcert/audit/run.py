@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import lipcert
+from lipcert import bounded
 from lipcert.audit.auditor import Auditor, Effort
 from lipcert.audit.claims import Claims, Contradiction, Record, read
 from lipcert.audit.progress import Watch
@@ -52,7 +52,8 @@ def audit(
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
     chosen = _chosen(claims, samples, seed)
-    saved = _counterexamples(claims)
+    points = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+    saved = saved_points(points, len(claims.samples), shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,16 +111,24 @@ def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Re
     return [there[k] for k in sorted(drawn)]
 
 
-def _counterexamples(claims: Claims) -> dict[int, Array]:
-    """The points that an attack found, by sample; whole bytes are pictures, not points."""
-    path = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+def saved_points(path: Path, count: int, shape: tuple[int, ...]) -> dict[int, Array]:
+    """The points that an attack found, by sample, from a ``counterexamples.npz``; none where there
+    is no such file. Whole bytes are pictures, not points.
+
+    There are no more of them than ``count`` samples, each of the ``shape`` of an image. Raises
+    ``CannotCertify`` for any other file.
+    """
     if not path.is_file():
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index, image = np.asarray(arrays["index"]), np.asarray(arrays["image"])
+    with bounded.opened(path, str(path), "; remove it or certify again") as archive:
+        image = archive.header("image")
         if image.dtype.kind != "f":
             return {}
-        return {int(i): one for i, one in zip(index, image, strict=True)}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise CannotCertify(f"{path}: is damaged: {error}; remove it or certify again") from error
+        if image.shape[1:] != shape or image.shape[0] > count:
+            raise CannotCertify(
+                f"{path}: holds points of shape {image.shape}, for {count} samples of {shape}"
+            )
+        most = count * math.prod(shape) * image.dtype.itemsize
+        index = archive.read("index", count * np.dtype(np.int64).itemsize)
+        points = archive.read("image", most)
+        return {int(i): one for i, one in zip(index, points, strict=True)}

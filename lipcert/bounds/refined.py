@@ -19,7 +19,7 @@ from lipcert.bounds.chain import Chain
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.windows import Windows
-from lipcert.network import Network
+from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.rounding import FLOAT64, rounded_up
 
@@ -119,7 +119,8 @@ class View:
     def size(self) -> int:
         """How many values one neuron sees."""
         network = self.duals[0].network
-        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i < self.node)
+        path = ancestors(network, self.node)
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i in path)
 
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
         """What each neuron sees of its row."""

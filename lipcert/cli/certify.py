@@ -18,7 +18,7 @@ from lipcert.cli.gates import (
     outcomes_of,
     read_baseline,
 )
-from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.cli.shared import AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
@@ -142,6 +142,7 @@ def certify(
     quiet: Annotated[bool, _out("Say only what failed.", flag="--quiet")] = False,
     verbose: Annotated[bool, _out("Say what is being done.", flag="--verbose")] = False,
     log_file: Annotated[Path | None, _out("A file for every message, with times.")] = None,
+    allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from lipcert.cli import parse
 from lipcert.cli import training_options as options
-from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.cli.shared import AllowCode, Debug, ShowConfig
 from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
@@ -168,6 +168,7 @@ def finetune(
         Path | None,
         typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
     ] = None,
+    allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
     threads: Annotated[

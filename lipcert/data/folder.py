@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lipcert.bounded import DATASET_BYTES, IMAGE_PIXELS, check_size
 from lipcert.data.dataset import Array
 from lipcert.errors import CannotCertify, UsageError
 
@@ -24,7 +25,6 @@ _FORMATS = {
 }
 _GRAY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_MOST_BYTES = 64 << 30
 
 
 def read_folder(folder: Path, split: str) -> tuple[Array, Array, int]:
@@ -54,14 +54,12 @@ def read_folder(folder: Path, split: str) -> tuple[Array, Array, int]:
     pillow = _pillow()
     images: list[Array] = []
     for path, _ in files:
-        image = _image(pillow, path)
+        image = _image(pillow, path, DATASET_BYTES // len(files))
         if images and image.shape[:2] != images[0].shape[:2]:
             raise UsageError(
                 f"{path}: is {image.shape[1]}x{image.shape[0]}, but {files[0][0]} is "
                 f"{images[0].shape[1]}x{images[0].shape[0]}; all images must be of one size"
             )
-        if image.nbytes * len(files) > _MOST_BYTES:
-            raise CannotCertify(f"{root}: {len(files)} images of this size exceed 64 GiB")
         images.append(image)
     channels = max(image.shape[2] for image in images)
     stacked = np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in images])
@@ -80,17 +78,19 @@ def _pillow() -> Any:
         raise UsageError("reading images needs Pillow: pip install 'lipcert[images]'") from error
 
 
-def _image(pillow: Any, path: Path) -> Array:
-    """(H, W, 1) or (H, W, 3) uint8."""
+def _image(pillow: Any, path: Path, most: int) -> Array:
+    """(H, W, 1) or (H, W, 3) uint8, in `most` bytes, which is known before it is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(path, formats=[_FORMATS[path.suffix.lower()]]) as image:
                 if image.mode not in _GRAY + _COLOUR:
                     raise UsageError(f"{path}: mode {image.mode} is not 8 bits a channel")
-                gray = image.mode in _GRAY
+                gray, (width, height) = image.mode in _GRAY, image.size
+                check_size(str(path), width * height, IMAGE_PIXELS)
+                check_size(str(path), width * height * (1 if gray else 3), most)
                 pixels = np.asarray(image.convert("L" if gray else "RGB"), dtype=np.uint8)
-    except UsageError:
+    except (UsageError, CannotCertify):
         raise
     except Exception as error:  # decoders fail with many types on damaged files
         raise CannotCertify(f"{path}: cannot be read as an image: {error}") from error

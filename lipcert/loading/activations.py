@@ -141,6 +141,7 @@ def _top_k(call: Call) -> list[Variable]:
     size = x.shape[axis]
     if not 1 <= count <= size or (count > 1 and (size > 2 or not call.attributes.get("sorted", 1))):
         raise Unsupported(f"the {count} largest of {size}: only sorted pairs, or one value")
+    assembler.allowance.move(x.size)
     index = np.moveaxis(places(x.shape), axis, -1)
     if size == 1:
         return [x]

@@ -5,6 +5,7 @@ onnxruntime runs the file; onnx2torch, an independent reader, gives a second opi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, InternalError
+from lipcert.loading.allowance import NUMBERS
 from lipcert.loading.model import LoadedModel
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
@@ -51,8 +53,9 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     if not len(inputs):
         raise CannotCertify(f"{model.path.name}: no samples to check the network on")
     with torch.no_grad():
-        ours = network.logits(torch.from_numpy(inputs).double()).numpy()
-    ours = _as_deployed(model, ours)
+        parts = torch.split(torch.from_numpy(inputs), _at_once(model))
+        ours = torch.cat([network.logits(part.double()) for part in parts]).numpy()
+    ours = as_deployed(model.stripped, ours)
     samples = graph_inputs(model, network, inputs)
     runtime = Runtime(model.runtime_bytes, model.path.name)
     theirs = np.stack(_one_by_one(model, runtime, samples))
@@ -96,7 +99,7 @@ def _check_noise(
     with torch.no_grad():
         # As the file is given them, rounded to its type.
         values = torch.from_numpy(samples).double()
-        ours = _as_deployed(model, model.network.logits(values).numpy())
+        ours = as_deployed(model.stripped, model.network.logits(values).numpy())
     finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
     worst = _relative(ours[finite], theirs[finite]).max(initial=0.0)
     if not worst <= NOISE_TOLERANCE:
@@ -115,7 +118,7 @@ def deployed_logits(
 
     In batches where the file takes them and gives the same result, else one by one.
     """
-    runtime = Runtime(model.runtime_bytes, model.path.name)
+    runtime, batch = Runtime(model.runtime_bytes, model.path.name), min(batch, _at_once(model))
     results: list[Array] = []
     in_batches = model.any_batch and len(inputs) > 1
     for start in range(0, len(inputs), batch):
@@ -136,6 +139,12 @@ def graph_inputs(model: LoadedModel, network: Network, inputs: Array) -> Array:
         pixels = torch.from_numpy(np.asarray(inputs)).double()
         values = Network(network.nodes[: front + 1]).values(pixels)[-1]
     return values.numpy().astype(np.float64 if model.double else np.float32)
+
+
+def _at_once(model: LoadedModel) -> int:
+    """How many samples may run together, from the numbers that each of them takes."""
+    each = sum(math.prod(node.shape) for node in model.network.nodes)
+    return max(1, NUMBERS // each)
 
 
 def _one_by_one(model: LoadedModel, runtime: Runtime, samples: Array) -> list[Array]:
@@ -166,13 +175,16 @@ def _in_batch(model: LoadedModel, runtime: Runtime, samples: Array, *, check: bo
     return result
 
 
-def _as_deployed(model: LoadedModel, logits: Array) -> Array:
-    """The softmax that was left out, put back."""
+def as_deployed(stripped: str | None, logits: Array) -> Array:
+    """What a file answers for these ``logits`` ``(n, K)``: the head that was ``stripped`` from it,
+    put back."""
     values = torch.from_numpy(logits)
-    if model.stripped == "Softmax":
+    if stripped == "Softmax":
         values = values.softmax(1)
-    elif model.stripped == "LogSoftmax":
+    elif stripped == "LogSoftmax":
         values = values.log_softmax(1)
+    elif stripped is not None:
+        raise InternalError(f"no rule puts back the head {stripped!r}; please report this")
     return np.asarray(values.numpy())
 
 

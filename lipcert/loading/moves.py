@@ -34,15 +34,16 @@ def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
     for slot, value in enumerate(call.inputs):
         if slot in slots and value is not None:
             size = math.prod(value.shape)
-            call.assembler.spend_places(size)
+            call.assembler.allowance.move(size)
             parts.append((start, value))
             inputs.append(np.arange(start, start + size, dtype=np.int64).reshape(value.shape))
             start += size
         else:
             inputs.append(None if value is None else call.array(slot))
-    call.assembler.spend_places(result_size(call.node.op_type, call.attributes, inputs))
+    allowance = call.assembler.allowance
+    allowance.move(result_size(call.node.op_type, call.attributes, inputs))
     node, shift = _without_pad_value(call)
-    results = evaluate(node, call.version, inputs)
+    results = evaluate(node, call.version, inputs, call.attributes, allowance)
     return [_gather(call, parts, result.astype(np.int64), shift) for result in results]
 
 
@@ -139,7 +140,11 @@ def _cast(call: Call) -> Variable | Array:
 
 def _shape(call: Call) -> Array:
     (result,) = evaluate(
-        call.node, call.version, [np.broadcast_to(np.float32(0), call.variable(0).shape)]
+        call.node,
+        call.version,
+        [np.broadcast_to(np.float32(0), call.variable(0).shape)],
+        call.attributes,
+        call.assembler.allowance,
     )
     return result
 

@@ -12,12 +12,13 @@ import onnx
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
-from lipcert.loading.assembler import MOST_NUMBERS, Assembler, TooLarge, Variable
+from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
+from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
-from lipcert.loading.fold import FOLDABLE, computed, result_size
+from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
-from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.onnx_file import inlined, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.runtime import Runtime
@@ -37,6 +38,8 @@ Rule = Callable[[Call], Variable | Array | list[Variable]]
 
 RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
 
+# Margins of all pairs of classes come from matrices with a row each: 2 GiB.
+MOST_OUTPUTS = 2**14
 PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
@@ -151,7 +154,15 @@ class _Reader:
         source, shape, any_batch = self._input()
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.shape = shape = shape and (self.samples, *shape[1:])
-        assembler = Assembler(shape or (1,), source, self.samples * MOST_NUMBERS, self.samples)
+        allowance = Allowance(
+            own_numbers(self.graph),
+            numbers=self.samples * NUMBERS,
+            running=self.samples * RUNNING,
+        )
+        try:
+            assembler = Assembler(shape or (1,), source, allowance, self.samples)
+        except TooLarge as reason:
+            raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
         assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
         assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
@@ -338,8 +349,10 @@ class _Reader:
             raise Unsupported("attribute sparse_value")
         if node.op_type == "Dropout" and call.has(2) and bool(call.array(2).any()):
             raise Unsupported("training_mode is on; export the model in evaluation mode")
-        assembler.spend(result_size(node.op_type, call.attributes, arrays))
-        return computed(node, self.version, arrays), "constant"
+        return (
+            computed(node, self.version, arrays, call.attributes, assembler.allowance),
+            "constant",
+        )
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
@@ -354,6 +367,11 @@ class _Reader:
             self.problems.append(f"output {self.output!r} does not depend on the input")
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
+        elif result.size > MOST_OUTPUTS:
+            self.problems.append(
+                f"output {self.output!r} {list(result.shape)} has {result.size} values, more than "
+                f"the {MOST_OUTPUTS} classes that are certified; name the logits"
+            )
         else:
             return assembler.network(result, mixed=self.mixed, leaves=self.leaves)
         return None

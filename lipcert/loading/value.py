@@ -95,6 +95,7 @@ class Call:
             raise Unsupported(f"its input {self._name(index)} has type {array.dtype}, not float")
         if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
             raise Unsupported(f"its input {self._name(index)} has values that are not finite")
+        self.assembler.allowance.keep(array.size)
         # In memory of torch's own: where numpy's begins, and with it the order in which a product
         # is summed, differs from process to process.
         return torch.from_numpy(array.astype(np.float64)).clone()

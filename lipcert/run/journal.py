@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.bounded import array_of
 from lipcert.certificate import Sample
 from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
@@ -117,7 +118,7 @@ class Journal:
         point = record.pop(_POINT, None)
         check_sample(record, self._frame, where)
         if point is not None and self._keeps_points:
-            self.points[record["index"]] = _array(point, where)
+            self.points[record["index"]] = point_of(point, where)
         return Sample.from_json(record)
 
     def add(self, samples: Iterable[Sample]) -> None:
@@ -144,7 +145,7 @@ class Journal:
 
     def _point_of(self, sample: Sample) -> dict[str, str]:
         point = self.points.get(sample.index)
-        return {} if point is None else {_POINT: _text(point)}
+        return {} if point is None else {_POINT: text_of(point)}
 
     def _write_lines(self, records: list[dict[str, Any]]) -> None:
         if self.path is None:
@@ -246,19 +247,20 @@ def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
             )
 
 
-def _text(array: NDArray[Any]) -> str:
+def text_of(array: NDArray[Any]) -> str:
+    """An array as a line of a journal holds it."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _array(text: Any, where: str) -> NDArray[Any]:
+def point_of(text: Any, where: str = "a line of the journal") -> NDArray[Any]:
+    """What ``text_of`` wrote; ``CannotCertify`` where it is damaged."""
     try:
         content = base64.b64decode(text, validate=True)
-        found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, TypeError, EOFError) as error:
+    except (ValueError, TypeError) as error:
         raise CannotCertify(f"{where}: is damaged: its counterexample is none: {error}") from error
-    return found
+    return array_of(content, f"{where}: its counterexample")
 
 
 def _sealed(record: dict[str, Any], seed: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_no_more_is_read_than_a_report_shows(tmp_path, monkeypatch):
 def test_arrays_that_are_no_rows_of_images_are_refused(tmp_path, image):
     path = tmp_path / "thumbnails.npz"
     np.savez(path, index=[1, 2], image=image)
-    with pytest.raises(CannotCertify, match=r"thumbnails\.npz: is damaged"):
+    with pytest.raises(CannotCertify, match=r"thumbnails\.npz: .*remove it"):
         thumbnails.read_images(path)
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_image_file_is_named(tmp_path):
     path = tmp_path / "thumbnails.npz"
     for content in (b"no zip", b"PK\x03\x04 cut"):
         path.write_bytes(content)
-        with pytest.raises(CannotCertify, match=r"thumbnails\.npz: is damaged"):
+        with pytest.raises(CannotCertify, match=r"thumbnails\.npz: .*remove it"):
             thumbnails.read_images(path)
     np.savez(path, index=[1])
     with pytest.raises(CannotCertify, match="remove it"):
