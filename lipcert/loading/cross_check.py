@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify
+from lipcert.loading.deployed_file import TOLERANCE, DeployedFile, relative_difference
 from lipcert.loading.model import LoadedModel
-from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-4
 SECOND_TOLERANCE = 1e-3
 
 
@@ -49,8 +48,9 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     with torch.no_grad():
         ours = network.logits(torch.from_numpy(inputs).double()).numpy()
     ours = _as_deployed(model, ours)
-    samples = graph_inputs(model, network, inputs)
-    theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
+    file = DeployedFile(model, network)
+    samples = file.inputs(inputs)
+    theirs = file.one_by_one(samples)
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
@@ -58,65 +58,6 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     flat = np.stack([logits.reshape(-1) for logits in second]).astype(np.float64)
     other = _compare(model, ours, flat, SECOND_TOLERANCE, "onnx2torch")
     return CrossCheck(len(inputs), difference, other, note)
-
-
-def deployed_logits(
-    model: LoadedModel, network: Network, inputs: Array, *, batch: int = 256
-) -> Array:
-    """``(n, outputs)``: what onnxruntime gives for the file, after the preprocessing of
-    ``network``; a softmax at the end of the file is in there.
-
-    In batches where the file takes them and gives the same result, else one by one.
-    """
-    runtime = Runtime(model.runtime_bytes, model.path.name)
-    results: list[Array] = []
-    in_batches = model.any_batch and len(inputs) > 1
-    for start in range(0, len(inputs), batch):
-        samples = graph_inputs(model, network, np.asarray(inputs[start : start + batch]))
-        found = _in_batch(model, runtime, samples, check=not results) if in_batches else None
-        in_batches = found is not None
-        results += _one_by_one(model, runtime, samples) if found is None else list(found)
-    return np.array(results).reshape(len(results), model.network.classes)
-
-
-def graph_inputs(model: LoadedModel, network: Network, inputs: Array) -> Array:
-    """``(n, *in_shape)`` in the file's type: the preprocessing in front of ``network`` applied."""
-    front = len(network.nodes) - len(model.network.nodes)
-    own = [type(node.kind) for node in model.network.nodes[1:]]
-    if front < 0 or [type(node.kind) for node in network.nodes[front + 1 :]] != own:
-        raise ValueError("the network is not the model's, with preprocessing in front of it")
-    with torch.no_grad():
-        pixels = torch.from_numpy(np.asarray(inputs)).double()
-        values = Network(network.nodes[: front + 1]).values(pixels)[-1]
-    return values.numpy().astype(np.float64 if model.double else np.float32)
-
-
-def _one_by_one(model: LoadedModel, runtime: Runtime, samples: Array) -> list[Array]:
-    results = [
-        runtime.run(sample, model.output_name).reshape(-1).astype(np.float64) for sample in samples
-    ]
-    if any(result.size != model.network.classes for result in results):
-        raise CannotCertify(
-            f"{model.path.name}: onnxruntime gives {results[0].size} logits, the network "
-            f"{model.network.classes}"
-        )
-    return results
-
-
-def _in_batch(model: LoadedModel, runtime: Runtime, samples: Array, *, check: bool) -> Array | None:
-    """All samples at once; None where the file does not take them as samples of their own."""
-    try:
-        result = runtime.run(samples.reshape(-1, *samples.shape[2:]), model.output_name)
-    except CannotCertify:
-        return None
-    if result.shape[:1] != (len(samples),) or result.size != len(samples) * model.network.classes:
-        return None
-    result = result.reshape(len(samples), -1).astype(np.float64)
-    if check:
-        ends = _one_by_one(model, runtime, samples[[0, -1]])
-        if (_relative(result[[0, -1]], np.stack(ends)) > TOLERANCE).any():
-            return None
-    return result
 
 
 def _as_deployed(model: LoadedModel, logits: Array) -> Array:
@@ -129,11 +70,6 @@ def _as_deployed(model: LoadedModel, logits: Array) -> Array:
     return np.asarray(values.numpy())
 
 
-def _relative(ours: Array, theirs: Array) -> Array:
-    scale = np.maximum(np.abs(theirs).max(1), 1e-6)
-    return np.asarray(np.abs(ours - theirs).max(1) / scale)
-
-
 def _compare(
     model: LoadedModel, ours: Array, theirs: Array, tolerance: float, reader: str
 ) -> float:
@@ -144,7 +80,7 @@ def _compare(
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise CannotCertify(f"{model.path.name}: logits that are not finite on a checked sample")
-    difference = _relative(ours, theirs)
+    difference = relative_difference(ours, theirs)
     worst = int(difference.argmax())
     if difference[worst] > tolerance:
         raise CannotCertify(

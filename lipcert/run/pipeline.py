@@ -15,7 +15,7 @@ from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading import CrossCheck, cross_check
+from lipcert.loading import CrossCheck, DeployedFile, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.report import json_file, thumbnails
@@ -66,6 +66,7 @@ class MakeCertifier(Protocol):
         device: str,
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
+        file: DeployedFile,
     ) -> Certify: ...
 
 
@@ -130,6 +131,7 @@ def certify_dataset(
                 device=device,
                 softmax=model.loaded.stripped is not None,
                 counterexamples=journal.points if execution.save_counterexamples else None,
+                file=DeployedFile(model.loaded, network),
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
