@@ -106,7 +106,7 @@ class Splitter:
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
         nodes = dual.network.nodes
-        self.state = {i: layer for i, layer in state.items() if i < forms.node}
+        self.state = {i: layer for i, layer in state.items() if i <= forms.node}
         self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
         self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
         self.neurons = max(1, sum(self.sizes.values()))
