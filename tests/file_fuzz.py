@@ -7,6 +7,7 @@ no number there, an internal error, an error of any kind but a refusal.
 from __future__ import annotations
 
 import re
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from threats import radii
 from torch import Generator, Tensor
 
 from lipcert.certification import Certifier
-from lipcert.errors import CannotCertify, InternalError, UsageError
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import DeployedFile, cross_check
 from lipcert.network import Network
 from lipcert.options import Epsilon, Options
@@ -104,8 +105,11 @@ def fuzz(
             tally.tried[name] += 0
             tally.refused[f"{method}: {reason(str(refusal))}"] += 1
             continue
-        except InternalError as error:
-            tally.broken.append(f"{where}: {error}")
+        except Exception as error:
+            # An internal error is a break, and anything else that is no refusal.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            kind = type(error).__name__
+            tally.broken.append(f"{where}: {kind} at {at.filename}:{at.lineno}: {error}")
             continue
         tally.broken += [
             f"{where}: sample {sample.index}: {sample.message}"

@@ -56,7 +56,8 @@ def session(model: onnx.ModelProto, *, optimised: bool = False) -> onnxruntime.I
     """onnxruntime at one of two optimisation levels."""
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(
@@ -110,7 +111,9 @@ class _Maker:
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
-    def value(self, like: Value, kind: str, *more: str, shape: Any = None, **attributes: Any) -> Value:
+    def value(
+        self, like: Value, kind: str, *more: str, shape: Any = None, **attributes: Any
+    ) -> Value:
         """The result of a node whose first input is ``like``."""
         name = self.node(kind, like.name, *more, **attributes)
         return Value(name, like.shape if shape is None else tuple(map(int, shape)), like.dtype)
@@ -168,8 +171,8 @@ class _Maker:
             return self.value(y, "Add", bias) if self.chance(0.7) else y
         name = self.weight(("g", width, x.size), x.dtype, lambda: self.matrix(width, x.size))
         bias = self.constant(rng.standard_normal(pick(rng, [width, 1])), x.dtype)
-        factors = {"alpha": float(pick(rng, [1.0, 0.5, -2.0])), "beta": float(pick(rng, [1.0, 0.3]))}
-        return self.value(x, "Gemm", name, bias, shape=[width], transB=1, **factors)
+        alpha, beta = float(pick(rng, [1.0, 0.5, -2.0])), float(pick(rng, [1.0, 0.3]))
+        return self.value(x, "Gemm", name, bias, shape=[width], transB=1, alpha=alpha, beta=beta)
 
     def convolution(self, x: Value) -> Value:
         if len(x.shape) != 3 or min(x.shape[1:]) < 2:
@@ -185,8 +188,9 @@ class _Maker:
             lambda: self.matrix(shape[0], int(np.prod(shape[1:]))).reshape(shape),
         )  # fmt: skip
         extents = [(n + 2 * pad - kernel) // stride + 1 for n in (height, width)]
+        bias = self.constant(rng.standard_normal(out), x.dtype)
         return self.value(
-            x, "Conv", name, self.constant(rng.standard_normal(out), x.dtype), shape=[out, *extents],
+            x, "Conv", name, bias, shape=[out, *extents],
             kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=group,
         )  # fmt: skip
 
@@ -260,8 +264,9 @@ class _Maker:
             names = [f"v{self.count}a", f"v{self.count}b"]
             sizes = self.constant([first, size - first], np.int64)
             self.nodes.append(helper.make_node("Split", [x.name, sizes], names, axis=axis + 1))
-            return self.value(x, "Concat", *names, shape=[*shape[:axis], 2 * size, *shape[axis + 1:]],
-                              axis=axis + 1)  # fmt: skip
+            # The value, then its two parts once more.
+            shape[axis] = 2 * size
+            return self.value(x, "Concat", *names, shape=shape, axis=axis + 1)
         if kind == "concat" and x.size < 40:
             other = self.activation(x) if self.chance(0.6) else x
             shape[axis] = 2 * size
@@ -311,7 +316,8 @@ class _Maker:
         if keep:
             shape[axis] = 1
         y = Value(name, tuple(shape), x.dtype)
-        return self.value(x, pick(self.rng, ["Add", "Sub"]), name) if keep and self.chance(0.7) else y
+        beside = keep and self.chance(0.7)
+        return self.value(x, pick(self.rng, ["Add", "Sub"]), name) if beside else y
 
     def _reduced(self, x: Value, kind: str, axes: list[int] | None, *, keep: bool) -> str:
         given = self.opset >= (13 if kind == "Sum" else 18)
@@ -323,8 +329,10 @@ class _Maker:
 
     def activation(self, x: Value) -> Value:
         rng = self.rng
-        plain = ["Relu"] * 5 + ["Sigmoid", "Tanh", "Abs", "Elu", "Selu", "Celu", "Softplus", "Erf",
-                 "LeakyRelu", "HardSigmoid", "HardSwish", "Softsign", "Exp", "Sqrt", "Sin"]  # fmt: skip
+        plain = ["Relu"] * 5 + [
+            "Sigmoid", "Tanh", "Abs", "Elu", "Selu", "Celu", "Softplus", "Erf", "LeakyRelu",
+            "HardSigmoid", "HardSwish", "Softsign", "Exp", "Sqrt", "Sin",
+        ]  # fmt: skip
         newer = ["Mish", "Gelu"] if self.opset >= 20 else []
         if self.chance(0.35):
             return self.spelled_out(x)
@@ -371,7 +379,8 @@ class _Maker:
             case "relu6":
                 out = self.node("Clip", name, self.number(x, 0.0), self.number(x, 6.0))
             case "hard swish":
-                cut = self.node("Clip", by(name, "Add", 3.0), self.number(x, 0.0), self.number(x, 6.0))
+                ends = self.number(x, 0.0), self.number(x, 6.0)
+                cut = self.node("Clip", by(name, "Add", 3.0), *ends)
                 out = by(self.node("Mul", name, cut), "Div", 6.0)
             case "softplus":
                 out = self.node("Log", by(self.node("Exp", name), "Add", 1.0))
@@ -450,8 +459,8 @@ class _Maker:
         inputs = self._inputs(start)
         x = self._balanced(start, x, inputs)
         for _ in range(pick(rng, [0, 0, 0, 1, 1, 2])):
-            ends = [self.activation, self.limit, self.cast, self.arithmetic, self.softmax, self.softmax]
-            x = pick(rng, ends)(x)
+            ends = [self.activation, self.limit, self.cast, self.arithmetic]
+            x = pick(rng, [*ends, self.softmax, self.softmax])(x)
         if len(x.shape) > 1 and self.chance(0.5):
             x = self.flat(x)
         model = self._model(start, x)
