@@ -81,22 +81,25 @@ class DeployedFile:
             self._session = Runtime(self._content, self.name)
         return self._session
 
-    def _batch(self, samples: Array) -> Array | None:
-        """All samples at once; None, for good, where the file does not take them as samples of
-        their own."""
-        self._in_batches = False
+    def together(self, samples: Array) -> Array | None:
+        """``(n, outputs)`` in float64 of the file's own inputs, all at once; None where it does not
+        take them so."""
         try:
             result = self._runtime.run(samples.reshape(-1, *samples.shape[2:]), self._output)
         except CannotCertify:
             return None
         if result.shape[:1] != (len(samples),) or result.size != len(samples) * self._classes:
             return None
-        result = result.reshape(len(samples), -1).astype(np.float64)
-        if not self._checked:
+        return result.reshape(len(samples), -1).astype(np.float64)
+
+    def _batch(self, samples: Array) -> Array | None:
+        """All at once; None, for good, where that is not what it gives for each of them alone."""
+        result = self.together(samples)
+        if result is not None and not self._checked:
             ends = self.one_by_one(samples[[0, -1]])
-            if (relative_difference(result[[0, -1]], ends) > TOLERANCE).any():
-                return None
-        self._in_batches = self._checked = True
+            alike = (relative_difference(result[[0, -1]], ends) <= TOLERANCE).all()
+            result = result if alike else None
+        self._in_batches = self._checked = result is not None
         return result
 
 
