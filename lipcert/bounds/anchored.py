@@ -124,6 +124,11 @@ class Facts(ABC):
         """A mask of at least these neurons, for the layer's ball to cover."""
         return mask
 
+    def gain(self, activation: int, gain: Tensor) -> Tensor:
+        """A chance to lower the gains: those found at a larger radius hold too, and norms that
+        were found there count on gains that are no larger."""
+        return gain
+
     @abstractmethod
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
@@ -295,6 +300,7 @@ def _layer(
     flat, steep = activation.secant(lower, upper, anchor)
     varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
+    gain = facts.gain(node, gain)
     width = torch.maximum(upper - anchor, anchor - lower) * varying
     radius = half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
     return Layer(anchor, lower, upper, radius, gain, varying)

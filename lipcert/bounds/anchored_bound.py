@@ -168,6 +168,10 @@ class _Finder(Facts):
         self.found.varying[activation] = mask
         return mask
 
+    def gain(self, activation: int, gain: Tensor) -> Tensor:
+        self.found.gains[activation] = gain
+        return gain
+
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         if edge not in self.found.edges:
             number, norms = self.numbers[edge], self.bound.norms[edge]

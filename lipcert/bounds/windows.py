@@ -72,9 +72,13 @@ class Windows:
         numbers = {0: 0}
         for i in path[1:]:
             numbers[i] = _add(builder, network, i, spans, numbers)
+        small = Network(tuple(builder.nodes), network.rough)
+        if not small.parameters:
+            # No operator has a number that would tell its type.
+            return None
         return cls(
             network.nodes[node].shape,
-            Network(tuple(builder.nodes), network.rough),
+            small,
             {i: spans[i] for i in sources},
             {i: numbers[i] for i in sources},
         )

@@ -18,6 +18,7 @@ from lipcert.certification.batch import Batch, Tools
 from lipcert.certification.cascade import RUNGS, TUBE_RUNGS, climb
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
+from lipcert.certification.file_check import File, FileCheck
 from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
@@ -46,7 +47,8 @@ class Certifier:
     run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
     was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
     by their numbers. ``key``: 128 bits that all coins follow from; those of the options' seed if
-    None, and fresh ones without a seed. The shared norms are computed here, once.
+    None, and fresh ones without a seed. ``file``: what is deployed, run at points inside every
+    certified radius. The shared norms are computed here, once.
     """
 
     @ieee_arithmetic()
@@ -60,6 +62,7 @@ class Certifier:
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
         key: int | None = None,
+        file: File | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -101,6 +104,7 @@ class Certifier:
         # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
         double = options.deployed in ("float64", "real")
         self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
+        self.file_check = None if file is None else FileCheck(file, network, options)
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -148,6 +152,7 @@ class Certifier:
         )
         with sums_of_products(self.options.dtype):
             found = self._findings(batch)
+        self._run_the_file(batch, found)
         samples = [found.sample(row, index) for row, index in enumerate(indices)]
         if self.counterexamples is not None:
             for row, sample in enumerate(samples):
@@ -184,6 +189,17 @@ class Certifier:
             findings.deployed[rows] = batch.rounding(ball, rows)
         findings.check(batch.streams)
         return findings
+
+    def _run_the_file(self, batch: Batch, findings: Findings) -> None:
+        """Takes back what the deployed file contradicts; estimates claim nothing."""
+        if self.file_check is None or self.options.estimate:
+            return
+        rows = (findings.correct & (findings.radius >= 0)).nonzero().flatten()
+        if rows.numel():
+            found = self.file_check.contradictions(
+                batch.x[rows], batch.labels[rows], findings.radius[rows], findings.points[rows]
+            )
+            findings.contradict(rows, found)
 
     def _not_below(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
         """Where the local bound may reach further, by estimates, its own radius is found."""

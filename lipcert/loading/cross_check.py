@@ -5,7 +5,6 @@ onnxruntime runs the file; onnx2torch, an independent reader, gives a second opi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify, InternalError
-from lipcert.loading.allowance import NUMBERS
+from lipcert.loading.deployed_file import TOLERANCE, DeployedFile, relative_difference
 from lipcert.loading.model import LoadedModel
-from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-4
 # Images of noise, on which the reading must be the same function too: what is read otherwise may
 # show on no sample, such as a border that is black in all of them.
 NOISE, NOISE_TOLERANCE = 4, 1e-2
@@ -53,15 +50,15 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     if not len(inputs):
         raise CannotCertify(f"{model.path.name}: no samples to check the network on")
     with torch.no_grad():
-        parts = torch.split(torch.from_numpy(inputs), _at_once(model))
+        file = DeployedFile(model, network)
+        parts = torch.split(torch.from_numpy(inputs), file.at_once)
         ours = torch.cat([network.logits(part.double()) for part in parts]).numpy()
     ours = as_deployed(model.stripped, ours)
-    samples = graph_inputs(model, network, inputs)
-    runtime = Runtime(model.runtime_bytes, model.path.name)
-    theirs = np.stack(_one_by_one(model, runtime, samples))
+    samples = file.inputs(inputs)
+    theirs = file.one_by_one(samples)
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
-    _check_batches(model, runtime, samples, theirs)
-    _check_noise(model, network, runtime, inputs.shape[1:])
+    _check_batches(model, file, samples, theirs)
+    _check_noise(model, file, inputs.shape[1:])
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
         return CrossCheck(len(inputs), difference, None, note)
@@ -70,17 +67,17 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     return CrossCheck(len(inputs), difference, other, note)
 
 
-def _check_batches(model: LoadedModel, runtime: Runtime, samples: Array, alone: Array) -> None:
+def _check_batches(model: LoadedModel, file: DeployedFile, samples: Array, alone: Array) -> None:
     """Whether a sample's logits are the same beside others, in three batches: all samples in order,
     the first half of them backwards, and the last one twice."""
     if not model.any_batch:
         return
     order = np.arange(len(samples))
     for places in (order, order[: (len(order) + 1) // 2][::-1], order[[-1, -1]]):
-        found = _in_batch(model, runtime, samples[places], check=False)
+        found = file.together(samples[places])
         if found is None:
             continue
-        worst = _relative(found, alone[places]).max()
+        worst = relative_difference(found, alone[places]).max()
         if not worst <= TOLERANCE:
             raise CannotCertify(
                 f"{model.path.name}: in a batch of {len(places)} a sample's logits differ by "
@@ -89,90 +86,22 @@ def _check_batches(model: LoadedModel, runtime: Runtime, samples: Array, alone: 
             )
 
 
-def _check_noise(
-    model: LoadedModel, network: Network, runtime: Runtime, shape: tuple[int, ...]
-) -> None:
+def _check_noise(model: LoadedModel, file: DeployedFile, shape: tuple[int, ...]) -> None:
     """Points that are no samples, where the numbers are finite: no more than rounding apart."""
-    points = np.random.default_rng(0).random((NOISE, *shape))
-    samples = graph_inputs(model, network, points)
-    theirs = np.stack(_one_by_one(model, runtime, samples))
+    samples = file.inputs(np.random.default_rng(0).random((NOISE, *shape)))
+    theirs = file.one_by_one(samples)
     with torch.no_grad():
         # As the file is given them, rounded to its type.
         values = torch.from_numpy(samples).double()
         ours = as_deployed(model.stripped, model.network.logits(values).numpy())
     finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
-    worst = _relative(ours[finite], theirs[finite]).max(initial=0.0)
+    worst = relative_difference(ours[finite], theirs[finite]).max(initial=0.0)
     if not worst <= NOISE_TOLERANCE:
         raise CannotCertify(
             f"{model.path.name}: on noise the logits differ from onnxruntime's by {worst:.2g}, "
             f"relative (at most {NOISE_TOLERANCE:.0e}); the network read from the file is not the "
             "one it computes"
         )
-
-
-def deployed_logits(
-    model: LoadedModel, network: Network, inputs: Array, *, batch: int = 256
-) -> Array:
-    """``(n, outputs)``: what onnxruntime gives for the file, after the preprocessing of
-    ``network``; a softmax at the end of the file is in there.
-
-    In batches where the file takes them and gives the same result, else one by one.
-    """
-    runtime, batch = Runtime(model.runtime_bytes, model.path.name), min(batch, _at_once(model))
-    results: list[Array] = []
-    in_batches = model.any_batch and len(inputs) > 1
-    for start in range(0, len(inputs), batch):
-        samples = graph_inputs(model, network, np.asarray(inputs[start : start + batch]))
-        found = _in_batch(model, runtime, samples, check=not results) if in_batches else None
-        in_batches = found is not None
-        results += _one_by_one(model, runtime, samples) if found is None else list(found)
-    return np.array(results).reshape(len(results), model.network.classes)
-
-
-def graph_inputs(model: LoadedModel, network: Network, inputs: Array) -> Array:
-    """``(n, *in_shape)`` in the file's type: the preprocessing in front of ``network`` applied."""
-    front = len(network.nodes) - len(model.network.nodes)
-    own = [type(node.kind) for node in model.network.nodes[1:]]
-    if front < 0 or [type(node.kind) for node in network.nodes[front + 1 :]] != own:
-        raise ValueError("the network is not the model's, with preprocessing in front of it")
-    with torch.no_grad():
-        pixels = torch.from_numpy(np.asarray(inputs)).double()
-        values = Network(network.nodes[: front + 1]).values(pixels)[-1]
-    return values.numpy().astype(np.float64 if model.double else np.float32)
-
-
-def _at_once(model: LoadedModel) -> int:
-    """How many samples may run together, from the numbers that each of them takes."""
-    each = sum(math.prod(node.shape) for node in model.network.nodes)
-    return max(1, NUMBERS // each)
-
-
-def _one_by_one(model: LoadedModel, runtime: Runtime, samples: Array) -> list[Array]:
-    results = [
-        runtime.run(sample, model.output_name).reshape(-1).astype(np.float64) for sample in samples
-    ]
-    if any(result.size != model.network.classes for result in results):
-        raise CannotCertify(
-            f"{model.path.name}: onnxruntime gives {results[0].size} logits, the network "
-            f"{model.network.classes}"
-        )
-    return results
-
-
-def _in_batch(model: LoadedModel, runtime: Runtime, samples: Array, *, check: bool) -> Array | None:
-    """All samples at once; None where the file does not take them as samples of their own."""
-    try:
-        result = runtime.run(samples.reshape(-1, *samples.shape[2:]), model.output_name)
-    except CannotCertify:
-        return None
-    if result.shape[:1] != (len(samples),) or result.size != len(samples) * model.network.classes:
-        return None
-    result = result.reshape(len(samples), -1).astype(np.float64)
-    if check:
-        ends = _one_by_one(model, runtime, samples[[0, -1]])
-        if (_relative(result[[0, -1]], np.stack(ends)) > TOLERANCE).any():
-            return None
-    return result
 
 
 def as_deployed(stripped: str | None, logits: Array) -> Array:
@@ -188,11 +117,6 @@ def as_deployed(stripped: str | None, logits: Array) -> Array:
     return np.asarray(values.numpy())
 
 
-def _relative(ours: Array, theirs: Array) -> Array:
-    scale = np.maximum(np.abs(theirs).max(1), 1e-6)
-    return np.asarray(np.abs(ours - theirs).max(1) / scale)
-
-
 def _compare(
     model: LoadedModel, ours: Array, theirs: Array, tolerance: float, reader: str
 ) -> float:
@@ -203,7 +127,7 @@ def _compare(
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise CannotCertify(f"{model.path.name}: logits that are not finite on a checked sample")
-    difference = _relative(ours, theirs)
+    difference = relative_difference(ours, theirs)
     worst = int(difference.argmax())
     if difference[worst] > tolerance:
         raise CannotCertify(

@@ -18,7 +18,7 @@ from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, indices_digest, load_dataset
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading import CrossCheck, cross_check
+from lipcert.loading import CrossCheck, DeployedFile, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.records import Frame
@@ -72,6 +72,7 @@ class MakeCertifier(Protocol):
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
         key: int | None,
+        file: DeployedFile,
     ) -> Certify: ...
 
 
@@ -147,6 +148,7 @@ def certify_dataset(
                     # A given seed repeats what a fresh one found.
                     options=replace(options, seed=None).digest,
                 ),
+                file=DeployedFile(model.loaded, network),
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")

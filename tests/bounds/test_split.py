@@ -108,8 +108,8 @@ def test_nothing_is_proven_that_an_attack_breaks(seed: int) -> None:
         assert not proven.any()
 
 
-def plane_network(kink: str, generator: torch.Generator) -> Network:
-    """A small network on the plane, with kinks everywhere."""
+def plane_network(kink: str, generator: torch.Generator, *, bent: bool) -> Network:
+    """A small network on the plane, with kinks everywhere; ``bent``: in its logits too."""
     builder, node = NetworkBuilder((2,)), 0
     for width in (4, 3):
         rows = normal((width, builder.shape(node)[0]), generator)
@@ -118,7 +118,9 @@ def plane_network(kink: str, generator: torch.Generator) -> Network:
         absolute = PReLU(torch.tensor(-1.0, dtype=torch.float64))
         node = builder.activation(relu() if kink == "relu" else absolute, node)
     last = Dense.of(normal((3, 3), generator), None, (3,))
-    return builder.build(builder.operator(last, node))
+    node = builder.operator(last, node)
+    leaky = PReLU(torch.tensor(0.5, dtype=torch.float64))
+    return builder.build(builder.activation(leaky, node) if bent else node)
 
 
 def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
@@ -127,7 +129,7 @@ def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
     values, one = network.values(x), torch.ones_like(x)
     radius = torch.full((len(x),), eps, dtype=x.dtype)
     state = {0: Layer(x, low, high, radius, one, one)}
-    for i, node in enumerate(network.nodes[1:-1], start=1):
+    for i, node in enumerate(network.nodes[1:], start=1):
         if isinstance(node.kind, Dense):
             reach = node.kind.magnitude((high - low) / 2)
             low, high = (node.kind.forward((low + high) / 2) + side * reach for side in (-1, 1))
@@ -139,12 +141,16 @@ def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
     return state
 
 
-@pytest.mark.parametrize("kink", ["relu", "absolute"])
-@pytest.mark.parametrize("seed", [0, 6])
-def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("kink", "seed", "bent"),
+    [("relu", 0, False), ("relu", 6, False), ("absolute", 0, False), ("absolute", 6, False),
+     ("relu", 0, True)],
+)  # fmt: skip
+def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int, bent: bool) -> None:
     """In the plane a fine grid over the disc finds the smallest margins."""
     generator, eps = seeded(seed), 0.7
-    network, x = plane_network(kink, generator), normal((1, 2), generator)
+    network = plane_network(kink, generator, bent=bent)
+    x = normal((1, 2), generator)
     label = network.logits(x).argmax(1)
     others = torch.tensor([j for j in range(3) if j != int(label)])
     rows = torch.zeros(2, dtype=torch.int64)

@@ -15,13 +15,13 @@ from load_models import DOUBLE, FLOAT, Case
 
 from lipcert.errors import CannotCertify
 from lipcert.loading import (
+    DeployedFile,
     LoadedModel,
     cross_check,
     deployed_logits,
     load_model,
     with_preprocessing,
 )
-from lipcert.loading.cross_check import graph_inputs
 from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 from lipcert.network.operators import Dense
@@ -183,4 +183,4 @@ def test_a_baked_batch_of_one_runs_one_by_one(tmp_path: Path) -> None:
 def test_a_network_of_another_model_is_not_taken(tmp_path: Path) -> None:
     model = loaded(tmp_path)
     with pytest.raises(ValueError, match="not the model's"):
-        graph_inputs(model, Network(model.network.nodes[:2]), pixels())
+        DeployedFile(model, Network(model.network.nodes[:2]))

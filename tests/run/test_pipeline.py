@@ -41,7 +41,7 @@ class FakeCertifier:
         self.global_failure_probability = 1e-10
         self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax, counterexamples, key):
+    def make(self, network, options, *, samples, device, softmax, counterexamples, key, file):
         self.key = key
         self.samples, self.counterexamples = samples, counterexamples
         return self
@@ -295,7 +295,13 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
             watch.say("not verbose")
             pixels = torch.from_numpy(DIGITS.pixels(np.arange(2)))
             fake = FakeCertifier().make(
-                None, options, samples=2, device="cpu", softmax=False, counterexamples=None
+                None,
+                options,
+                samples=2,
+                device="cpu",
+                softmax=False,
+                counterexamples=None,
+                file=None,
             )
             watch.advance(fake(pixels, DIGITS.labels[:2], [0, 1]))
         shown[terminal] = console.export_text()
