@@ -1,7 +1,7 @@
 """Golden runs: what certificates say, kept before a change and compared after it.
 
     python tests/benchmarks/golden.py write FOLDER [--only TEXT]
-    python tests/benchmarks/golden.py compare BEFORE AFTER
+    python tests/benchmarks/golden.py compare BEFORE AFTER [--only TEXT]
 
 ``write`` certifies a fixed set of images with fixed options through the command line, in this
 process and on one thread, and keeps everything that must not change, one JSON file a case:
@@ -206,9 +206,10 @@ def change(before: Any, after: Any) -> float:
     return (after - before) / abs(before)
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print every difference; returns how many there are."""
-    names = sorted({path.name for folder in (before, after) for path in folder.glob("*.json")})
+def compare(before: Path, after: Path, only: str) -> int:
+    """Print every difference in the cases whose name holds ``only``; returns how many there are."""
+    found = {path.name for folder in (before, after) for path in folder.glob("*.json")}
+    names = sorted(name for name in found if only in name)
     total, largest = 0, 0.0
     for name in names:
         one, other = (
@@ -232,17 +233,18 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     writing = commands.add_parser("write", help="run the cases and keep what they say")
     writing.add_argument("folder", type=Path)
-    writing.add_argument("--only", default="", help="the cases whose name holds this text")
     comparing = commands.add_parser("compare", help="name every difference between two folders")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
+    for command in (writing, comparing):
+        command.add_argument("--only", default="", help="the cases whose name holds this text")
     asked = parser.parse_args()
     if asked.command == "write":
         return int(write(asked.folder, asked.only) > 0)
     for folder in (asked.before, asked.after):
         if not folder.is_dir():
             parser.error(f"{folder}: is no folder of golden runs")
-    return int(compare(asked.before, asked.after) > 0)
+    return int(compare(asked.before, asked.after, asked.only) > 0)
 
 
 if __name__ == "__main__":
