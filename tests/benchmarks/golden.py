@@ -37,7 +37,9 @@ DIGITS = Path(__file__).parents[2] / "examples" / "digits.onnx"
 MAXMIN = FOLDER / "families" / "gs_pairs.onnx"
 
 # What differs from run to run or from machine to machine, wherever it stands in a record.
-IGNORED = {"seconds", "environment", "lipcert", "options_digest", "source"}
+IGNORED = {
+    "seconds", "images_per_second", "environment", "lipcert", "options_digest", "source",
+}  # fmt: skip
 # Nothing, for what one of the two folders does not have.
 ABSENT = "absent"
 
