@@ -65,9 +65,10 @@ def test_links_lead_somewhere(path):
 @each_document
 def test_files_of_this_project_that_are_named_exist(path):
     """``tests/…`` and ``examples/…`` from its root, modules from ``lipcert`` or from beside."""
+    kinds = [PACKAGE / "network" / name for name in ("activations", "operators")]
     folders = [p for home in (PACKAGE, ROOT / "tests") for p in home.iterdir() if p.is_dir()]
-    homes = (ROOT, ROOT / ".github", ROOT / "examples", ROOT / "tests", PACKAGE, path.parent,
-             *folders, *(PACKAGE / "network" / name for name in ("activations", "operators")))  # fmt: skip
+    own = [ROOT, PACKAGE, path.parent, *(ROOT / name for name in (".github", "examples", "tests"))]
+    homes = [*own, *folders, *kinds]
     for name in re.findall(r"`([\w./-]+\.(?:py|md|yml))`", path.read_text(encoding="utf-8")):
         assert any((home / name).exists() for home in homes), name
 
