@@ -266,7 +266,13 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
             watch.say("not verbose")
             pixels = torch.from_numpy(DIGITS.pixels(np.arange(2)))
             fake = FakeCertifier().make(
-                None, options, samples=2, device="cpu", softmax=False, counterexamples=None
+                None,
+                options,
+                samples=2,
+                device="cpu",
+                softmax=False,
+                counterexamples=None,
+                key=None,
             )
             watch.advance(fake(pixels, DIGITS.labels[:2], [0, 1]))
         shown[terminal] = console.export_text()
