@@ -302,6 +302,7 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
                 softmax=False,
                 counterexamples=None,
                 file=None,
+                key=None,
             )
             watch.advance(fake(pixels, DIGITS.labels[:2], [0, 1]))
         shown[terminal] = console.export_text()
