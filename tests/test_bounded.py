@@ -255,8 +255,8 @@ def test_audit_reads_no_more_points_than_there_are_samples(tmp_path: Path) -> No
     path = tmp_path / "counterexamples.npz"
     np.savez_compressed(path, index=[0, 1], image=np.ones((2, 1, 2, 2), np.float32))
     assert set(saved_points(path, 2, (1, 2, 2))) == {0, 1}
-    for count, shape in ((1, (1, 2, 2)), (2, (1, 2, 3))):
-        with pytest.raises(CannotCertify, match="holds points of shape"):
+    for count, shape in ((1, (1, 2, 2)), (2, (1, 1, 2))):
+        with pytest.raises(CannotCertify, match=r"more than the .* that are read"):
             saved_points(path, count, shape)
     np.savez_compressed(path, index=np.zeros(1 << 20, np.int64), image=np.ones((1, 1, 2, 2)))
     with pytest.raises(CannotCertify, match="more than the 16 that are read"):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
-from laws import normal, seeded
+from laws import ENDINGS, normal, random_network, seeded
 
 from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.forms import Forms, margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU
@@ -192,3 +192,37 @@ def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
     row = search.forms.rows[0]
     assert not proven[search.forms.rows == row].any()
     assert proven[search.forms.rows != row].all()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_forms_start_at_any_node(ending: str) -> None:
+    """Cuts, leaves and losses of a network whose logits come out of anything; and forms of a node
+    in the middle, which others do not lead to."""
+    loaded = random_network(seeded(4), ending=ending)
+    case = Case(4, network=loaded)
+    radius = 0.2
+    forms, _ = case.forms()
+    _, state = case.prepared("plain", radius)
+    guide = DualBound(case.network.to(dtype=torch.float32))
+    inner = [i for i in case.network.activations if i < case.network.output]
+    middle = case.network.nodes[inner[-1]].shape
+    some = Forms(inner[-1], torch.arange(len(case.x)), torch.ones(len(case.x), *middle).double())
+    for objective in (forms, some):
+        own = select(state, objective.rows)
+        found = guide.start(to_dtype(own, torch.float32), objective.to(torch.float32))
+        value = (case.network.values(case.x)[objective.node][objective.rows]
+                 * objective.coefficients).flatten(1).sum(1) - 1e-9  # fmt: skip
+        needed = torch.full_like(value, math.inf)
+        splitter = Splitter(case.dual, guide, own, objective, value, needed)
+        leaves = splitter.cut(Leaves.whole(found, value))
+        lowest = value[leaves.form] + case.dual.certified(
+            splitter.state_of(leaves), objective.select(leaves.form), leaves.found.to(torch.float64)
+        )
+        generator = seeded(5)
+        for _ in range(20):
+            rows = objective.rows
+            points = in_ball(case.x[rows], case.eps(radius)[rows], generator)
+            values = case.network.values(points)
+            margins = (values[objective.node] * objective.coefficients).flatten(1).sum(1)
+            held = inside(splitter.state_of(leaves), [v[leaves.form] for v in values], case.network)
+            assert (margins[leaves.form] >= lowest)[held].all()
