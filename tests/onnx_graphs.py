@@ -217,8 +217,8 @@ class _Maker:
             scale = 10.0 ** float(rng.uniform(-reach, reach))
             y = self.value(x, "Mul", self.number(x, scale))
             y = self.limit(y) if self.chance(0.5) else self.activation(y)
-            return self.value(y, "Div" if self.chance(0.5) else "Mul", self.number(
-                x, scale if self.nodes[-1].op_type == "Div" else 1 / scale))  # fmt: skip
+            back = ("Div", scale) if self.chance(0.5) else ("Mul", 1 / scale)
+            return self.value(y, back[0], self.number(x, back[1]))
         if kind == "Neg":
             return self.value(x, "Neg")
         if kind == "Mean":
