@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import coordinate_reach
-from lipcert.network import Forward, Input, Network, Node, Sum, forward
+from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
@@ -191,44 +191,64 @@ def rounding_errors(
     the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
     without an error of their own. ``afresh``: activations take their inputs as given.
     """
-    unit, own = arithmetic.unit, network.arithmetic
-    errors: list[Tensor] = []
-    for node, box in zip(network.nodes, boxes, strict=True):
-        parts = [errors[j] for j in node.inputs]
-        match node.kind:
-            case Input():
-                error = torch.zeros_like(box[0])
-            case Sum():
-                passed = torch.stack(parts).sum(0)
-                sizes = torch.stack([_size(boxes[j]) for j in node.inputs]).sum(0) + passed
-                error = passed + gamma(len(parts), unit) * sizes
-                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-            case Activation() as activation:
-                relative, absolute, scaled = activation.rounding
-                before = boxes[node.inputs[0]]
-                if afresh:
-                    parts = [torch.zeros_like(parts[0])]
-                error = activation.perturbation(*before, parts[0])
-                error = error + unit * (relative * (_size(box) + error) + absolute)
-                if scaled:
-                    error = error + unit * scaled * (_size(before) + parts[0])
-            case Operator() as operator if not operator.terms and operator.bias is None:
-                error = operator.magnitude(parts[0])
-            case Operator() as operator:
-                most = gamma(operator.terms + 3, unit)
-                size = _size(boxes[node.inputs[0]])
-                # What is exactly 0 there is an activation's 0, computed as such.
-                live = ((size + parts[0]) != 0).to(size.dtype)
-                terms = operator.count(live) + 3
-                slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
-                sizes = operator.magnitude(size + parts[0]) + operator.bias_magnitude()
-                error = operator.magnitude(parts[0]) + slack * (1 + 4 * own.unit) * sizes
-                error = error + (operator.terms + 1) * arithmetic.tiny
-                # No partial sum passes |A||v| + |b|.
-                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-        error = error * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
-        errors.append(torch.zeros_like(error) if len(errors) in exact else error)
-    return errors
+    rules = _Errors(network, boxes, arithmetic, exact, afresh)
+    return list(forward(network, rules).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Errors(Forward[Tensor]):
+    """The rules of ``rounding_errors``."""
+
+    network: Network
+    boxes: list[Box]
+    arithmetic: Arithmetic
+    exact: Collection[int]
+    afresh: bool
+
+    def _before(self, i: int) -> list[Box]:
+        return [self.boxes[j] for j in self.network.nodes[i].inputs]
+
+    def input(self, i: int) -> Tensor:
+        return torch.zeros_like(self.boxes[i][0])
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        passed = torch.stack(parts).sum(0)
+        sizes = torch.stack([_size(box) for box in self._before(i)]).sum(0) + passed
+        error = passed + gamma(len(parts), self.arithmetic.unit) * sizes
+        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        if not operator.terms and operator.bias is None:
+            return operator.magnitude(before)
+        unit, own = self.arithmetic.unit, self.network.arithmetic
+        most = gamma(operator.terms + 3, unit)
+        size = _size(self._before(i)[0])
+        # What is exactly 0 there is an activation's 0, computed as such.
+        live = ((size + before) != 0).to(size.dtype)
+        terms = operator.count(live) + 3
+        slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
+        sizes = operator.magnitude(size + before) + operator.bias_magnitude()
+        error = operator.magnitude(before) + slack * (1 + 4 * own.unit) * sizes
+        error = error + (operator.terms + 1) * self.arithmetic.tiny
+        # No partial sum passes |A||v| + |b|.
+        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
+
+    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
+        relative, absolute, scaled = activation.rounding
+        box, unit = self._before(i)[0], self.arithmetic.unit
+        if self.afresh:
+            before = torch.zeros_like(before)
+        error = activation.perturbation(*box, before)
+        error = error + unit * (relative * (_size(self.boxes[i]) + error) + absolute)
+        if scaled:
+            error = error + unit * scaled * (_size(box) + before)
+        return error
+
+    def found(self, i: int, node: Node, value: Tensor) -> Tensor:
+        """With the rounding of this formula's own evaluation."""
+        own = self.network.arithmetic
+        error = value * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
+        return torch.zeros_like(error) if i in self.exact else error
 
 
 def affine_box(operator: Operator, box: Box, own: Arithmetic) -> Box:
