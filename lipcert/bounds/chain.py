@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
-from lipcert.network import Backward, Forward, Network, ancestors, backward, forward
+from lipcert.network import Backward, Forward, Network, Sum, ancestors, backward, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_sums, times
@@ -135,44 +135,12 @@ class ChainMap(GramMap):
         """The sweeps of ``_gram`` once more, with two numbers a node in place of its values: a
         bound of their size, and of what underflow has taken of them."""
         heaviest, weight = max(1.0, float(self.mask.max())), max(1.0, float(self.weights.max()))
-        seen: dict[int, tuple[float, float]] = {}
-        pending = {self.node: (heaviest, FLOAT64_TINY)}
-        for i in reversed(self.path):
-            value = pending.pop(i)
-            if i == 0 or i in self.middles:
-                seen[i] = value
-            value = self._grown(i, value, back=True)
-            for j in self.network.nodes[i].inputs:
-                pending[j] = _both(pending.get(j, (0.0, 0.0)), value)
-        values: dict[int, tuple[float, float]] = {}
-        for i in self.path:
-            value = (0.0, 0.0)
-            for j in self.network.nodes[i].inputs:
-                value = _both(value, values[j])
-            value = self._grown(i, value, back=False)
-            if i in seen:
-                size, lost = seen[i]
-                share = 2 * weight * max(1.0, self._slope(i)) ** 2
-                value = _both(value, (share * size, share * lost + FLOAT64_TINY * (3 + size)))
-            values[i] = value
-        lost = heaviest * values[self.node][1] + FLOAT64_TINY
-        found = lost * math.sqrt(self.mask[0].numel()) * (1 + 1e-6)
-        return torch.full_like(self.weights[:, 0], found).nan_to_num(math.inf, math.inf)
-
-    def _grown(self, node: int, value: tuple[float, float], *, back: bool) -> tuple[float, float]:
-        """After one step of a sweep."""
-        kind, factor, terms = self.network.nodes[node].kind, 1.0, 1
-        if node in self.middles:
-            factor = self._slope(node)
-        elif isinstance(kind, Operator):
-            factor = largest_sums(kind)[1 if back else 0]
-            terms = kind.transposed_terms if back else kind.terms
-        return factor * value[0], factor * value[1] + (terms + 2) * FLOAT64_TINY * (1 + value[0])
-
-    def _slope(self, node: int) -> float:
-        """At least the largest middle and half-width of an activation; 1 at the input."""
-        kind = self.network.nodes[node].kind
-        return kind.lipschitz * (1 + 1e-6) if isinstance(kind, Elementwise) else 1.0
+        there = _LossesBack(self.network)
+        backward(self.network, self.node, _Loss(heaviest, FLOAT64_TINY), there)
+        found = forward(self.network, _LossesForth(there.seen, weight), along=self.path)
+        lost = heaviest * found[self.node].lost + FLOAT64_TINY
+        lost = lost * math.sqrt(self.mask[0].numel()) * (1 + 1e-6)
+        return torch.full_like(self.weights[:, 0], lost).nan_to_num(math.inf, math.inf)
 
     def scaled(self, by: Tensor) -> ChainMap:
         if not bool(by.any()):
@@ -295,6 +263,75 @@ class _FromSources(Forward[Tensor]):
         return passed + times(self.seen[i], self.chain.shares[i])
 
 
+@dataclass(frozen=True)
+class _Loss:
+    """Of all values of a node: how large they are, and how much of them underflow has taken."""
+
+    size: float
+    lost: float
+
+    def __add__(self, other: _Loss) -> _Loss:
+        return _Loss(self.size + other.size, self.lost + other.lost)
+
+    def grown(self, factor: float = 1.0, terms: int = 1) -> _Loss:
+        """After one step of a sweep, of so many roundings, which multiplies by the factor."""
+        fresh = (terms + 2) * FLOAT64_TINY * (1 + self.size)
+        return _Loss(factor * self.size, factor * self.lost + fresh)
+
+
+def _slope(activation: Activation) -> float:
+    """At least the largest middle and half-width of an activation."""
+    return activation.lipschitz * (1 + 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class _LossesBack(Backward[_Loss]):
+    """What ``_ToSources`` loses; ``seen`` keeps what arrives at each source."""
+
+    network: Network
+    seen: dict[int, _Loss] = field(default_factory=dict)
+
+    def affine(self, i: int, operator: Operator, value: _Loss) -> _Loss:
+        return value.grown(largest_sums(operator)[1], operator.transposed_terms)
+
+    def activation(self, i: int, activation: Activation, value: _Loss) -> _Loss:
+        return value.grown(_slope(activation))
+
+    def add(self, one: _Loss, other: _Loss) -> _Loss:
+        return one + other
+
+    def arrived(self, i: int, value: _Loss) -> _Loss:
+        if i in self.network.sources:
+            self.seen[i] = value
+        # Values pass a sum as they are; it is charged like any other step.
+        return value.grown() if isinstance(self.network.nodes[i].kind, Sum) else value
+
+
+@dataclass(frozen=True, eq=False)
+class _LossesForth(Forward[_Loss]):
+    """What ``_FromSources`` loses, with the largest ``weight`` in every share."""
+
+    seen: dict[int, _Loss]
+    weight: float
+
+    def input(self, i: int) -> _Loss:
+        return _Loss(0.0, 0.0).grown() + self._share(i, 1.0)
+
+    def sum(self, i: int, parts: list[_Loss]) -> _Loss:
+        return sum(parts[1:], parts[0]).grown()
+
+    def affine(self, i: int, operator: Operator, before: _Loss) -> _Loss:
+        return before.grown(largest_sums(operator)[0], operator.terms)
+
+    def activation(self, i: int, activation: Activation, before: _Loss) -> _Loss:
+        slope = _slope(activation)
+        return before.grown(slope) + self._share(i, slope)
+
+    def _share(self, i: int, slope: float) -> _Loss:
+        seen, share = self.seen[i], 2 * self.weight * max(1.0, slope) ** 2
+        return _Loss(share * seen.size, share * seen.lost + FLOAT64_TINY * (3 + seen.size))
+
+
 def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:
     """Half a step, on a logarithmic scale, from ``weights`` to ``ρ / sizes``, all ``(B, b)``; the
     first step goes all the way."""
@@ -303,10 +340,6 @@ def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Te
     wanted = wanted / safe(wanted.amax(1, keepdim=True))
     moved = (wanted if first else (weights * wanted).sqrt()).clamp(min=1e-9)
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
-
-
-def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return one[0] + other[0], one[1] + other[1]
 
 
 def euclidean(values: Tensor) -> Tensor:

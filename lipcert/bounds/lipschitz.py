@@ -26,7 +26,7 @@ from lipcert.network import Network, Segment, segments
 from lipcert.network.activations import Activation
 from lipcert.norms import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import FLOAT64, gamma, rounded_up
 
 _EXACT_SIDE = 256
 
@@ -115,10 +115,10 @@ def local_radii(layers: Layers, norms: Mapping[Edge, Tensor], eps: Tensor) -> di
     for i in layers.network.activations:
         sink = layers.network.nodes[i].inputs[0]
         arriving = [edge for edge in norms if edge[1] == sink]
-        total = torch.zeros_like(eps)
+        total = torch.zeros_like(eps, dtype=torch.float64)
         for edge in arriving:
-            total = total + product(norms[edge], radii[edge[0]]).to(eps.dtype)
-        radii[i] = total * (1 + (len(arriving) + 2) * FLOAT64)
+            total = total + product(norms[edge], radii[edge[0]])
+        radii[i] = rounded_up(total * (1 + (len(arriving) + 2) * FLOAT64), eps.dtype)
     return radii
 
 

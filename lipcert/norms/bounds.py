@@ -12,7 +12,7 @@ each sample. Of the bounds that are at hand the smallest is taken:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,7 +27,8 @@ from lipcert.norms.structure import Sizes, is_known_exactly, structural_norm
 from lipcert.norms.weighted import GramMap, WeightedMap
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma, rounded_up
 
-_MATRIX_SIDE = 128
+# A matrix with a side up to this is written down, and its norms are found from its entries.
+MATRIX_SIDE = 128
 _MATRIX_SIZE = 2**22
 _BATCH_SIZE = 2**25
 _FLOOR = 1e-4
@@ -48,20 +49,25 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class SegmentNorms:
-    """The norms of one segment. ``norm`` is that of the whole ``A``, shared by all samples."""
+    """The norms of one segment. ``norm`` is that of the whole ``A``, shared by all samples.
+
+    A matrix with a side up to ``matrix_side`` is written down; any other one is only swept.
+    """
 
     segment: Segment
     norm: Norm
+    matrix_side: int = MATRIX_SIDE
 
     @classmethod
     def of(
-        cls, segment: Segment, *, seed: int, call: int, failure_probability: float
-    ) -> SegmentNorms:
+        cls, segment: Segment, *, seed: int, call: int, failure_probability: float,
+        matrix_side: int = MATRIX_SIDE,
+    ) -> SegmentNorms:  # fmt: skip
         """``failure_probability`` is this norm's own share; 0 leaves the randomised bound out."""
-        bare = cls(segment, Norm(math.inf, "unknown"))
+        bare = cls(segment, Norm(math.inf, "unknown"), matrix_side)
         if bare.is_exact:
             ones = bare.unweighted()
-            return cls(segment, Norm(float(bare.exact(ones)[0]), "deterministic"))
+            return replace(bare, norm=Norm(float(bare.exact(ones)[0]), "deterministic"))
         value = min(structural_norm(segment), bare.absolute) + bare.fusion_slack
         norm = Norm(value, "deterministic")
         # What structure knows exactly no coin can improve, only fail.
@@ -78,7 +84,7 @@ class SegmentNorms:
             )
             if float(found[0]) < value:
                 norm = Norm(float(found[0]), "randomised", failure_probability)
-        return cls(segment, norm)
+        return replace(bare, norm=norm)
 
     def unweighted(self) -> WeightedMap:
         """The segment itself, as a batch of one."""
@@ -100,7 +106,7 @@ class SegmentNorms:
     def matrix(self) -> Tensor | None:
         """``A`` as ``(out, in)`` where one side is small, else None."""
         outputs, inputs = math.prod(self.segment.out_shape), math.prod(self.segment.in_shape)
-        if min(outputs, inputs) > _MATRIX_SIDE or outputs * inputs > _MATRIX_SIZE:
+        if min(outputs, inputs) > self.matrix_side or outputs * inputs > _MATRIX_SIZE:
             return None
         if outputs <= inputs:
             return self.segment.rows().flatten(1)

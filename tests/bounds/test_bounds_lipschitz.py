@@ -8,6 +8,7 @@ from attacks import margins, smallest_margins
 from laws import normal, random_network, seeded, uniform
 
 from lipcert.bounds import Bound, Centre, GlobalBound, Layers, LocalBallBound, LocalBound, Prepared
+from lipcert.bounds.lipschitz import local_radii
 from lipcert.network import Network, simplify
 from lipcert.norms import SegmentNorms, WeightedMap, schur_bound
 
@@ -129,3 +130,18 @@ def test_the_local_bound_is_better_where_neurons_are_dead() -> None:
         gains.append(float((whole / local).mean()))
     assert max(gains) > 1.5
     assert min(gains) > 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_radii_of_a_narrower_type_are_rounded_up(seed: int) -> None:
+    layers = Layers.of(simplify(random_network(seeded(seed))))
+    norms = {
+        (edge.source, edge.sink): uniform((50,), seeded(seed + n)) * 3
+        for n, edge in enumerate(layers.edges)
+    }
+    eps = uniform((50,), seeded(seed)).float()
+    narrow, wide = local_radii(layers, norms, eps), local_radii(layers, norms, eps.double())
+    for source, radius in wide.items():
+        assert narrow[source].dtype == torch.float32
+        assert (narrow[source].double() >= radius).all()
+        assert (narrow[source].double() <= radius * (1 + 1e-4)).all()

@@ -10,7 +10,7 @@ from torch import Tensor
 import lipcert.norms.bounds as norm_bounds
 from lipcert.network import Network, NetworkBuilder, Segment, segments, simplify
 from lipcert.network.operators import Convolution, Dense
-from lipcert.norms import SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
+from lipcert.norms import Norm, SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
 
 
 def segment_of(operator: Convolution | Dense) -> Segment:
@@ -35,12 +35,6 @@ def random_masks(segment: Segment, batch: int, seed: int) -> WeightedMap:
     return WeightedMap(segment, inner, outer)
 
 
-@pytest.fixture
-def no_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small segments too go the way of the large ones."""
-    monkeypatch.setattr(norm_bounds, "_MATRIX_SIDE", 0)
-
-
 SHAPES = [
     Convolution.of(normal((6, 2, 3, 3), seeded(0)), None, (1, 2, 7, 7), padding=((1, 1), (1, 1))),
     Convolution.of(normal((5, 3, 4, 4), seeded(1)), None, (1, 3, 8, 8), stride=(2, 2),
@@ -51,13 +45,14 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("no_exact")
 def test_masked_norms_of_a_thousand_operators() -> None:
     """1,000 masked convolutions and matrices: none below the truth, the median within 3 %."""
     excess = []
     for number, operator in enumerate(SHAPES):
         segment = segment_of(operator)
-        norms = SegmentNorms.of(segment, seed=0, call=number, failure_probability=1e-10)
+        norms = SegmentNorms.of(
+            segment, seed=0, call=number, failure_probability=1e-10, matrix_side=0
+        )
         whole = float(torch.linalg.matrix_norm(dense_twins(norms.unweighted())[0], ord=2))
         assert whole * (1 - 1e-13) <= norms.norm.value <= 1.01 * whole
         mapping = random_masks(segment, 200, seed=number)
@@ -74,7 +69,7 @@ def test_masked_norms_of_a_thousand_operators() -> None:
 
 @pytest.mark.parametrize("operator", SHAPES, ids=repr)
 def test_deterministic_and_exact_norms_are_never_below_the_truth(
-    operator: Convolution | Dense, monkeypatch: pytest.MonkeyPatch
+    operator: Convolution | Dense,
 ) -> None:
     segment = segment_of(operator)
     mapping = random_masks(segment, 30, seed=9)
@@ -85,20 +80,20 @@ def test_deterministic_and_exact_norms_are_never_below_the_truth(
     assert (exact >= truth * (1 - 1e-13)).all()
     if norms.is_exact:
         assert (exact <= truth * (1 + 1e-9)).all()
-    monkeypatch.setattr(norm_bounds, "_MATRIX_SIDE", 0)
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0)
+    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0, matrix_side=0)
     assert (norms.deterministic(mapping) >= truth * (1 - 1e-13)).all()
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_segment_of_random_networks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_segment_of_random_networks(seed: int) -> None:
     """Residual branches, pooling windows, moves: with real-valued gains, by every route."""
     network = simplify(random_network(seeded(seed)))
     sinks = [network.nodes[i].inputs[0] for i in network.activations]
     for side in (256, 0):
-        monkeypatch.setattr(norm_bounds, "_MATRIX_SIDE", side)
         for number, segment in enumerate(s for sink in sinks for s in segments(network, sink)):
-            norms = SegmentNorms.of(segment, seed=seed, call=number, failure_probability=1e-9)
+            norms = SegmentNorms.of(
+                segment, seed=seed, call=number, failure_probability=1e-9, matrix_side=side
+            )
             mapping = random_masks(segment, 4, seed=number)
             gains = uniform(mapping.inner.shape, seeded(number)) * 3 * mapping.inner
             mapping = WeightedMap(segment, gains, mapping.outer)
@@ -113,12 +108,11 @@ def test_every_segment_of_random_networks(seed: int, monkeypatch: pytest.MonkeyP
                 assert (bound >= truth * (1 - 1e-12)).all()
 
 
-@pytest.mark.usefixtures("no_exact")
 def test_the_failure_rate_is_below_the_stated_one() -> None:
     """With a failure probability of 0.1 for each norm, fewer than a tenth are too low."""
     matrix = torch.diag(torch.linspace(0.5, 1, 30, dtype=torch.float64))
     segment = segment_of(Dense.of(matrix, None, (30,)))
-    norms = SegmentNorms(segment, norm_bounds.Norm(10.0, "deterministic"))
+    norms = SegmentNorms(segment, Norm(10.0, "deterministic"), matrix_side=0)
     ones = torch.ones(10_000, 30, dtype=torch.float64)
     bound = norms.randomised(
         WeightedMap(segment, ones, ones),
@@ -130,12 +124,11 @@ def test_the_failure_rate_is_below_the_stated_one() -> None:
     assert float((bound < 1).double().mean()) < 0.1
 
 
-@pytest.mark.usefixtures("no_exact")
 def test_a_scale_far_from_the_norm_costs_tightness_but_not_soundness(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     segment = segment_of(SHAPES[0])
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0)
+    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0, matrix_side=0)
     mapping = random_masks(segment, 20, seed=3)
     truth = torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
     for factor in (1e-3, 0.5, 3.0, 1e3):
@@ -158,7 +151,6 @@ def test_estimates_come_from_below_and_are_no_bounds() -> None:
     assert (lanczos(mapping, start, 60) >= 0.999 * truth).all()
 
 
-@pytest.mark.usefixtures("no_exact")
 def test_scaling_an_operator_scales_its_norm() -> None:
     """No additive guard in a denominator: at a scale of 1e-12 it would swallow the norm."""
     operator = SHAPES[1]
@@ -170,7 +162,7 @@ def test_scaling_an_operator_scales_its_norm() -> None:
         segment = segment_of(small)
         mapping = random_masks(segment, 10, seed=5)
         truth = torch.linalg.matrix_norm(dense_twins(mapping) / factor, ord=2)
-        norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10)
+        norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10, matrix_side=0)
         for bound in (
             norms.deterministic(mapping),
             norms.randomised(mapping, streams=torch.arange(10), seed=0, call=1,
