@@ -1,0 +1,369 @@
+"""A file's network for proofs: affine steps as maps, bent functions, and what lies between them.
+
+Value 0 is the flat pixels, value ``k + 1`` the result of ``steps[k]``. Pixels and the results of
+bent functions are sources; what bent functions read, and the logits, are sinks. Between them all is
+affine: ``Segments`` carries vectors from the sources to a sink and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from lipcert.audit.deployed import Preprocessing
+from lipcert.audit.interpreter import Interpreter, Value
+from lipcert.audit.operators import Attributes, NotRead, attributes_of, run
+from lipcert.audit.program import AFFINE, Bent, bent_function, pulled, varying_inputs
+from lipcert.audit.proofs.bends import Function, Piecewise, smooth_function
+from lipcert.audit.proofs.linear import Convolution, Dense, Linear, Move, Part, Scale, Sparse
+
+# With products of weights up to this, what underflows in float64 costs a norm no more than
+# ``norms.UNDERFLOW``, and a margin far less.
+STEEPEST = 2.0**200
+_MOVES = frozenset((
+    "Cast", "Dropout", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
+    "Squeeze", "Transpose", "Unsqueeze",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``Σ A_i v_i + bias``, over ``inputs``; ``size`` bounds what ``bias`` is the sum of."""
+
+    inputs: tuple[int, ...]
+    maps: tuple[Linear, ...]
+    bias: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bend:
+    """``σ`` of value ``input``."""
+
+    input: int
+    function: Function
+
+
+class Graph:
+    """The network of a file behind its preprocessing. Raises ``NotRead``, for a Cast to a narrower
+    type than is ``deployed`` too."""
+
+    def __init__(self, reading: Interpreter, front: Preprocessing, deployed: str) -> None:
+        if deployed == "float64" and any(
+            node.op_type == "Cast" and attributes_of(node)["to"] != onnx.TensorProto.DOUBLE
+            for node in reading.nodes
+        ):
+            raise NotRead("a Cast that rounds to float32")
+        n = len(front.order)
+        self.widths = [n]
+        self.steps: list[Affine | Bend] = []
+        self._place = {reading.input: 0}
+        order = torch.from_numpy(np.asarray(front.order))
+        shift, size = (torch.from_numpy(np.asarray(a)) for a in (front.shift, front.size))
+        value = 0
+        if not bool((order == torch.arange(n)).all()):
+            value = self._append((0,), (Move(n, n, order),))
+        scale = torch.from_numpy(np.array(np.broadcast_to(front.scale, n)))[order]
+        if bool((scale != 1).any() or shift.any()):
+            value = self._append((value,), (Scale(n, n, scale),), shift[order], size[order])
+        self._place[reading.input] = value
+        for node in reading.nodes:
+            self._add(node, reading)
+        self.output = self._place[reading.output]
+        steepness = math.prod(segments.steepness for segments in self.segments.values())
+        if not steepness <= STEEPEST:
+            raise NotRead("weights so large that numbers could underflow unseen")
+
+    def _append(
+        self, inputs: tuple[int, ...], maps: tuple[Linear, ...], bias: Tensor | None = None,
+        size: Tensor | None = None,
+    ) -> int:  # fmt: skip
+        width = maps[0].outputs
+        bias = torch.zeros(width, dtype=torch.float64) if bias is None else bias.contiguous()
+        self.steps.append(Affine(inputs, maps, bias, bias.abs() if size is None else size))
+        self.widths.append(width)
+        return len(self.steps)
+
+    def _add(self, node: onnx.NodeProto, reading: Interpreter) -> None:
+        values: list[Value | None] = [reading.constants.get(name) for name in node.input]
+        function = smooth_function(node.op_type, attributes_of(node))
+        bent = bent_function(node, values, reading.shapes[node.output[0]])
+        if bent is not None:
+            function = Piecewise(Bent(0, *bent))
+        if function is not None:
+            source = self._place[node.input[0]]
+            self.steps.append(Bend(source, function))
+            self.widths.append(self.widths[source])
+            self._place[node.output[0]] = len(self.steps)
+            return
+        if node.op_type not in AFFINE:
+            raise NotRead(f"{node.op_type} in a proof")
+        varying = varying_inputs(node, self._place)
+        for which, name in enumerate(node.output):
+            maps, bias = _maps_of(node, which, varying, reading)
+            sources = tuple(self._place[v] for v in varying)
+            if len(maps) == 1 and _is_identity(maps[0]) and not bool(bias.any()):
+                self._place[name] = sources[0]
+            else:
+                self._place[name] = self._append(sources, maps, bias)
+
+    @cached_property
+    def bends(self) -> list[int]:
+        """The values that bent functions make, in order."""
+        return [k + 1 for k, step in enumerate(self.steps) if isinstance(step, Bend)]
+
+    def bend(self, value: int) -> Bend:
+        step = self.steps[value - 1]
+        assert isinstance(step, Bend)
+        return step
+
+    @cached_property
+    def segments(self) -> dict[int, Segments]:
+        """By sink."""
+        sinks = dict.fromkeys([*(self.bend(k).input for k in self.bends), self.output])
+        return {sink: Segments.of(self, sink) for sink in sinks}
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """All that is affine between some ``sources`` and a sink. ``path``: the values on the way.
+
+    ``terms``: more roundings than any way through has, forth or back; ``sums``: of those what sums
+    have forth; ``once``: no number is a sum of sums; ``single``: the sources with one way to the
+    sink, on which at most one step mixes numbers.
+    """
+
+    graph: Graph
+    sink: int
+    path: tuple[int, ...]
+    sources: tuple[int, ...]
+    terms: int
+    sums: int
+    once: bool
+    single: frozenset[int]
+
+    @classmethod
+    def of(cls, graph: Graph, sink: int) -> Segments:
+        needed, sources = {sink}, set[int]()
+        path = []
+        for value in range(sink, -1, -1):
+            if value not in needed:
+                continue
+            step = graph.steps[value - 1] if value else None
+            if not isinstance(step, Affine):
+                sources.add(value)
+                continue
+            path.append(value)
+            needed.update(step.inputs)
+        ways, mixing = dict.fromkeys(sources, 0), dict.fromkeys(sources, 0)
+        # From the sink down: how many ways lead there, and how many steps mix on the worst.
+        count, mixed = {sink: 1}, {sink: 0}
+        terms = sums = 16
+        for value in path:
+            step = graph.steps[value - 1]
+            assert isinstance(step, Affine)
+            for source, linear in zip(step.inputs, step.maps, strict=True):
+                terms += 2 * linear.terms + 16
+                sums += linear.terms + 1
+                count[source] = count.get(source, 0) + count[value]
+                mixed[source] = max(mixed.get(source, 0), mixed[value] + linear.mixes)
+        for source in sources:
+            ways[source], mixing[source] = count[source], mixed[source]
+        return cls(
+            graph, sink, tuple(reversed(path)), tuple(sorted(sources)), terms, sums,
+            all(m <= 1 for m in mixing.values()),
+            frozenset(s for s in sources if ways[s] == 1 and mixing[s] <= 1),
+        )  # fmt: skip
+
+    def forth(self, values: Mapping[int, Tensor], part: Part = "entries") -> Tensor:
+        """From vectors at some sources, others 0, to the sink, without biases."""
+        known = dict(values)
+        for value in self.path:
+            step = self._step(value)
+            pairs = [
+                linear.forth(known[i], part)
+                for i, linear in zip(step.inputs, step.maps, strict=True) if i in known
+            ]  # fmt: skip
+            if pairs:
+                known[value] = sum(pairs[1:], pairs[0])
+        return known[self.sink]
+
+    def back(
+        self, rows: Tensor, part: Part = "entries", only: int | None = None
+    ) -> dict[int, Tensor]:
+        """From coefficients at the sink to those of the sources, or of one alone."""
+        pending = {self.sink: rows}
+        for value in reversed(self.path):
+            row, step = pending.pop(value), self._step(value)
+            for i, linear in zip(step.inputs, step.maps, strict=True):
+                if only is not None and i in self.sources and i != only:
+                    continue
+                if only is not None and i not in self._leading(only):
+                    continue
+                down = linear.back(row, part)
+                pending[i] = pending[i] + down if i in pending else down
+            if not pending:
+                break
+        return pending
+
+    def _leading(self, source: int) -> frozenset[int]:
+        """The values on a way from one source."""
+        if source not in self._ways:
+            found = {source}
+            for value in self.path:
+                if found.intersection(self._step(value).inputs):
+                    found.add(value)
+            self._ways[source] = frozenset(found)
+        return self._ways[source]
+
+    @cached_property
+    def steepness(self) -> float:
+        """More than what any value on the way is multiplied with on its way to the sink, than any
+        weight, and at least 2."""
+        total = 2.0
+        pending = {self.sink: torch.ones(1, self.graph.widths[self.sink], dtype=torch.float64)}
+        for value in reversed(self.path):
+            row, step = pending.pop(value), self._step(value)
+            for i, linear in zip(step.inputs, step.maps, strict=True):
+                down = linear.back(row, "magnitudes")
+                total = total + float(down.amax())
+                pending[i] = pending[i] + down if i in pending else down
+        return total
+
+    @cached_property
+    def _ways(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    @cached_property
+    def offset(self) -> Tensor:
+        """What the biases come to at the sink, ``(1, n)``."""
+        return self._biases(size=False)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """What their magnitudes come to."""
+        return self._biases(size=True)
+
+    def _biases(self, *, size: bool) -> Tensor:
+        known: dict[int, Tensor] = {}
+        part: Part = "magnitudes" if size else "entries"
+        for value in self.path:
+            step = self._step(value)
+            total = (step.size if size else step.bias)[None]
+            for i, linear in zip(step.inputs, step.maps, strict=True):
+                if i in known:
+                    total = total + linear.forth(known[i], part)
+            known[value] = total
+        width = self.graph.widths[self.sink]
+        return known.get(self.sink, torch.zeros(1, width, dtype=torch.float64))
+
+    def _step(self, value: int) -> Affine:
+        step = self.graph.steps[value - 1]
+        assert isinstance(step, Affine)
+        return step
+
+
+def _is_identity(linear: Linear) -> bool:
+    if isinstance(linear, Move):
+        same = linear.inputs == linear.outputs
+        return same and bool((linear.index == torch.arange(linear.outputs)).all())
+    return isinstance(linear, Scale) and bool((linear.factors == 1).all())
+
+
+def _maps_of(
+    node: onnx.NodeProto, which: int, varying: Sequence[str], reading: Interpreter
+) -> tuple[tuple[Linear, ...], Tensor]:
+    """The maps of one output, for each varying input, and its bias."""
+    shapes, name = reading.shapes, node.output[which]
+    out = int(np.prod(shapes[name]))
+    none = torch.zeros(out, dtype=torch.float64)
+    if node.op_type in ("Add", "Sub", "Sum") and len(varying) == len(node.input) > 1:
+        if all(shapes[v] == shapes[name] for v in varying):
+            signs = [1.0] + [-1.0 if node.op_type == "Sub" else 1.0] * (len(varying) - 1)
+            return tuple(Scale(out, out, sign * torch.ones_like(none)) for sign in signs), none
+    if len(varying) == 1:
+        found = _one_map(node, which, varying[0], reading)
+        if found is not None:
+            return (found[0],), found[1]
+    matrices, bias = pulled(node, which, varying, reading)
+    return (
+        tuple(Sparse(m.shape[1], m.shape[0], m) for m in matrices), torch.from_numpy(np.array(bias))
+    )  # fmt: skip
+
+
+def _one_map(
+    node: onnx.NodeProto, which: int, source: str, reading: Interpreter
+) -> tuple[Linear, Tensor] | None:
+    """By structure; None where there is none."""
+    given, made = reading.shapes[source], reading.shapes[node.output[which]]
+    n, m = int(np.prod(given)), int(np.prod(made))
+    attributes = attributes_of(node)
+    constants = [reading.constants.get(name) for name in node.input]
+    none = torch.zeros(m, dtype=torch.float64)
+    first = node.input[0] == source
+    match node.op_type:
+        case kind if kind in _MOVES:
+            numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(given)
+            inputs = [numbers if name == source else reading.constants.get(name)
+                      for name in node.input]  # fmt: skip
+            index = run(node, inputs)[which].reshape(-1) - 1
+            twice = run(node, [2 * x if x is numbers else x for x in inputs])[which].reshape(-1)
+            # A constant that is filled in would not be doubled.
+            if bool((twice == 2 * (index + 1)).all()):
+                return Move(n, m, index.long()), none
+        case "Conv" if first and given[0] == 1 and isinstance(constants[1], Tensor):
+            return _convolution(attributes, constants, given, made)
+        case "Gemm" if first and not attributes.get("transA") and isinstance(constants[1], Tensor):
+            weight = constants[1].T if attributes.get("transB") else constants[1]
+            bias = none
+            if len(constants) > 2 and constants[2] is not None:
+                whole = torch.as_tensor(constants[2]).to(none) * attributes.get("beta", 1.0)
+                bias = whole.expand(made).reshape(-1)
+            weight = weight.to(none) * attributes.get("alpha", 1.0)
+            return Dense(n, m, given[0], weight.contiguous()), bias
+        case "MatMul" if first and isinstance(constants[1], Tensor) and constants[1].ndim == 2:
+            weight = constants[1].to(none)
+            return Dense(n, m, n // weight.shape[0], weight.contiguous()), none
+        case "Add" | "Sub" | "Mul" | "Div" if n == m:
+            other = constants[1 if first else 0]
+            if not isinstance(other, Tensor) or (node.op_type == "Div" and not first):
+                return None
+            number = other.to(none).expand(made).reshape(-1)
+            ones = torch.ones_like(none)
+            if node.op_type in ("Mul", "Div"):
+                return Scale(n, m, number if node.op_type == "Mul" else 1 / number), none
+            sign = -1.0 if node.op_type == "Sub" and not first else 1.0
+            shift = -number if node.op_type == "Sub" and first else number
+            return Scale(n, m, sign * ones), shift
+        case "Neg":
+            return Scale(n, m, -torch.ones_like(none)), none
+    return None
+
+
+def _convolution(
+    a: Attributes, constants: Sequence[Value | None], given: tuple[int, ...], made: tuple[int, ...]
+) -> tuple[Linear, Tensor] | None:
+    weight = torch.as_tensor(constants[1]).to(torch.float64)
+    axes = weight.ndim - 2
+    if axes not in (1, 2, 3) or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pads = a.get("pads", [0] * 2 * axes)
+    n, m = int(np.prod(given)), int(np.prod(made))
+    linear = Convolution(
+        n, m, tuple(given[1:]), weight, tuple(a.get("strides", [1] * axes)),
+        tuple(a.get("dilations", [1] * axes)),
+        tuple((pads[k], pads[axes + k]) for k in range(axes)), a.get("group", 1),
+    )  # fmt: skip
+    if (weight.shape[0], *linear.space) != tuple(made[1:]):
+        return None
+    bias = torch.zeros(made[1:], dtype=torch.float64)
+    if len(constants) > 2 and constants[2] is not None:
+        bias = bias + torch.as_tensor(constants[2]).to(bias).reshape(-1, *(1,) * axes)
+    return linear, bias.reshape(-1)
