@@ -14,21 +14,23 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lipcert.audit.proofs.balls import Chain, chain_before
+from lipcert.audit.proofs.balls import Chain, chain_before, segment_gram
 from lipcert.audit.proofs.dual import Cuts, Forms, bound, minima, relaxed
 from lipcert.audit.proofs.format import CHORD, SLOPE_LEAST, SLOPE_STEP, STORED, TANGENT
-from lipcert.audit.proofs.norms import estimate
+from lipcert.audit.proofs.norms import Gram, estimate
 from lipcert.audit.proofs.replay import BoxForms, Hints, Network, Replay, chord_slopes
 from lipcert.audit.proofs.state import Layer, State, select
 
 # Multipliers that are tried first, times ‖A‖ / ball.
-_SHARES = (0.3, 0.03, 0.003)
+_SHARES = (0.3, 0.03, 0.003, 1e-4, 1e-7)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _SLOPES = SLOPE_LEAST, SLOPE_LEAST + 255 / SLOPE_STEP
 # To spare, as a share of the margin at the sample: other coins, and slopes of one byte.
 _SPARE = 0.004
 _STEPS = (20, 60, 160)
-_BALANCING, _LANCZOS = 6, 16
+_BALANCING, _LANCZOS = 6, 24
+# What coins find lies about so far above the root of the scale that they are given.
+_ABOVE = 1.013
 # As many numbers as all forms of refined boxes of a sample may see, and as forms are held at once.
 _BOX_WORK, _AT_ONCE = 2**24, 2**20
 _LEAVES, _LEAF_STEPS = 256, 30
@@ -78,9 +80,11 @@ class Seeking(Replay):
             self._scales(state, value, layer)
         return super().balled(state, value, layer, hints)
 
-    def _scales(self, state: State, value: int, layer: Layer) -> None:
-        from lipcert.audit.proofs.balls import segment_gram
+    def norm(self, gram: Gram, mask: Tensor, scale: Tensor, terms: float) -> Tensor:
+        """About what coins would find."""
+        return scale.sqrt() * _ABOVE
 
+    def _scales(self, state: State, value: int, layer: Layer) -> None:
         segments = self.graph.segments[self.graph.bend(value).input]
         first, count = self.network.edges[value]
         number = self.network.bends.index(value)
@@ -180,11 +184,12 @@ def started(
     first, second = (value.nan_to_num(-math.inf, -math.inf, -math.inf) for value in values)
     chord = second > first
     rules = torch.where(chord, CHORD, TANGENT)
-    column = chord[:, None]
+    column, chords = chord[:, None], found[1].falling
+    assert chords is not None
     forms = Forms(
         sink, sample, rows, found[0].slopes,
         {v: torch.where(chord, found[1].multipliers[v], m) for v, m in found[0].multipliers.items()},
-        {v: torch.where(column, found[1].falling[v], s) for v, s in found[0].slopes.items()},
+        {v: torch.where(column, chords[v], s) for v, s in found[0].slopes.items()},
     )  # fmt: skip
     return forms, torch.maximum(first, second), rules
 
@@ -215,7 +220,7 @@ def _walked(state: State, sink: int, sample: Tensor, rows: Tensor, *, chord: boo
         multipliers[value] = kept
         for source, part in graph.segments[graph.bend(value).input].back(down).items():
             pending[source] = pending[source] + part if source in pending else part
-    return replace(forms, falling=falling)
+    return forms
 
 
 class Prover:

@@ -15,6 +15,7 @@ own drift where it varies. All blocks together are one map with one norm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,10 @@ from lipcert.audit.proofs.state import Layer, State
 
 # A norm that serves all samples is found this near, with a scale from so many steps.
 _EXCESS, _STEPS = 0.002, 40
+
+
+# A norm from above, of a Gram map between masks, with a scale near it, and the roundings of the map.
+NormOf = Callable[[Gram, Tensor, Tensor, float], Tensor]
 
 
 def chain_before(graph: Graph, value: int) -> tuple[int, ...]:
@@ -80,7 +85,7 @@ def segment_gram(
 
 
 def by_segments(
-    state: State, sink: int, layer: Layer, shared: Shared, scales: Tensor, coins: Coins
+    state: State, sink: int, layer: Layer, shared: Shared, scales: Tensor, norm_of: NormOf
 ) -> Tensor:
     """The ball of a layer by its segments. ``scales`` ``(B, sources)``: near the squares of norms
     of the samples' own, where these are wanted, else 0."""
@@ -92,7 +97,7 @@ def by_segments(
         wanted = (scales[:, place] > 0).nonzero().flatten()
         if len(wanted):
             gram = segment_gram(segments, source, at.gain[wanted], mask[wanted])
-            own = norm(gram, mask[wanted], scales[wanted, place], coins, 2 * segments.terms + 16)
+            own = norm_of(gram, mask[wanted], scales[wanted, place], 2 * segments.terms + 16)
             found = found.index_copy(0, wanted, torch.fmin(found[wanted], own))
         total = total + found * at.radius
     return (total + own_drift(layer)) * (1 + gamma(len(segments.sources) + 16))
@@ -163,9 +168,9 @@ class Chain:
 
         return apply
 
-    def ball(self, weights: Tensor, scale: Tensor, coins: Coins) -> Tensor:
+    def ball(self, weights: Tensor, scale: Tensor, norm_of: NormOf) -> Tensor:
         """``‖M Δz‖`` but for the layer's own drift."""
-        found = norm(self.gram(weights), self.mask, scale, coins, self.terms)
+        found = norm_of(self.gram(weights), self.mask, scale, self.terms)
         # A drift that is 0 spends nothing whatever its weight.
         return found * (self.radii.square() / weights).sum(1).sqrt() * (1 + gamma(64))
 

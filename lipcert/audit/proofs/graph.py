@@ -135,7 +135,7 @@ class Graph:
 class Segments:
     """All that is affine between some ``sources`` and a sink. ``path``: the values on the way.
 
-    ``terms``: more roundings than any way through has, forth or back; ``sums``: of those what sums
+    ``terms``: more roundings than any way through has, in one direction; ``sums``: of those what sums
     have forth; ``once``: no number is a sum of sums; ``single``: the sources with one way to the
     sink, on which at most one step mixes numbers.
     """
@@ -170,7 +170,7 @@ class Segments:
             step = graph.steps[value - 1]
             assert isinstance(step, Affine)
             for source, linear in zip(step.inputs, step.maps, strict=True):
-                terms += 2 * linear.terms + 16
+                terms += linear.terms + 4
                 sums += linear.terms + 1
                 count[source] = count.get(source, 0) + count[value]
                 mixed[source] = max(mixed.get(source, 0), mixed[value] + linear.mixes)
@@ -200,17 +200,15 @@ class Segments:
     ) -> dict[int, Tensor]:
         """From coefficients at the sink to those of the sources, or of one alone."""
         pending = {self.sink: rows}
+        wanted = None if only is None else self._leading(only)
         for value in reversed(self.path):
+            if value not in pending:
+                continue
             row, step = pending.pop(value), self._step(value)
             for i, linear in zip(step.inputs, step.maps, strict=True):
-                if only is not None and i in self.sources and i != only:
-                    continue
-                if only is not None and i not in self._leading(only):
-                    continue
-                down = linear.back(row, part)
-                pending[i] = pending[i] + down if i in pending else down
-            if not pending:
-                break
+                if wanted is None or i in wanted:
+                    down = linear.back(row, part)
+                    pending[i] = pending[i] + down if i in pending else down
         return pending
 
     def _leading(self, source: int) -> frozenset[int]:

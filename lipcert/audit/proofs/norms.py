@@ -21,6 +21,7 @@ UNDERFLOW = 2.0**-250
 SMALL = 128
 # How far above the truth to aim where the scale is well met.
 EXCESS = 0.01
+_VECTORS, _TRIES = 3, 4
 _LEAST, _MOST = 1e-200, 1e200
 
 # ``G v`` for the rows of ``v`` ``(B, n)``, by the entries of its parts or by their magnitudes.
@@ -123,16 +124,27 @@ def randomised_norm(
     ``g(θ) = Σ_j e_j e^{−(j−1)θ}/sinh θ``, which falls, and any ``θ0``: either ``θ ≤ θ0``, or
     ``cosh(kθ) ≤ y/(τ − g(θ0))``.
 
-    Two independent vectors must both fail for the larger bound to fail, each at ``√δ``: one alone
-    would have to tell a component of about ``δ/√n`` from rounding.
+    Three independent vectors must all fail for the largest bound to fail, each at ``∛δ``: one
+    alone would have to tell a component of about ``δ/√n`` from rounding.
     """
     coins.spent += len(scale) * coins.each
-    # ‖ |G| ‖ is no more than its largest row sum, as it is symmetric.
-    absolute = gram(scale.new_ones(len(scale), size), True).amax(1) * (1 + gamma(terms))
-    delta = math.sqrt(coins.each)
-    first = _by_one_vector(gram, size, scale, coins, delta, terms, absolute, excess)
-    second = _by_one_vector(gram, size, scale, coins, delta, terms, absolute, excess)
-    return torch.maximum(first, second)
+    absolute = _absolute(gram, scale.new_ones(len(scale), size), terms)
+    delta = coins.each ** (1 / _VECTORS)
+    bounds = [
+        _by_one_vector(gram, size, scale, coins, delta, terms, absolute, excess)
+        for _ in range(_VECTORS)
+    ]
+    return torch.stack(bounds).amax(0)
+
+
+def _absolute(gram: Gram, q: Tensor, terms: float) -> Tensor:
+    """``‖ |G| ‖₂``, at most ``max_k (|G| q)_k / q_k`` for any ``q > 0`` as ``|G|`` is symmetric."""
+    best = torch.full((len(q),), math.inf, dtype=torch.float64)
+    for _ in range(_TRIES):
+        rows = gram(q, True)
+        best = torch.minimum(best, (rows / q).amax(1).nan_to_num(math.inf, math.inf))
+        q = (rows / rows.amax(1, keepdim=True).clamp(min=1e-300)).clamp(min=1e-3)
+    return best * (1 + gamma(terms + 8))
 
 
 def _by_one_vector(

@@ -23,7 +23,7 @@ from lipcert.audit.proofs.format import (
     Sizes,
 )
 from lipcert.audit.proofs.graph import Graph
-from lipcert.audit.proofs.norms import UNIT, Coins, gamma
+from lipcert.audit.proofs.norms import UNIT, Coins, Gram, norm
 from lipcert.audit.proofs.state import (
     Arithmetic,
     Layer,
@@ -160,12 +160,15 @@ class Replay:
             high.view(-1).scatter_reduce_(0, where[down], -least[down], "amin")
         return replace(sink, low=low.clamp(max=0), high=high.clamp(min=0))
 
+    def norm(self, gram: Gram, mask: Tensor, scale: Tensor, terms: float) -> Tensor:
+        return norm(gram, mask, scale, self.coins, terms)
+
     def balled(self, state: State, value: int, layer: Layer, hints: Hints) -> Layer:
         """A layer with the smallest ball that is known."""
         first, count = self.network.edges[value]
         scales = hints.edge_scale[:, first : first + count]
         sink = self.graph.bend(value).input
-        ball = by_segments(state, sink, layer, self.shared, scales, self.coins)
+        ball = by_segments(state, sink, layer, self.shared, scales, self.norm)
         ball = torch.fmin(layer.ball, ball)
         number = self.network.bends.index(value)
         wanted = (hints.chain_scale[:, number] > 0).nonzero().flatten()
@@ -173,7 +176,7 @@ class Replay:
         if len(wanted) and count > 1:
             chain = Chain.of(select(state, wanted), value, layer.mask[wanted])
             weights = hints.chain_weight[wanted, first : first + count].clamp(min=_LEAST_WEIGHT)
-            found = chain.ball(weights, hints.chain_scale[wanted, number], self.coins)
+            found = chain.ball(weights, hints.chain_scale[wanted, number], self.norm)
             found = found + own_drift(layer)[wanted]
             ball = ball.index_copy(0, wanted, torch.fmin(ball[wanted], found * (1 + 8 * UNIT)))
         return replace(layer, ball=ball)
@@ -365,6 +368,3 @@ def chord_slopes(layer: Layer) -> Tensor:
 def _split(places: Array, size: int) -> Iterator[Array]:
     for first in range(0, len(places), size):
         yield places[first : first + size]
-
-
-__all__ = ["FormSource", "Hints", "Network", "Replay", "gamma"]
