@@ -20,6 +20,7 @@ from lipcert.audit.proofs.format import CHORD, SLOPE_LEAST, SLOPE_STEP, STORED, 
 from lipcert.audit.proofs.norms import Gram, estimate
 from lipcert.audit.proofs.replay import BoxForms, Hints, Network, Replay, chord_slopes
 from lipcert.audit.proofs.state import Layer, State, select
+from lipcert.bounds.ascent import Gait, ascend
 
 # Multipliers that are tried first, times ‖A‖ / ball.
 _SHARES = (0.3, 0.03, 0.003, 1e-4, 1e-7)
@@ -33,7 +34,9 @@ _BALANCING, _LANCZOS = 6, 24
 _ABOVE = 1.013
 # As many numbers as all forms of refined boxes of a sample may see, and as forms are held at once.
 _BOX_WORK, _AT_ONCE = 2**24, 2**20
-_LEAVES, _LEAF_STEPS = 256, 30
+_LEAVES, _LEAF_STEPS, _LEAF_WORK = 256, 30, 2**22
+# A margin that is short by more than this share of the clean one is given up.
+_HOPELESS = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,13 +280,15 @@ class Prover:
             done[k] = [Found(-1, int(other[k]), 1, int(rules[k]), given)]
         open_ = (~(least > needed)).nonzero().flatten()
         best: dict[int, tuple[dict[int, Tensor], dict[int, Tensor]]] = {}
+        gap: dict[int, float] = {}
         slopes, multipliers = _resolved(state, forms, open_)
         for count in steps:
             if not len(open_):
                 break
             part = Forms(self.graph.output, sample[open_], rows[open_], slopes, multipliers)
-            values, slopes, multipliers = self._ascended(state, part, needed[open_], count)
+            values, slopes, multipliers = self._ascended(state, part, count)
             held = values > needed[open_]
+            gap.update(zip(open_.tolist(), (needed[open_] - values).tolist(), strict=True))
             for place in held.nonzero().flatten().tolist():
                 given = _multipliers(
                     self.network, Forms(0, sample, rows, slopes, multipliers), place
@@ -306,6 +311,9 @@ class Prover:
             for k, start in best.items():
                 if int(sample[k]) in lost:
                     continue
+                if not gap[k] < _HOPELESS * float(smallest[sample[k]]):
+                    lost.add(int(sample[k]))
+                    continue
                 leaves = self._split(state, int(sample[k]), rows[k], float(needed[k]), start)
                 if leaves is None:
                     lost.add(int(sample[k]))
@@ -319,41 +327,25 @@ class Prover:
         return whole
 
     def _ascended(
-        self, state: State, forms: Forms, needed: Tensor, steps: int
+        self, state: State, forms: Forms, steps: int
     ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
         """Gradient ascent; what slopes of one byte and multipliers in float32 prove, and these."""
         before = [v for v in self.graph.bends if v in forms.slopes]
-        slopes = {v: forms.slopes[v].clone().requires_grad_() for v in before}
-        logs = {v: forms.multipliers[v].clamp(min=1e-30).log().requires_grad_() for v in before}
-        best = torch.full_like(needed, -math.inf)
-        kept = [{v: t.detach().clone() for v, t in part.items()} for part in (slopes, logs)]
-        adam = torch.optim.Adam([
-            {"params": list(slopes.values()), "lr": _SLOPE_RATE},
-            {"params": list(logs.values()), "lr": _MULTIPLIER_RATE},
-        ])  # fmt: skip
-        for step in range(steps + 1):
-            powers = {v: log.exp() for v, log in logs.items()}
+
+        def value_of(numbers: list[Tensor]) -> Tensor:
+            slopes = dict(zip(before, numbers[: len(before)], strict=True))
+            powers = {v: n.exp() for v, n in zip(before, numbers[len(before) :], strict=True)}
             now = replace(forms, slopes=slopes, multipliers=powers, falling=None)
-            found = bound(state, now, pixel_domain=self.replay.pixel_domain)
-            value = found.detach().nan_to_num(-math.inf, -math.inf, -math.inf)
-            better = value > best
-            best = torch.where(better, value, best)
-            for old, new in zip(kept, (slopes, logs), strict=True):
-                for v, tensor in new.items():
-                    old[v][better] = tensor.detach()[better]
-            if step == steps:
-                break
-            adam.zero_grad()
-            (-found).nansum().backward()
-            adam.step()
-            with torch.no_grad():
-                for slope in slopes.values():
-                    slope.clamp_(*_SLOPES)
-                rate = 1 - step / (steps + 1)
-                adam.param_groups[0]["lr"] = _SLOPE_RATE * rate
-                adam.param_groups[1]["lr"] = _MULTIPLIER_RATE * rate
-        stored = {v: _stored(slope) for v, slope in kept[0].items()}
-        multipliers = {v: _single(log.exp()) for v, log in kept[1].items()}
+            return bound(state, now, pixel_domain=self.replay.pixel_domain)
+
+        logs = [forms.multipliers[v].clamp(min=1e-30).log() for v in before]
+        gaits = [Gait(_SLOPE_RATE, _SLOPES)] * len(before) + [Gait(_MULTIPLIER_RATE)] * len(before)
+        _, kept = ascend(value_of, [*(forms.slopes[v] for v in before), *logs], gaits, steps)
+        numbers = [number.detach() for number in kept]
+        stored = {v: _stored(n) for v, n in zip(before, numbers[: len(before)], strict=True)}
+        multipliers = {
+            v: _single(n.exp()) for v, n in zip(before, numbers[len(before) :], strict=True)
+        }
         with torch.no_grad():
             last = replace(forms, slopes=stored, multipliers=multipliers, falling=None)
             values = bound(state, last, pixel_domain=self.replay.pixel_domain)
@@ -368,14 +360,14 @@ class Prover:
         leaves = [_Leaf((), *start)]
         done: list[Found] = []
         while leaves:
-            if len(leaves) + len(done) > _LEAVES:
+            count = len(leaves) + len(done)
+            if count > _LEAVES or count * self.network.sizes.neurons > _LEAF_WORK:
                 return None
             halves = [half for leaf in leaves for half in self._halves(own, row, leaf)]
             if not halves:
                 return None
             forms = self._forms_of(own, row, halves)
-            target = torch.full((len(halves),), needed, dtype=torch.float64)
-            values, slopes, multipliers = self._ascended(own, forms, target, _LEAF_STEPS)
+            values, slopes, multipliers = self._ascended(own, forms, _LEAF_STEPS)
             leaves = []
             for k, half in enumerate(halves):
                 slope = {v: s[k] for v, s in slopes.items()}

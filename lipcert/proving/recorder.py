@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,23 +12,29 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
+from lipcert.audit.proofs.check import RISK
 from lipcert.audit.proofs.format import SLOPE_LEAST, SLOPE_STEP, STORED, Arrays
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
-from lipcert.audit.proofs.replay import Network, Replay
+from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
 from lipcert.certificate import Sample
 from lipcert.errors import UsageError
 from lipcert.options import Options
 from lipcert.proving.prover import Proof, Prover
 
 Pixels = Callable[[NDArray[np.int64]], NDArray[Any]]
+# A sample's index, the radius, and its proof.
+Kept = tuple[int, float, Proof]
 
-_AT_ONCE = 16
-_RISK, _NORMS = 1e-9, 1e6
+# Samples, and numbers of all their margins' forms, at once.
+_AT_ONCE, _NUMBERS = 16, 2**21
+# The risk that norms fail with is no smaller in a check of so many.
+_NORMS = 10**6
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,15 @@ def claimed_eps(sample: Sample, options: Options) -> float | None:
     certified = [eps for eps in options.eps if eps.text in sample.certified]
     if certified:
         return max(certified, key=lambda eps: eps.value).rounded_up
-    return sample.radius if sample.radius else None
+    return sample.radius or None
 
 
 def record(
     content: bytes, model: dict[str, Any], samples: Sequence[Sample], options: Options,
-    pixels: Pixels, image_shape: tuple[int, ...], said: Callable[[int], None],
+    pixels: Pixels, image_shape: tuple[int, ...],
 ) -> Recorded:  # fmt: skip
     """Proofs of what ``samples`` claim. ``content``: the ONNX file that is certified; ``model``: the
-    record of it in the certificate; ``said`` hears how many samples are done."""
+    record of it in the certificate."""
     claims = [(s, eps) for s in samples if (eps := claimed_eps(s, options)) is not None]
     try:
         front = Preprocessing.of(model, image_shape)
@@ -65,23 +72,42 @@ def record(
     except NotRead as missing:
         return Recorded(None, len(claims), tuple(s.index for s, _ in claims), str(missing))
     replay = Replay(
-        network, options.deployed, Coins(_RISK, int(_NORMS)), pixel_domain=options.pixel_domain,
+        network, options.deployed, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain,
         softmax=model["stripped"] is not None,
     )  # fmt: skip
-    prover, kept, unproven = Prover(replay), [], []
-    for first in range(0, len(claims), _AT_ONCE):
-        some = claims[first : first + _AT_ONCE]
+    prover = Prover(replay)
+    kept: list[Kept] = []
+    classes = network.graph.widths[network.graph.output]
+    each = max(1, min(_AT_ONCE, _NUMBERS // (classes * (network.sizes.neurons + 1))))
+    for first in range(0, len(claims), each):
+        some = claims[first : first + each]
         index = np.array([sample.index for sample, _ in some])
         x = torch.from_numpy(pixels(index).reshape(len(some), -1).astype(np.float64))
         labels = torch.tensor([sample.label for sample, _ in some])
+        # No two images are further apart than the diagonal of the cube.
         eps = torch.tensor([eps for _, eps in some], dtype=torch.float64)
-        for (sample, radius), proof in zip(some, prover(x, labels, eps), strict=True):
-            if proof is None:
-                unproven.append(sample.index)
-            else:
-                kept.append((sample.index, radius, proof))
-        said(len(some))
-    return Recorded(_packed(network, kept), len(claims), tuple(unproven))
+        eps = eps.clamp(max=math.sqrt(x.shape[1]))
+        found = zip(some, eps.tolist(), prover(x, labels, eps), strict=True)
+        new = [(s.index, radius, proof) for (s, _), radius, proof in found if proof is not None]
+        held = _replayed(replay, new, x[np.isin(index, [i for i, *_ in new])],
+                         labels[np.isin(index, [i for i, *_ in new])])  # fmt: skip
+        kept += [one for one, holds in zip(new, held, strict=True) if holds]
+    proven = {index for index, *_ in kept}
+    left = tuple(sample.index for sample, _ in claims if sample.index not in proven)
+    return Recorded(_packed(network, kept), len(claims), left)
+
+
+@torch.no_grad()
+def _replayed(replay: Replay, kept: Sequence[Kept], x: Tensor, labels: Tensor) -> list[bool]:
+    """Whether what would be written of each proves it, with coins of its own."""
+    if not kept:
+        return []
+    arrays = _packed(replay.network, kept)
+    rows = np.arange(len(kept))
+    source = FormSource(replay.network, arrays, rows)
+    state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source)
+    held: list[bool] = (replay.margins(state, labels, source).amin(1) > 0).tolist()
+    return held
 
 
 def write(arrays: Arrays, path: Path) -> None:
@@ -92,7 +118,7 @@ def write(arrays: Arrays, path: Path) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _packed(network: Network, kept: Sequence[tuple[int, float, Proof]]) -> Arrays:
+def _packed(network: Network, kept: Sequence[Kept]) -> Arrays:
     sizes = network.sizes
     columns: dict[str, list[Any]] = {one.name: [] for one in fields(Arrays)}
     slopes: list[NDArray[np.uint8]] = []

@@ -70,9 +70,7 @@ class Shared:
         return sum(len(graph.segments[sink].sources) for sink in sinks)
 
 
-def segment_gram(
-    segments: Segments, source: int, gain: Tensor | None, mask: Tensor | None
-) -> Gram:
+def segment_gram(segments: Segments, source: int, gain: Tensor | None, mask: Tensor | None) -> Gram:
     """``M A diag(gain²) Aᵀ M``."""
 
     def gram(v: Tensor, absolute: bool) -> Tensor:
@@ -143,7 +141,9 @@ class Chain:
         for b in reversed(self.bends):
             middle = self.middles[b].abs() if absolute else self.middles[b]
             row = pending[b] * middle
-            for source, down in self.graph.segments[self.graph.bend(b).input].back(row, part).items():
+            for source, down in (
+                self.graph.segments[self.graph.bend(b).input].back(row, part).items()
+            ):
                 pending[source] = pending[source] + down if source in pending else down
         return pending
 

@@ -136,9 +136,7 @@ class Replay:
             state.sinks[sink] = self.refined(state, value, source)
             layer = layer_of(state, value, state.sinks[sink])
             state.layers[value] = self.balled(state, value, layer, hints)
-            state.sources[value] = source_of(
-                state, value, state.layers[value], self.arithmetic
-            )
+            state.sources[value] = source_of(state, value, state.layers[value], self.arithmetic)
         if graph.output not in state.sinks:
             state.sinks[graph.output] = sink_of(
                 state, graph.segments[graph.output], self.arithmetic
