@@ -27,8 +27,8 @@ from lipcert.audit.deployed import Deployed, Preprocessing, margins
 from lipcert.audit.dual import Dual
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
-from lipcert.audit.proofs.check import Checker, Claim, Outcome
 from lipcert.audit.program import Program
+from lipcert.audit.proofs.check import Checker, Claim, Outcome
 from lipcert.audit.reach import FORMATS, Norms
 from lipcert.audit.report import Audited, Finding
 

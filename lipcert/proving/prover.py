@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.audit.proofs.balls import Chain, chain_before, segment_gram
 from lipcert.audit.proofs.dual import Cuts, Forms, bound, minima, relaxed
-from lipcert.audit.proofs.format import CHORD, SLOPE_LEAST, SLOPE_STEP, STORED, TANGENT
+from lipcert.audit.proofs.format import CHORD, SLOPE_LEAST, SLOPE_STEP, TANGENT
 from lipcert.audit.proofs.norms import Gram, estimate
 from lipcert.audit.proofs.replay import BoxForms, Hints, Network, Replay, chord_slopes
 from lipcert.audit.proofs.state import Layer, State, select
@@ -47,7 +47,7 @@ class Found:
     place: int
     sign: int
     rule: int
-    multipliers: tuple[float, ...]
+    multiplier: tuple[float, ...]
     slopes: dict[int, Tensor] | None = None
     cuts: tuple[tuple[int, float, bool], ...] = ()
 
@@ -295,7 +295,7 @@ class Prover:
                 )
                 own = {v: s[place] for v, s in slopes.items()}
                 done[int(open_[place])] = [
-                    Found(-1, int(other[open_[place]]), 1, STORED, given, own)
+                    Found(-1, int(other[open_[place]]), 1, TANGENT, given, own)
                 ]
             keep = (~held).nonzero().flatten()
             open_ = open_[keep]
@@ -375,7 +375,7 @@ class Prover:
                 leaf = _Leaf(half.cuts, slope, multiplier)
                 if float(values[k]) > needed:
                     given = tuple(float(multiplier[v]) for v in self.network.bends)
-                    done.append(Found(-1, 0, 1, STORED, given, slope, half.cuts))
+                    done.append(Found(-1, 0, 1, TANGENT, given, slope, half.cuts))
                 else:
                     leaves.append(leaf)
         return done

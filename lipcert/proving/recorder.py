@@ -18,7 +18,7 @@ from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
 from lipcert.audit.proofs.check import RISK
-from lipcert.audit.proofs.format import SLOPE_LEAST, SLOPE_STEP, STORED, Arrays
+from lipcert.audit.proofs.format import SLOPE_LEAST, SLOPE_STEP, Arrays, expected
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
@@ -121,50 +121,32 @@ def write(arrays: Arrays, path: Path) -> None:
 def _packed(network: Network, kept: Sequence[Kept]) -> Arrays:
     sizes = network.sizes
     columns: dict[str, list[Any]] = {one.name: [] for one in fields(Arrays)}
-    slopes: list[NDArray[np.uint8]] = []
     for row, (index, eps, proof) in enumerate(kept):
-        stored = any(form.rule == STORED for form in proof.forms)
-        masks = {v: proof.masks[v].numpy() != 0 for v in network.bends}
-        bits = np.concatenate([masks[v] for v in network.bends]) if masks else np.zeros(0, bool)
         columns["index"].append(index)
         columns["eps"].append(eps)
-        columns["edge_scale"].append(proof.edge_scale.numpy())
-        columns["chain_scale"].append(proof.chain_scale.numpy())
-        columns["chain_weight"].append(proof.chain_weight.numpy())
-        columns["kept"].append(np.packbits(bits & stored))
+        for name in ("edge_scale", "chain_scale", "chain_weight"):
+            columns[name].append(getattr(proof, name).numpy())
         for form in proof.forms:
             columns["form_sample"].append(row)
-            columns["form_bend"].append(form.bend)
-            columns["form_place"].append(form.place)
-            columns["form_sign"].append(form.sign)
-            columns["form_rule"].append(form.rule)
-            columns["form_multiplier"].append(form.multipliers)
+            for name in ("bend", "place", "sign", "rule", "multiplier"):
+                columns[f"form_{name}"].append(getattr(form, name))
             columns["form_cuts"].append(len(form.cuts))
             for neuron, place, above in form.cuts:
                 columns["cut_neuron"].append(neuron)
                 columns["cut_place"].append(place)
                 columns["cut_above"].append(above)
-            if form.rule == STORED:
-                assert form.slopes is not None
-                for v in network.bends:
-                    values = form.slopes[v].numpy()[masks[v]]
-                    slopes.append(((values - SLOPE_LEAST) * SLOPE_STEP).round().astype(np.uint8))
-    columns["slopes"] = [np.concatenate(slopes) if slopes else np.zeros(0, np.uint8)]
-    shapes = {
-        "edge_scale": sizes.edges, "chain_scale": sizes.bends, "chain_weight": sizes.weights,
-        "kept": -(-sizes.neurons // 8), "form_multiplier": sizes.bends,
-    }  # fmt: skip
-    types = {
-        "index": np.int64, "eps": np.float64, "kept": np.uint8, "form_sample": np.int32,
-        "form_bend": np.int16, "form_place": np.int32, "form_sign": np.int8,
-        "form_rule": np.uint8, "form_cuts": np.int16, "cut_neuron": np.int32,
-        "cut_place": np.float64, "cut_above": np.bool_,
-    }  # fmt: skip
+            columns["form_slopes"].append(-1 if form.slopes is None else len(columns["slopes"]))
+            if form.slopes is not None:
+                columns["slopes"].append(_bytes(network, proof, form.slopes))
     arrays = {}
-    for name, values in columns.items():
-        if name == "slopes":
-            arrays[name] = values[0]
-            continue
-        made = np.asarray(values, dtype=types.get(name, np.float32))
-        arrays[name] = made.reshape(len(values), shapes[name]) if name in shapes else made
+    for name, (dtype, shape) in expected(sizes).items():
+        if name in columns:
+            made: NDArray[Any] = np.asarray(columns[name], dtype=dtype)
+            arrays[name] = made.reshape(len(columns[name]), *shape[1:])
     return Arrays(**arrays)
+
+
+def _bytes(network: Network, proof: Proof, slopes: dict[int, Tensor]) -> NDArray[np.uint8]:
+    """Slopes of all neurons, 0 where nothing varies: then they need no room in the file."""
+    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.bends])
+    return ((whole.numpy() - SLOPE_LEAST) * SLOPE_STEP).round().astype(np.uint8)

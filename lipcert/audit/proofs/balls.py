@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lipcert.audit.proofs.graph import Graph, Segments
+from lipcert.audit.proofs.linear import Part
 from lipcert.audit.proofs.norms import Coins, Gram, estimate, gamma, norm
 from lipcert.audit.proofs.state import Layer, State
 
@@ -74,8 +75,8 @@ def segment_gram(segments: Segments, source: int, gain: Tensor | None, mask: Ten
     """``M A diag(gain²) Aᵀ M``."""
 
     def gram(v: Tensor, absolute: bool) -> Tensor:
-        part = "magnitudes" if absolute else "entries"
-        row = segments.back(v if mask is None else v * mask, part, only=source)[source]
+        part: Part = "magnitudes" if absolute else "entries"
+        row = segments.back(v if mask is None else v * mask, part)[source]
         there = segments.forth({source: row if gain is None else row * gain.square()}, part)
         return there if mask is None else there * mask
 
@@ -135,7 +136,7 @@ class Chain:
 
     def back(self, v: Tensor, *, absolute: bool = False) -> dict[int, Tensor]:
         """What arrives at each source."""
-        part = "magnitudes" if absolute else "entries"
+        part: Part = "magnitudes" if absolute else "entries"
         sink = self.graph.bend(self.value).input
         pending = self.graph.segments[sink].back(v * self.mask, part)
         for b in reversed(self.bends):
@@ -152,7 +153,7 @@ class Chain:
         count = len(self.bends)
 
         def apply(v: Tensor, absolute: bool) -> Tensor:
-            part = "magnitudes" if absolute else "entries"
+            part: Part = "magnitudes" if absolute else "entries"
             seen = self.back(v, absolute=absolute)
             values = {0: seen[0] * weights[:, :1]} if 0 in seen else {}
             for place, b in enumerate(self.bends, start=1):

@@ -25,8 +25,8 @@ Array = NDArray[Any]
 VERSION = 1
 # Slopes are stored as whole numbers of 1/64 above −2, a byte each.
 SLOPE_STEP, SLOPE_LEAST = 64.0, -2.0
-# Slopes at the sample, chords of the box, or stored ones.
-TANGENT, CHORD, STORED = 0, 1, 2
+# Slopes at the sample, or chords of the box where a coefficient is negative.
+TANGENT, CHORD = 0, 1
 # No file is unpacked beyond this, nor beyond so many forms or cuts of a sample.
 MOST_BYTES, MOST_FORMS, MOST_CUTS = 2**31, 2**17, 2**20
 
@@ -43,25 +43,25 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The arrays of the file, by their names there; S samples, F forms, C cuts, L slopes."""
+    """The arrays of the file, by their names there; S samples, F forms, C cuts, R rows of slopes."""
 
     index: Array  # (S,) int64
     eps: Array  # (S,) float64
     edge_scale: Array  # (S, edges) float32
     chain_scale: Array  # (S, bends) float32
     chain_weight: Array  # (S, weights) float32
-    kept: Array  # (S, ⌈neurons / 8⌉) uint8, bits from the highest
     form_sample: Array  # (F,) int32, a row of index
     form_bend: Array  # (F,) int16, a number of a function, −1 for a margin
     form_place: Array  # (F,) int32, a neuron or a class
     form_sign: Array  # (F,) int8, ±1
     form_rule: Array  # (F,) uint8
+    form_slopes: Array  # (F,) int32, a row of slopes, −1 for none: then by the rule
     form_multiplier: Array  # (F, bends) float32
     form_cuts: Array  # (F,) int16
     cut_neuron: Array  # (C,) int32, counted over all functions
     cut_place: Array  # (C,) float64
     cut_above: Array  # (C,) bool
-    slopes: Array  # (L,) uint8
+    slopes: Array  # (R, neurons) uint8
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
@@ -75,20 +75,23 @@ class Arrays:
             temporary.unlink(missing_ok=True)
 
 
-def _expected(sizes: Sizes, samples: int) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+Kinds = Mapping[str, tuple[str, tuple[int | str, ...]]]
+
+
+def expected(sizes: Sizes) -> Kinds:
     """Dtype and shape of every array; letters stand for a size that arrays share."""
-    s, f, c = "S", "F", "C"
     return {
         "version": ("int64", ()),
-        "index": ("int64", (s,)), "eps": ("float64", (s,)),
-        "edge_scale": ("float32", (s, sizes.edges)), "chain_scale": ("float32", (s, sizes.bends)),
-        "chain_weight": ("float32", (s, sizes.weights)),
-        "kept": ("uint8", (s, -(-sizes.neurons // 8))),
-        "form_sample": ("int32", (f,)), "form_bend": ("int16", (f,)),
-        "form_place": ("int32", (f,)), "form_sign": ("int8", (f,)), "form_rule": ("uint8", (f,)),
-        "form_multiplier": ("float32", (f, sizes.bends)), "form_cuts": ("int16", (f,)),
-        "cut_neuron": ("int32", (c,)), "cut_place": ("float64", (c,)), "cut_above": ("bool", (c,)),
-        "slopes": ("uint8", ("L",)),
+        "index": ("int64", ("S",)), "eps": ("float64", ("S",)),
+        "edge_scale": ("float32", ("S", sizes.edges)),
+        "chain_scale": ("float32", ("S", sizes.bends)),
+        "chain_weight": ("float32", ("S", sizes.weights)),
+        "form_sample": ("int32", ("F",)), "form_bend": ("int16", ("F",)),
+        "form_place": ("int32", ("F",)), "form_sign": ("int8", ("F",)),
+        "form_rule": ("uint8", ("F",)), "form_slopes": ("int32", ("F",)),
+        "form_multiplier": ("float32", ("F", sizes.bends)), "form_cuts": ("int16", ("F",)),
+        "cut_neuron": ("int32", ("C",)), "cut_place": ("float64", ("C",)),
+        "cut_above": ("bool", ("C",)), "slopes": ("uint8", ("R", sizes.neurons)),
     }  # fmt: skip
 
 
@@ -96,7 +99,7 @@ def read(path: Path, sizes: Sizes, samples: int) -> Arrays:
     """The arrays for a model of these ``sizes`` and a certificate of so many ``samples``."""
     try:
         with zipfile.ZipFile(path) as archive:
-            found = _read(path, archive, _expected(sizes, samples), samples)
+            found = _read(path, archive, expected(sizes), samples)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
             RuntimeError, SyntaxError, OverflowError) as error:  # fmt: skip
         text = " ".join(str(error).split())[:200]
@@ -109,18 +112,18 @@ def read(path: Path, sizes: Sizes, samples: int) -> Arrays:
 
 
 def _read(
-    path: Path, archive: zipfile.ZipFile, expected: Mapping[str, tuple[str, tuple[int | str, ...]]],
+    path: Path, archive: zipfile.ZipFile, kinds: Kinds,
     samples: int,
 ) -> dict[str, Array]:  # fmt: skip
     members = {member.filename: member for member in archive.infolist()}
-    if len(members) != len(archive.infolist()) or members.keys() != {f"{n}.npy" for n in expected}:
-        raise damaged(path, f"its arrays are to be {', '.join(expected)}")
+    if len(members) != len(archive.infolist()) or members.keys() != {f"{n}.npy" for n in kinds}:
+        raise damaged(path, f"its arrays are to be {', '.join(kinds)}")
     if sum(member.file_size for member in members.values()) > MOST_BYTES:
         raise damaged(path, f"it unpacks to more than {MOST_BYTES} bytes")
-    most = {"S": samples, "F": samples * MOST_FORMS, "C": samples * MOST_CUTS, "L": MOST_BYTES}
+    most = {"S": samples, "F": samples * MOST_FORMS, "C": samples * MOST_CUTS, "R": MOST_BYTES}
     shared: dict[str, int] = {}
     found: dict[str, Array] = {}
-    for name, (dtype, shape) in expected.items():
+    for name, (dtype, shape) in kinds.items():
         member = members[f"{name}.npy"]
         with archive.open(member) as file:
             header = file.read(min(member.file_size, 4096))
@@ -156,7 +159,8 @@ def _check(path: Path, a: Arrays, sizes: Sizes) -> None:
         (_within(a.form_bend, -1, sizes.bends), "form_bend is no function"),
         (_within(a.form_place, 0, 2**31), "form_place is negative"),
         (bool((np.abs(a.form_sign.astype(int)) == 1).all()), "form_sign is not 1 or −1"),
-        (_within(a.form_rule, 0, 3), "form_rule is no rule"),
+        (_within(a.form_rule, 0, 2), "form_rule is no rule"),
+        (_within(a.form_slopes, -1, len(a.slopes)), "form_slopes is no row of slopes"),
         (_within(a.form_cuts, 0, 2**15), "form_cuts is negative"),
         (int(a.form_cuts.sum(dtype=np.int64)) == len(a.cut_neuron), "form_cuts does not count"),
         (_within(a.cut_neuron, 0, sizes.neurons), "cut_neuron is no neuron"),

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter, Value
+from lipcert.audit.matrix import Matrix
 from lipcert.audit.operators import Attributes, NotRead, attributes_of, run
 from lipcert.audit.program import AFFINE, Bent, bent_function, pulled, varying_inputs
 from lipcert.audit.proofs.bends import Function, Piecewise, smooth_function
-from lipcert.audit.proofs.linear import Convolution, Dense, Linear, Move, Part, Scale, Sparse
+from lipcert.audit.proofs.linear import Convolution, Dense, Linear, Part, Sparse
 
 # With products of weights up to this, what underflows in float64 costs a norm no more than
 # ``norms.UNDERFLOW``, and a margin far less.
@@ -65,14 +66,15 @@ class Graph:
         self.widths = [n]
         self.steps: list[Affine | Bend] = []
         self._place = {reading.input: 0}
-        order = torch.from_numpy(np.asarray(front.order))
-        shift, size = (torch.from_numpy(np.asarray(a)) for a in (front.shift, front.size))
+        order = np.asarray(front.order)
+        scale, shift, size = (
+            np.array(np.broadcast_to(each, n))[order]
+            for each in (front.scale, front.shift, front.size)
+        )
+        first = Sparse.of(Matrix.of(np.arange(n), order, scale, (n, n)))
         value = 0
-        if not bool((order == torch.arange(n)).all()):
-            value = self._append((0,), (Move(n, n, order),))
-        scale = torch.from_numpy(np.array(np.broadcast_to(front.scale, n)))[order]
-        if bool((scale != 1).any() or shift.any()):
-            value = self._append((value,), (Scale(n, n, scale),), shift[order], size[order])
+        if not _is_identity(first) or shift.any():
+            value = self._append((0,), (first,), torch.from_numpy(shift), torch.from_numpy(size))
         self._place[reading.input] = value
         for node in reading.nodes:
             self._add(node, reading)
@@ -195,31 +197,15 @@ class Segments:
                 known[value] = sum(pairs[1:], pairs[0])
         return known[self.sink]
 
-    def back(
-        self, rows: Tensor, part: Part = "entries", only: int | None = None
-    ) -> dict[int, Tensor]:
-        """From coefficients at the sink to those of the sources, or of one alone."""
+    def back(self, rows: Tensor, part: Part = "entries") -> dict[int, Tensor]:
+        """From coefficients at the sink to those of the sources."""
         pending = {self.sink: rows}
-        wanted = None if only is None else self._leading(only)
         for value in reversed(self.path):
-            if value not in pending:
-                continue
             row, step = pending.pop(value), self._step(value)
             for i, linear in zip(step.inputs, step.maps, strict=True):
-                if wanted is None or i in wanted:
-                    down = linear.back(row, part)
-                    pending[i] = pending[i] + down if i in pending else down
+                down = linear.back(row, part)
+                pending[i] = pending[i] + down if i in pending else down
         return pending
-
-    def _leading(self, source: int) -> frozenset[int]:
-        """The values on a way from one source."""
-        if source not in self._ways:
-            found = {source}
-            for value in self.path:
-                if found.intersection(self._step(value).inputs):
-                    found.add(value)
-            self._ways[source] = frozenset(found)
-        return self._ways[source]
 
     @cached_property
     def steepness(self) -> float:
@@ -234,10 +220,6 @@ class Segments:
                 total = total + float(down.amax())
                 pending[i] = pending[i] + down if i in pending else down
         return total
-
-    @cached_property
-    def _ways(self) -> dict[int, frozenset[int]]:
-        return {}
 
     @cached_property
     def offset(self) -> Tensor:
@@ -269,99 +251,94 @@ class Segments:
 
 
 def _is_identity(linear: Linear) -> bool:
-    if isinstance(linear, Move):
-        same = linear.inputs == linear.outputs
-        return same and bool((linear.index == torch.arange(linear.outputs)).all())
-    return isinstance(linear, Scale) and bool((linear.factors == 1).all())
+    return (
+        isinstance(linear, Sparse)
+        and linear.inputs == linear.outputs
+        and linear.matrix.selects
+        and bool((linear.matrix.columns == np.arange(linear.outputs)).all())
+    )
 
 
 def _maps_of(
     node: onnx.NodeProto, which: int, varying: Sequence[str], reading: Interpreter
 ) -> tuple[tuple[Linear, ...], Tensor]:
     """The maps of one output, for each varying input, and its bias."""
-    shapes, name = reading.shapes, node.output[which]
-    out = int(np.prod(shapes[name]))
-    none = torch.zeros(out, dtype=torch.float64)
-    if node.op_type in ("Add", "Sub", "Sum") and len(varying) == len(node.input) > 1:
-        if all(shapes[v] == shapes[name] for v in varying):
-            signs = [1.0] + [-1.0 if node.op_type == "Sub" else 1.0] * (len(varying) - 1)
-            return tuple(Scale(out, out, sign * torch.ones_like(none)) for sign in signs), none
-    if len(varying) == 1:
-        found = _one_map(node, which, varying[0], reading)
-        if found is not None:
-            return (found[0],), found[1]
-    matrices, bias = pulled(node, which, varying, reading)
-    return (
-        tuple(Sparse(m.shape[1], m.shape[0], m) for m in matrices), torch.from_numpy(np.array(bias))
-    )  # fmt: skip
-
-
-def _one_map(
-    node: onnx.NodeProto, which: int, source: str, reading: Interpreter
-) -> tuple[Linear, Tensor] | None:
-    """By structure; None where there is none."""
-    given, made = reading.shapes[source], reading.shapes[node.output[which]]
-    n, m = int(np.prod(given)), int(np.prod(made))
-    attributes = attributes_of(node)
-    constants = [reading.constants.get(name) for name in node.input]
-    none = torch.zeros(m, dtype=torch.float64)
-    first = node.input[0] == source
-    match node.op_type:
-        case kind if kind in _MOVES:
-            numbers = torch.arange(1, n + 1, dtype=torch.float64).reshape(given)
-            inputs = [numbers if name == source else reading.constants.get(name)
-                      for name in node.input]  # fmt: skip
-            index = run(node, inputs)[which].reshape(-1) - 1
-            twice = run(node, [2 * x if x is numbers else x for x in inputs])[which].reshape(-1)
-            # A constant that is filled in would not be doubled.
-            if bool((twice == 2 * (index + 1)).all()):
-                return Move(n, m, index.long()), none
-        case "Conv" if first and given[0] == 1 and isinstance(constants[1], Tensor):
-            return _convolution(attributes, constants, given, made)
-        case "Gemm" if first and not attributes.get("transA") and isinstance(constants[1], Tensor):
-            weight = constants[1].T if attributes.get("transB") else constants[1]
-            bias = none
-            if len(constants) > 2 and constants[2] is not None:
-                whole = torch.as_tensor(constants[2]).to(none) * attributes.get("beta", 1.0)
-                bias = whole.expand(made).reshape(-1)
-            weight = weight.to(none) * attributes.get("alpha", 1.0)
-            return Dense(n, m, given[0], weight.contiguous()), bias
-        case "MatMul" if first and isinstance(constants[1], Tensor) and constants[1].ndim == 2:
-            weight = constants[1].to(none)
-            return Dense(n, m, n // weight.shape[0], weight.contiguous()), none
-        case "Add" | "Sub" | "Mul" | "Div" if n == m:
-            other = constants[1 if first else 0]
-            if not isinstance(other, Tensor) or (node.op_type == "Div" and not first):
-                return None
+    shapes, made = reading.shapes, reading.shapes[node.output[which]]
+    given = shapes[varying[0]]
+    n, m = math.prod(given), math.prod(made)
+    a, none = attributes_of(node), torch.zeros(m, dtype=torch.float64)
+    constants = [reading.constants.get(one) for one in node.input]
+    first, pair = node.input[0] == varying[0], len(node.input) == 2
+    sign = -1.0 if node.op_type == "Sub" else 1.0
+    if len(varying) == len(node.input) > 1 and node.op_type in ("Add", "Sub", "Sum"):
+        if all(shapes[one] == made for one in varying):
+            signs = [1.0] + [sign] * (len(varying) - 1)
+            return tuple(Sparse.of(Matrix.diagonal(s * np.ones(m))) for s in signs), none
+    elif len(varying) == 1:
+        other = constants[1] if first and len(constants) > 1 else constants[0]
+        if first and isinstance(other, Tensor):
+            if node.op_type == "Conv" and given[0] == 1:
+                found = _convolution(a, other, constants[2:], given, made)
+                if found is not None:
+                    return (found[0],), found[1]
+            if node.op_type == "Gemm" and not a.get("transA"):
+                weight = (other.T if a.get("transB") else other).to(none) * a.get("alpha", 1.0)
+                if len(constants) > 2 and isinstance(constants[2], Tensor):
+                    bias = constants[2].to(none) * a.get("beta", 1.0)
+                    none = bias.expand(made).reshape(-1)
+                return (Dense.of(n, m, weight),), none
+            if node.op_type == "MatMul" and other.ndim == 2:
+                return (Dense.of(n, m, other.to(none)),), none
+        if n == m and pair and isinstance(other, Tensor):
             number = other.to(none).expand(made).reshape(-1)
-            ones = torch.ones_like(none)
             if node.op_type in ("Mul", "Div"):
-                return Scale(n, m, number if node.op_type == "Mul" else 1 / number), none
-            sign = -1.0 if node.op_type == "Sub" and not first else 1.0
-            shift = -number if node.op_type == "Sub" and first else number
-            return Scale(n, m, sign * ones), shift
-        case "Neg":
-            return Scale(n, m, -torch.ones_like(none)), none
-    return None
+                scale = number if node.op_type == "Mul" else 1 / number
+                return (Sparse.of(Matrix.diagonal(scale.numpy())),), none
+            if node.op_type in ("Add", "Sub"):
+                # x − c has a bias of −c, and c − x a factor of −1.
+                factor, number = (1.0, sign * number) if first else (sign, number)
+                return (Sparse.of(Matrix.diagonal(factor * np.ones(m))),), number
+        moved = _moved(node, which, varying[0], reading) if node.op_type in _MOVES else None
+        if moved is not None:
+            return (moved,), none
+    matrices, bias = pulled(node, which, varying, reading)
+    return tuple(Sparse.of(matrix) for matrix in matrices), torch.from_numpy(np.array(bias))
+
+
+def _moved(node: onnx.NodeProto, which: int, source: str, reading: Interpreter) -> Linear | None:
+    """Where a node only moves numbers, and fills in zeros."""
+    given = reading.shapes[source]
+    n = math.prod(given)
+
+    def of(first: float) -> Tensor:
+        numbers = (first * torch.arange(1, n + 1, dtype=torch.float64)).reshape(given)
+        known = reading.constants
+        inputs = [numbers if name == source else known.get(name) for name in node.input]
+        return run(node, inputs)[which].reshape(-1)
+
+    read = of(1.0)
+    # A constant that is filled in would not be doubled.
+    if not bool((of(2.0) == 2 * read).all()):
+        return None
+    rows = np.flatnonzero(read.numpy())
+    columns = read.numpy()[rows].astype(np.int64) - 1
+    return Sparse.of(Matrix.of(rows, columns, np.ones(len(rows)), (len(read), n)))
 
 
 def _convolution(
-    a: Attributes, constants: Sequence[Value | None], given: tuple[int, ...], made: tuple[int, ...]
-) -> tuple[Linear, Tensor] | None:
-    weight = torch.as_tensor(constants[1]).to(torch.float64)
+    a: Attributes, weight: Tensor, rest: Sequence[Value | None], given: tuple[int, ...],
+    made: tuple[int, ...],
+) -> tuple[Linear, Tensor] | None:  # fmt: skip
+    weight = weight.to(torch.float64)
     axes = weight.ndim - 2
     if axes not in (1, 2, 3) or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
     pads = a.get("pads", [0] * 2 * axes)
-    n, m = int(np.prod(given)), int(np.prod(made))
-    linear = Convolution(
-        n, m, tuple(given[1:]), weight, tuple(a.get("strides", [1] * axes)),
-        tuple(a.get("dilations", [1] * axes)),
+    linear = Convolution.of(
+        tuple(given[1:]), weight, a.get("strides", [1] * axes), a.get("dilations", [1] * axes),
         tuple((pads[k], pads[axes + k]) for k in range(axes)), a.get("group", 1),
     )  # fmt: skip
-    if (weight.shape[0], *linear.space) != tuple(made[1:]):
-        return None
     bias = torch.zeros(made[1:], dtype=torch.float64)
-    if len(constants) > 2 and constants[2] is not None:
-        bias = bias + torch.as_tensor(constants[2]).to(bias).reshape(-1, *(1,) * axes)
-    return linear, bias.reshape(-1)
+    if rest and isinstance(rest[0], Tensor):
+        bias = bias + rest[0].to(bias).reshape(-1, *(1,) * axes)
+    return (linear, bias.reshape(-1)) if linear.outputs == bias.numel() else None

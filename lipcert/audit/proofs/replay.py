@@ -17,7 +17,6 @@ from lipcert.audit.proofs.format import (
     CHORD,
     SLOPE_LEAST,
     SLOPE_STEP,
-    STORED,
     Array,
     Arrays,
     Sizes,
@@ -146,7 +145,7 @@ class Replay:
     def refined(self, state: State, value: int, source: FormSource) -> Sink:
         """A sink whose box is met with what the forms of its neurons prove."""
         sink = state.sinks[self.graph.bend(value).input]
-        low, high = sink.low.clone(), sink.high.clone()
+        low, high = sink.low.contiguous().clone(), sink.high.contiguous().clone()
         for some in source.of_box(state, value):
             least = bound(state, some.forms, pixel_domain=self.pixel_domain)
             # A NaN proves nothing.
@@ -279,59 +278,25 @@ class FormSource:
     def _forms(self, state: State, sink: int, some: Array, rows: Tensor) -> Forms:
         a, network = self.arrays, self.network
         sample = torch.from_numpy(self.mine[some].astype(np.int64))
-        rules = torch.from_numpy(a.form_rule[some].astype(np.int64))
-        stored = np.flatnonzero(a.form_rule[some] == STORED)
+        chord = torch.from_numpy(a.form_rule[some] == CHORD)[:, None]
+        row = a.form_slopes[some]
+        stored = torch.from_numpy(row >= 0)[:, None]
         slopes, falling, multipliers = {}, {}, {}
         for number, value in enumerate(network.bends):
             if value not in state.layers:
                 continue
-            layer = state.layers[value]
-            slope = layer.pieces.tangent[sample]
-            for row in stored.tolist():
-                values, places = self._stored(int(some[row]), value)
-                slope[row, places] = values
+            layer, first = state.layers[value], network.first_neuron[value]
+            slope, chords = layer.pieces.tangent[sample], chord_slopes(layer)[sample]
+            if len(a.slopes):
+                kept = a.slopes[row.clip(0), first : first + slope.shape[1]].astype(np.float64)
+                own = torch.from_numpy(kept / SLOPE_STEP + SLOPE_LEAST)
+                slope = torch.where(stored, own, slope)
             slopes[value] = slope.clamp(-STEEPEST, STEEPEST)
-            chords = chord_slopes(layer)[sample].clamp(-STEEPEST, STEEPEST)
-            falling[value] = torch.where((rules == CHORD)[:, None], chords, slopes[value])
+            chords = torch.where(chord & ~stored, chords, slope)
+            falling[value] = chords.clamp(-STEEPEST, STEEPEST)
             given = torch.from_numpy(a.form_multiplier[some, number].astype(np.float64))
             multipliers[value] = given.clamp(min=_LEAST_MULTIPLIER)
         return Forms(sink, sample, rows, slopes, multipliers, falling, self._cuts(some))
-
-    @cached_property
-    def _kept(self) -> Array:
-        """Which neurons of each sample have stored slopes."""
-        bits = np.unpackbits(self.arrays.kept, axis=1, count=self.network.sizes.neurons)
-        return bits.astype(bool)
-
-    @cached_property
-    def _slope_first(self) -> Array:
-        """Where the stored slopes of each form begin."""
-        a = self.arrays
-        ends = [self._end(number) for number in [-1, *range(len(self.network.bends))]]
-        before = np.concatenate([[np.zeros(len(a.index), int)], np.cumsum(self._kept, 1).T])
-        counts = before[np.array(ends)[a.form_bend + 1], a.form_sample]
-        counts = np.where(a.form_rule == STORED, counts, 0)
-        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-    def _end(self, number: int) -> int:
-        """How many neurons come before a function, or before the logits."""
-        if number < 0:
-            return self.network.sizes.neurons
-        return self.network.first_neuron[self.network.bends[number]]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether there are as many slopes as the forms need."""
-        return int(self._slope_first[-1]) == len(self.arrays.slopes)
-
-    def _stored(self, form: int, value: int) -> tuple[Tensor, Tensor]:
-        a = self.arrays
-        kept = self._kept[a.form_sample[form]]
-        first = self.network.first_neuron[value]
-        places = np.flatnonzero(kept[first : first + self.network.graph.widths[value]])
-        begin = int(self._slope_first[form]) + int(kept[:first].sum())
-        values = a.slopes[begin : begin + len(places)].astype(np.float64)
-        return torch.from_numpy(values / SLOPE_STEP + SLOPE_LEAST), torch.from_numpy(places)
 
     def _cuts(self, some: Array) -> Cuts | None:
         a = self.arrays
