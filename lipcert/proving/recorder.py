@@ -94,7 +94,7 @@ def record(
         kept += [one for one, holds in zip(new, held, strict=True) if holds]
     proven = {index for index, *_ in kept}
     left = tuple(sample.index for sample, _ in claims if sample.index not in proven)
-    return Recorded(_packed(network, kept), len(claims), left)
+    return Recorded(packed(network, kept), len(claims), left)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def _replayed(replay: Replay, kept: Sequence[Kept], x: Tensor, labels: Tensor) -
     """Whether what would be written of each proves it, with coins of its own."""
     if not kept:
         return []
-    arrays = _packed(replay.network, kept)
+    arrays = packed(replay.network, kept)
     rows = np.arange(len(kept))
     source = FormSource(replay.network, arrays, rows)
     state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source)
@@ -118,7 +118,7 @@ def write(arrays: Arrays, path: Path) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _packed(network: Network, kept: Sequence[Kept]) -> Arrays:
+def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
     sizes = network.sizes
     columns: dict[str, list[Any]] = {one.name: [] for one in fields(Arrays)}
     for row, (index, eps, proof) in enumerate(kept):
