@@ -54,9 +54,9 @@ _LITTLE = Effort(restarts=8, steps=10)
 class Auditor:
     """Audits single samples of one certificate.
 
-    ``image_shape``: (C, H, W) or (features,). ``proofs``: a file of proofs, which then takes the
-    place of the own bound. ``reading`` and ``bound`` are ``available``, or say why not: then samples
-    are attacked at random points only, or not proven once more.
+    ``image_shape``: (C, H, W) or (features,). ``proofs``: a file of proofs, which takes the place
+    of the own bound. ``reading`` and ``bound`` are ``available``, or say why not: then samples are
+    attacked at random points only, or not proven once more.
     """
 
     def __init__(

@@ -76,7 +76,8 @@ class Audit:
     """A whole audit. ``files``: sha256 of those that were audited, by name.
 
     ``reading`` and ``bound``: whether the auditor could read and bound the network itself, or why
-    not; ``proofs``: what was replayed in place of that bound. ``files_contradict``: contradictions within the files themselves, over all samples.
+    not; ``proofs``: what was replayed in place of that bound. ``files_contradict``: contradictions
+    within the files themselves, over all samples.
     """
 
     lipcert: str
@@ -174,8 +175,8 @@ def _caption(audit: Audit) -> str:
         risk = audit.proofs.failure_probability
         bound = f"Proofs: {audit.bound}; norms fail with probability {risk:.2g} at most. "
     return (
-        f"Own reading of the file: {audit.reading}. {bound}{points} points of certified balls run{random}. "
-        f"Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
+        f"Own reading of the file: {audit.reading}. {bound}{points} points of certified balls "
+        f"run{random}. Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
     )
 
 

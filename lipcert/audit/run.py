@@ -59,11 +59,11 @@ def audit(
     model = find_model(claims, sources, shape)
     chosen = _chosen(claims, samples, seed, len(dataset))
     saved = _counterexamples(claims)
-    path = _proofs(claims) if proofs else None
+    proofs_file = _proofs(claims) if proofs else None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        auditor = Auditor(claims, model, shape, effort or Effort(), path)
+        auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
         auditor.check_reading(np.stack(first))
         watch.start(len(chosen))
@@ -85,7 +85,7 @@ def audit(
         of=len(claims.samples),
         reading=auditor.reading,
         bound=auditor.bound,
-        proofs=None if path is None else ReplayedProofs(path.name, _digest(path), auditor.risk),
+        proofs=_replayed(proofs_file, auditor),
         precision=f"{np.finfo(LONG).nmant + 1} bits",
         files_contradict=tuple(found),
         samples=tuple(audited),
@@ -123,9 +123,12 @@ def _proofs(claims: Claims) -> Path:
     return path
 
 
-def _digest(path: Path) -> str:
+def _replayed(path: Path | None, auditor: Auditor) -> ReplayedProofs | None:
+    if path is None:
+        return None
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ReplayedProofs(path.name, digest, auditor.risk)
 
 
 def _counterexamples(claims: Claims) -> dict[int, Array]:

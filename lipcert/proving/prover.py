@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from lipcert.audit.proofs.balls import Chain, chain_before, segment_gram
+from lipcert.audit.proofs.bends import Function, Piecewise
 from lipcert.audit.proofs.dual import Cuts, Forms, bound, minima, relaxed
 from lipcert.audit.proofs.format import CHORD, SLOPE_LEAST, SLOPE_STEP, TANGENT
 from lipcert.audit.proofs.norms import Gram, estimate
 from lipcert.audit.proofs.replay import BoxForms, Hints, Network, Replay, chord_slopes
-from lipcert.audit.proofs.state import Layer, State, select
+from lipcert.audit.proofs.state import Layer, Sink, State, select
 from lipcert.bounds.ascent import Gait, ascend
 
 # Multipliers that are tried first, times ‖A‖ / ball.
@@ -73,7 +74,11 @@ class Seeking(Replay):
         self.deep, self.boxed = deep, boxed
 
     def seek(self, x: Tensor, eps: Tensor) -> tuple[State, Hints, list[list[Found]]]:
-        self.hints = Hints.none(self.network, len(x))
+        sizes = self.network.sizes
+        self.hints = Hints(*(
+            torch.zeros(len(x), count, dtype=torch.float64)
+            for count in (sizes.edges, sizes.bends, sizes.weights)
+        ))  # fmt: skip
         self.boxes: list[list[Found]] = [[] for _ in range(len(x))]
         state = self.state(x, eps, self.hints, _Boxes(self))
         return state, self.hints, self.boxes
@@ -168,7 +173,7 @@ def _balanced(chain: Chain) -> Tensor:
         u = u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
         u = chain.gram(weights)(u, False)
         u = u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        sizes = chain.sizes(u)
+        sizes = _sizes(chain, u)
         sizes = sizes.maximum(1e-6 * sizes.amax(1, keepdim=True)).clamp(min=1e-300)
         wanted = chain.radii / sizes
         wanted = wanted / wanted.amax(1, keepdim=True).clamp(min=1e-300)
@@ -191,7 +196,8 @@ def started(
     assert chords is not None
     forms = Forms(
         sink, sample, rows, found[0].slopes,
-        {v: torch.where(chord, found[1].multipliers[v], m) for v, m in found[0].multipliers.items()},
+        {v: torch.where(chord, found[1].multipliers[v], m)
+         for v, m in found[0].multipliers.items()},
         {v: torch.where(column, chords[v], s) for v, s in found[0].slopes.items()},
     )  # fmt: skip
     return forms, torch.maximum(first, second), rules
@@ -417,7 +423,7 @@ class Prover:
             slope = forms.slopes[value] * layer.mask
             loss = -minima(layer, value, here, slope, forms)[0]
             sink = layer.sink
-            places = self.graph.bend(value).function.cut(sink.value, sink.low, sink.high)[0]
+            places = _places(self.graph.bend(value).function, sink)[0]
             first = self.network.first_neuron[value]
             loss = torch.where(places.isnan(), -math.inf, loss)
             for where in taken:
@@ -436,6 +442,26 @@ class Prover:
             _Leaf((*leaf.cuts, (*cut, side)), leaf.slopes, leaf.multipliers)
             for side in (False, True)
         ]
+
+
+def _places(function: Function, sink: Sink) -> Tensor:
+    """Where boxes may be cut, as changes, ``(B, n)``: at a kink, or at the sample; NaN nowhere."""
+    found = torch.full_like(sink.value, math.nan)
+    if not isinstance(function, Piecewise):
+        return torch.where((sink.low < 0) & (sink.high > 0), 0.0, found)
+    for kink in function.kinks:
+        place = kink - sink.value
+        found = torch.where((sink.low < place) & (place < sink.high), place, found)
+    return found
+
+
+def _sizes(chain: Chain, u: Tensor) -> Tensor:
+    """``‖P_bᵀ u‖`` of every block of a chain."""
+    seen = chain.back(u)
+    rows = [seen[0] if 0 in seen else torch.zeros_like(u)]
+    rows += [seen[b] * chain.halves[b] for b in chain.bends]
+    rows += [seen[b] * chain.middles[b] for b in chain.bends]
+    return torch.stack([row.norm(dim=1) for row in rows], 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
 from lipcert.audit.proofs.check import RISK
-from lipcert.audit.proofs.format import SLOPE_LEAST, SLOPE_STEP, Arrays, expected
+from lipcert.audit.proofs.format import SLOPE_LEAST, SLOPE_STEP, VERSION, Arrays, expected
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
@@ -60,8 +61,8 @@ def record(
     content: bytes, model: dict[str, Any], samples: Sequence[Sample], options: Options,
     pixels: Pixels, image_shape: tuple[int, ...],
 ) -> Recorded:  # fmt: skip
-    """Proofs of what ``samples`` claim. ``content``: the ONNX file that is certified; ``model``: the
-    record of it in the certificate."""
+    """Proofs of what ``samples`` claim. ``content``: the ONNX file that is certified; ``model``:
+    the record of it in the certificate."""
     claims = [(s, eps) for s in samples if (eps := claimed_eps(s, options)) is not None]
     try:
         front = Preprocessing.of(model, image_shape)
@@ -85,9 +86,9 @@ def record(
         x = torch.from_numpy(pixels(index).reshape(len(some), -1).astype(np.float64))
         labels = torch.tensor([sample.label for sample, _ in some])
         # No two images are further apart than the diagonal of the cube.
-        eps = torch.tensor([eps for _, eps in some], dtype=torch.float64)
-        eps = eps.clamp(max=math.sqrt(x.shape[1]))
-        found = zip(some, eps.tolist(), prover(x, labels, eps), strict=True)
+        radii = torch.tensor([radius for _, radius in some], dtype=torch.float64)
+        radii = radii.clamp(max=math.sqrt(x.shape[1]))
+        found = zip(some, radii.tolist(), prover(x, labels, radii), strict=True)
         new = [(s.index, radius, proof) for (s, _), radius, proof in found if proof is not None]
         held = _replayed(replay, new, x[np.isin(index, [i for i, *_ in new])],
                          labels[np.isin(index, [i for i, *_ in new])])  # fmt: skip
@@ -111,10 +112,14 @@ def _replayed(replay: Replay, kept: Sequence[Kept], x: Tensor, labels: Tensor) -
 
 
 def write(arrays: Arrays, path: Path) -> None:
-    """Raises ``UsageError`` where the file cannot be written."""
+    """Whole or not at all. Raises ``UsageError`` where the file cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        arrays.save(path)
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, version=np.int64(VERSION), **vars(arrays))
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 

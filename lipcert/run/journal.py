@@ -151,8 +151,8 @@ def journal_path(execution: Execution) -> Path:
 
 
 def remove_results(execution: Execution) -> None:
-    """Remove the journal, the results, proofs and audit of an earlier run of the same shard, nothing
-    else."""
+    """Remove the journal, the results, the proofs and the audit of an earlier run of the same
+    shard, nothing else."""
     assert execution.output is not None
     pictures = thumbnails.paths(execution.output, json_file.suffix(execution.part))
     results = json_file.paths(execution.output, execution.part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import Network, Replay
 from lipcert.proving.prover import Prover
-from lipcert.proving.recorder import packed
+from lipcert.proving.recorder import packed, write
 
 
-def dense(seed: int, widths: tuple[int, ...] = (5, 10, 10, 3), kind: str = "Relu") -> onnx.ModelProto:
+def dense(
+    seed: int, widths: tuple[int, ...] = (5, 10, 10, 3), kind: str = "Relu"
+) -> onnx.ModelProto:
     """A small network of dense layers."""
     random = np.random.default_rng(seed)
     nodes, arrays, value = [], {}, "x"
-    for k, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
+    for k, (n, m) in enumerate(pairwise(widths)):
         last = k == len(widths) - 2
         arrays |= {f"w{k}": random.normal(size=(n, m)) * (1.6 / n) ** 0.5}
         arrays |= {f"b{k}": random.normal(size=m) * 0.2}
@@ -74,7 +77,7 @@ def checked(
     made: onnx.ModelProto, front: Preprocessing, arrays: Arrays, path: Path, claim: Claim,
     index: int = 0, **options: Any,
 ) -> Outcome:  # fmt: skip
-    arrays.save(path)
+    write(arrays, path)
     return checker(made, front, path, **options)({index: claim})[index]
 
 
@@ -128,7 +131,7 @@ def adversarial(random: np.random.Generator, sizes: Sizes, classes: int, eps: fl
 
 def smallest_margin(
     made: onnx.ModelProto, front: Preprocessing, x: np.ndarray, label: int, eps: float, seed: int,
-    count: int = 600,
+    count: int = 200,
 ) -> float:  # fmt: skip
     """Of many points of the ball, most of them on its sphere, and of a descent, in onnxruntime."""
     from lipcert.audit.attack import Ball, candidates

@@ -4,18 +4,19 @@ A ball is no larger than the half-diagonal of its box. By segments, over the sou
 
     ‖M Δz‖ ≤ Σ_s ‖M A_s diag(gain_s)‖ ρ_s + ‖M drift‖.
 
-By a chain, with ``Δa_b = C_b Δz_b + R_b q_b``, ``‖q_b‖ ≤ ρ_b``, unrolled back to the pixels, any weights
-``x, y > 0``, and over all functions b before it
+By a chain, with ``Δa_b = C_b Δz_b + R_b q_b``, ``‖q_b‖ ≤ ρ_b``, unrolled back to the pixels over
+all functions b before it, for any weights ``x, y > 0``
 
-    ‖M Δz‖ ≤ ‖[√x_0 P_0, √x_b P_b R_b, √y_b P_b C_b]‖ · (eps²/x_0 + Σ ρ_b²/x_b + Σ d_b²/y_b)^½ + ‖M drift‖
+    ‖M Δz‖ ≤ ‖[√x_0 P_0, √x_b P_b R_b, √y_b P_b C_b]‖ · (eps²/x_0 + Σ ρ_b²/x_b + Σ d_b²/y_b)^½
+             + ‖M drift‖,
 
-where ``P_b`` leads from the results of b to the sink through all ``C`` and ``d_b`` is the length of b's
-own drift where it varies. All blocks together are one map with one norm.
+where ``P_b`` leads from the results of b to the sink through all ``C``, and ``d_b`` is the length
+of b's own drift where it varies. All blocks together are one map with one norm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from lipcert.audit.proofs.state import Layer, State
 _EXCESS, _STEPS = 0.002, 40
 
 
-# A norm from above, of a Gram map between masks, with a scale near it, and the roundings of the map.
+# A norm from above: of a Gram map between masks, with a scale near it and the map's roundings.
 NormOf = Callable[[Gram, Tensor, Tensor, float], Tensor]
 
 
@@ -45,30 +46,18 @@ def chain_before(graph: Graph, value: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-@dataclass(frozen=True, eq=False)
-class Shared:
+def shared_norms(graph: Graph, coins: Coins) -> dict[tuple[int, int], float]:
     """``‖A_s‖`` of whole segments, by sink and source: found once for all samples."""
-
-    norms: dict[tuple[int, int], float]
-
-    @classmethod
-    def of(cls, graph: Graph, coins: Coins) -> Shared:
-        found = {}
-        for sink in dict.fromkeys(graph.bend(value).input for value in graph.bends):
-            segments = graph.segments[sink]
-            for source in segments.sources:
-                ones = torch.ones(1, graph.widths[sink], dtype=torch.float64)
-                gram = segment_gram(segments, source, None, None)
-                near = estimate(gram, 1, graph.widths[sink], _STEPS) * (1 + _EXCESS)
-                value = norm(gram, ones, near, coins, 2 * segments.terms + 8, excess=_EXCESS)
-                found[sink, source] = float(value[0])
-        return cls(found)
-
-    @staticmethod
-    def count(graph: Graph) -> int:
-        """How many norms that takes."""
-        sinks = dict.fromkeys(graph.bend(value).input for value in graph.bends)
-        return sum(len(graph.segments[sink].sources) for sink in sinks)
+    found = {}
+    for sink in dict.fromkeys(graph.bend(value).input for value in graph.bends):
+        segments = graph.segments[sink]
+        for source in segments.sources:
+            ones = torch.ones(1, graph.widths[sink], dtype=torch.float64)
+            gram = segment_gram(segments, source, None, None)
+            near = estimate(gram, 1, graph.widths[sink], _STEPS) * (1 + _EXCESS)
+            value = norm(gram, ones, near, coins, 2 * segments.terms + 8, excess=_EXCESS)
+            found[sink, source] = float(value[0])
+    return found
 
 
 def segment_gram(segments: Segments, source: int, gain: Tensor | None, mask: Tensor | None) -> Gram:
@@ -84,7 +73,12 @@ def segment_gram(segments: Segments, source: int, gain: Tensor | None, mask: Ten
 
 
 def by_segments(
-    state: State, sink: int, layer: Layer, shared: Shared, scales: Tensor, norm_of: NormOf
+    state: State,
+    sink: int,
+    layer: Layer,
+    shared: Mapping[tuple[int, int], float],
+    scales: Tensor,
+    norm_of: NormOf,
 ) -> Tensor:
     """The ball of a layer by its segments. ``scales`` ``(B, sources)``: near the squares of norms
     of the samples' own, where these are wanted, else 0."""
@@ -92,7 +86,7 @@ def by_segments(
     total = torch.zeros_like(layer.ball)
     for place, source in enumerate(segments.sources):
         at = state.sources[source]
-        found = shared.norms[sink, source] * at.gain.amax(1)
+        found = shared[sink, source] * at.gain.amax(1)
         wanted = (scales[:, place] > 0).nonzero().flatten()
         if len(wanted):
             gram = segment_gram(segments, source, at.gain[wanted], mask[wanted])
@@ -174,11 +168,3 @@ class Chain:
         found = norm_of(self.gram(weights), self.mask, scale, self.terms)
         # A drift that is 0 spends nothing whatever its weight.
         return found * (self.radii.square() / weights).sum(1).sqrt() * (1 + gamma(64))
-
-    def sizes(self, u: Tensor) -> Tensor:
-        """``‖P_bᵀ u‖`` of every block."""
-        seen = self.back(u)
-        rows = [seen[0] if 0 in seen else torch.zeros_like(u)]
-        rows += [seen[b] * self.halves[b] for b in self.bends]
-        rows += [seen[b] * self.middles[b] for b in self.bends]
-        return torch.stack([row.norm(dim=1) for row in rows], 1)

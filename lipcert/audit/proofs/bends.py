@@ -1,10 +1,10 @@
 """Element-wise functions around a sample: on its box each lies on a few lines, within a band.
 
 For ``z = z0 + d``, ``d`` in a box ``[low, high]`` that holds 0, the function changes by
-``|σ(z0 + d) − σ(z0) − (slope_p d + offset_p)| ≤ band_p`` on piece ``p``, ``begin_p ≤ d ≤ end_p``. A
-piecewise linear function has its own pieces. A smooth one gets the chords of a grid: with slopes
-of σ between ``a`` and ``b`` on a cell of width ``h`` it stays within ``(b − a) h / 4`` of its chord,
-because it meets it at both ends, from which it departs by at most ``(b − s)`` and ``(s − a)`` a step.
+``|σ(z0 + d) − σ(z0) − (slope_p d + offset_p)| ≤ band_p`` on piece ``p``, ``begin_p ≤ d ≤ end_p``.
+A piecewise linear function has its own pieces. A smooth one gets the chords of a grid: with slopes
+of σ between ``a`` and ``b`` on a cell of width ``h`` it stays within ``(b − a) h / 4`` of its
+chord, as it meets it at both ends, and leaves it by no more than ``b − s`` and ``s − a`` a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from lipcert.audit.program import Bent
 UNIT = 2.0**-53
 # Cells of the grid on either side of the sample.
 _CELLS = 6
-_SELU = 1.67326319217681884765625, 1.05070102214813232421875
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +56,6 @@ class Function(ABC):
     @abstractmethod
     def pieces(self, at: Tensor, low: Tensor, high: Tensor) -> Pieces:
         """Around ``at``, ``(B, n)``, for changes from ``low ≤ 0`` to ``high ≥ 0``."""
-
-    @abstractmethod
-    def cut(self, at: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Where a proof might cut the box, as a change; NaN where nowhere."""
 
 
 class Piecewise(Function):
@@ -105,13 +100,6 @@ class Piecewise(Function):
             torch.where(there, slopes, math.inf).amin(1),
             torch.where(there, slopes, -math.inf).amax(1), most,
         )  # fmt: skip
-
-    def cut(self, at: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        place = torch.full_like(at, math.nan)
-        for kink in self.kinks:
-            inside = (low < kink - at) & (kink - at < high)
-            place = torch.where(inside, kink - at, place)
-        return place
 
 
 def _with_secants(
@@ -198,9 +186,6 @@ class Smooth(Function):
             high = torch.maximum(high, torch.where(known, top + doubts, largest[:, cell]))
         return torch.maximum(low, flat), torch.minimum(high, steep)
 
-    def cut(self, at: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return torch.where((low < 0) & (high > 0), 0.0, math.nan)
-
 
 def _outward(least: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     slack = 64 * UNIT
@@ -222,13 +207,13 @@ def _rising(slope: Callable[[Tensor], Tensor]) -> Range:
     return lambda low, high: _outward(slope(low), slope(high))
 
 
-def _elu(alpha: float, scale: float) -> Smooth:
+def _elu(alpha: float) -> Smooth:
     def value(z: Tensor) -> Tensor:
-        return scale * torch.where(z > 0, z, alpha * torch.expm1(z.clamp(max=0)))
+        return torch.where(z > 0, z, alpha * torch.expm1(z.clamp(max=0)))
 
     def slopes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = (scale * alpha * torch.exp(end.clamp(max=0)) for end in (low, high))
-        one = torch.full_like(left, scale)
+        left, right = (alpha * torch.exp(end.clamp(max=0)) for end in (low, high))
+        one = torch.ones_like(left)
         least = torch.where(low > 0, one, torch.where(high < 0, left, torch.minimum(left, one)))
         largest = torch.where(low > 0, one, torch.where(high < 0, right, torch.maximum(right, one)))
         return _outward(least, largest)
@@ -254,8 +239,6 @@ def smooth_function(operator: str, attributes: Attributes) -> Function | None:
                 _rising(torch.sigmoid),
             )
         case "Elu":
-            return _elu(attributes.get("alpha", 1.0), 1.0)
-        case "Selu":
-            return _elu(attributes.get("alpha", _SELU[0]), attributes.get("gamma", _SELU[1]))
+            return _elu(attributes.get("alpha", 1.0))
         case _:
             return None

@@ -12,8 +12,7 @@ import torch
 
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
-from lipcert.audit.proofs.balls import Shared
-from lipcert.audit.proofs.format import Array, Arrays, read
+from lipcert.audit.proofs.format import Array, read
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
@@ -52,10 +51,10 @@ class Checker:
         self, reading: Interpreter, front: Preprocessing, path: Path, samples: int, *,
         deployed: str, pixel_domain: bool, softmax: bool,
     ) -> None:  # fmt: skip
-        graph = Graph(reading, front, deployed)
-        self.network = Network(graph)
+        self.network = Network(Graph(reading, front, deployed))
         self.arrays = read(path, self.network.sizes, samples)
-        self.coins = Coins(RISK, Shared.count(graph) + _norms(self.arrays))
+        own = (self.arrays.edge_scale > 0).sum() + (self.arrays.chain_scale > 0).sum()
+        self.coins = Coins(RISK, self.network.sizes.edges + int(own))
         self.replay = Replay(
             self.network, deployed, self.coins, pixel_domain=pixel_domain, softmax=softmax
         )
@@ -85,14 +84,8 @@ class Checker:
     def _margins(self, claims: list[Claim], indices: list[int]) -> list[float]:
         rows = np.array([self._row[index] for index in indices])
         x = torch.from_numpy(np.stack([claim.pixels for claim in claims]).astype(np.float64))
-        labels = torch.tensor([claim.label for claim in claims])
         eps = torch.tensor([claim.eps for claim in claims], dtype=torch.float64)
         source = FormSource(self.network, self.arrays, rows)
         state = self.replay.state(x, eps, Hints.of(self.arrays, rows), source)
-        margins = self.replay.margins(state, labels, source).amin(1)
-        return [float(margin) for margin in margins]
-
-
-def _norms(arrays: Arrays) -> int:
-    """How many norms of samples' own a file asks for, at most."""
-    return int((arrays.edge_scale > 0).sum() + (arrays.chain_scale > 0).sum())
+        labels = torch.tensor([claim.label for claim in claims])
+        return [float(m) for m in self.replay.margins(state, labels, source).amin(1)]

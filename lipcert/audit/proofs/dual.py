@@ -146,7 +146,7 @@ def _cut(
 def _at_pixels(state: State, row: Tensor, sample: Tensor, *, pixel_domain: bool) -> Tensor:
     """``min row · Δx`` over the ball, or over ball ∩ box with a multiplier near the best one."""
     eps, n = state.eps[sample], row.shape[1]
-    size = row.norm(dim=1)
+    size: Tensor = row.norm(dim=1)
     slack = gamma(2 * n + 64)
     if not pixel_domain:
         return -eps * size * (1 + slack)
@@ -157,7 +157,8 @@ def _at_pixels(state: State, row: Tensor, sample: Tensor, *, pixel_domain: bool)
         for _ in range(_PIXEL_STEPS):
             multiplier = wanted.clamp(min=1e-30)[:, None]
             place = torch.minimum(torch.maximum(row / (-2 * multiplier), low), high)
-            wanted = multiplier[:, 0] * place.norm(dim=1) / eps.clamp(min=1e-300)
+            length: Tensor = place.norm(dim=1)
+            wanted = multiplier[:, 0] * length / eps.clamp(min=1e-300)
     terms = row * place + multiplier * place.square()
     spent = multiplier[:, 0] * eps.square()
     sizes = (row * place).abs().sum(1) + multiplier[:, 0] * place.square().sum(1) + spent

@@ -11,7 +11,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The arrays of the file, by their names there; S samples, F forms, C cuts, R rows of slopes."""
+    """By their names in the file; S samples, F forms, C cuts, R rows of slopes."""
 
     index: Array  # (S,) int64
     eps: Array  # (S,) float64
@@ -62,17 +62,6 @@ class Arrays:
     cut_place: Array  # (C,) float64
     cut_above: Array  # (C,) bool
     slopes: Array  # (R, neurons) uint8
-
-    def save(self, path: Path) -> None:
-        """Whole or not at all."""
-        temporary = path.with_name(f".{path.name}.part")
-        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, version=np.int64(VERSION), **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 Kinds = Mapping[str, tuple[str, tuple[int | str, ...]]]

@@ -137,9 +137,9 @@ class Graph:
 class Segments:
     """All that is affine between some ``sources`` and a sink. ``path``: the values on the way.
 
-    ``terms``: more roundings than any way through has, in one direction; ``sums``: of those what sums
-    have forth; ``once``: no number is a sum of sums; ``single``: the sources with one way to the
-    sink, on which at most one step mixes numbers.
+    ``terms``: more roundings than any way through has, in one direction; ``sums``: of those what
+    sums have forth; ``once``: no number is a sum of sums; ``single``: the sources with one way to
+    the sink, on which at most one step mixes numbers.
     """
 
     graph: Graph
@@ -164,7 +164,6 @@ class Segments:
                 continue
             path.append(value)
             needed.update(step.inputs)
-        ways, mixing = dict.fromkeys(sources, 0), dict.fromkeys(sources, 0)
         # From the sink down: how many ways lead there, and how many steps mix on the worst.
         count, mixed = {sink: 1}, {sink: 0}
         terms = sums = 16
@@ -176,12 +175,10 @@ class Segments:
                 sums += linear.terms + 1
                 count[source] = count.get(source, 0) + count[value]
                 mixed[source] = max(mixed.get(source, 0), mixed[value] + linear.mixes)
-        for source in sources:
-            ways[source], mixing[source] = count[source], mixed[source]
         return cls(
             graph, sink, tuple(reversed(path)), tuple(sorted(sources)), terms, sums,
-            all(m <= 1 for m in mixing.values()),
-            frozenset(s for s in sources if ways[s] == 1 and mixing[s] <= 1),
+            all(mixed[s] <= 1 for s in sources),
+            frozenset(s for s in sources if count[s] == 1 and mixed[s] <= 1),
         )  # fmt: skip
 
     def forth(self, values: Mapping[int, Tensor], part: Part = "entries") -> Tensor:
@@ -224,23 +221,21 @@ class Segments:
     @cached_property
     def offset(self) -> Tensor:
         """What the biases come to at the sink, ``(1, n)``."""
-        return self._biases(size=False)
+        return self._biases("entries")
 
     @cached_property
     def size(self) -> Tensor:
         """What their magnitudes come to."""
-        return self._biases(size=True)
+        return self._biases("magnitudes")
 
-    def _biases(self, *, size: bool) -> Tensor:
+    def _biases(self, part: Part) -> Tensor:
         known: dict[int, Tensor] = {}
-        part: Part = "magnitudes" if size else "entries"
         for value in self.path:
             step = self._step(value)
-            total = (step.size if size else step.bias)[None]
+            known[value] = (step.bias if part == "entries" else step.size)[None]
             for i, linear in zip(step.inputs, step.maps, strict=True):
                 if i in known:
-                    total = total + linear.forth(known[i], part)
-            known[value] = total
+                    known[value] = known[value] + linear.forth(known[i], part)
         width = self.graph.widths[self.sink]
         return known.get(self.sink, torch.zeros(1, width, dtype=torch.float64))
 
@@ -251,12 +246,8 @@ class Segments:
 
 
 def _is_identity(linear: Linear) -> bool:
-    return (
-        isinstance(linear, Sparse)
-        and linear.inputs == linear.outputs
-        and linear.matrix.selects
-        and bool((linear.matrix.columns == np.arange(linear.outputs)).all())
-    )
+    same = isinstance(linear, Sparse) and linear.inputs == linear.outputs and linear.matrix.selects
+    return same and bool((linear.matrix.columns == np.arange(linear.outputs)).all())  # type: ignore[attr-defined]
 
 
 def _maps_of(

@@ -1,4 +1,4 @@
-"""Linear maps, ``A v`` and ``Aᵀ v``, and the same with ``|A|`` and ``A∘A``; vectors are flat rows."""
+"""Linear maps, ``A v`` and ``Aᵀ v``, also with ``|A|`` and ``A∘A``; vectors are flat rows."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class Coins:
 
     def unit_vectors(self, rows: int, size: int) -> Tensor:
         drawn = torch.from_numpy(self._random.standard_normal((rows, size)))
-        return drawn / drawn.norm(dim=1, keepdim=True)
+        unit: Tensor = drawn / drawn.norm(dim=1, keepdim=True)
+        return unit
 
 
 def exact_norm(gram: Gram, mask: Tensor, terms: float) -> Tensor:
@@ -100,11 +101,12 @@ def estimate(gram: Gram, rows: int, size: int, steps: int) -> Tensor:
         beside.append(torch.where(alive, off, 0.0)[:, 0])
         previous, v = v, torch.where(alive, w / torch.where(alive, off, 1.0), 0.0)
         off = torch.where(alive, off, 0.0)
-    diagonal, side = torch.stack(main, 1), torch.stack(beside[:-1], 1) if len(main) > 1 else None
-    matrix = torch.diag_embed(diagonal)
-    if side is not None:
+    matrix = torch.diag_embed(torch.stack(main, 1))
+    if len(main) > 1:
+        side = torch.stack(beside[:-1], 1)
         matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-    return torch.linalg.eigvalsh(matrix.nan_to_num(0.0, 0.0, 0.0))[:, -1].clamp(min=0)
+    values: Tensor = torch.linalg.eigvalsh(matrix.nan_to_num(0.0, 0.0, 0.0))
+    return values[:, -1].clamp(min=0)
 
 
 def randomised_norm(

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.audit.proofs.balls import Chain, Shared, by_segments, chain_before, own_drift
+from lipcert.audit.proofs.balls import Chain, by_segments, chain_before, own_drift, shared_norms
 from lipcert.audit.proofs.dual import STEEPEST, Cuts, Forms, bound
 from lipcert.audit.proofs.format import (
     CHORD,
@@ -95,20 +96,9 @@ class Hints:
     chain_weight: Tensor
 
     @classmethod
-    def none(cls, network: Network, samples: int) -> Hints:
-        sizes = network.sizes
-        return cls(*(torch.zeros(samples, count, dtype=torch.float64)
-                     for count in (sizes.edges, sizes.bends, sizes.weights)))  # fmt: skip
-
-    @classmethod
     def of(cls, arrays: Arrays, rows: Array) -> Hints:
-        return cls(*(torch.from_numpy(a[rows].astype(np.float64))
-                     for a in (arrays.edge_scale, arrays.chain_scale, arrays.chain_weight)))  # fmt: skip
-
-    @property
-    def norms(self) -> int:
-        """How many norms of the samples' own there are at most."""
-        return int((self.edge_scale > 0).sum() + (self.chain_scale > 0).sum())
+        kept = arrays.edge_scale, arrays.chain_scale, arrays.chain_weight
+        return cls(*(torch.from_numpy(a[rows].astype(np.float64)) for a in kept))
 
 
 class Replay:
@@ -121,9 +111,9 @@ class Replay:
         self.arithmetic = Arithmetic.of(deployed)
         self.pixel_domain = pixel_domain
         self.tie = self.arithmetic.tie if softmax else 0.0
-        self.shared = Shared.of(network.graph, coins)
+        self.shared = shared_norms(network.graph, coins)
 
-    def state(self, x: Tensor, eps: Tensor, hints: Hints, source: FormSource) -> State:
+    def state(self, x: Tensor, eps: Tensor, hints: Hints, source: OfBox) -> State:
         """Everything about samples ``x`` ``(B, n)`` over balls of radius ``eps`` ``(B,)``."""
         graph = self.graph
         state = State(graph, eps)
@@ -142,7 +132,7 @@ class Replay:
             )
         return state
 
-    def refined(self, state: State, value: int, source: FormSource) -> Sink:
+    def refined(self, state: State, value: int, source: OfBox) -> Sink:
         """A sink whose box is met with what the forms of its neurons prove."""
         sink = state.sinks[self.graph.bend(value).input]
         low, high = sink.low.contiguous().clone(), sink.high.contiguous().clone()
@@ -183,13 +173,19 @@ class Replay:
         the labels, −∞ where nothing is proven."""
         logits = state.sinks[self.graph.output].value
         margins = torch.full_like(logits, -math.inf)
-        for sample, other, least in source.of_margins(state, labels, self.pixel_domain):
-            clean = logits[sample, labels[sample]] - logits[sample, other]
-            sizes = clean.abs() + logits[sample, labels[sample]].abs() + least.abs()
-            found = clean + least - self.tie - 8 * UNIT * sizes
-            found = torch.where(found.isnan(), -math.inf, found)
-            margins[sample, other] = torch.maximum(margins[sample, other], found)
+        sample, other, least = source.of_margins(state, labels, self.pixel_domain)
+        own = logits[sample, labels[sample]]
+        clean = own - logits[sample, other]
+        slack = self.tie + 8 * UNIT * (clean.abs() + own.abs() + least.abs())
+        found = clean + least - slack
+        margins[sample, other] = torch.where(found.isnan(), -math.inf, found)
         return margins.scatter(1, labels[:, None], math.inf)
+
+
+class OfBox(Protocol):
+    """Where forms of boxes come from."""
+
+    def of_box(self, state: State, value: int) -> Iterator[BoxForms]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,18 +198,15 @@ class BoxForms:
 
 
 class FormSource:
-    """The forms of a proof, for the samples ``rows`` of its index; none where ``arrays`` is None."""
+    """The forms of a file's proofs, for the samples ``rows`` of its index."""
 
     def __init__(self, network: Network, arrays: Arrays, rows: Array) -> None:
         self.network, self.arrays = network, arrays
         place = np.full(len(arrays.index), -1)
         place[rows] = np.arange(len(rows))
         self.mine = place[arrays.form_sample]
+        self.at_once = max(1, _AT_ONCE // max(1, network.sizes.neurons))
         self.cut_first = np.concatenate([[0], np.cumsum(arrays.form_cuts, dtype=np.int64)])
-
-    @cached_property
-    def at_once(self) -> int:
-        return max(1, _AT_ONCE // max(1, self.network.sizes.neurons))
 
     def of_box(self, state: State, value: int) -> Iterator[BoxForms]:
         number = self.network.bends.index(value)
@@ -230,7 +223,7 @@ class FormSource:
 
     def of_margins(
         self, state: State, labels: Tensor, pixel_domain: bool
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Samples, classes, and what the change of each margin is at least, leaves put together."""
         a, output = self.arrays, self.network.graph.output
         classes = self.network.graph.widths[output]
@@ -250,11 +243,9 @@ class FormSource:
             groups.setdefault((int(self.mine[form]), int(a.form_place[form])), []).append(form)
         # Leaves whose halves do not cover the box prove nothing.
         kept = [(pair, forms) for pair, forms in groups.items() if self.covers(forms)]
-        if kept:
-            pairs = torch.tensor([pair for pair, _ in kept])
-            values = torch.tensor([float(np.min(least[forms])) for _, forms in kept],
-                                  dtype=torch.float64)  # fmt: skip
-            yield pairs[:, 0], pairs[:, 1], values
+        pairs = torch.tensor([pair for pair, _ in kept], dtype=torch.int64).reshape(-1, 2)
+        values = [float(np.min(least[forms])) for _, forms in kept]
+        return pairs[:, 0], pairs[:, 1], torch.tensor(values, dtype=torch.float64)
 
     def covers(self, forms: Sequence[int]) -> bool:
         """Whether leaves cover the box: none is cut, or all are cut at one place first and those
@@ -308,11 +299,10 @@ class FormSource:
         neuron = a.cut_neuron[where]
         starts = np.array([self.network.first_neuron[value] for value in self.network.bends])
         number = np.searchsorted(starts, neuron, side="right") - 1
-        return Cuts(
-            form, torch.tensor(self.network.bends)[torch.from_numpy(number)],
-            torch.from_numpy((neuron - starts[number]).astype(np.int64)),
-            torch.from_numpy(a.cut_place[where].copy()), torch.from_numpy(a.cut_above[where].copy()),
-        )  # fmt: skip
+        values = np.array(self.network.bends)[number], (neuron - starts[number]).astype(np.int64)
+        bend, place = (torch.from_numpy(value) for value in values)
+        at, above = (torch.from_numpy(each[where]) for each in (a.cut_place, a.cut_above))
+        return Cuts(form, bend, place, at, above)
 
 
 def chord_slopes(layer: Layer) -> Tensor:

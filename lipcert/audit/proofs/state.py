@@ -1,7 +1,7 @@
 """How far every value of a network moves while its input stays in a ball: boxes and balls.
 
-Around the sample all values of a run, the deployed one in floating point too, are followed together:
-a run gives a sink ``ẑ = Σ A â + b + δ`` with ``|δ| ≤ r``, whatever order it sums in, and the sample's
+Around the sample all values of a run, of the deployed one in floating point too, are followed: a
+run gives a sink ``ẑ = Σ A â + b + δ`` with ``|δ| ≤ r``, whatever order it sums in, and the sample's
 own values were computed here within ``r0`` of ``Σ A a0 + b``. So with ``drift = r + r0``
 
     Δz = Σ_s A_s Δa_s + δ',  |δ'| ≤ drift,         Δa = σ(ẑ) − σ(z0) + τ,  |τ| ≤ t,
@@ -13,9 +13,8 @@ next sink. Nothing has to be known of how far a run is from real arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -116,8 +115,7 @@ class State:
 
 def pixels_source(x: Tensor, eps: Tensor, *, pixel_domain: bool) -> Source:
     """Flat pixels in float64, exact; with ``pixel_domain`` only images in [0, 1] count."""
-    wide = eps[:, None].expand_as(x)
-    low, high = -wide, wide
+    low, high = -eps[:, None].expand_as(x), eps[:, None].expand_as(x)
     if pixel_domain:
         # A difference of two floats rounds by half a unit at most.
         low = torch.maximum(low, -x * (1 + 4 * UNIT)).clamp(max=0)
@@ -213,21 +211,16 @@ def select(state: State, rows: Tensor) -> State:
         state.graph, state.eps[rows],
         {k: _chosen(one, rows) for k, one in state.sources.items()},
         {k: _chosen(one, rows) for k, one in state.sinks.items()},
-        {k: _chosen_layer(one, rows) for k, one in state.layers.items()},
+        {k: _chosen(one, rows) for k, one in state.layers.items()},
     )  # fmt: skip
 
 
-_Record = TypeVar("_Record", Source, Sink, Pieces)
+_Record = TypeVar("_Record", Source, Sink, Layer, Pieces)
 
 
 def _chosen(record: _Record, rows: Tensor) -> _Record:
-    return replace(record, **{name: tensor[rows] for name, tensor in vars(record).items()})
-
-
-def _chosen_layer(layer: Layer, rows: Tensor) -> Layer:
-    rest: Mapping[str, Tensor] = {
-        name: tensor[rows] for name, tensor in vars(layer).items() if isinstance(tensor, Tensor)
+    parts: dict[str, Any] = {
+        name: part[rows] if isinstance(part, Tensor) else _chosen(part, rows)
+        for name, part in vars(record).items()
     }
-    return replace(
-        layer, sink=_chosen(layer.sink, rows), pieces=_chosen(layer.pieces, rows), **rest
-    )
+    return replace(record, **parts)
