@@ -238,7 +238,7 @@ def smooth_function(operator: str, attributes: Attributes) -> Function | None:
                 lambda z: z.clamp(min=0) + torch.log1p(torch.exp(-z.abs())),
                 _rising(torch.sigmoid),
             )
-        case "Elu":
+        case "Elu" if attributes.get("alpha", 1.0) > 0:
             return _elu(attributes.get("alpha", 1.0))
         case _:
             return None
