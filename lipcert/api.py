@@ -78,6 +78,7 @@ def certify(
     resume: bool = False,
     overwrite: bool = False,
     save_counterexamples: bool = False,
+    save_proofs: bool = False,
     allow_implausible: bool = False,
     progress: bool = False,
 ) -> Result:
@@ -120,6 +121,7 @@ def certify(
         resume=resume,
         overwrite=overwrite,
         save_counterexamples=save_counterexamples,
+        save_proofs=save_proofs,
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from lipcert.audit.dual import Dual
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
 from lipcert.audit.program import Program
+from lipcert.audit.proofs.check import Checker, Claim, Outcome
 from lipcert.audit.reach import FORMATS, Norms
 from lipcert.audit.report import Audited, Finding
 
@@ -45,16 +47,22 @@ class Effort:
     steps: int = 40
 
 
+# Of a sample whose proof holds what lies beyond it is attacked, and the file in onnxruntime.
+_LITTLE = Effort(restarts=8, steps=10)
+
+
 class Auditor:
     """Audits single samples of one certificate.
 
-    ``image_shape``: (C, H, W) or (features,). ``reading`` and ``bound`` are ``available``, or say
-    why not: then samples are attacked at random points only, or not proven once more.
+    ``image_shape``: (C, H, W) or (features,). ``proofs``: a file of proofs, which takes the place
+    of the own bound. ``reading`` and ``bound`` are ``available``, or say why not: then samples are
+    attacked at random points only, or not proven once more.
     """
 
     def __init__(
-        self, claims: Claims, model: onnx.ModelProto, image_shape: tuple[int, ...], effort: Effort
-    ) -> None:
+        self, claims: Claims, model: onnx.ModelProto, image_shape: tuple[int, ...], effort: Effort,
+        proofs: Path | None = None,
+    ) -> None:  # fmt: skip
         self.claims, self.effort = claims, effort
         record = claims.certificate["model"]
         self.softmax = record["stripped"] is not None
@@ -63,15 +71,26 @@ class Auditor:
         self._reading: Interpreter | None = None
         self._program: Program | None = None
         self._norms = Norms()
+        self._proofs = proofs
+        self._checker: Checker | None = None
+        self._proven: dict[int, Outcome] = {}
         self.reading = self.bound = "available"
         try:
             self._reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
-            self._program = Program(self._reading, self._preprocessing)
+            if proofs is None:
+                self._program = Program(self._reading, self._preprocessing)
+            elif claims.deployed in (*FORMATS, "real"):
+                self._checker = Checker(
+                    self._reading, self._preprocessing, proofs, len(claims.samples),
+                    deployed=claims.deployed, pixel_domain=claims.pixel_domain,
+                    softmax=self.softmax,
+                )  # fmt: skip
         except NotRead as missing:
             self.bound = f"not available: {missing}"
             self.reading = self.reading if self._reading else self.bound
         if claims.deployed not in (*FORMATS, "real"):
-            self._program, self.bound = None, f"not available for --deployed {claims.deployed}"
+            self._program = self._checker = None
+            self.bound = f"not available for --deployed {claims.deployed}"
 
     def check_reading(self, images: Array) -> None:
         """Whether the own reading is the function that onnxruntime runs; else it is not used."""
@@ -93,8 +112,30 @@ class Auditor:
             self._unread(f"not available: differs from onnxruntime by {worst:.2g}")
 
     def _unread(self, reason: str) -> None:
-        self._reading = self._program = None
+        self._reading = self._program = self._checker = None
         self.reading = self.bound = reason
+
+    @property
+    def risk(self) -> float:
+        """What the checker's norms may fail with, over its own coins."""
+        return self._checker.coins.spent if self._checker else 0.0
+
+    def replay(self, samples: Sequence[Record], images: Array) -> None:
+        """The proofs of these samples, all at once; each is asked for later."""
+        if self._checker is None:
+            return
+        self._proven |= self._checker({
+            sample["index"]: Claim(image.reshape(-1), sample["label"], self._least(sample, image))
+            for sample, image in zip(samples, images, strict=True)
+            if sample["verdict"] != "error" and radius_of(sample) > 0
+        })  # fmt: skip
+
+    def _least(self, sample: Record, image: Array) -> float:
+        """What is to be proven: the largest eps that is certified, or else the radius."""
+        eps = self.claims.eps
+        exact = max((eps[text] for text in sample["certified"]), default=None)
+        diameter = math.sqrt(image.size)
+        return min(radius_of(sample), diameter) if exact is None else _rounded_up(exact)
 
     def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """The preprocessing, in torch."""
@@ -123,10 +164,12 @@ class Auditor:
         findings += self._margin(sample, image)
         points, proven = 0, None
         if sample["verdict"] != "error" and radius > 0:
-            points, attacked = self._attack(sample, image, radius, seed)
+            proven_by = self._proven.get(sample["index"])
+            effort = _LITTLE if proven_by is not None and proven_by.proven else self.effort
+            points, attacked = self._attack(sample, image, radius, seed, effort)
             robust = attacked
             if attacked.outcome != "contradicted":
-                proven, robust = self._prove(sample, image, radius)
+                proven, robust = self._prove(sample, image)
             findings = [robust, *findings]
             findings += self._constant(sample, image, seed)
         if sample["verdict"] == "falsified":
@@ -165,12 +208,12 @@ class Auditor:
         return [Finding(f"margin {claimed:.12g}", "confirmed" if same else "contradicted", by)]
 
     def _attack(
-        self, sample: Record, image: Array, radius: float, seed: int
+        self, sample: Record, image: Array, radius: float, seed: int, effort: Effort
     ) -> tuple[int, Finding]:
         """Nothing within the certified radius may be classified otherwise."""
         radius = min(radius, math.sqrt(image.size))
         ball = Ball(image, sample["label"], radius, self.claims.pixel_domain)
-        points = self._points(ball, seed)
+        points = self._points(ball, seed, effort)
         point = broken(self._covered, ball, points)
         claim = f"radius {radius:.9g}"
         if point is None:
@@ -179,9 +222,8 @@ class Auditor:
         by = f"a point at {distance:.9g} is not classified as {sample['label']}"
         return len(points), Finding(claim, "contradicted", by)
 
-    def _points(self, ball: Ball, seed: int) -> Array:
+    def _points(self, ball: Ball, seed: int, effort: Effort) -> Array:
         logits = None if self._reading is None else self._logits
-        effort = self.effort
         found = candidates(logits, ball, restarts=effort.restarts, steps=effort.steps, seed=seed)
         # Points right on the boundary, where no gradient leads.
         return np.concatenate([
@@ -194,12 +236,17 @@ class Auditor:
             return self._exact(images)
         return self.deployed(images)
 
-    def _prove(self, sample: Record, image: Array, radius: float) -> tuple[float | None, Finding]:
-        """The largest eps that is certified, or else the radius, by the own bound."""
-        eps = self.claims.eps
-        exact = max((eps[text] for text in sample["certified"]), default=None)
-        least = min(radius, math.sqrt(image.size)) if exact is None else _rounded_up(exact)
+    def _prove(self, sample: Record, image: Array) -> tuple[float | None, Finding]:
+        """The largest eps that is certified, or else the radius, by its proof or the own bound."""
+        least = self._least(sample, image)
         claim = f"no change within {least:.9g} alters the class"
+        if self._proofs is not None:
+            proven = self._proven.get(sample["index"])
+            if proven is None:
+                return None, Finding(claim, "not contradicted", f"attacked; proofs {self.bound}")
+            if proven.proven:
+                return least, Finding(claim, "confirmed", f"its proof: {proven.reason}")
+            return None, Finding(claim, "not contradicted", f"attacked; {proven.reason}")
         if self._program is None:
             return None, Finding(claim, "not contradicted", f"attacked; own bound {self.bound}")
         dual = Dual(
@@ -239,7 +286,8 @@ class Auditor:
         claim = f"falsified at eps {text}"
         ball = Ball(image, sample["label"], float(self.claims.eps[text]), self.claims.pixel_domain)
         if counterexample is None:
-            point = broken(self._covered, ball, self._points(ball, seed))
+            points = self._points(ball, seed, self.effort)
+            point = broken(self._covered, ball, points)
             if point is None:
                 return Finding(claim, "not contradicted", "no counterexample is saved or found")
             return Finding(claim, "confirmed", "another counterexample, found in onnxruntime")

@@ -8,7 +8,7 @@ only nodes that move values are merged into the next one, by renaming its column
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,7 +90,7 @@ class Program:
 
     def _add(self, node: onnx.NodeProto, reading: Interpreter) -> None:
         values = [reading.constants.get(name) for name in node.input]
-        bent = _bent(node, values, reading.shapes[node.output[0]])
+        bent = bent_function(node, values, reading.shapes[node.output[0]])
         if bent is not None:
             source = self._whole(node.input[0])
             self.steps.append(Bent(source, *bent))
@@ -98,11 +98,9 @@ class Program:
             return
         if node.op_type not in AFFINE:
             raise NotRead(f"{node.op_type} in a bound")
-        varying = list(dict.fromkeys(n for n in node.input if n in self._places))
-        if node.op_type not in SUMS and len(varying) > 1:
-            raise NotRead(f"{node.op_type} of two values in a bound")
+        varying = varying_inputs(node, self._places)
         for which, name in enumerate(node.output):
-            matrices, bias = _pulled(node, which, varying, reading)
+            matrices, bias = pulled(node, which, varying, reading)
             self._append(name, varying, matrices, bias)
 
     def _append(
@@ -152,7 +150,18 @@ AFFINE = frozenset((
 ))  # fmt: skip
 
 
-def _pulled(
+def varying_inputs(node: onnx.NodeProto, places: Mapping[str, object]) -> list[str]:
+    """Which of a node's inputs depend on the network's. What multiplies two of them, a value by
+    itself too, or divides by one, is not affine: raises ``NotRead``."""
+    found = [name for name in node.input if name in places]
+    if node.op_type not in SUMS and len(found) > 1:
+        raise NotRead(f"{node.op_type} of two values in a bound")
+    if node.op_type == "Div" and node.input[1] in places:
+        raise NotRead("a Div by a value in a bound")
+    return list(dict.fromkeys(found))
+
+
+def pulled(
     node: onnx.NodeProto, which: int, varying: Sequence[str], reading: Interpreter
 ) -> tuple[list[Matrix], Array]:
     """The matrices of one output, one for each varying input, and its bias."""
@@ -185,7 +194,7 @@ def _pulled(
     return matrices, bias.detach().numpy()
 
 
-def _bent(
+def bent_function(
     node: onnx.NodeProto, values: Sequence[Value | None], shape: tuple[int, ...]
 ) -> tuple[Array, Array, float] | None:
     """Slopes, kinks and start of a piecewise linear node; None for any other node."""

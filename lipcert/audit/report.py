@@ -63,11 +63,21 @@ class Audited:
 
 
 @dataclass(frozen=True)
+class ReplayedProofs:
+    """The file of proofs, its sha256, and what the checker's norms may fail with over its coins."""
+
+    file: str
+    sha256: str
+    failure_probability: float
+
+
+@dataclass(frozen=True)
 class Audit:
     """A whole audit. ``files``: sha256 of those that were audited, by name.
 
     ``reading`` and ``bound``: whether the auditor could read and bound the network itself, or why
-    not. ``files_contradict``: contradictions within the files themselves, over all samples.
+    not; ``proofs``: what was replayed in place of that bound. ``files_contradict``: contradictions
+    within the files themselves, over all samples.
     """
 
     lipcert: str
@@ -78,6 +88,7 @@ class Audit:
     of: int
     reading: str
     bound: str
+    proofs: ReplayedProofs | None
     precision: str
     files_contradict: tuple[Contradiction, ...]
     samples: tuple[Audited, ...]
@@ -88,6 +99,11 @@ class Audit:
     def counts(self) -> dict[str, int]:
         found = Counter(sample.outcome for sample in self.samples)
         return {outcome: found[outcome] for outcome in OUTCOMES}
+
+    @property
+    def unconfirmed(self) -> list[Audited]:
+        """Samples of which something is claimed that was neither confirmed nor contradicted."""
+        return [sample for sample in self.samples if sample.outcome == "not contradicted"]
 
     @property
     def contradictions(self) -> list[Contradiction]:
@@ -142,17 +158,25 @@ def table(audit: Audit) -> Table:
 
 
 def lines(audit: Audit) -> list[str]:
-    """Every contradiction, a line each."""
-    return [f"CONTRADICTED  {contradiction}" for contradiction in audit.contradictions]
+    """Every contradiction, and with proofs every sample that is not confirmed, a line each."""
+    found = [f"CONTRADICTED  {contradiction}" for contradiction in audit.contradictions]
+    named = audit.unconfirmed if audit.proofs is not None else []
+    return found + [
+        f"not confirmed  sample {sample.index}: {sample.findings[0].claim}: {sample.findings[0].by}"
+        for sample in named
+    ]
 
 
 def _caption(audit: Audit) -> str:
     points = sum(sample.points for sample in audit.samples)
     random = "" if audit.reading == "available" else ", at random alone"
+    bound = f"Own bound: {audit.bound}, last evaluated with {audit.precision}. "
+    if audit.proofs is not None:
+        risk = audit.proofs.failure_probability
+        bound = f"Proofs: {audit.bound}; norms fail with probability {risk:.2g} at most. "
     return (
-        f"Own reading of the file: {audit.reading}. Own bound: {audit.bound}, last evaluated with "
-        f"{audit.precision}. {points} points of certified balls run{random}. "
-        f"Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
+        f"Own reading of the file: {audit.reading}. {bound}{points} points of certified balls "
+        f"run{random}. Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
     )
 
 

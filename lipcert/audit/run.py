@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from lipcert.audit.claims import Claims, Contradiction, Record, read
 from lipcert.audit.progress import Watch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
-from lipcert.audit.report import Audit
+from lipcert.audit.report import Audit, ReplayedProofs
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
 
@@ -26,6 +27,8 @@ Array = NDArray[Any]
 
 # Samples on which the own reading is compared with onnxruntime before it is used.
 _COMPARED = 8
+# And whose images are held at once for proofs.
+_REPLAYED = 256
 
 
 def audit(
@@ -36,9 +39,11 @@ def audit(
     seed: int = 0,
     effort: Effort | None = None,
     watch: Watch | None = None,
+    proofs: bool = False,
 ) -> Audit:
     """Audit a ``certificate.json``, or the one in a folder.
 
+    ``proofs``: replay the ``proofs.npz`` beside it, in place of the auditor's own bound.
     ``samples``: how many, drawn at random by ``seed``, on which the attacks depend as well. What
     the files say of themselves is checked for every sample. Raises ``UsageError`` where something
     is not found, ``CannotCertify`` where it is damaged or not what was certified; a contradiction
@@ -54,13 +59,16 @@ def audit(
     chosen = _chosen(claims, samples, seed)
     points = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
     saved = saved_points(points, len(claims.samples), shape)
+    proofs_file = _proofs(claims) if proofs else None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        auditor = Auditor(claims, model, shape, effort or Effort())
+        auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
         auditor.check_reading(np.stack(first))
         watch.start(len(chosen))
+        for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
+            auditor.replay(few, np.stack([pixels(dataset, sample["index"]) for sample in few]))
         audited = []
         for sample in chosen:
             image, index = pixels(dataset, sample["index"]), sample["index"]
@@ -77,6 +85,7 @@ def audit(
         of=len(claims.samples),
         reading=auditor.reading,
         bound=auditor.bound,
+        proofs=_replayed(proofs_file, auditor),
         precision=f"{np.finfo(LONG).nmant + 1} bits",
         files_contradict=found,
         samples=tuple(audited),
@@ -109,6 +118,23 @@ def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Re
         raise UsageError(f"--samples {samples}: give a whole number of at least 1, or all")
     drawn = np.random.default_rng(seed).choice(len(there), size=samples, replace=False)
     return [there[k] for k in sorted(drawn)]
+
+
+def _proofs(claims: Claims) -> Path:
+    path = claims.path.with_name(f"proofs{claims.suffix}.npz")
+    if not path.is_file():
+        raise UsageError(
+            f"--proofs: {path} is not there; certify with --save-proofs, or leave --proofs out"
+        )
+    return path
+
+
+def _replayed(path: Path | None, auditor: Auditor) -> ReplayedProofs | None:
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ReplayedProofs(path.name, digest, auditor.risk)
 
 
 def saved_points(path: Path, count: int, shape: tuple[int, ...]) -> dict[int, Array]:

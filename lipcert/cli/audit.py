@@ -23,6 +23,16 @@ def audit(
     ] = "20",
     seed: Annotated[int, typer.Option(help="Of the choice, and of the attacks.")] = 0,
     restarts: Annotated[int, typer.Option(help="Beginnings of an attack, for each sample.")] = 32,
+    proofs: Annotated[
+        bool,
+        typer.Option(
+            "--proofs", help="Replay proofs.npz of certify --save-proofs, in place of own bounds."
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit code 1 where a sample is not confirmed."),
+    ] = False,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -75,11 +85,15 @@ def audit(
 
     Digests, figures and predictions are recomputed, with onnxruntime and a second reading of the
     file; attacks begin at the certified boundary; and a bound that shares nothing with the first
-    tries to prove each sample once more. "not contradicted" means that it could not.
+    tries to prove each sample once more. "not contradicted" means that it could not. With --proofs
+    it need not search: the proofs that certify has saved are replayed with norms of the auditor's
+    own, and fresh coins.
 
     Examples:
 
       lipcert audit results/certificate.json --model model.onnx
+
+      lipcert audit results --model model.onnx --samples all --proofs --strict
 
       lipcert audit results --model model.onnx --samples all --seed 7 --json
     """
@@ -114,6 +128,7 @@ def audit(
                 seed=seed,
                 effort=auditing.Effort(restarts=restarts),
                 watch=watch,
+                proofs=proofs,
             )
     except KeyboardInterrupt as stop:
         typer.echo("lipcert: interrupted; nothing of the audit is kept", err=True)
@@ -127,6 +142,15 @@ def audit(
             typer.echo(line, err=True)
     if found.contradictions:
         raise InternalError(first(found.contradictions))
+    if strict and found.unconfirmed:
+        named = ", ".join(str(sample.index) for sample in found.unconfirmed[:5])
+        more = ", …" if len(found.unconfirmed) > 5 else ""
+        typer.echo(
+            f"lipcert: --strict: {len(found.unconfirmed)} of {len(found.samples)} samples are not "
+            f"confirmed: {named}{more}",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _number(text: str) -> int | Literal["all"]:

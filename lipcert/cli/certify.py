@@ -138,6 +138,13 @@ def certify(
             flag="--save-counterexamples",
         ),
     ] = False,
+    save_proofs: Annotated[
+        bool,
+        _out(
+            "Write proofs.npz there: what lipcert audit --proofs needs to prove each sample anew.",
+            flag="--save-proofs",
+        ),
+    ] = False,
     json: Annotated[bool, _out("Print certificate.json on stdout.", flag="--json")] = False,
     quiet: Annotated[bool, _out("Say only what failed.", flag="--quiet")] = False,
     verbose: Annotated[bool, _out("Say what is being done.", flag="--verbose")] = False,
@@ -237,6 +244,7 @@ def certify(
             resume=resume,
             overwrite=overwrite,
             save_counterexamples=save_counterexamples,
+            save_proofs=save_proofs,
             allow_implausible=allow_implausible,
         ),
     )

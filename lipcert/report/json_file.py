@@ -31,6 +31,11 @@ def paths(folder: Path, part: str | None = None) -> tuple[Path, Path]:
     return folder / f"certificate{end}.json", folder / f"samples{end}.jsonl"
 
 
+def proofs_path(folder: Path, part: str | None = None) -> Path:
+    """Where the proofs of a run, or of its shard ``part``, are written."""
+    return folder / f"proofs{suffix(part)}.npz"
+
+
 def certificate_text(certificate: Certificate) -> str:
     """The content of ``certificate.json``."""
     return json.dumps(certificate.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -31,6 +31,15 @@ def check_counterexamples(options: Options, execution: Execution) -> None:
         )
 
 
+def check_proofs(options: Options, execution: Execution) -> None:
+    """Raises ``UsageError`` where proofs are to be kept of what is not certified."""
+    if execution.save_proofs and options.estimate:
+        raise UsageError(
+            "--save-proofs: --norms estimate certifies nothing; choose --norms randomised or "
+            "deterministic, or leave it out"
+        )
+
+
 def spread(indices: Indices, most: int) -> Indices:
     """At most ``most`` of the indices, evenly spaced: sets sorted by class keep their variety."""
     if len(indices) <= most:

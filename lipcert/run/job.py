@@ -87,6 +87,7 @@ class Execution:
     that share the batches; ``threads``: of each of them; None suits the network and the machine.
     ``output``: the folder of the journal and the results; None keeps both in memory.
     ``save_counterexamples``: keep the points of falsified samples there too.
+    ``save_proofs``: write proofs of what is certified there, for ``lipcert audit --proofs``.
     ``allow_implausible``: go on where the clean accuracy is no better than a guess.
     """
 
@@ -99,6 +100,7 @@ class Execution:
     resume: bool = False
     overwrite: bool = False
     save_counterexamples: bool = False
+    save_proofs: bool = False
     allow_implausible: bool = False
 
     def __post_init__(self) -> None:
@@ -115,6 +117,8 @@ class Execution:
                 raise UsageError(f"{name}: name the folder of the earlier run with --output")
         if self.save_counterexamples and self.output is None:
             raise UsageError("--save-counterexamples: name a folder for them with --output")
+        if self.save_proofs and self.output is None:
+            raise UsageError("--save-proofs: name a folder for them with --output")
 
     @property
     def part(self) -> str | None:

@@ -199,13 +199,14 @@ def recorded_coins(execution: Execution) -> Coins | None:
 
 
 def remove_results(execution: Execution) -> None:
-    """Remove the journal, the results and the audit of an earlier run of the same shard, nothing
-    else."""
+    """Remove the journal, the results, the proofs and the audit of an earlier run of the same
+    shard, nothing else."""
     assert execution.output is not None
     pictures = thumbnails.paths(execution.output, json_file.suffix(execution.part))
     results = json_file.paths(execution.output, execution.part)
     audit = execution.output / f"audit{json_file.suffix(execution.part)}.json"
-    for path in (journal_path(execution), *pictures, audit, *results):
+    proofs = json_file.proofs_path(execution.output, execution.part)
+    for path in (journal_path(execution), *pictures, audit, proofs, *results):
         path.unlink(missing_ok=True)
 
 

@@ -21,6 +21,8 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, DeployedFile, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
+from lipcert.proving.recorder import record
+from lipcert.proving.recorder import write as write_proofs
 from lipcert.records import Frame
 from lipcert.report import json_file, thumbnails
 from lipcert.run.batches import in_batches, number
@@ -28,6 +30,7 @@ from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
     PLAUSIBILITY_SAMPLES,
     check_counterexamples,
+    check_proofs,
     implausible,
     outcome,
     predictions,
@@ -80,6 +83,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     """Load what the job names and certify it; writes the results where it names a folder."""
     check_output(job.execution)
     check_counterexamples(job.options, job.execution)
+    check_proofs(job.options, job.execution)
     check_device(job.execution.device)
     data, watch = job.data, watch or Watch()
     dataset = load_dataset(
@@ -121,6 +125,7 @@ def certify_dataset(
     check_main()
     check_output(execution)
     check_counterexamples(options, execution)
+    check_proofs(options, execution)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
     notes: list[str] = []
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
@@ -184,7 +189,30 @@ def certify_dataset(
             thumbnails.write_counterexamples(execution.output, points, shape, suffix=suffix)
         json_file.write(execution.output, certificate, samples)
         thumbnails.write(execution.output, samples, dataset.pixels, suffix=suffix)
+        if execution.save_proofs:
+            _save_proofs(model, dataset, certificate, samples, options, execution, watch)
     return Result(certificate, tuple(samples))
+
+
+def _save_proofs(
+    model: Model, dataset: Dataset, certificate: Certificate, samples: Sequence[Sample],
+    options: Options, execution: Execution, watch: Watch,
+) -> None:  # fmt: skip
+    """Written last: where they are, so is the certificate that they are of."""
+    assert execution.output is not None
+    with threads(execution.threads or 1):
+        found = record(
+            model.loaded.runtime_bytes, certificate.model, samples, options, dataset.pixels,
+            tuple(dataset.images.shape[1:]),
+        )  # fmt: skip
+    path = json_file.proofs_path(execution.output, execution.part)
+    if found.arrays is None:
+        path.unlink(missing_ok=True)
+        watch.say(f"proofs: none, as the checker does not know {found.reason}")
+        return
+    write_proofs(found.arrays, path)
+    left = f"; none for {', '.join(map(str, found.unproven))}" if found.unproven else ""
+    watch.say(f"proofs: {found.claimed - len(found.unproven)} of {found.claimed} claims{left}")
 
 
 def _check(

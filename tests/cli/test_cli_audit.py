@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from forging import claimed, opened, refit, save
 from lipcert_process import ROOT, lipcert_process
@@ -76,6 +77,69 @@ def test_bad_input_is_one_line(arguments, code, message, here, monkeypatch, caps
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def proven(here) -> Path:
+    arguments = ("digits.onnx", "--data", "digits", "--eps", "0.1", "--limit", "4")
+    run = lipcert_process(
+        "certify", *arguments, "--save-proofs", "--output", "proven", "--verbose", cwd=here
+    )
+    assert run.returncode == 0, run.stderr
+    assert "proofs: 3 of 3 claims" in run.stderr
+    assert (here / "proven" / "proofs.npz").stat().st_size < 10_000
+    return here
+
+
+def test_proofs_confirm_every_certified_sample(proven):
+    arguments = ("--samples", "all", "--proofs", "--strict", "--json")
+    run = lipcert_process("audit", "proven", *arguments, cwd=proven)
+    assert run.returncode == 0, run.stderr
+    record = json.loads(run.stdout)
+    jsonschema.validate(record, json_file.schema("audit"))
+    assert record["proofs"]["file"] == "proofs.npz"
+    assert 0 < record["proofs"]["failure_probability"] <= 1e-9
+    assert record["counts"] == {"confirmed": 4, "not contradicted": 0, "contradicted": 0}
+    certified = [one for one in record["samples"] if one["verdict"] == "certified"]
+    assert len(certified) == 3
+    assert all(one["proven_radius"] >= 0.1 for one in certified)
+    assert all(one["findings"][0]["by"].startswith("its proof: margins") for one in certified)
+
+
+def test_what_has_no_proof_is_named_and_strict_fails(proven, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(proven)
+    shutil.copytree("proven", tmp_path / "less")
+    path = tmp_path / "less" / "proofs.npz"
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    # The first sample's proof is for less than it claims.
+    kept["eps"][0] = 0.01
+    np.savez_compressed(path, **kept)
+    arguments = ["audit", str(tmp_path / "less"), "--model", "digits.onnx", "--samples", "all"]
+    assert main([*arguments, "--proofs"]) == 0
+    told = capsys.readouterr().err
+    assert f"not confirmed  sample {kept['index'][0]}: no change within 0.1" in told
+    assert "its proof is for 0.01 only" in told
+    assert main([*arguments, "--proofs", "--strict"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"--strict: 1 of 4 samples are not confirmed: {kept['index'][0]}" in told
+
+
+def test_proofs_that_are_missing_or_damaged(proven, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(proven)
+    assert main(["audit", "results", "--model", "digits.onnx", "--proofs"]) == 2
+    assert "certify with --save-proofs" in capsys.readouterr().err
+    shutil.copytree("proven", tmp_path / "cut")
+    path = tmp_path / "cut" / "proofs.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    arguments = ["audit", str(tmp_path / "cut"), "--model", "digits.onnx", "--proofs"]
+    assert main(arguments) == 3
+    assert "proofs.npz: is damaged" in capsys.readouterr().err
+    arguments = ["certify", "digits.onnx", "--data", "digits", "--eps", "0.1", "--save-proofs"]
+    assert main(arguments) == 2
+    assert "--save-proofs: name a folder" in capsys.readouterr().err
+    assert main([*arguments, "--output", "x", "--norms", "estimate"]) == 2
+    assert "--norms estimate certifies nothing" in capsys.readouterr().err
 
 
 def test_help_has_examples_and_is_quick(here):

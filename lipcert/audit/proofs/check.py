@@ -1,0 +1,91 @@
+"""The proofs of a file, sample by sample: proven, or why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lipcert.audit.deployed import Preprocessing
+from lipcert.audit.interpreter import Interpreter
+from lipcert.audit.proofs.format import Array, read
+from lipcert.audit.proofs.graph import Graph
+from lipcert.audit.proofs.norms import Coins
+from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
+
+# What all norms of a check may fail with, together.
+RISK = 1e-9
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Claim:
+    """No change within ``eps`` of the pixels ``(n,)`` alters the class ``label``."""
+
+    pixels: Array
+    label: int
+    eps: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``margin``: what every margin exceeds, as deployed; proven where that is positive."""
+
+    margin: float
+    reason: str
+
+    @property
+    def proven(self) -> bool:
+        return self.margin > 0
+
+
+class Checker:
+    """Replays a file of proofs. Raises ``NotRead`` where the network is beyond it, and
+    ``CannotCertify`` where the file is damaged."""
+
+    def __init__(
+        self, reading: Interpreter, front: Preprocessing, path: Path, samples: int, *,
+        deployed: str, pixel_domain: bool, softmax: bool,
+    ) -> None:  # fmt: skip
+        self.network = Network(Graph(reading, front, deployed))
+        self.arrays = read(path, self.network.sizes, samples)
+        own = (self.arrays.edge_scale > 0).sum() + (self.arrays.chain_scale > 0).sum()
+        self.coins = Coins(RISK, self.network.sizes.edges + int(own))
+        self.replay = Replay(
+            self.network, deployed, self.coins, pixel_domain=pixel_domain, softmax=softmax
+        )
+        self._row = {int(index): row for row, index in enumerate(self.arrays.index)}
+
+    @torch.no_grad()
+    def __call__(self, claims: Mapping[int, Claim]) -> dict[int, Outcome]:
+        """Of claims by sample."""
+        found, wanted = {}, []
+        for index, claim in claims.items():
+            if index not in self._row:
+                found[index] = Outcome(-math.inf, "there is no proof of it")
+            elif not claim.eps <= self.arrays.eps[self._row[index]]:
+                kept = self.arrays.eps[self._row[index]]
+                found[index] = Outcome(-math.inf, f"its proof is for {kept:.9g} only")
+            else:
+                wanted.append(index)
+        for first in range(0, len(wanted), _AT_ONCE):
+            some = wanted[first : first + _AT_ONCE]
+            margins = self._margins([claims[index] for index in some], some)
+            for index, margin in zip(some, margins, strict=True):
+                proven = f"margins above {margin:.4g}"
+                short = "a margin has no proof" if margin == -math.inf else f"margins {margin:.4g}"
+                found[index] = Outcome(margin, proven if margin > 0 else short)
+        return found
+
+    def _margins(self, claims: list[Claim], indices: list[int]) -> list[float]:
+        rows = np.array([self._row[index] for index in indices])
+        x = torch.from_numpy(np.stack([claim.pixels for claim in claims]).astype(np.float64))
+        eps = torch.tensor([claim.eps for claim in claims], dtype=torch.float64)
+        source = FormSource(self.network, self.arrays, rows)
+        state = self.replay.state(x, eps, Hints.of(self.arrays, rows), source)
+        labels = torch.tensor([claim.label for claim in claims])
+        return [float(m) for m in self.replay.margins(state, labels, source).amin(1)]

@@ -1,0 +1,226 @@
+"""How far every value of a network moves while its input stays in a ball: boxes and balls.
+
+Around the sample all values of a run, of the deployed one in floating point too, are followed: a
+run gives a sink ``ẑ = Σ A â + b + δ`` with ``|δ| ≤ r``, whatever order it sums in, and the sample's
+own values were computed here within ``r0`` of ``Σ A a0 + b``. So with ``drift = r + r0``
+
+    Δz = Σ_s A_s Δa_s + δ',  |δ'| ≤ drift,         Δa = σ(ẑ) − σ(z0) + τ,  |τ| ≤ t,
+
+where ``t``, the rounding of ``σ`` itself, is passed on by ``|A|`` and counted with the drift of the
+next sink. Nothing has to be known of how far a run is from real arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lipcert.audit.proofs.bends import Pieces
+from lipcert.audit.proofs.graph import Graph, Segments
+from lipcert.audit.proofs.norms import UNDERFLOW, UNIT, gamma
+from lipcert.audit.reach import FORMATS
+
+# Roundings of one term beside those of its sum, for every step that it passes.
+_EACH = 6.0
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """``unit`` of the format, ``sums`` of the one that sums of products are kept in; what one
+    operation can lose to underflow; and half the largest number. All 0 for real arithmetic."""
+
+    unit: float
+    sums: float
+    tiny: float
+    most: float
+
+    @classmethod
+    def of(cls, deployed: str) -> Arithmetic:
+        if deployed == "real":
+            return cls(0.0, 0.0, 0.0, math.inf)
+        unit, tiny, most = FORMATS[deployed]
+        return cls(unit, min(unit, 2.0**-24), tiny, most)
+
+    @property
+    def tie(self) -> float:
+        """How far the logits before a Softmax have to be apart for its results not to tie: what
+        exponentials and quotients round is a few units, all below this many for 2^40 classes."""
+        return 2.0**10 * max(self.unit, UNIT)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Pixels, or the results of a bent function. For each of B samples ``value`` at the sample, and
+    ``low ≤ Δa ≤ high`` but for ``slack``; ``Δa = diag(gain) q`` with ``‖q‖₂ ≤ radius``, ``(B,)``.
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    slack: Tensor
+    gain: Tensor
+    radius: Tensor
+
+    @property
+    def reach(self) -> Tensor:
+        return torch.maximum(-self.low, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Sink:
+    """What lies in front of a bent function, or the logits. ``value`` at the sample, the box of its
+    change, ``drift``, and ``loss``, what a row carried back to the sources can lose to rounding:
+    ``|row| · loss``; ``(B, n)`` each."""
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    drift: Tensor
+    loss: Tensor
+
+    @property
+    def reach(self) -> Tensor:
+        return torch.maximum(-self.low, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A bent function around the samples: its sink, lines, the neurons that vary (``mask``, 0 or
+    1), and the ball ``‖mask ∘ Δz‖₂ ≤ ball``, ``(B,)``. ``middle`` and ``half``: the secants seen
+    from the sample are ``middle ± half``, 0 where nothing varies."""
+
+    sink: Sink
+    pieces: Pieces
+    mask: Tensor
+    ball: Tensor
+    middle: Tensor
+    half: Tensor
+    doubt: Tensor
+
+
+@dataclass(eq=False)
+class State:
+    """Of B samples: what is known of sources, sinks and layers so far, by value."""
+
+    graph: Graph
+    eps: Tensor
+    sources: dict[int, Source] = field(default_factory=dict)
+    sinks: dict[int, Sink] = field(default_factory=dict)
+    layers: dict[int, Layer] = field(default_factory=dict)
+
+
+def pixels_source(x: Tensor, eps: Tensor, *, pixel_domain: bool) -> Source:
+    """Flat pixels in float64, exact; with ``pixel_domain`` only images in [0, 1] count."""
+    low, high = -eps[:, None].expand_as(x), eps[:, None].expand_as(x)
+    if pixel_domain:
+        # A difference of two floats rounds by half a unit at most.
+        low = torch.maximum(low, -x * (1 + 4 * UNIT)).clamp(max=0)
+        high = torch.minimum(high, (1 - x) * (1 + 4 * UNIT)).clamp(min=0)
+    return Source(x, low, high, torch.zeros_like(x), torch.ones_like(x), eps)
+
+
+def sink_of(state: State, segments: Segments, arithmetic: Arithmetic) -> Sink:
+    """The box of a sink from its sources: intervals, met with balls times the norms of rows."""
+    sources = {s: state.sources[s] for s in segments.sources}
+    outward = 1 + gamma(segments.terms)
+    value = segments.forth({s: a.value for s, a in sources.items()}) + segments.offset
+    reach = segments.forth({s: a.reach for s, a in sources.items()}, "magnitudes") * outward
+    sizes = segments.forth({s: a.value.abs() for s, a in sources.items()}, "magnitudes")
+    sizes = (sizes + segments.size) * outward
+    slack = segments.forth({s: a.slack for s, a in sources.items()}, "magnitudes") * outward
+    drift = slack + gamma(segments.terms) * sizes
+    most = value.abs() + reach + slack
+    drift = (drift + _rounded(segments, arithmetic, most, sizes + reach + slack)) * outward
+    middle = segments.forth({s: (a.low + a.high) / 2 for s, a in sources.items()})
+    half = segments.forth({s: (a.high - a.low) / 2 for s, a in sources.items()}, "magnitudes")
+    half = half * outward + gamma(segments.terms) * reach
+    low, high = middle - half, middle + half
+    if set(segments.sources) == segments.single:
+        width = torch.zeros_like(value)
+        for s, a in sources.items():
+            squares = segments.forth({s: a.gain.square()}, "squares")
+            width = width + (squares.sqrt() + UNDERFLOW) * a.radius[:, None]
+        width = width * outward
+        low, high = torch.maximum(low, -width), torch.minimum(high, width)
+    low, high = (low - drift).clamp(max=0) * outward, (high + drift).clamp(min=0) * outward
+    return Sink(value, low, high, drift, gamma(segments.terms) * reach)
+
+
+def _rounded(segments: Segments, arithmetic: Arithmetic, most: Tensor, sizes: Tensor) -> Tensor:
+    """What a run rounds between the sources and the sink, in any order, steps merged or not.
+
+    Every partial sum is one of a part of the terms, so no more than ``(T + |z|)/2`` with ``T`` the
+    sum of their magnitudes; where sums are summed again, ``T``. ``sizes`` bounds ``T``, ``most``
+    ``|z|``.
+    """
+    if arithmetic.unit == 0:
+        return torch.zeros_like(sizes)
+    each = _EACH * (len(segments.path) + 1)
+    growth = 1 + gamma(segments.sums, arithmetic.sums) + gamma(each, arithmetic.unit)
+    whole = (sizes + most) / 2 if segments.once else sizes
+    made = arithmetic.sums * segments.sums * whole + arithmetic.unit * each * sizes
+    # Factors of a product, and products, that are too small for the format.
+    largest = 1 + sizes.amax(1, keepdim=True)
+    lost = arithmetic.tiny * segments.sums * largest * segments.steepness
+    found = growth * growth * made + lost
+    return torch.where(growth * sizes < arithmetic.most, found, math.inf)
+
+
+def layer_of(state: State, value: int, sink: Sink) -> Layer:
+    """The function at a value, on the box of its sink; its ball is the box's half-diagonal."""
+    pieces = state.graph.bend(value).function.pieces(sink.value, sink.low, sink.high)
+    mask = (pieces.most != 0).to(sink.value)
+    ball = (sink.reach * mask).norm(dim=1) * (1 + gamma(sink.value.shape[1] + 16))
+    middle = (pieces.flat + pieces.steep) / 2 * mask
+    half = ((pieces.steep - pieces.flat) / 2 + 8 * UNIT * pieces.most) * mask
+    half = torch.where(pieces.flat == pieces.steep, 0.0, half)
+    # What rounding of slopes, lines and rows can be worth, for each unit of a coefficient.
+    sizes = sink.reach * (pieces.most + 8) * (1 + UNIT)
+    doubt = gamma(2 * sink.value.shape[1] + 128) * sizes
+    return Layer(sink, pieces, mask, ball, middle, half, doubt)
+
+
+def source_of(state: State, value: int, layer: Layer, arithmetic: Arithmetic) -> Source:
+    """The results of a bent function."""
+    function, pieces, sink = state.graph.bend(value).function, layer.pieces, layer.sink
+    here = function.value(sink.value)
+    there = pieces.begins <= pieces.ends
+    ends = torch.stack([pieces.begins, pieces.ends], 3)
+    changes = pieces.slopes[..., None] * ends + pieces.offsets[..., None]
+    low = torch.where(there[..., None], changes - pieces.band[..., None], math.inf).amin((1, 3))
+    high = torch.where(there[..., None], changes + pieces.band[..., None], -math.inf).amax((1, 3))
+    gain = torch.maximum(pieces.flat.abs(), pieces.steep.abs()) * layer.mask * (1 + 4 * UNIT)
+    width = gain * torch.minimum(sink.reach, layer.ball[:, None]) * (1 + 4 * UNIT)
+    low = torch.maximum(low, -width).clamp(max=0) * layer.mask
+    high = torch.minimum(high, width).clamp(min=0) * layer.mask
+    relative, absolute = function.rounding
+    most = here.abs() + torch.maximum(-low, high)
+    slack = (relative * most + absolute) * (arithmetic.unit + 2 * UNIT)
+    # And what the value at the sample was computed within.
+    slack = slack + 16 * UNIT * (most + sink.value.abs() + function.fixed)
+    return Source(here, low, high, slack, gain, layer.ball)
+
+
+def select(state: State, rows: Tensor) -> State:
+    """Some of the samples."""
+    return State(
+        state.graph, state.eps[rows],
+        {k: _chosen(one, rows) for k, one in state.sources.items()},
+        {k: _chosen(one, rows) for k, one in state.sinks.items()},
+        {k: _chosen(one, rows) for k, one in state.layers.items()},
+    )  # fmt: skip
+
+
+_Record = TypeVar("_Record", Source, Sink, Layer, Pieces)
+
+
+def _chosen(record: _Record, rows: Tensor) -> _Record:
+    parts: dict[str, Any] = {
+        name: part[rows] if isinstance(part, Tensor) else _chosen(part, rows)
+        for name, part in vars(record).items()
+    }
+    return replace(record, **parts)
