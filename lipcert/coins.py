@@ -37,7 +37,7 @@ class Coins:
         return cls("system", secrets.randbits(BITS)) if seed is None else cls("seed", seed)
 
     def key(self, **digests: object) -> int:
-        """128 bits from the seed and the digests of what is certified, for ``unit_vectors``."""
+        """128 bits from the seed and the digests of what is certified, for the run's ``Budget``."""
         mixed = json.dumps({"seed": hex(self.seed), **digests}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(mixed.encode()).digest()[: BITS // 8], "big")
 

@@ -31,6 +31,7 @@ from lipcert.network.activations import (
     Tanh,
 )
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+from lipcert.norms import Budget, NormCoins
 
 OperatorBuilder = Callable[[torch.dtype, Generator], Operator]
 ActivationBuilder = Callable[[torch.dtype, Generator], Activation]
@@ -412,3 +413,11 @@ def random_network(
     if ending is None:
         ending = pick([end for end in ENDINGS if residual or end != "sum"], generator)
     return grower.builder.build(grower.end(node, count, ending))
+
+
+def norm_coins(probability: float, batch: int = 1, *, seed: int = 0, first: int = 0) -> NormCoins:
+    """Those of one norm of each of a batch of samples, from a budget that holds no more."""
+    budget = Budget(seed, probability=probability * batch, samples=batch)
+    account = budget.account(1.0, preparations=1, draws=1)
+    allowance = budget.open(torch.arange(first, first + batch))
+    return allowance.preparation(account).norm(0)

@@ -82,10 +82,7 @@ def test_the_bound_is_one_and_not_below_the_other(seed):
     x = uniform((6, *network.in_shape), generator)
     labels, eps = network.logits(x).argmax(1), 0.02 * torch.ones(6, dtype=torch.float64)
     layers = Layers.of(network)
-    norms = {
-        (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=0, failure_probability=0.0)
-        for edge in layers.edges
-    }
+    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
 
     def norm_of(norm, mapping, number):
         return norm.deterministic(mapping)

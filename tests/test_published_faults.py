@@ -11,7 +11,7 @@ import pytest
 import torch
 from attacks import smallest_margins
 from certification.test_certification_certifier import certify, linear, options, random_case
-from laws import normal, seeded
+from laws import norm_coins, normal, seeded
 from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.bounds import Layers
@@ -20,7 +20,8 @@ from lipcert.loading import load_model, normalisation_found, with_preprocessing
 from lipcert.network import NetworkBuilder, Segment, simplify
 from lipcert.network.activations import relu
 from lipcert.network.operators import Dense
-from lipcert.norms import SegmentNorms, WeightedMap, power_iteration, unit_vectors
+from lipcert.norms import SegmentNorms, WeightedMap, power_iteration
+from lipcert.norms.coins import unit_vectors
 
 
 def dense_segment(matrix: torch.Tensor) -> Segment:
@@ -38,10 +39,8 @@ def test_1_norms_are_not_power_iteration_from_below() -> None:
     for steps in (2, 100):
         start = unit_vectors(0, torch.arange(20), 0, ones)
         assert (power_iteration(mapping, start, steps) < 1).all()
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10, matrix_side=0)
-    bound = norms.randomised(
-        mapping, streams=torch.arange(20), seed=0, call=1, failure_probability=1e-12
-    )
+    norms = SegmentNorms.of(segment, norm_coins(1e-10), matrix_side=0)
+    bound = norms.randomised(mapping, norm_coins(1e-12, 20, first=1000))
     assert norms.norm.value >= 1
     assert (bound >= 1).all()
 
@@ -145,9 +144,7 @@ def test_6_padding_modes_count(tmp_path: Path, mode: str) -> None:
     unit = torch.eye(50, dtype=torch.float64).reshape(50, 1, 2, 5, 5)
     truth = float(torch.linalg.matrix_norm(network.logits(unit).mT, ord=2))
     assert float(torch.linalg.matrix_norm(rows, ord=2)) == pytest.approx(truth)
-    norms = SegmentNorms.of(
-        Segment(network, 0, network.output), seed=0, call=0, failure_probability=1e-9
-    )
+    norms = SegmentNorms.of(Segment(network, 0, network.output), norm_coins(1e-9))
     assert truth <= norms.norm.value <= 1.001 * truth
 
 
@@ -155,12 +152,10 @@ def test_6_padding_modes_count(tmp_path: Path, mode: str) -> None:
 def test_7_no_guard_in_a_denominator_lowers_a_norm(factor: float) -> None:
     for side in (256, 0):
         segment = dense_segment(torch.eye(20, dtype=torch.float64) * factor)
-        norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-9, matrix_side=side)
+        norms = SegmentNorms.of(segment, norm_coins(1e-9), matrix_side=side)
         ones = torch.ones(2, 20, dtype=torch.float64)
         mapping = WeightedMap(segment, ones, ones)
-        local = norms.randomised(
-            mapping, streams=torch.arange(2), seed=0, call=1, failure_probability=1e-9
-        )
+        local = norms.randomised(mapping, norm_coins(1e-9, 2, first=1000))
         assert norms.norm.value >= factor
         assert (local >= factor).all()
 

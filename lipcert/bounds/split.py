@@ -32,7 +32,7 @@ _RATE = 0.3
 
 
 @dataclass(frozen=True)
-class Budget:
+class Limits:
     """What may be spent: leaves for each form, steps of the slopes for each leaf, and seconds for
     all forms together."""
 
@@ -114,7 +114,7 @@ class Splitter:
         self.neurons = max(1, sum(self.sizes.values()))
         self.at_once = max(1, _NEURONS_AT_ONCE // self.neurons)
 
-    def proven(self, found: Multipliers, budget: Budget) -> Tensor:
+    def proven(self, found: Multipliers, limits: Limits) -> Tensor:
         """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.
 
         All forms go one cut deeper in each round, so that those soon proven come first. A form is
@@ -122,18 +122,18 @@ class Splitter:
         """
         if not self.kinds:
             return torch.zeros_like(self.needed, dtype=torch.bool)
-        end = time.monotonic() + budget.seconds
+        end = time.monotonic() + limits.seconds
         leaves = Leaves.whole(found, self.needed.to(self.forms.coefficients.dtype))
         spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
         while len(leaves) and time.monotonic() < end:
             leaves = self.cut(leaves)
             spent += torch.bincount(leaves.form, minlength=len(spent))
-            lost |= spent > budget.leaves
+            lost |= spent > limits.leaves
             lost = torch.isin(self.forms.rows, self.forms.rows[lost])
             leaves = leaves.select(~lost[leaves.form])
             parts = [leaves.select(some) for some in self._some(len(leaves))]
             leaves = Leaves.joined(
-                [self.unproven(part, budget.steps) if time.monotonic() < end else part
+                [self.unproven(part, limits.steps) if time.monotonic() < end else part
                  for part in parts]
             ) if parts else leaves  # fmt: skip
         lost[leaves.form] = True

@@ -18,7 +18,7 @@ from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.noise import NoiseSweep
-from lipcert.bounds.split import Budget, Splitter
+from lipcert.bounds.split import Limits, Splitter
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.batch import Rounded
 from lipcert.certification.deployed import Deployment
@@ -26,11 +26,10 @@ from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES
 from lipcert.certification.seeds import Seeds
 from lipcert.network import Network, lower, simplify
-from lipcert.norms import GramMap, SegmentNorms
+from lipcert.norms import Allowance, Budget, GramMap, SegmentNorms
 from lipcert.options import Options
 from lipcert.rounding import FLOAT64
 
-_FIRST_CALL = 2**32
 # Forms are sought, and proven in twice the precision, in parts that caches hold.
 FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
 # How far above the truth norms may be where they are dear.
@@ -44,9 +43,9 @@ class Backward:
 
     def __init__(
         self, network: Network, options: Options, deployment: Deployment, *,
-        device: str, key: int, samples: int, share: float,
+        device: str, budget: Budget, part: float,
     ) -> None:  # fmt: skip
-        self.pace, self.deployment, self.key = PACES[options.effort], deployment, key
+        self.pace, self.deployment = PACES[options.effort], deployment
         simple = in_dtype(simplify(lower(simplify(network))).to(device=device), options)
         single = simple.to_guess_by()
         layers = Layers.of(simple)
@@ -57,13 +56,12 @@ class Backward:
         self.norms = AssuredNorms(
             layers.edges,
             options,
-            key=key,
-            samples=samples,
-            preparations=2 * len(options.eps) + 1 + self.pace.again,
+            budget,
+            # The radius, again further out or nearer, and at every eps with boxes refined or not.
+            preparations=1 + self.pace.again + 2 * len(options.eps),
             own=plan.edges if self.pace.coupled else plan.own_edges if self.pace.own_norms else (),
             chain_norms=plan.chain_norms,
-            share=share,
-            first_call=_FIRST_CALL,
+            part=part,
         )
         self.bound = replace(
             AnchoredBound.of(layers, self.norms.shared), rough=single, narrow=narrow, chains=chains,
@@ -120,18 +118,17 @@ class Ready:
 
 
 class BackwardBatch:
-    """Correctly classified samples ``x`` ``(B, …)`` in float64, with their labels and numbers, and
-    what a deployment knows of them."""
+    """Correctly classified samples ``x`` ``(B, …)`` in float64, with their labels, the
+    ``allowance`` of their coins, and what a deployment knows of them."""
 
     def __init__(
-        self, tools: Backward, x: Tensor, labels: Tensor, streams: Tensor, deployed: Centre,
+        self, tools: Backward, x: Tensor, labels: Tensor, allowance: Allowance, deployed: Centre,
         centre: Centre | None = None,
     ) -> None:  # fmt: skip
-        self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
+        self.tools, self.x, self.labels, self.allowance = tools, x, labels, allowance
         self.rounded = Rounded.of(x, tools.bound.layers.network)
         self.centre = centre or tools.bound.propagation.anchors(self.rounded.x)
         self.deployed = deployed
-        self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.seeds = Seeds.none(self.centre.logits)
         # How much of the clean margin was left where the last radius was prepared.
         self.spare = torch.zeros_like(x.flatten(1)[:, 0])
@@ -141,16 +138,11 @@ class BackwardBatch:
     def subset(self, rows: Tensor) -> BackwardBatch:
         """Some of the samples."""
         some = BackwardBatch(
-            self.tools, self.x[rows], self.labels[rows], self.streams[rows],
+            self.tools, self.x[rows], self.labels[rows], self.allowance.select(rows),
             self.deployed.select(rows), self.centre.select(rows),
         )  # fmt: skip
         some.seeds, some.charged = self.seeds.of(rows), self.charged[rows]
         return some
-
-    @property
-    def spent(self) -> Tensor:
-        """The failure probability of the norms that each sample has used: ``(B,)``."""
-        return self.used * self.tools.norms.spent_by_preparation
 
     @property
     def clean(self) -> Tensor:
@@ -184,13 +176,13 @@ class BackwardBatch:
             to_dtype(state, torch.float64), margin_forms(network, rows, self.labels, nearest)
         )
 
-    def prepare(self, eps: Tensor, number: int, *, refine: bool) -> Ready:
-        """``number`` names the preparation's coins; it is never used twice for a sample."""
-        self.used += 1
+    def prepare(self, eps: Tensor, *, refine: bool) -> Ready:
+        """Norms with the run's assurance, and what follows at these radii, ``(B,)``."""
+        norms = self.tools.norms
+        preparation = self.allowance.preparation(norms.account)
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            norms, excess = self.tools.norms, self.tools.excess
-            return norms.local(norm, mapping, self.streams, number, which, excess)
+            return norms.local(norm, mapping, preparation, which, self.tools.excess)
 
         bound = self.tools.refined if refine else self.tools.bound
         ball, noise = self.rounded.ball(eps), self.tools.noise
@@ -254,7 +246,7 @@ class BackwardBatch:
             self._clean_of(forms, others), open_.needed[forms.rows, others],
         )  # fmt: skip
         leaves = min(leaves, int(pace.leaf_work / splitter.neurons))
-        proven = splitter.proven(found, Budget(leaves=leaves, seconds=seconds))
+        proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
         done[forms.rows[proven], others[proven]] = True
         rest = forms.select(~proven), others[~proven], found.select(~proven)

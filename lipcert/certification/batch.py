@@ -14,7 +14,7 @@ from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms
+from lipcert.norms import Allowance, GramMap, SegmentNorms
 from lipcert.rounding import FLOAT64, gamma
 
 
@@ -53,13 +53,14 @@ class Rounded:
 
 
 class Batch:
-    """Samples ``x`` ``(B, …)`` in float64, exact; ``streams``: their numbers, which name coins."""
+    """Samples ``x`` ``(B, …)`` in float64, exact, with their labels and the ``allowance`` of their
+    coins."""
 
     def __init__(
-        self, tools: Tools, x: Tensor, labels: Tensor, streams: Tensor, *,
+        self, tools: Tools, x: Tensor, labels: Tensor, allowance: Allowance, *,
         centre: Centre | None = None, deployed: Centre | None = None,
     ) -> None:  # fmt: skip
-        self.tools, self.x, self.labels, self.streams = tools, x, labels, streams
+        self.tools, self.x, self.labels, self.allowance = tools, x, labels, allowance
         self.rounded = Rounded.of(x, tools.bound.layers.network)
         self.centre = centre or tools.bound.propagation.centre(self.rounded.x)
         self.deployed = deployed or tools.deployment.centre(self.rounded.x)
@@ -78,19 +79,17 @@ class Batch:
     def subset(self, rows: Tensor) -> Batch:
         """Some of the samples."""
         return Batch(
-            self.tools, self.x[rows], self.labels[rows], self.streams[rows],
+            self.tools, self.x[rows], self.labels[rows], self.allowance.select(rows),
             centre=self.centre.select(rows), deployed=self.deployed.select(rows),
         )  # fmt: skip
 
-    def prepare(self, eps: Tensor, number: int, excess: float = EXCESS) -> Prepared:
-        """Local norms with the run's assurance: good for every radius up to ``eps``.
-
-        ``number`` names the preparation: a sample's coins are those of (sample, number, edge), so
-        that they do not depend on the company of a batch, and none is used twice.
-        """
+    def prepare(self, eps: Tensor, excess: float = EXCESS) -> Prepared:
+        """Local norms with the run's assurance: good for every radius up to ``eps``."""
+        norms = self.tools.norms
+        preparation = self.allowance.preparation(norms.account)
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
-            return self.tools.norms.local(norm, mapping, self.streams, number, edge, excess)
+            return norms.local(norm, mapping, preparation, edge, excess)
 
         return self.tools.bound.prepare(self.centre, self.rounded.ball(eps), norm_of)
 
@@ -148,7 +147,7 @@ class Batch:
         centre = rough.propagation.centre(self.x.to(rough.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
-            return self.tools.norms.guessed(norm, mapping, self.streams)
+            return self.tools.norms.guessed(norm, mapping, self.allowance)
 
         single = eps.to(centre.logits.dtype)
         prepared = rough.prepare(centre, single, norm_of)
@@ -163,7 +162,7 @@ class Batch:
 
         return largest_radius(slack, start, clean=self._clean, limit=limit, resolution=1.005)
 
-    def largest_certified(self, start: Tensor, number: int) -> Tensor:
+    def largest_certified(self, start: Tensor) -> Tensor:
         """The largest certified radius found, ``(B,)``; −1 where there is none.
 
         One preparation, where a guess says the best radius must lie; the radius is then searched
@@ -172,7 +171,7 @@ class Batch:
         guess = self.guess(start)
         # A guess may stop a little short; where it fails the caller's radius is as good a place.
         top = torch.where(guess > 0, guess * 1.01, start.clamp(max=self.diameter))
-        prepared = self.prepare(top, number)
+        prepared = self.prepare(top)
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
             return torch.where(eps <= top, self.slack(eps, prepared), torch.nan)

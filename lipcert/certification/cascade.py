@@ -33,14 +33,15 @@ _SMALLEST_BALL = 1e-30
 
 
 def climb(
-    tools: Backward | TubeBound, attacked: Network, batch: Batch, findings: Findings, rows: Tensor
-) -> None:
+    tools: Backward | TubeBound, attacked: Network, batch: Batch, findings: Findings, rows: Tensor,
+    *, seed: int,
+) -> None:  # fmt: skip
     """Attack, then the radius by the duals, then each eps that is still within reach.
 
-    ``batch``: the correctly classified samples, ``rows`` of the ``findings``.
+    ``batch``: the correctly classified samples, ``rows`` of the ``findings``. ``seed``: of the
+    points that the attack starts from.
     """
     pace, options = tools.pace, findings.options
-    seed = tools.key % 2**63
     attack = nearest(
         attacked, batch.x, batch.labels, steps=pace.attack_steps, restarts=pace.attack_restarts,
         pixel_domain=options.pixel_domain, seed=seed, dtype=attacked.anchor.dtype,
@@ -54,7 +55,7 @@ def climb(
     if isinstance(tools, TubeBound):
         tools.climb(batch, findings, rows, limit)
         return
-    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
+    every = BackwardBatch(tools, batch.x, batch.labels, batch.allowance, batch.deployed)
     doubtful = ~(tools.deployment.usual <= _DOUBT * every.clean.amin(1))
     start = Guess(every, limit, doubtful)
     if bool(start.hopeless.any()):
@@ -68,14 +69,13 @@ def climb(
     first = torch.minimum(torch.full_like(limit, options.largest.rounded_up), limit)
     top = torch.where(guess > 0, (guess * start.ahead).minimum(limit), first)
     top = on_grid(top.clamp(min=_SMALLEST_BALL))
-    radius = prove_radius(every, top, 0)
+    radius = prove_radius(every, top)
     findings.improve(rows, radius, 1, every.charged)
-    findings.spent[rows] += every.spent
     if pace.own_norms:
-        _again(every, radius, top, limit, findings, rows, 2 * len(options.eps) + 1)
+        _again(every, radius, top, limit, findings, rows)
     findings.passed("dual", rows)
 
-    for number, eps in enumerate(options.eps):
+    for eps in options.eps:
         near = torch.full_like(limit, eps.rounded_up)
         # More steps may do it, further out than was guessed.
         reach = pace.near * torch.maximum(guess, findings.radius[rows])
@@ -85,25 +85,24 @@ def climb(
             if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
                 break
             some, at = every.subset(chosen), near[chosen].clamp(min=_SMALLEST_BALL)
-            ready = some.prepare(at, 2 * number + rung, refine=rung == 2)
+            ready = some.prepare(at, refine=rung == 2)
             margins = some.verdict(ready)
             _keep(findings, rows[chosen], at, margins.proven, rung, some)
             if pace.leaves and (left := findings.seconds_left(rows[chosen])) > 0:
                 leaves = pace.leaves if rung == 2 else min(pace.leaves, _FEW_LEAVES)
                 margins = some.split(ready.state, margins, leaves, left)
                 _keep(findings, rows[chosen], at, margins.proven, 3, some)
-            findings.spent[rows[chosen]] += some.spent
 
 
 def _again(
     every: BackwardBatch, radius: Tensor, top: Tensor, limit: Tensor, findings: Findings,
-    rows: Tensor, number: int,
+    rows: Tensor,
 ) -> None:  # fmt: skip
     """Where a radius was certified with much of the margin to spare it is sought further out, and
     where it came out far below the place that all was prepared for, between the two."""
     low, spare = radius.clone(), every.spare
     high = torch.where(radius < top, top, torch.inf)
-    for again in range(every.tools.pace.again):
+    for _ in range(every.tools.pace.again):
         far = (spare > _SPARE) & high.isinf() & (low < limit)
         chosen = (far | (high.isfinite() & (low < _SHORT * high))).nonzero().flatten()
         if not chosen.numel() or findings.seconds_left(rows[chosen]) <= 0:
@@ -112,9 +111,8 @@ def _again(
         further = torch.minimum(low * (1 + _RAISE * spare), limit)
         aim = on_grid(torch.where(far, further, between)[chosen])
         batch = every.subset(chosen)
-        found = prove_radius(batch, aim, number + again)
+        found = prove_radius(batch, aim)
         findings.improve(rows[chosen], found, 1, batch.charged)
-        findings.spent[rows[chosen]] += batch.spent
         reached = found >= aim
         high[chosen] = torch.where(reached, high[chosen], aim)
         low[chosen] = torch.maximum(low[chosen], found)

@@ -28,6 +28,7 @@ from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
+from lipcert.norms import Budget
 from lipcert.options import Options
 from lipcert.rounding import FORMATS
 
@@ -76,16 +77,23 @@ class Certifier:
         network = loaded.to(device=device)
         layers = Layers.of(in_dtype(simplify(loaded).to(device=device), options))
         both = options.method == "auto"
-        share = 0.5 if both else 1.0
+        part = 0.5 if both else 1.0
+        self.budget = Budget(
+            key,
+            probability=0.0 if options.deterministic else options.failure_probability,
+            samples=samples,
+            device=device,
+        )
+        # The product of norms takes none of a sample's own.
+        own = PACES[options.effort].own_norms if both else options.method == "local"
         # At most: one at the largest eps, one for the radius, and one at every eps.
         self.norms = AssuredNorms(
             layers.edges,
             options,
-            key=key,
-            samples=samples,
+            self.budget,
             preparations=len(options.eps) + 2,
-            own=None if not both or PACES[options.effort].own_norms else (),
-            share=share,
+            own=None if own else (),
+            part=part,
         )
         bound = _BOUNDS[options.method].of(layers, self.norms.shared)
         single = layers.network.to_guess_by()
@@ -97,9 +105,10 @@ class Certifier:
         self.tools = Tools(bound, rough, self.norms, deployment)
         self.backward: Backward | TubeBound | None = None
         if both:
-            kind = TubeBound if is_deep(loaded) else Backward
+            # A tube is nothing without coins.
+            kind = TubeBound if is_deep(loaded) and not options.deterministic else Backward
             self.backward = kind(
-                loaded, options, deployment, device=device, key=key, samples=samples, share=share
+                loaded, options, deployment, device=device, budget=self.budget, part=part
             )
         # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
         double = options.deployed in ("float64", "real")
@@ -116,9 +125,7 @@ class Certifier:
     @property
     def global_failure_probability(self) -> float:
         """What the shared norms spend of the run's failure probability."""
-        own = isinstance(self.backward, Backward)
-        backward = self.backward.norms.spent_shared if own else 0.0  # type: ignore[union-attr]
-        return self.norms.spent_shared + backward
+        return self.budget.spent_shared
 
     @property
     @ieee_arithmetic()
@@ -148,7 +155,7 @@ class Certifier:
             self.tools,
             pixels.to(device, torch.float64),
             labels.to(device, torch.int64),
-            torch.tensor(indices, dtype=torch.int64, device=device),
+            self.budget.open(torch.tensor(indices, dtype=torch.int64, device=device)),
         )
         with sums_of_products(self.options.dtype):
             found = self._findings(batch)
@@ -170,11 +177,10 @@ class Certifier:
         # Around every sample: the local constant at the largest eps, and the verdict there.
         top = torch.full_like(findings.margin, options.largest.rounded_up)
         ball = top.clamp(min=_SMALLEST_BALL)
-        prepared = batch.prepare(ball, 0, _ROUGHLY if self.backward else EXCESS)
+        prepared = batch.prepare(ball, _ROUGHLY if self.backward else EXCESS)
         findings.constant, findings.fixed = batch.constant(ball, prepared), prepared.fixed
         held = findings.correct & batch.holds(top, prepared)
         findings.improve(everyone, torch.where(held, top, -1.0), 0, batch.charged)
-        findings.spent += self.norms.spent_by_preparation
         findings.passed(self.rungs[0], everyone)
 
         rows = findings.correct.nonzero().flatten()
@@ -182,12 +188,14 @@ class Certifier:
             self._published(batch.subset(rows), findings, rows, ball[rows])
         elif rows.numel() and self.backward is not None:
             part = batch.subset(rows)
-            climb(self.backward, self.attacked, part, findings, rows)
+            seed = self.budget.seed
+            climb(self.backward, self.attacked, part, findings, rows, seed=seed)
             self._not_below(part, findings, rows, ball[rows])
         rows = (findings.correct & (findings.radius < 0)).nonzero().flatten()
         if rows.numel():
             findings.deployed[rows] = batch.rounding(ball, rows)
-        findings.check(batch.streams)
+        findings.spent = batch.allowance.spent
+        findings.check(batch.allowance.streams)
         return findings
 
     def _run_the_file(self, batch: Batch, findings: Findings) -> None:
@@ -209,25 +217,23 @@ class Certifier:
         chosen = better.nonzero().flatten()
         if chosen.numel():
             some = part.subset(chosen)
-            found = some.largest_certified(further[chosen], 1)
+            found = some.largest_certified(further[chosen])
             findings.improve(rows[chosen], found, 0, some.charged)
-            findings.spent[rows[chosen]] += self.norms.spent_by_preparation
         findings.passed(self.rungs[0], rows)
 
     def _published(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
         """The radius by the method alone."""
-        once = self.norms.spent_by_preparation
-        findings.improve(rows, part.largest_certified(ball, 1), 0, part.charged)
-        findings.spent[rows] += once
-        for number, eps in enumerate(self.options.eps, start=2):
+        findings.improve(rows, part.largest_certified(ball), 0, part.charged)
+        for eps in self.options.eps:
             # A little above what was found, norms prepared for this very eps may do it.
             near, known = torch.full_like(ball, eps.rounded_up), findings.radius[rows]
             tried = (known < near) & (near <= 1.1 * known.clamp(min=0))
-            if bool((tried & (near < ball)).any()):
-                prepared = part.prepare(near.clamp(min=_SMALLEST_BALL), number)
-                held = torch.where(tried & part.holds(near, prepared), near, -1.0)
-                findings.improve(rows, held, 0, part.charged)
-                findings.spent[rows] += tried * once
+            chosen = (tried & (near < ball)).nonzero().flatten()
+            if chosen.numel():
+                some, at = part.subset(chosen), near[chosen]
+                prepared = some.prepare(at.clamp(min=_SMALLEST_BALL))
+                held = torch.where(some.holds(at, prepared), at, -1.0)
+                findings.improve(rows[chosen], held, 0, some.charged)
         findings.passed(self.rungs[0], rows)
 
 

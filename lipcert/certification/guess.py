@@ -79,7 +79,7 @@ class Guess:
 
     def _prepared(self, bound: AnchoredBound, eps: Tensor) -> tuple[Prepared, State]:
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            return self.batch.tools.norms.guessed(norm, mapping, self.batch.streams)
+            return self.batch.tools.norms.guessed(norm, mapping, self.batch.allowance)
 
         def noise_of(node: int, state: State, box: Box) -> Tensor:
             return self.noise[node]

@@ -18,12 +18,12 @@ _EASY = 0.1
 _COARSE = 0.1
 
 
-def prove_radius(batch: BackwardBatch, top: Tensor, number: int) -> Tensor:
+def prove_radius(batch: BackwardBatch, top: Tensor) -> Tensor:
     """The largest radius proven up to ``top``, ``(B,)``, on the grid; −1 where there is none.
 
     One preparation and one optimisation at ``top`` serve every radius below it.
     """
-    ready = batch.prepare(top, number, refine=False)
+    ready = batch.prepare(top, refine=False)
     state, needed = ready.state, ready.needed
     margins = batch.tools.bound.margins_in(batch.centre, batch.labels, state)
     # What the arithmetic of the deployed network adds only grows with the radius: where that

@@ -26,7 +26,7 @@ from lipcert.certification.findings import Findings
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.network import Network, ancestors, lower, simplify
-from lipcert.norms.projections import Projections
+from lipcert.norms import Budget
 from lipcert.options import Options
 
 # Networks whose activations are computed from more values than this, in all, are deep: between
@@ -41,8 +41,6 @@ _SMALLER = 0.85
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
 _FIRST_GUESS, _NEAR = 0.005, 1.2
 _GUESSED_CLASSES = 3
-# The calls that claims and proofs begin at.
-_GUESSES, _PROOFS = 2**33, 2**34
 _SMALLEST_BALL = 1e-30
 
 
@@ -59,10 +57,9 @@ class TubeBound:
 
     def __init__(
         self, network: Network, options: Options, deployment: Deployment, *,
-        device: str, key: int, samples: int, share: float,
+        device: str, budget: Budget, part: float,
     ) -> None:  # fmt: skip
         self.pace, self.deployment, self.options = PACES[options.effort], deployment, options
-        self.key = key
         simple = simplify(lower(simplify(network))).to(device=device)
         rough = simple.to_guess_by()
         constants = [math.inf] * len(simple.nodes)
@@ -74,11 +71,14 @@ class TubeBound:
         self.noise = deployment.noise(simple)
         self.tube = Tube(simple, rough)
         widths = sum(math.prod(simple.nodes[sink].shape) for sink in simple.sinks)
-        # Two projections a neuron, of each sample at every preparation.
-        self.preparations = self.pace.tube.tries + len(options.eps)
-        each = options.failure_probability * share / max(1, samples * self.preparations)
-        self.spent_by_preparation = each
-        self.assurance = Assurance.of(self.pace.tube.projections, each / (2 * widths))
+        # Drawn at the input and at every activation; of each neuron two statistics may fail.
+        self.account = budget.account(
+            part,
+            preparations=self.pace.tube.tries + len(options.eps),
+            draws=len(simple.sources),
+            events=2 * widths,
+        )
+        self.assurance = Assurance.of(self.pace.tube.projections, self.account.single)
         largest = max(math.prod(node.shape) for node in simple.nodes)
         one = _HELD * largest * 2 * self.pace.tube.projections * 8
         self.at_once = max(1, int(_MEMORY / one))
@@ -96,7 +96,7 @@ class TubeBound:
     def _climb(self, batch: Batch, findings: Findings, rows: Tensor, limit: Tensor) -> None:
         # It has all that margins are proven with; norms it has none.
         tools = cast(Backward, self)
-        every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
+        every = BackwardBatch(tools, batch.x, batch.labels, batch.allowance, batch.deployed)
         guess, tries = self._guess(every, limit), self.pace.tube.tries
         aim = on_grid(torch.where(guess > 0, guess, limit).clamp(min=_SMALLEST_BALL))
         open_ = torch.ones_like(aim) > 0
@@ -142,7 +142,7 @@ class TubeBound:
         self, part: BackwardBatch, eps: Tensor, count: int, number: int
     ) -> tuple[Claim, NoiseSweep | None]:
         sweep = None if self.noise is None else self.noise.over(eps)
-        coins = Projections(self.key, part.streams, _GUESSES + number)
+        coins = part.allowance.guesses.projections(number)
         rounding = None if sweep is None else sweep.before
         claim = self.tube.claim(part.centre, eps, self.assurance, coins, count, rounding)
         return claim, sweep
@@ -155,7 +155,7 @@ class TubeBound:
         chosen = wanted.nonzero().flatten()
         part = every.subset(chosen)
         claim, sweep = self._claim(part, eps[chosen], self.pace.tube.claims, number)
-        coins = Projections(self.key, part.streams, _PROOFS + number)
+        coins = part.allowance.preparation(self.account)
         proof = self.tube.prove(part.centre, claim, self.assurance, coins)
         state = proof.state
         if self.options.pixel_domain:
@@ -166,5 +166,4 @@ class TubeBound:
         margins = part.verdict(Ready(Prepared(), state, needed))
         proven = proof.held & margins.proven
         findings.improve(rows[chosen], torch.where(proven, eps[chosen], -1.0), 1, part.charged)
-        findings.spent[rows[chosen]] += self.spent_by_preparation
         return torch.zeros_like(wanted).index_put((chosen,), proven)

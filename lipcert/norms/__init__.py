@@ -6,7 +6,7 @@ from lipcert.norms.bounds import (
     randomised_norm,
     schur_bound,
 )
-from lipcert.norms.coins import unit_vectors
+from lipcert.norms.budget import Account, Allowance, Budget, NormCoins, Preparation, Projections
 from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
 from lipcert.norms.spectrum import convolution_norm
@@ -20,8 +20,8 @@ from lipcert.norms.structure import (
 from lipcert.norms.weighted import GramMap, WeightedMap, times
 
 __all__ = [
-    "GramMap", "Norm", "SegmentNorms", "WeightedMap", "at_least_tiny", "chebyshev_bound",
-    "convolution_norm", "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm",
-    "power_iteration", "randomised_norm", "row_norms", "schur_bound", "spectral_norm",
-    "structural_norm", "times", "unit_vectors",
+    "Account", "Allowance", "Budget", "GramMap", "Norm", "NormCoins", "Preparation", "Projections",
+    "SegmentNorms", "WeightedMap", "at_least_tiny", "chebyshev_bound", "convolution_norm",
+    "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm", "power_iteration",
+    "randomised_norm", "row_norms", "schur_bound", "spectral_norm", "structural_norm", "times",
 ]  # fmt: skip

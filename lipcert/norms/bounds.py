@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Segment
-from lipcert.norms.coins import unit_vectors
+from lipcert.norms.budget import PROBES, NormCoins
 from lipcert.norms.krylov import chebyshev_bound, degree_for, lanczos
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
@@ -32,7 +32,6 @@ MATRIX_SIDE = 128
 _MATRIX_SIZE = 2**22
 _BATCH_SIZE = 2**25
 _FLOOR = 1e-4
-_PROBES = 3
 # How far above the truth a randomised norm aims to be: shared ones can afford more steps.
 _EXCESS_SHARED = 0.001
 _EXCESS_SAMPLE = 0.01
@@ -60,30 +59,19 @@ class SegmentNorms:
 
     @classmethod
     def of(
-        cls, segment: Segment, *, seed: int, call: int, failure_probability: float,
-        matrix_side: int = MATRIX_SIDE,
-    ) -> SegmentNorms:  # fmt: skip
-        """``failure_probability`` is this norm's own share; 0 leaves the randomised bound out."""
+        cls, segment: Segment, coins: NormCoins | None = None, *, matrix_side: int = MATRIX_SIDE
+    ) -> SegmentNorms:
+        """``coins``: for a randomised bound, where one may be of use; None leaves it out."""
         bare = cls(segment, Norm(math.inf, "unknown"), matrix_side)
         if bare.is_exact:
             ones = bare.unweighted()
             return replace(bare, norm=Norm(float(bare.exact(ones)[0]), "deterministic"))
         value = min(structural_norm(segment), bare.absolute) + bare.fusion_slack
         norm = Norm(value, "deterministic")
-        # What structure knows exactly no coin can improve, only fail.
-        if failure_probability > 0 and not is_known_exactly(segment):
-            ones = bare.unweighted()
-            found = bare.randomised(
-                ones,
-                streams=torch.full((1,), -1, device=ones.inner.device),
-                seed=seed,
-                call=call,
-                failure_probability=failure_probability,
-                excess=_EXCESS_SHARED,
-                steps=60,
-            )
+        if coins is not None and bare.takes_coins:
+            found = bare.randomised(bare.unweighted(), coins, excess=_EXCESS_SHARED, steps=60)
             if float(found[0]) < value:
-                norm = Norm(float(found[0]), "randomised", failure_probability)
+                norm = Norm(float(found[0]), "randomised", coins.probability)
         return replace(bare, norm=norm)
 
     def unweighted(self) -> WeightedMap:
@@ -100,14 +88,23 @@ class SegmentNorms:
     @property
     def is_exact(self) -> bool:
         """Whether its norms, weighted or not, are found without coins, exact but for rounding."""
-        return self.segment.is_monomial or self.matrix is not None
+        return self.segment.is_monomial or self._is_small
+
+    @property
+    def takes_coins(self) -> bool:
+        """Whether its own norm is found by coins: what structure knows exactly these cannot
+        improve, only fail."""
+        return not self.is_exact and not is_known_exactly(self.segment)
+
+    @property
+    def _is_small(self) -> bool:
+        outputs, inputs = math.prod(self.segment.out_shape), math.prod(self.segment.in_shape)
+        return min(outputs, inputs) <= self.matrix_side and outputs * inputs <= _MATRIX_SIZE
 
     @cached_property
-    def matrix(self) -> Tensor | None:
-        """``A`` as ``(out, in)`` where one side is small, else None."""
+    def matrix(self) -> Tensor:
+        """``A`` as ``(out, in)``, of a small one."""
         outputs, inputs = math.prod(self.segment.out_shape), math.prod(self.segment.in_shape)
-        if min(outputs, inputs) > self.matrix_side or outputs * inputs > _MATRIX_SIZE:
-            return None
         if outputs <= inputs:
             return self.segment.rows().flatten(1)
         like = self.segment.network.anchor
@@ -138,7 +135,6 @@ class SegmentNorms:
             top = columns.flatten(1).amax(1) * (1 + relative) + unit.underflow
             return lifted(top.sqrt() * (1 + relative), by) + slack
         matrix = self.matrix
-        assert matrix is not None
         # Each side and the matrix are brought to 1, so that no product underflows that counts.
         by = exponents(matrix.abs().amax()) if matrix.numel() else exponents(matrix.new_zeros(()))
         matrix, sides, total = divided(matrix, by), [], by
@@ -176,16 +172,13 @@ class SegmentNorms:
     def randomised(
         self,
         mapping: WeightedMap,
+        coins: NormCoins,
         *,
-        streams: Tensor,
-        seed: int,
-        call: int,
-        failure_probability: float,
         excess: float = _EXCESS_SAMPLE,
         steps: int = 24,
         rough: GramMap | None = None,
     ) -> Tensor:
-        """An upper bound that fails with at most this probability for each sample: ``(B,)``.
+        """An upper bound that fails with the probability of its coins for each sample: ``(B,)``.
 
         The other arguments are those of ``randomised_norm``.
         """
@@ -195,26 +188,15 @@ class SegmentNorms:
         absolute = product(*most, most[0].new_tensor(self.absolute))
         slack = product(*most, most[0].new_tensor(self.fusion_slack))
         found = randomised_norm(
-            mapping,
-            streams=streams,
-            seed=seed,
-            call=call,
-            failure_probability=failure_probability,
-            absolute=absolute,
-            excess=excess,
-            steps=steps,
-            rough=rough,
+            mapping, coins, absolute=absolute, excess=excess, steps=steps, rough=rough
         )
         return torch.minimum(found + slack, self.from_whole(mapping))
 
 
 def randomised_norm(
     mapping: GramMap,
+    coins: NormCoins,
     *,
-    streams: Tensor,
-    seed: int,
-    call: int,
-    failure_probability: float,
     absolute: Tensor,
     excess: float = _EXCESS_SAMPLE,
     steps: int = 24,
@@ -222,26 +204,24 @@ def randomised_norm(
 ) -> Tensor:
     """``chebyshev_bound`` with its own scale and probes: ``(B,)``, infinite where it fails.
 
-    ``streams`` and ``call`` name the coins, never used twice. ``absolute`` bounds ``‖ |M| ‖₂``.
+    ``absolute`` bounds ``‖ |M| ‖₂``.
     ``excess`` is how far above the truth to aim; ``rough`` the same map in lower precision, good
     enough for choosing the scale by ``steps`` of Lanczos.
     """
     mapping, by = mapping.normalised()
     absolute, support = lifted(absolute, -by), mapping.support
-    start = unit_vectors(seed, streams, 4 * call, support)
+    start = coins.start(support)
     lower = mapping if rough is None else rough.scaled(-by)
     estimate = lanczos(lower, start.to(lower.support.dtype), steps).to(support.dtype)
     # A Ritz value lies a little below the norm, and the bound is best a little above it.
     scale = (estimate * (1 + excess / 2)).square()
-    probes = torch.cat(
-        [unit_vectors(seed, streams, 4 * call + 1 + p, support) for p in range(_PROBES)]
-    )
+    risk = coins.probability
     found = chebyshev_bound(
         mapping,
-        probes,
+        coins.probes(support),
         scale,
-        failure_probability=failure_probability,
-        degree=degree_for(excess, failure_probability, _PROBES, support[0].numel()),
+        failure_probability=risk,
+        degree=degree_for(excess, risk, PROBES, support[0].numel()),
         absolute=absolute,
     )
     return lifted(found, by)

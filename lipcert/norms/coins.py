@@ -1,10 +1,11 @@
-"""Random unit vectors from a recorded seed: the coins of the randomised norms.
+"""Random numbers from a recorded seed: the coins of the randomised bounds.
 
 A counter-based generator from the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014):
 each vector is a pure function of (seed, stream, call), so it is the same on every device and for
-every batching, and no two norms share one. A stream is a sample's index; -1 is what all samples
-share. The seed has 128 bits; its two words go separate ways to two keys of a vector, of which one
-counts and the other is added between two finalisers, so that no 64 bits of state tell a vector.
+every batching. ``norms.budget`` gives out streams and calls, of which no two bounds share a pair: a
+stream is a sample's number, and a call a coin's, ``(B,)`` or one for all. The seed has 128 bits;
+its two words go separate ways to two keys of a vector, of which one counts and the other is added
+between two finalisers, so that no 64 bits of state tell a vector.
 """
 
 from __future__ import annotations
@@ -15,24 +16,34 @@ import torch
 from torch import Tensor
 
 
-def unit_vectors(seed: int, streams: Tensor, call: int, like: Tensor) -> Tensor:
+def unit_vectors(seed: int, streams: Tensor, call: int | Tensor, like: Tensor) -> Tensor:
     """Uniform on the unit sphere of each sample, restricted to where ``like`` is not 0.
 
     ``seed``: below 2^128. ``streams``: ``(B,)`` int64. ``like``: ``(B, *shape)``; it gives shape,
     dtype, device and support. A sample with no support gets the zero vector.
     """
-    size = math.prod(like.shape[1:])
-    half = (size + 1) // 2
-    even = uniform(seed, streams, call, 2 * half)
-    length = torch.sqrt(-2 * torch.log(even[:, :half]))
-    angle = 2 * math.pi * even[:, half:]
-    normal = torch.cat([length * torch.cos(angle), length * torch.sin(angle)], 1)[:, :size]
+    normal = normal_numbers(seed, streams, call, math.prod(like.shape[1:]))
     normal = torch.where(like.flatten(1) != 0, normal, 0)
     norm = normal.norm(dim=1, keepdim=True)
     return (normal / torch.where(norm > 0, norm, 1)).reshape(like.shape).to(like.dtype)
 
 
-def uniform(seed: int, streams: Tensor, call: int, size: int) -> Tensor:
+def normal_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
+    """Normal, by Box and Muller: ``(B, size)`` in float64."""
+    half = (size + 1) // 2
+    even = uniform(seed, streams, call, 2 * half)
+    length = torch.sqrt(-2 * torch.log(even[:, :half]))
+    angle = 2 * math.pi * even[:, half:]
+    return torch.cat([length * torch.cos(angle), length * torch.sin(angle)], 1)[:, :size]
+
+
+def cauchy_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
+    """Cauchy, tangents of uniform angles: ``(B, size)`` in float64."""
+    even = uniform(seed, streams, call, size)
+    return even.sub_(0.5).mul_(math.pi).tan_()
+
+
+def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
     """Uniform in (0, 1), of 53 bits, moved off zero: ``(B, size)`` in float64."""
     if not 0 <= seed < 2**128:
         raise ValueError(f"{seed}: a seed has 128 bits")

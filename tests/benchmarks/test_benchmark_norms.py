@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from laws import normal, seeded
+from laws import norm_coins, normal, seeded
 from norms.test_norms_segments import dense_twins, random_masks, segment_of
 
 from lipcert.network.operators import Convolution, Dense
@@ -35,12 +35,10 @@ SHAPES = {
 def test_masked_norms_at_full_size(name: str) -> None:
     batch = 4
     segment = segment_of(SHAPES[name])
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10)
+    norms = SegmentNorms.of(segment, norm_coins(1e-10))
     mapping = random_masks(segment, batch, seed=5)
     begun = time.perf_counter()
-    bound = norms.randomised(
-        mapping, streams=torch.arange(batch), seed=0, call=1, failure_probability=1e-13
-    )
+    bound = norms.randomised(mapping, norm_coins(1e-13, batch, first=1000))
     seconds = (time.perf_counter() - begun) / batch
     certain = norms.deterministic(mapping)
     truth = []

@@ -27,7 +27,7 @@ from lipcert.bounds.coupled import coupled, coupled_minimum, shares
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.split import Budget, Splitter
+from lipcert.bounds.split import Limits, Splitter
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear, relu
 from lipcert.network.operators import Dense
@@ -300,7 +300,7 @@ def test_coupled_leaves_come_close_to_the_exact_radius(kink: str, seed: int) -> 
         assert found.couplings
         _, found = guide.optimise(single, small, found, 60)
         splitter = Splitter(case.dual, guide, own, forms, clean, torch.zeros_like(clean))
-        proven = splitter.proven(found, Budget(leaves=40, steps=25))
+        proven = splitter.proven(found, Limits(leaves=40, steps=25))
         every = torch.ones(2, dtype=torch.bool)
         every[forms.rows[~proven]] = False
         if share < 1:

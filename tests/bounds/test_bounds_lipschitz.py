@@ -18,10 +18,7 @@ RADII = (0.0, 1e-6, 0.02, 0.3, 2.0)
 
 def bound_of(kind: type[Bound], network: Network) -> Bound:
     layers = Layers.of(network)
-    norms = {
-        (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=n, failure_probability=0)
-        for n, edge in enumerate(layers.edges)
-    }
+    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
     return kind.of(layers, norms)
 
 

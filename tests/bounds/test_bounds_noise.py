@@ -40,10 +40,7 @@ class Noisy:
         assert noise is not None
         self.deployment, self.noise, self.name = deployment, noise, name
         layers = Layers.of(simple)
-        norms = {
-            (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=0, failure_probability=0)
-            for edge in layers.edges
-        }
+        norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
         self.bound = AnchoredBound.of(layers, norms)
         self.centre: Centre = self.bound.propagation.anchors(self.x)
         self.eps = torch.full((3,), radius, dtype=torch.float64)

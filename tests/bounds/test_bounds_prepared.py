@@ -80,10 +80,7 @@ def test_a_chain_counts_neurons_that_fall_silent_below_its_radius() -> None:
     node = builder.activation(relu(), dense(node, [[1.0, -2 / 3]], [0.0]))
     network = builder.build(dense(node, [[1.0], [0.0]], [0.0, 0.0]))
     layers = Layers.of(network)
-    norms = {
-        (edge.source, edge.sink): SegmentNorms.of(edge, seed=0, call=n, failure_probability=0)
-        for n, edge in enumerate(layers.edges)
-    }
+    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
     bound = AnchoredBound.of(layers, norms)
     x, one = torch.full((1, 1, 1), 0.5).double(), torch.ones(1).double()
     centre = bound.propagation.centre(x)

@@ -74,5 +74,11 @@ def test_deep_networks_get_radii_that_no_attack_breaks(
     assert bool((smallest_margins(network, x, labels, radii, restarts=1) > 0).all())
 
 
+def test_without_coins_deep_networks_go_the_way_of_the_others() -> None:
+    network = residual_network(seeded(11), 20, relu())
+    certain = Options(eps=(Epsilon.parse("1e-5"),), effort="fast", failure_probability=0.0)
+    assert "tube" not in Certifier(network, certain, samples=1).rungs
+
+
 def test_shallow_networks_are_not_deep() -> None:
     assert not is_deep(residual_network(seeded(11), 2, relu()))

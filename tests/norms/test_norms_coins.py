@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipcert.norms import unit_vectors
+from lipcert.norms.coins import unit_vectors
 
 SEEDS = st.integers(0, 2**128 - 1)
 

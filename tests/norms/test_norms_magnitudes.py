@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from laws import OPERATOR_CASES, dense_twin, seeded, uniform
+from laws import OPERATOR_CASES, dense_twin, norm_coins, seeded, uniform
 
 from lipcert.certification import Certifier
 from lipcert.network import Network, NetworkBuilder, Segment
@@ -50,7 +50,7 @@ def test_no_norm_of_any_size_is_below_the_truth(name: str, side: int) -> None:
         assert torch.equal(found == 0, rows == 0)
         assert holds(truth.new_tensor(operator_norm(operator)), truth, power)
         assert holds(spectral_norm(matrix[None] * 2.0**power), truth, power)
-        norms = SegmentNorms.of(segment, seed=1, call=0, failure_probability=1e-9,
+        norms = SegmentNorms.of(segment, norm_coins(1e-9, seed=1),
                                  matrix_side=side)  # fmt: skip
         assert holds(truth.new_tensor(norms.norm.value), truth, power)
         # Close to it, too: nothing is infinite that could be found.
@@ -64,8 +64,7 @@ def test_no_norm_of_any_size_is_below_the_truth(name: str, side: int) -> None:
             dense = masks.flatten(1)[:, :, None] * matrix * gains.flatten(1)[:, None]
             local = torch.linalg.matrix_norm(dense, ord=2)
             bounds = [norms.deterministic(mapping), norms.from_whole(mapping),
-                      norms.randomised(mapping, streams=torch.arange(3), seed=1, call=1,
-                                       failure_probability=1e-9)]  # fmt: skip
+                      norms.randomised(mapping, norm_coins(1e-9, 3, first=9))]  # fmt: skip
             for bound in bounds:
                 assert holds(bound, local, power + weight)
 

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from laws import normal, random_network, seeded, uniform
+from laws import norm_coins, normal, random_network, seeded, uniform
 from torch import Tensor
 
 import lipcert.norms.bounds as norm_bounds
 from lipcert.network import Network, NetworkBuilder, Segment, segments, simplify
 from lipcert.network.operators import Convolution, Dense
-from lipcert.norms import Norm, SegmentNorms, WeightedMap, lanczos, power_iteration, unit_vectors
+from lipcert.norms import Norm, SegmentNorms, WeightedMap, lanczos, power_iteration
+from lipcert.norms.coins import unit_vectors
 
 
 def segment_of(operator: Convolution | Dense) -> Segment:
@@ -50,15 +51,11 @@ def test_masked_norms_of_a_thousand_operators() -> None:
     excess = []
     for number, operator in enumerate(SHAPES):
         segment = segment_of(operator)
-        norms = SegmentNorms.of(
-            segment, seed=0, call=number, failure_probability=1e-10, matrix_side=0
-        )
+        norms = SegmentNorms.of(segment, norm_coins(1e-10, seed=0, first=number), matrix_side=0)
         whole = float(torch.linalg.matrix_norm(dense_twins(norms.unweighted())[0], ord=2))
         assert whole * (1 - 1e-13) <= norms.norm.value <= 1.01 * whole
         mapping = random_masks(segment, 200, seed=number)
-        bound = norms.randomised(
-            mapping, streams=torch.arange(200), seed=0, call=100, failure_probability=1e-13
-        )
+        bound = norms.randomised(mapping, norm_coins(1e-13, 200, first=1000))
         truth = torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
         assert (bound >= truth * (1 - 1e-13)).all()
         some = truth > 0
@@ -74,13 +71,13 @@ def test_deterministic_and_exact_norms_are_never_below_the_truth(
     segment = segment_of(operator)
     mapping = random_masks(segment, 30, seed=9)
     truth = torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0)
+    norms = SegmentNorms.of(segment)
     exact = norms.deterministic(mapping)
     assert norms.norm.assurance == "deterministic"
     assert (exact >= truth * (1 - 1e-13)).all()
     if norms.is_exact:
         assert (exact <= truth * (1 + 1e-9)).all()
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0, matrix_side=0)
+    norms = SegmentNorms.of(segment, matrix_side=0)
     assert (norms.deterministic(mapping) >= truth * (1 - 1e-13)).all()
 
 
@@ -92,7 +89,7 @@ def test_every_segment_of_random_networks(seed: int) -> None:
     for side in (256, 0):
         for number, segment in enumerate(s for sink in sinks for s in segments(network, sink)):
             norms = SegmentNorms.of(
-                segment, seed=seed, call=number, failure_probability=1e-9, matrix_side=side
+                segment, norm_coins(1e-9, seed=seed, first=number), matrix_side=side
             )
             mapping = random_masks(segment, 4, seed=number)
             gains = uniform(mapping.inner.shape, seeded(number)) * 3 * mapping.inner
@@ -102,8 +99,7 @@ def test_every_segment_of_random_networks(seed: int) -> None:
             assert norms.norm.value >= float(whole[0]) * (1 - 1e-12)
             for bound in (
                 norms.deterministic(mapping),
-                norms.randomised(mapping, streams=torch.arange(4), seed=seed,
-                                 call=1000 + number, failure_probability=1e-9),
+                norms.randomised(mapping, norm_coins(1e-9, 4, seed=seed, first=1000 + 4 * number)),
             ):  # fmt: skip
                 assert (bound >= truth * (1 - 1e-12)).all()
 
@@ -115,11 +111,7 @@ def test_the_failure_rate_is_below_the_stated_one() -> None:
     norms = SegmentNorms(segment, Norm(10.0, "deterministic"), matrix_side=0)
     ones = torch.ones(10_000, 30, dtype=torch.float64)
     bound = norms.randomised(
-        WeightedMap(segment, ones, ones),
-        streams=torch.arange(10_000),
-        seed=11,
-        call=0,
-        failure_probability=0.1,
+        WeightedMap(segment, ones, ones), norm_coins(0.1, 10_000, seed=11, first=1000)
     )
     assert float((bound < 1).double().mean()) < 0.1
 
@@ -128,14 +120,12 @@ def test_a_scale_far_from_the_norm_costs_tightness_but_not_soundness(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     segment = segment_of(SHAPES[0])
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=0, matrix_side=0)
+    norms = SegmentNorms.of(segment, matrix_side=0)
     mapping = random_masks(segment, 20, seed=3)
     truth = torch.linalg.matrix_norm(dense_twins(mapping), ord=2)
     for factor in (1e-3, 0.5, 3.0, 1e3):
         monkeypatch.setattr(norm_bounds, "lanczos", lambda *a, f=factor: lanczos(*a) * f)
-        bound = norms.randomised(
-            mapping, streams=torch.arange(20), seed=0, call=1, failure_probability=1e-9
-        )
+        bound = norms.randomised(mapping, norm_coins(1e-9, 20, first=1000))
         assert (bound >= truth * (1 - 1e-13)).all()
 
 
@@ -162,11 +152,10 @@ def test_scaling_an_operator_scales_its_norm() -> None:
         segment = segment_of(small)
         mapping = random_masks(segment, 10, seed=5)
         truth = torch.linalg.matrix_norm(dense_twins(mapping) / factor, ord=2)
-        norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10, matrix_side=0)
+        norms = SegmentNorms.of(segment, norm_coins(1e-10), matrix_side=0)
         for bound in (
             norms.deterministic(mapping),
-            norms.randomised(mapping, streams=torch.arange(10), seed=0, call=1,
-                             failure_probability=1e-10),
+            norms.randomised(mapping, norm_coins(1e-10, 10, first=1000)),
         ):  # fmt: skip
             assert (bound / factor >= truth * (1 - 1e-12)).all()
             assert (bound / factor <= truth * 2).all()
@@ -179,9 +168,9 @@ def test_a_sample_with_nothing_varying_has_norm_zero_and_leaves_no_trace() -> No
     outer = mapping.outer.clone()
     outer[1] = 0
     dead = WeightedMap(segment, mapping.inner, outer)
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-10)
+    norms = SegmentNorms.of(segment, norm_coins(1e-10))
     streams = torch.arange(3)
-    found = norms.randomised(dead, streams=streams, seed=0, call=1, failure_probability=1e-10)
+    found = norms.randomised(dead, norm_coins(1e-10, len(streams)))
     start = unit_vectors(0, streams, 0, dead.support)
     estimate = power_iteration(dead, start, 50)
     again = power_iteration(mapping, unit_vectors(0, streams, 0, mapping.support), 50)
@@ -196,7 +185,7 @@ def test_weights_that_are_not_finite_are_never_bounded() -> None:
     weight = normal((3, 2, 3, 3), seeded(8))
     weight[0, 0, 0, 0] = torch.nan
     segment = segment_of(Convolution.of(weight, None, (1, 2, 5, 5)))
-    norms = SegmentNorms.of(segment, seed=0, call=0, failure_probability=1e-9)
+    norms = SegmentNorms.of(segment, norm_coins(1e-9))
     assert not norms.norm.value < 1e300
     mapping = random_masks(segment, 2, seed=1)
     assert not (norms.deterministic(mapping) < 1e300).any()
@@ -209,5 +198,5 @@ def test_composite_segments_keep_their_own_norm() -> None:
     node = builder.operator(Dense.of(shrink, None, (1, 2)), 0)
     node = builder.operator(Dense.of(torch.linalg.inv(shrink), None, (1, 2)), node)
     network: Network = builder.build(node)
-    norms = SegmentNorms.of(Segment(network, 0, 2), seed=0, call=0, failure_probability=0)
+    norms = SegmentNorms.of(Segment(network, 0, 2))
     assert 1 <= norms.norm.value <= 1 + 1e-9
