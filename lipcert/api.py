@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lipcert.data.dataset import to_dataset
+from lipcert.data.arrays import to_dataset
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,

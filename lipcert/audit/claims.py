@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lipcert.certificate import SCHEMA, threat_model
+from lipcert.certificate import SCHEMA, SPACES, threat_model
 from lipcert.errors import CannotCertify, UsageError
 
 Record = Mapping[str, Any]
@@ -107,7 +107,10 @@ def read(path: Path) -> Claims:
     if certificate["assurance"]["kind"] == "estimate":
         raise CannotCertify(f"{file}: an ESTIMATE certifies nothing, so there is nothing to audit")
     images = bool(certificate["options"].get("pixel_domain", False))
-    if certificate["threat_model"] != threat_model(pixel_domain=images):
+    if all(
+        certificate["threat_model"] != threat_model(pixel_domain=images, space=space)
+        for space in SPACES
+    ):
         raise CannotCertify(f"{file}: is for {certificate['threat_model']}, which is not audited")
     return claims
 

@@ -13,9 +13,10 @@ import onnx
 from numpy.typing import NDArray
 
 from lipcert.audit.claims import Claims
-from lipcert.data import Dataset, load_dataset
-from lipcert.data.dataset import Layout, ValueRange
-from lipcert.data.published import NAMED
+from lipcert.data import Dataset, load_dataset, mapped
+from lipcert.data.dataset import ValueRange
+from lipcert.data.layouts import Layout
+from lipcert.data.load import KNOWN
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.factory import build_model, export
 from lipcert.loading.onnx_file import open_onnx
@@ -35,6 +36,7 @@ class Sources:
     data_dir: Path | None = None
     data_layout: Layout = "auto"
     data_range: ValueRange | None = None
+    labels: Path | None = None
     offline: bool = False
 
 
@@ -67,18 +69,26 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
     """The dataset whose arrays have the digest that the certificate records; raises likewise."""
     data = claims.certificate["data"]
     spec = sources.data or data["name"]
-    if sources.data is None and spec != "digits" and spec not in NAMED:
+    if sources.data is None and spec not in KNOWN:
         raise UsageError(
             f"{claims.path}: was made on {data['source']}; say where that is with --data"
         )
+    # How the data were read stands in the certificate, unless it is from before that.
+    reading = dict(data.get("reading", {}))
+    labels, value_range = reading.pop("labels", None), reading.pop("value_range", None)
+    layout = reading.pop("layout", "auto")
     found = load_dataset(
         spec,
         split=data["split"],
         data_dir=sources.data_dir,
         offline=sources.offline,
-        layout=sources.data_layout,
-        value_range=sources.data_range,
+        layout=sources.data_layout if sources.data_layout != "auto" else layout,
+        value_range=sources.data_range or (tuple(value_range) if value_range else None),
+        labels=sources.labels,
+        **reading,
     )
+    if labels is not None:
+        found = mapped(found, {int(label): new for label, new in labels.items()}, data["classes"])
     if _digest(found) != data["sha256"]:
         raise CannotCertify(
             f"{found.source}: is not the data of {claims.path}: sha256 {_digest(found)}, recorded "

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lipcert.audit.claims import Contradiction
+from lipcert.certificate import PIXELS
 from lipcert.errors import UsageError
 
 SCHEMA = "https://lipcert.dev/schema/audit/1"
@@ -66,8 +67,9 @@ class Audited:
 class Audit:
     """A whole audit. ``files``: sha256 of those that were audited, by name.
 
-    ``reading`` and ``bound``: whether the auditor could read and bound the network itself, or why
-    not. ``files_contradict``: contradictions within the files themselves, over all samples.
+    ``unit`` is what radii are measured in. ``reading`` and ``bound``: whether the auditor could
+    read and bound the network itself, or why not. ``files_contradict``: contradictions within the
+    files themselves, over all samples.
     """
 
     lipcert: str
@@ -82,6 +84,7 @@ class Audit:
     files_contradict: tuple[Contradiction, ...]
     samples: tuple[Audited, ...]
     seconds: float
+    unit: str = PIXELS
     schema: str = field(default=SCHEMA)
 
     @property
@@ -152,7 +155,7 @@ def _caption(audit: Audit) -> str:
     return (
         f"Own reading of the file: {audit.reading}. Own bound: {audit.bound}, last evaluated with "
         f"{audit.precision}. {points} points of certified balls run{random}. "
-        f"Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
+        f"Radii in {audit.unit}, seed {audit.seed}, {audit.seconds:.1f} s."
     )
 
 

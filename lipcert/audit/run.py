@@ -81,6 +81,7 @@ def audit(
         files_contradict=tuple(found),
         samples=tuple(audited),
         seconds=time.perf_counter() - began,
+        unit=claims.certificate["threat_model"]["space"],
     )
 
 

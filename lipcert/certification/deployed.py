@@ -44,17 +44,20 @@ class Deployment:
     """The network as loaded, and the arithmetic that it is deployed in; None: real numbers.
 
     ``softmax``: the deployed file ends in a Softmax or LogSoftmax, which was stripped.
+    ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to which what underflows
+    was charged.
     """
 
     propagation: Propagation
     roundoff: Roundoff
     arithmetic: Arithmetic | None
     softmax: bool
+    stretch: float = 1.0
 
     @classmethod
     def of(
         cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
-        analysis: Arithmetic = DOUBLE,
+        analysis: Arithmetic = DOUBLE, stretch: float = 1.0,
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
@@ -63,7 +66,7 @@ class Deployment:
         network = simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
-        return cls(propagation, roundoff, arithmetic, softmax)
+        return cls(propagation, roundoff, arithmetic, softmax, stretch)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -77,7 +80,7 @@ class Deployment:
     @property
     def always(self) -> float:
         """What every margin needs beside: for ties of a Softmax, and for what underflows."""
-        return self._tie + self.roundoff.underflow
+        return self._tie + self.roundoff.underflow * max(1.0, self.stretch)
 
     @cached_property
     def usual(self) -> float:

@@ -10,7 +10,8 @@ from typing import IO
 import numpy as np
 
 from lipcert.data.dataset import Array
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.data.keys import pick
+from lipcert.errors import CannotCertify
 
 _MOST_BYTES = 64 << 30
 # No deflate stream grows beyond this ratio, so a larger declared size is a lie.
@@ -31,12 +32,20 @@ _BROKEN = (
 )
 
 
-def read_npz(file: Path | IO[bytes], source: str) -> tuple[Array, Array]:
+def read_npz(
+    file: Path | IO[bytes],
+    source: str,
+    *,
+    split: str = "test",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    without_labels: bool = False,
+) -> tuple[Array, Array | None]:
     """The raw (images, labels) of an npz file, nothing unpickled.
 
-    Images are under `images` or `x`, labels under `labels` or `y`. Raises `UsageError`
-    where they are not, `CannotCertify` for a damaged file, one whose headers contradict its size,
-    or arrays of Python objects.
+    Which arrays these are `lipcert.data.keys` tells; the labels are None where they are elsewhere,
+    `without_labels`. Raises `UsageError` where they are not there, `CannotCertify` for a damaged
+    file, one whose headers contradict its size, or arrays of Python objects.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -45,24 +54,17 @@ def read_npz(file: Path | IO[bytes], source: str) -> tuple[Array, Array]:
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
-            wanted = [
-                _first_of(keys, members, source) for keys in (("images", "x"), ("labels", "y"))
-            ]
-            images, labels = (_array(archive, info, source) for info in wanted)
+            names = pick(
+                list(members), split, source,
+                image_key=image_key, label_key=label_key, without_labels=without_labels,
+            )  # fmt: skip
+            images, labels = (
+                None if name is None else _array(archive, members[name], source) for name in names
+            )
     except _BROKEN as error:
         raise CannotCertify(f"{source}: not a sound npz file: {error}") from error
+    assert images is not None
     return images, labels
-
-
-def _first_of(
-    keys: tuple[str, ...], members: dict[str, zipfile.ZipInfo], source: str
-) -> zipfile.ZipInfo:
-    for key in keys:
-        if key in members:
-            return members[key]
-    raise UsageError(
-        f"{source}: needs an array {' or '.join(keys)}; it has {', '.join(members) or 'none'}"
-    )
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> Array:

@@ -32,7 +32,7 @@ class Comparison:
 
     ``changes`` and ``by_class``: at each eps, as A writes it. ``gained`` and ``lost``: the samples
     that B certifies at the largest eps and A does not, and the other way round. ``radii``: of each
-    sample, first A's, then B's, with its index.
+    sample, first A's, then B's, with its index. ``class_names``: B's, if it has any.
     """
 
     names: tuple[str, str]
@@ -43,6 +43,7 @@ class Comparison:
     gained: tuple[int, ...]
     lost: tuple[int, ...]
     radii: tuple[tuple[int, float, float], ...]
+    class_names: tuple[str, ...] = ()
 
 
 def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
@@ -104,6 +105,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
         gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
         lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
         radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
+        class_names=tuple(b["data"].get("class_names", ())),
     )
 
 

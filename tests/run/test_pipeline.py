@@ -38,7 +38,7 @@ class FakeCertifier:
         self.global_failure_probability = 1e-10
         self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax, counterexamples):
+    def make(self, network, options, *, samples, device, softmax, counterexamples, reach=None):
         self.samples, self.counterexamples = samples, counterexamples
         return self
 
