@@ -17,7 +17,7 @@ from lipcert.config import file_in
 from lipcert.errors import CannotCertify
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
-_USEFUL = ("onnx2torch", "onnxscript", "pillow")
+_USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow")
 
 
 def doctor(

@@ -76,10 +76,10 @@ class _Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A published set of pictures: `counts` of them per split; `places`, below a data folder, of
-    which those that are there are read together; `marks`, by which a data folder is seen to be the
-    set's own; `size`: (H, W) that pictures of several sizes are brought to, None where they have
-    one."""
+    """A published set of pictures: `counts` of them per split; `folders` below a data folder where
+    it may be; `archives` per split, patterns, of which those that are there are read together where
+    the set comes in several; `marks`, by which a data folder is seen to be the set's own; `size`:
+    (H, W) that pictures of several sizes are brought to, None where they have one."""
 
     name: str
     counts: dict[str, int]
@@ -88,6 +88,7 @@ class PictureSet:
     marks: tuple[str, ...]
     labelled: Callable[[Tree, str], _Labelled | None]
     size: Size | None
+    together: bool
     home: str
 
     def find(self, split: str, folder: Path) -> Tree | None:
@@ -96,8 +97,10 @@ class PictureSet:
         places: list[list[Path]] = [
             [path] for path in (*(folder / name for name in self.folders), *own) if path.is_dir()
         ]
-        zips = [folder / name for name in self.archives[split] if (folder / name).is_file()]
-        for place in [*places, *([zips] if zips else [])]:
+        names = self.archives[split]
+        zips = [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
+        together = [zips] if self.together else [[path] for path in zips]
+        for place in [*places, *(some for some in together if some)]:
             tree = Tree(place)
             found = self.labelled(tree, split)
             if found is not None and found.files:
@@ -113,11 +116,7 @@ class PictureSet:
         size = size or self.size
         for name, content in zip(found.files, tree.contents(found.files), strict=True):
             stack.add(decode(content, name, size=size), name)
-        if len(found.files) != self.counts[split]:
-            notes.append(
-                f"{source} holds {len(found.files)} of the {self.counts[split]} images of "
-                f"{self.name} {split}"
-            )
+        notes += self.part_note(len(found.files), split, source)
         if size is not None:
             notes.append(f"images were brought to {size[0]}x{size[1]} by a bilinear filter")
         images = np.ascontiguousarray(stack.array())
@@ -128,6 +127,13 @@ class PictureSet:
             source, names=found.names, by_name=found.by_name, notes=tuple(notes),
             reading={} if size is None else {"resize": list(size)},
         )  # fmt: skip
+
+    def part_note(self, count: int, split: str, source: str) -> list[str]:
+        """A note where these are not all the images of the split."""
+        whole = self.counts[split]
+        if count == whole:
+            return []
+        return [f"{source} holds {count} of the {whole} images of {self.name} {split}"]
 
     @property
     def help(self) -> str:
@@ -157,9 +163,11 @@ def _tiny_imagenet(tree: Tree, split: str) -> _Labelled | None:
         if any(len(row) < 2 for row in rows):
             raise CannotCertify(f"{annotations}: needs a file and its wnid on each line")
         pairs = [(images + row[0], row[1]) for row in rows if images + row[0] in here]
+    listed = tree.ending("wnids.txt")
+    if not pairs and folder == "val" and listed is not None:
+        pairs = _listed_pairs(tree, listed.removesuffix("wnids.txt"))
     if not pairs:
         return None
-    listed = tree.ending("wnids.txt")
     wnids = {wnid for _, wnid in pairs}
     if listed is not None:
         wnids |= set(tree.text(listed).split())
@@ -167,6 +175,14 @@ def _tiny_imagenet(tree: Tree, split: str) -> _Labelled | None:
     number = {wnid: i for i, wnid in enumerate(order)}
     labels = [number[wnid] for _, wnid in pairs]
     return _Labelled([name for name, _ in pairs], labels, tuple(order), True, note)
+
+
+def _listed_pairs(tree: Tree, root: str) -> list[tuple[str, str]]:
+    """Those of a part: a list `labels.csv` of files and wnids, and the files in `images`."""
+    listed, here = f"{root}labels.csv", set(tree.names)
+    rows = csv.DictReader(StringIO(tree.text(listed))) if listed in here else iter(())
+    pairs = [(f"{root}images/{row.get('filename')}", str(row.get("wnid"))) for row in rows]
+    return [(name, wnid) for name, wnid in pairs if name in here]
 
 
 def _gtsrb(tree: Tree, split: str) -> _Labelled | None:
@@ -234,10 +250,15 @@ PICTURED: dict[str, PictureSet] = {
             name="tiny-imagenet",
             counts={"train": 100_000, "val": 10_000, "test": 10_000},
             folders=("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet"),
-            archives=dict.fromkeys(("train", "val", "test"), ("tiny-imagenet-200.zip",)),
+            archives={
+                "train": ("tiny-imagenet-200.zip",),
+                "val": ("tiny-imagenet-200.zip", "tiny_imagenet_val*.zip"),
+                "test": ("tiny-imagenet-200.zip", "tiny_imagenet_val*.zip"),
+            },
             marks=("val/val_annotations.txt", "wnids.txt"),
             labelled=_tiny_imagenet,
             size=None,
+            together=False,
             home="https://cs231n.stanford.edu/tiny-imagenet-200.zip",
         ),
         PictureSet(
@@ -251,6 +272,7 @@ PICTURED: dict[str, PictureSet] = {
             marks=("Final_Test", "Final_Training", "Test.csv"),
             labelled=_gtsrb,
             size=_GTSRB_SIZE,
+            together=True,
             home="https://benchmark.ini.rub.de",
         ),
     )

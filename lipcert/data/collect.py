@@ -44,7 +44,9 @@ def collect(
     tensors = getattr(made, "tensors", None)  # torch's TensorDataset
     if isinstance(tensors, tuple) and len(tensors) == 2:
         made = tensors
-    if isinstance(made, tuple | list) and len(made) == 2 and _is_batch(made[0]):
+    if isinstance(made, tuple | list) and len(made) == 2 and not all(map(_is_sample, made)):
+        if not all(map(_is_batch, made)):
+            raise _refused(made, source)
         return Collected(as_array(made[0], source), as_array(made[1], source), names)
     if isinstance(made, str | bytes) or not _can_be_read(made):
         raise _refused(made, source)
@@ -116,6 +118,13 @@ def _pair(item: Any, source: str, image_key: str | None, label_key: str | None) 
         f"{source}: its items must be pairs (image, label), not {type(item).__name__}"
         + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
     )
+
+
+def _is_sample(value: Any) -> bool:
+    """Whether it is a pair of an image and its own label, a single number or name."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return isinstance(value[1], str) or getattr(value[1], "ndim", int(_is_batch(value[1]))) == 0
 
 
 def _is_batch(value: Any) -> bool:

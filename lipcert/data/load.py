@@ -24,7 +24,7 @@ from lipcert.data.layouts import Expected, Layout
 from lipcert.data.named import load_named, load_pictured
 from lipcert.data.npy import labels_beside, read_npy
 from lipcert.data.npz import read_npz
-from lipcert.data.parquet import read_parquet, shards
+from lipcert.data.parquet import read_parquet, shards, splits_there
 from lipcert.data.pillow import Size
 from lipcert.data.published import NAMED
 from lipcert.data.table import read_labels, read_table
@@ -154,6 +154,11 @@ def _folder(path: Path, declared: _Declared) -> Dataset:
     files = shards(path, declared.split)
     if files:
         return _parquet(files, name, name, declared)
+    if others := splits_there(path):
+        raise UsageError(
+            f"{path}: has Parquet files of the splits {', '.join(others)}, not "
+            f"{declared.split!r}; choose one with --split"
+        )
     declared.refuse(f"the folder {path}", "--resize")
     found = read_folder(path, declared.split, declared.resize)
     made = to_dataset(

@@ -73,11 +73,31 @@ def load_pictured(name: str, split: str, data_dir: Path | None, size: Size | Non
         raise UsageError(f"{name} has the splits {', '.join(known.counts)}, not {split!r}")
     folders = _folders(data_dir)
     for folder in folders:
+        if (arrays := _arrays(name, split, folder)) is not None:
+            return _part(known, split, arrays)
         if (tree := known.find(split, folder)) is not None:
             return known.read(split, tree, size)
     raise CannotCertify(
         f"{name} {split} was not found: {known.help}; looked in {', '.join(map(str, folders))}"
     )
+
+
+def _arrays(name: str, split: str, folder: Path) -> Path | None:
+    """An npz file of the split, or of a part of it, in a data folder."""
+    stem = f"{name.replace('-', '_')}_{split}"
+    return next((p for p in (folder / f"{stem}.npz", *sorted(folder.glob(f"{stem}_*.npz")))
+                 if p.is_file()), None)  # fmt: skip
+
+
+def _part(known: PictureSet, split: str, path: Path) -> Dataset:
+    images, labels = read_npz(path, str(path), split=split)
+    assert labels is not None
+    names = CLASS_NAMES.get(known.name, ())
+    made = to_dataset(
+        known.name, split, images, labels, source=path.name, names=names,
+        classes=len(names) or None, notes=known.part_note(len(labels), split, path.name),
+    )  # fmt: skip
+    return replace(made, reading={})
 
 
 def available(data_dir: Path | None = None) -> list[Availability]:
@@ -97,9 +117,12 @@ def available(data_dir: Path | None = None) -> list[Availability]:
 
 
 def _place(known: PictureSet, split: str, folders: Sequence[Path]) -> Path | None:
-    trees = (known.find(split, folder) for folder in folders)
-    found = next((tree for tree in trees if tree is not None), None)
-    return None if found is None else found.places[0]
+    for folder in folders:
+        if (arrays := _arrays(known.name, split, folder)) is not None:
+            return arrays
+        if (tree := known.find(split, folder)) is not None:
+            return tree.places[0]
+    return None
 
 
 def _folders(data_dir: Path | None) -> list[Path]:

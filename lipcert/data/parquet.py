@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lipcert.data.dataset import Array
-from lipcert.data.keys import LABELS, aliases, pick
+from lipcert.data.keys import LABELS, SPLITS, aliases, pick
 from lipcert.data.pillow import MOST_BYTES, Size, Stack, decode
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 
@@ -31,6 +31,11 @@ def shards(folder: Path, split: str) -> list[Path]:
             if found := sorted(found or (place / name).glob("*.parquet")):
                 return found
     return []
+
+
+def splits_there(folder: Path) -> list[str]:
+    """The splits of which a folder has Parquet files."""
+    return [split for split in SPLITS if shards(folder, split)]
 
 
 def read_parquet(

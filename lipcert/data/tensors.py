@@ -35,9 +35,9 @@ def _torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
         raise CannotCertify(
-            f"{path}: not a file of tensors alone, and nothing of it was executed: {said}"
+            f"{path}: not a sound file of tensors and nothing else ({type(error).__name__}), and "
+            "nothing of it was executed; save (images, labels) as tensors, or use an .npz file"
         ) from error
 
 

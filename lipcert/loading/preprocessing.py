@@ -42,7 +42,7 @@ def with_preprocessing(
 
     ``UsageError`` for shapes, statistics, a layout or channels that do not fit.
     """
-    assembler = Assembler((1, *image_shape), "pixels")
+    assembler = Assembler((1, *image_shape), "pixels" if len(image_shape) == 3 else "data")
     assembler.origin = "preprocessing"
     low, high = (float(bound) for bound in value_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):

@@ -59,7 +59,7 @@ def test_orders_and_widths_are_read(tmp_path, images):
 def test_missing_arrays_are_named(tmp_path):
     path = tmp_path / "own.npz"
     np.savez(path, images=IMAGES, truth=LABELS)
-    with pytest.raises(UsageError, match="labels or y; it has images, truth; name .* --label-key"):
+    with pytest.raises(UsageError, match=r"labels or y; it has images, truth; name .* --label-key"):
         load_dataset(str(path))
 
 
