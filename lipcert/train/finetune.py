@@ -103,6 +103,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         with job.processes.joined(device), ieee_arithmetic():
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
+            for note in training_data.notes:
+                watch.say(note)
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
             return {}

@@ -57,8 +57,9 @@ def certify(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*options):
-        common = ["--threads", "1", "--workers", "1", "--quiet", "--json", "--method", "local"]
-        code = main(["certify", *map(str, options), *common])
+        common = ["--threads", "1", "--workers", "1", "--quiet", "--json"]
+        method = [] if "--method" in options else ["--method", "local"]
+        code = main(["certify", *map(str, options), *common, *method])
         out, err = capsys.readouterr()
         if code:
             assert code in (2, 3), err
@@ -436,6 +437,31 @@ def test_a_table_is_certified_in_its_own_unit(certify, tmp_path):
     scaled = certify(*options, *ranged, "--range=-16,14")
     assert scaled["threat_model"]["space"] == "the data's range as [0,1]"
     assert scaled["summary"]["certified_count"]["0.01"] == own["summary"]["certified_count"]["0.3"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("method", ["auto", "local"])
+def test_radii_beyond_the_unit_cube_are_true(certify, tmp_path, dtype, method):
+    points = RANDOM.normal(0, 300, (3, 4))
+    values, labels = spread_out(points, 90, 12)
+    save_nearest(tmp_path / "model.onnx", points, (4,))
+    np.savez(tmp_path / "tab.npz", x=values, y=labels)
+    found = certify("model.onnx", "--data", "tab.npz", "--eps", "20,90", "--dtype", dtype,
+                    "--output", "out", "--method", method)  # fmt: skip
+    squared = ((values[:, None].astype(float) - points[None]) ** 2).sum(2)
+    away = squared - squared[np.arange(12), labels][:, None]
+    apart = 2 * np.linalg.norm(points[labels][:, None] - points[None], axis=2)
+    exact = np.where(apart > 0, away / np.where(apart > 0, apart, 1), np.inf).min(1)
+    rows = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    radii = np.array([row["radius"] for row in rows])
+    assert (radii <= exact.clip(min=0) * (1 + 1e-5)).all()
+    assert np.median(radii) > 0.97 * np.median(exact)
+    assert np.median(radii) > 20
+    for eps in (20, 90):
+        assert found["summary"]["certified_count"][str(eps)] <= (exact >= eps * (1 - 1e-5)).sum()
+    if method == "auto":  # no attack is nearer than the exact distance
+        attacks = [row.get("attack_radius", np.inf) for row in rows]
+        assert (np.array(attacks) >= exact * (1 - 1e-5)).all()
 
 
 def test_wide_features_have_wide_radii(certify, tmp_path):
