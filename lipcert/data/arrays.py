@@ -49,7 +49,7 @@ def to_dataset(
     if images.dtype.kind not in "biuf":
         raise UsageError(f"{source}: images must be uint8 or floats, not {images.dtype}")
     if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise UsageError(f"{source}: images hold NaN or infinite values")
+        raise UsageError(f"{source}: the data hold NaN or infinite values")
     least, most = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
     if value_range is not None:
         _check_range(value_range)

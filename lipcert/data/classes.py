@@ -35,10 +35,15 @@ class Labelling:
 
 
 def relabelled(
-    dataset: Dataset, labelling: Labelling | None = None, outputs: int | None = None
+    dataset: Dataset,
+    labelling: Labelling | None = None,
+    outputs: int | None = None,
+    *,
+    known: Sequence[str] = (),
 ) -> Dataset:
     """The dataset with labels that are classes of a model with so many `outputs`, None where that
-    is not known.
+    is not known. `known`: the names of the classes by which other data were numbered for it, such
+    as the training images; a file of them comes first.
 
     Folders and text labels are numbered by `classes` or, without, in their order; whole numbers
     count as the labels themselves where the model has outputs for all of them. What was not
@@ -47,6 +52,8 @@ def relabelled(
     labelling = labelling or Labelling()
     notes: list[str] = []
     listed = None if labelling.classes is None else read_classes(labelling.classes)
+    if known and listed is None and dataset.by_name and labelling.label_map is None:
+        listed, labelling = [(name,) for name in known], replace(labelling, label_offset=0)
     if labelling.label_map is not None:
         target = _mapped(dataset, labelling.label_map)
     elif listed is not None and dataset.by_name:
@@ -189,13 +196,13 @@ def _looked_up(dataset: Dataset, listed: Sequence[Aliases], labelling: Labelling
     missing = [name for name in dataset.names if name not in number]
     if not missing:
         return found
-    if len(missing) == len(dataset.names) and by_number(list(dataset.names)):
+    if labelling.classes and len(missing) == len(dataset.names) and by_number([*dataset.names]):
         return {label: int(name) for label, name in enumerate(dataset.names)}
+    by = f"--classes {labelling.classes}" if labelling.classes else "the training data"
     raise UsageError(
-        f"--classes {labelling.classes}: does not name {_some(missing)}, "
-        f"{len(missing)} of the {len(dataset.names)} classes of {dataset.source}; it has "
-        f"{_some([names[0] for names in listed])}: add them, or say which classes are which with "
-        "--label-map"
+        f"{by}: does not name {_some(missing)}, {len(missing)} of the {len(dataset.names)} classes "
+        f"of {dataset.source}; it has {_some([names[0] for names in listed])}: add them with "
+        "--classes, or say which classes are which with --label-map"
     )
 
 

@@ -284,13 +284,9 @@ def _certify(
     """The test images are loaded here, for the first time; ``classes``: the names by which the
     training images were numbered, if any."""
     data = job.data
-    dataset = relabelled(data.load(expected=_expected(job)), data.labelling, source.model.classes)
-    if classes and dataset.by_name and dataset.names != tuple(classes):
-        raise UsageError(
-            f"{dataset.source}: the test images have other classes than the training images "
-            f"({len(dataset.names)} and {len(classes)}), so they are numbered otherwise; give the "
-            "names of all classes with --classes"
-        )
+    dataset = relabelled(
+        data.load(expected=_expected(job)), data.labelling, source.model.classes, known=classes
+    )
     seed = job.options.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps

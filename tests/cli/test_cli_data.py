@@ -624,3 +624,43 @@ def test_the_options_are_settings_as_well(tmp_path):
     assert shown.returncode == 0, shown.stderr
     for line in ('channels = "bgr"', "label-offset = 1", 'image-key = "x"'):
         assert f"{line}  # lipcert.toml" in shown.stdout
+
+
+def test_fine_tuning_reads_both_splits_of_a_file_and_its_labels(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    points = RANDOM.uniform(0.2, 0.8, (4, 1, 6, 6))
+    labels = np.arange(80) % 4
+    images = np.clip(points[labels] + RANDOM.normal(0, 0.05, (80, 1, 6, 6)), 0, 1)
+    save_nearest(tmp_path / "model.onnx", points, (1, 6, 6))
+    np.savez("both.npz", train_images=images[:60], train_labels=labels[:60, None] + 1,
+             test_images=images[60:], test_labels=labels[60:, None] + 1)  # fmt: skip
+    options = ["finetune", "model.onnx", "--eps", "0.1", "--epochs", "1", "--batch-size", "20",
+               "--quiet", "--threads", "1", "--label-offset", "-1", "--limit", "8",
+               "--activation", "keep"]  # fmt: skip
+    assert main([*options, "--data", "both.npz", "--output", "out"]) == 0
+    record = json.loads(Path("out/recipe.json").read_text())
+    assert record["data"]["trained_on"] + record["data"]["validated_with"] == 60
+    assert record["results"]["after"]["n"] == 8
+    assert record["results"]["before"]["clean"] == 1
+    assert record["results"]["unit"] == "pixels [0,1]"
+    np.savez("test.npz", images=images, labels=labels + 1)
+    assert main([*options, "--data", "test.npz", "--output", "none"]) == 2
+    assert "name the training images with --train-data" in capsys.readouterr().err
+
+
+def test_test_images_are_numbered_as_the_training_images_were(tmp_path, monkeypatch, capsys):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    monkeypatch.chdir(tmp_path)
+    points = RANDOM.uniform(0, 1, (3, 1, 6, 6))
+    for split, names in (("train", "abc"), ("test", "c")):
+        for name in names:
+            (tmp_path / "own" / split / name).mkdir(parents=True)
+            pixels = (points["abc".index(name), 0] * 255).astype(np.uint8)
+            for k in range(8):
+                image.fromarray(pixels).save(tmp_path / "own" / split / name / f"{k}.png")
+    save_nearest(tmp_path / "model.onnx", points, (1, 6, 6))
+    options = ["finetune", "model.onnx", "--eps", "0.1", "--epochs", "1", "--batch-size", "4",
+               "--quiet", "--threads", "1", "--data", "own", "--output", "out",
+               "--activation", "keep"]  # fmt: skip
+    assert main(options) == 0, capsys.readouterr().err
+    assert json.loads(Path("out/recipe.json").read_text())["results"]["before"]["clean"] == 1
