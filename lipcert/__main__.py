@@ -1,4 +1,4 @@
-"""``python -m lipcert`` is ``lipcert``."""
+"""``python -m lipcert``."""
 
 import sys
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lipcert.data import Expected
+from lipcert.coins import parse_seed
+from lipcert.data import Dataset, Expected, load_dataset, relabelled
 from lipcert.data.arrays import to_dataset
-from lipcert.data.collect import as_array
+from lipcert.data.collect import as_array, collect
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
@@ -64,14 +65,14 @@ def load(
 def certify(
     model: Model,
     images: Any,
-    labels: Any,
-    eps: float | str | Iterable[float | str],
+    labels: Any = None,
+    eps: float | str | Iterable[float | str] = (),
     *,
     method: Method = "auto",
     effort: Effort = "standard",
     norms: NormMethod = "randomised",
     failure_probability: float = 1e-9,
-    seed: int = 0,
+    seed: int | str | None = None,
     deployed: Deployed = "float32",
     pixel_domain: bool = False,
     time_per_sample: float | None = None,
@@ -92,24 +93,20 @@ def certify(
     ``images``: (N, C, H, W), floats in [0, 1] or uint8, whose unit is a pixel of [0, 1]; or (N,
     features), (N, C, length) or (N, C, D, H, W), which keep the numbers that they hold as their
     unit. An array or a tensor, on any device, with gradients or without. ``labels``: (N,) or (N, 1)
-    whole numbers, or one-hot. ``eps``: one radius or several, in that unit, as numbers or as text
-    such as ``"36/255"``. The other options are those of ``lipcert certify``; with
-    ``output`` the results and the journal are written there. ``progress`` shows a bar on stderr.
+    whole numbers, or one-hot. Without ``labels``, ``images`` is what has both: what ``--data``
+    takes, as text or a path; a torch Dataset or DataLoader; a mapping of arrays; or what
+    ``lipcert.data.load_dataset`` returns. ``eps``: one radius or several, in that unit, as numbers
+    or as text such as ``"36/255"``. ``seed``: None for coins from fresh entropy of the system; a
+    number, or the text that a certificate records, to repeat a run. The other options are those of
+    ``lipcert certify``; with ``output`` the results and the journal are written there. ``progress``
+    shows a bar on stderr.
     ``workers``: processes that share the batches, None for as many as suit; each imports the script
     that calls this, which then needs ``if __name__ == "__main__":`` around the call.
 
     The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
     those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
     """
-    dataset = to_dataset(
-        "arrays",
-        "given",
-        as_array(images, "images"),
-        as_array(labels, "labels"),
-        source="images",
-        layout="nchw",
-        expected=Expected(tuple(model.loaded.network.in_shape[1:]), model.classes),
-    )
+    dataset = _dataset(model, images, labels)
     radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
     options = Options(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
@@ -117,7 +114,7 @@ def certify(
         effort=effort,
         norms=norms,
         failure_probability=failure_probability,
-        seed=seed,
+        seed=parse_seed(seed) if isinstance(seed, str) else seed,
         deployed=deployed,
         pixel_domain=pixel_domain,
         time_per_sample=time_per_sample,
@@ -136,3 +133,21 @@ def certify(
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
     return certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+
+
+def _dataset(model: Model, images: Any, labels: Any) -> Dataset:
+    expected = Expected(tuple(model.loaded.network.in_shape[1:]), model.classes)
+    if labels is not None:
+        return to_dataset(
+            "arrays", "given", as_array(images, "images"), as_array(labels, "labels"),
+            source="images", layout="nchw", expected=expected,
+        )  # fmt: skip
+    if isinstance(images, str | PathLike):
+        found = load_dataset(str(images), expected=expected)
+    else:
+        collected = collect(images, "images")
+        found = collected if isinstance(collected, Dataset) else to_dataset(
+            "arrays", "given", collected.images, collected.labels, source="images",
+            expected=expected, names=collected.names, classes=len(collected.names) or None,
+        )  # fmt: skip
+    return relabelled(found, outputs=model.classes)

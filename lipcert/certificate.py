@@ -8,7 +8,7 @@ never fills a field that says certified, radius or lipschitz: it has fields of i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
@@ -23,9 +23,10 @@ Verdict = Literal[
 ]
 
 
-PIXELS = "pixels [0,1]"
 # What eps may be measured in, as a certificate says it; see ``lipcert.data.dataset``.
-SPACES = (PIXELS, "the data's own unit", "the data's range as [0,1]")
+PIXELS = "pixels [0,1]"
+OWN = "the data's own unit"
+RANGE = "the data's range as [0,1]"
 
 
 def threat_model(*, pixel_domain: bool, space: str = PIXELS) -> dict[str, str]:
@@ -55,6 +56,8 @@ class Sample:
     settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in
     the ball of the largest eps, by the local bound's boxes, for every layer of the certificate but
     those that lead to the logits.
+    An ``error`` failed inside lipcert, with ``message``: it is neither certified nor misclassified,
+    and prediction and margin are those of the network alone, −1 and NaN where it gives no numbers.
     """
 
     index: int
@@ -97,8 +100,9 @@ class Sample:
             "message",
         )
         for name in optional:
-            # A radius of 0 says something; nothing, and an infinite radius, do not.
-            if record[name] is None or record[name] in ((), [], {}, math.inf):
+            # A radius of 0 says something; nothing, and what is infinite or no number, do not.
+            empty = record[name] is None or record[name] in ((), [], {})
+            if empty or (isinstance(record[name], float) and not math.isfinite(record[name])):
                 del record[name]
         return {name: _finite(value) for name, value in record.items()}
 
@@ -107,7 +111,8 @@ class Sample:
         names = ("certified", "estimated", "eliminated")
         lists = {name: tuple(record.get(name, ())) for name in names}
         numbers = {"margin": record["margin"] if record["margin"] is not None else float("nan")}
-        return cls(**(record | lists | numbers))
+        fields = {name: value for name, value in record.items() if name != "assurance"}
+        return cls(**(fields | lists | numbers))
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,12 @@ class Assurance:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything a reader needs to judge a run, but the single samples."""
+    """Everything a reader needs to judge a run, but the single samples.
+
+    ``coins``: where those of randomised norms came from, with the seed that repeats the run and
+    what the probability then speaks of; None where none count. ``samples_sha256``: the digest of
+    the file of the samples.
+    """
 
     lipcert: str
     model: dict[str, Any]
@@ -132,12 +142,14 @@ class Certificate:
     options: dict[str, Any]
     options_digest: str
     assurance: Assurance
+    samples_sha256: str
     summary: dict[str, Any]
     environment: dict[str, Any]
     seconds: float
     notes: tuple[str, ...] = ()
     cascade: list[dict[str, Any]] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    coins: dict[str, Any] | None = None
     threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     schema: str = SCHEMA
 
@@ -194,6 +206,17 @@ def _deployed(samples: Sequence[Sample]) -> dict[str, Any]:
         return {}
     error, share = (median(values) for values in zip(*found, strict=True))
     return {"deployed_error": {"median": error, "median_share": share}}
+
+
+def failures(summary: Mapping[str, Any]) -> str | None:
+    """What a report says first where samples failed inside lipcert, by the summary; else None."""
+    count, n = summary["verdicts"].get("error", 0), summary["n"]
+    if not count:
+        return None
+    return (
+        f"{count} of {n} samples failed inside lipcert and have no verdict: they count as not "
+        "certified, and no gate holds; certify again with --resume"
+    )
 
 
 def cascade(samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from lipcert.coins import BITS
 from lipcert.errors import UsageError
 
 Method = Literal["auto", "local", "global"]
@@ -61,7 +62,8 @@ class Options:
     spend. ``norms``: ``randomised`` (exact where cheap, else an upper bound that fails
     with a stated probability), ``deterministic``, or ``estimate`` (power iteration, which bounds
     nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
-    lipcert's own coins; 0 means deterministic. ``seed``: of those coins. ``deployed``: the format
+    lipcert's own coins; 0 means deterministic. ``seed``: of those coins, None for fresh
+    ones of the system. ``deployed``: the format
     whose rounding a certificate covers, in any summation order, or ``real`` for none.
     ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
     ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
@@ -73,7 +75,7 @@ class Options:
     method: Method = "auto"
     norms: NormMethod = "randomised"
     failure_probability: float = 1e-9
-    seed: int = 0
+    seed: int | None = None
     deployed: Deployed = "float32"
     effort: Effort = "standard"
     pixel_domain: bool = False
@@ -99,8 +101,8 @@ class Options:
             raise UsageError("--time-per-sample: give a number of seconds above 0")
         if not 0 <= self.failure_probability < 1:
             raise UsageError("--failure-probability: give a number in [0, 1), 0 for deterministic")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError("--seed: give a whole number from 0 to 2^63 − 1")
+        if self.seed is not None and not 0 <= self.seed < 2**BITS:
+            raise UsageError(f"--seed: give a whole number from 0 to 2^{BITS} − 1")
 
     @property
     def estimate(self) -> bool:

@@ -34,6 +34,20 @@ class Arithmetic:
         return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
 
 
+def coarsest(*formats: Arithmetic | None) -> Arithmetic | None:
+    """What rounds at least as much as each of these, and overflows where one of them does; None
+    stands for real numbers."""
+    given = list(dict.fromkeys(found for found in formats if found is not None))
+    if len(given) <= 1:
+        return given[0] if given else None
+    return Arithmetic(
+        max(found.unit for found in given),
+        max(found.tiny for found in given),
+        min(found.largest for found in given),
+        coarsest(*(f.accumulator for f in given)) if any(f.sums for f in given) else None,
+    )
+
+
 SINGLE = Arithmetic(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
 # Sums of products of 16 bits are accumulated in float32. Half precision without its subnormals
 # would lose what networks live on: they are taken as kept.

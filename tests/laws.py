@@ -344,6 +344,24 @@ class _Grower:
         shortcut = self.diagonal(node) if pick([0, 1], self.generator) else node
         return self.builder.sum([branch, shortcut], "residual")
 
+    def end(self, node: int, classes: int, ending: str) -> int:
+        """The logits, out of an affine layer or of what ``ENDINGS`` names after it."""
+        if ending == "maximum":
+            wide = self.dense(node, 2 * classes)
+            pairs = self.select(wide, places((1, classes, 2)), "pairs")
+            return self.builder.activation(GroupMax(), pairs, "maximum")
+        last = self.dense(node, classes)
+        if ending == "activation":
+            return self.activation(last)
+        if ending == "two activations":
+            return self.activation(self.activation(last))
+        if ending == "reshape":
+            shape = pick([(classes,), (classes, 1), (1, 1, classes)], self.generator)
+            return self.select(self.activation(last), places(shape), "reshape")
+        if ending == "sum":
+            return self.builder.sum([self.activation(last), self.dense(node, classes)], "sum")
+        return last
+
     def split_and_join(self, node: int) -> int:
         """The first channel goes its own way; all come back in their old places."""
         index = places(self.shape(node))
@@ -358,6 +376,9 @@ class _Grower:
         return self.builder.sum(parts, "join")
 
 
+ENDINGS = ("affine", "activation", "maximum", "reshape", "sum", "two activations")
+
+
 def random_network(
     generator: Generator,
     *,
@@ -365,10 +386,12 @@ def random_network(
     in_shape: Shape = (1, 2, 5, 5),
     blocks: int = 3,
     classes: int | None = None,
+    ending: str | None = None,
 ) -> Network:
     """A small network in float64 of any operators and activations, 3 to 5 classes.
 
-    Without ``residual`` it is a plain chain, so that every segment has one path.
+    Without ``residual`` it is a plain chain, so that every segment has one path. ``ending``: what
+    the logits come out of, drawn from ``ENDINGS`` if not given.
     """
     grower = _Grower(in_shape, generator)
     chain = [
@@ -385,5 +408,7 @@ def random_network(
     node = grower.convolution(node, outputs=4)
     node = pick([grower.max_pool, grower.activation], generator)(node)
     node = grower.activation(grower.dense(grower.flatten(node), 6))
-    node = grower.dense(node, classes or pick([3, 4, 5], generator))
-    return grower.builder.build(node)
+    count = classes or pick([3, 4, 5], generator)
+    if ending is None:
+        ending = pick([end for end in ENDINGS if residual or end != "sum"], generator)
+    return grower.builder.build(grower.end(node, count, ending))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,16 @@ from lipcert.data.layouts import Layout
 from lipcert.data.load import KNOWN
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.factory import build_model, export
+from lipcert.loading.model import affordable
 from lipcert.loading.onnx_file import open_onnx
 from lipcert.loading.weights import replace_weights
 
 Array = NDArray[Any]
+
+# Of sums in another order.
+_SLACK = 1e-9
+# A name that leads into no other folder.
+_PLAIN = re.compile(r"\w[\w. -]*")
 
 
 @dataclass(frozen=True)
@@ -49,20 +57,24 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
     main = next(iter(files))
     path = sources.model or _nearby(claims, main)
     for name, digest in files.items():
-        file = path if name == main else path.with_name(name)
-        if sources.weights is not None and name.endswith(".safetensors") and name != main:
+        if name == main:
+            file = path
+        elif sources.weights is not None and name.endswith(".safetensors"):
             file = sources.weights
+        else:
+            file = _within(path.parent, name, claims)
         _check_digest(file, digest, claims)
     if sources.arch is not None:
         module, _ = build_model(sources.arch, path, image_shape)
-        return export(module, sources.arch, image_shape)
+        return affordable(export(module, sources.arch, image_shape), path.name)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")
     model = open_onnx(path).model
     for name in files:
         if name != main and name.endswith(".safetensors"):
-            replace_weights(model, sources.weights or path.with_name(name), path.name)
-    return model
+            weights = sources.weights or _within(path.parent, name, claims)
+            replace_weights(model, weights, path.name)
+    return affordable(model, path.name)
 
 
 def find_data(claims: Claims, sources: Sources) -> Dataset:
@@ -73,7 +85,9 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
         raise UsageError(
             f"{claims.path}: was made on {data['source']}; say where that is with --data"
         )
-    # How the data were read stands in the certificate, unless it is from before that.
+    if not (isinstance(data["split"], str) and _PLAIN.fullmatch(data["split"])):
+        raise CannotCertify(f"{claims.path}: names the split {data['split']!r}, which is none")
+    # How the data were read stands in the certificate, but for published sets and folders.
     reading = dict(data.get("reading", {}))
     labels, value_range = reading.pop("labels", None), reading.pop("value_range", None)
     layout = reading.pop("layout", "auto")
@@ -94,21 +108,52 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
             f"{found.source}: is not the data of {claims.path}: sha256 {_digest(found)}, recorded "
             f"{data['sha256']}; name the right data with --data"
         )
+    _check_unit(claims, found)
     return found
 
 
+def _check_unit(claims: Claims, found: Dataset) -> None:
+    """Raises ``CannotCertify`` where the certificate measures the data otherwise than they are."""
+    space, reach = claims.certificate["threat_model"]["space"], found.reach
+    if found.unit != space:
+        raise CannotCertify(
+            f"{claims.path}: measures radii in {space}, but {found.source} is in {found.unit}; if "
+            "it was read otherwise, say so with --data-layout and --data-range"
+        )
+    if reach is None:
+        return
+    due = max(reach, 2 * float(claims.eps[claims.largest]))
+    if not math.isclose(claims.certificate["data"]["reach"], due, rel_tol=_SLACK):
+        recorded = claims.certificate["data"]["reach"]
+        raise CannotCertify(f"{claims.path}: records the reach {recorded}, the data give {due}")
+
+
 def pixels(dataset: Dataset, index: int) -> Array:
-    """One image as float32 numbers in [0, 1]."""
+    """One sample in float32, images as numbers in [0, 1]."""
     stored: Array = dataset.images[index]
     return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
 
 
 def _nearby(claims: Claims, name: str) -> Path:
     for folder in (Path(), claims.path.parent, claims.path.resolve().parent.parent):
-        if (folder / name).is_file():
-            return folder / name
+        file = _within(folder, name, claims)
+        if file.is_file():
+            return file
     raise UsageError(
         f"{claims.path}: is for {name}, which lies neither here nor beside it; name it with --model"
+    )
+
+
+def _within(folder: Path, name: str, claims: Claims) -> Path:
+    """A file that the certificate names, in the folder or below it; ``CannotCertify`` for any other
+    place, which may be anyone's."""
+    parts = name.replace("\\", "/").split("/")
+    plain = not {"", ".", ".."} & set(parts) and not {":", "\0"} & set(name)
+    if plain and (folder / name).resolve().is_relative_to(folder.resolve()):
+        return folder / name
+    raise CannotCertify(
+        f"{claims.path}: names the file {name!r}, which lies elsewhere or is a link to elsewhere, "
+        "where nothing is opened for a certificate: give --model or --weights"
     )
 
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lipcert.audit.claims import Contradiction
-from lipcert.certificate import PIXELS
 from lipcert.errors import UsageError
 
 SCHEMA = "https://lipcert.dev/schema/audit/1"
@@ -76,6 +75,7 @@ class Audit:
     files: Mapping[str, str]
     model: str
     data: str
+    unit: str
     seed: int
     of: int
     reading: str
@@ -84,7 +84,6 @@ class Audit:
     files_contradict: tuple[Contradiction, ...]
     samples: tuple[Audited, ...]
     seconds: float
-    unit: str = PIXELS
     schema: str = field(default=SCHEMA)
 
     @property

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 import lipcert
+from lipcert import bounded
 from lipcert.audit.auditor import Auditor, Effort
-from lipcert.audit.claims import Claims, Contradiction, Record, contradictions, read
+from lipcert.audit.claims import Claims, Contradiction, Record, read
 from lipcert.audit.progress import Watch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
@@ -49,11 +48,12 @@ def audit(
     watch, sources = watch or Watch(), sources or Sources()
     claims = read(path)
     dataset = find_data(claims, sources)
-    found = [*contradictions(claims), *_labels(claims, dataset)]
+    found = _labels(claims, dataset)
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
-    chosen = _chosen(claims, samples, seed, len(dataset))
-    saved = _counterexamples(claims)
+    chosen = _chosen(claims, samples, seed)
+    points = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+    saved = saved_points(points, len(claims.samples), shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,26 +78,32 @@ def audit(
         reading=auditor.reading,
         bound=auditor.bound,
         precision=f"{np.finfo(LONG).nmant + 1} bits",
-        files_contradict=tuple(found),
+        files_contradict=found,
         samples=tuple(audited),
         seconds=time.perf_counter() - began,
         unit=claims.certificate["threat_model"]["space"],
     )
 
 
-def _labels(claims: Claims, dataset: Dataset) -> Iterator[Contradiction]:
-    for sample in claims.samples:
-        index = sample["index"]
-        if 0 <= index < len(dataset) and dataset.labels[index] != sample["label"]:
-            said = f"has the label {sample['label']}, in the data {dataset.labels[index]}"
-            yield Contradiction(said, index)
+def _labels(claims: Claims, dataset: Dataset) -> tuple[Contradiction, ...]:
+    """Where labels are not those of the data."""
+    size = claims.certificate["data"]["size"]
+    if size != len(dataset):
+        said = f"{claims.path}: is about {size} samples, the data have {len(dataset)}"
+        raise CannotCertify(f"{said}; name the right data with --data")
+    return tuple(
+        Contradiction(
+            f"has the label {sample['label']}, in the data {dataset.labels[sample['index']]}",
+            sample["index"],
+        )
+        for sample in claims.samples
+        if dataset.labels[sample["index"]] != sample["label"]
+    )
 
 
-def _chosen(claims: Claims, samples: int | Literal["all"], seed: int, size: int) -> list[Record]:
+def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Record]:
     """The samples to audit, in the order of the certificate."""
-    there = [sample for sample in claims.samples if 0 <= sample["index"] < size]
-    if not there:
-        raise CannotCertify(f"{claims.path}: lists no samples of its data, so nothing is audited")
+    there: list[Record] = list(claims.samples)
     if samples == "all" or samples >= len(there):
         return there
     if samples < 1:
@@ -106,16 +112,20 @@ def _chosen(claims: Claims, samples: int | Literal["all"], seed: int, size: int)
     return [there[k] for k in sorted(drawn)]
 
 
-def _counterexamples(claims: Claims) -> dict[int, Array]:
-    """The points that an attack found, by sample; whole bytes are pictures, not points."""
-    path = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+def saved_points(path: Path, count: int, shape: tuple[int, ...]) -> dict[int, Array]:
+    """The points that an attack found, by sample, from a ``counterexamples.npz``; none where there
+    is no such file. Whole bytes are pictures, not points.
+
+    They take no more than ``count`` samples, each of the ``shape`` of an image; ``CannotCertify``
+    where they would.
+    """
     if not path.is_file():
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index, image = np.asarray(arrays["index"]), np.asarray(arrays["image"])
+    with bounded.opened(path, str(path), "; remove it or certify again") as archive:
+        image = archive.header("image")
         if image.dtype.kind != "f":
             return {}
-        return {int(i): one for i, one in zip(index, image, strict=True)}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise CannotCertify(f"{path}: is damaged: {error}; remove it or certify again") from error
+        most = count * math.prod(shape) * image.dtype.itemsize
+        index = archive.read("index", count * np.dtype(np.int64).itemsize)
+        points = archive.read("image", most)
+        return {int(i): one for i, one in zip(index, points, strict=True)}

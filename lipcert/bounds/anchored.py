@@ -15,15 +15,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre, Propagation, affine_box, around, sum_box, widened
-from lipcert.network import Input, Network, Sum
-from lipcert.network.activations import Elementwise
+from lipcert.bounds.boxes import (
+    Box,
+    Centre,
+    Propagation,
+    affine_box,
+    around,
+    meet,
+    sum_box,
+    widened,
+)
+from lipcert.network import Forward, Network, Node, forward
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.rounding import (
     DOUBLE,
@@ -115,6 +124,11 @@ class Facts(ABC):
         """A mask of at least these neurons, for the layer's ball to cover."""
         return mask
 
+    def gain(self, activation: int, gain: Tensor) -> Tensor:
+        """A chance to lower the gains: those found at a larger radius hold too, and norms that
+        were found there count on gains that are no larger."""
+        return gain
+
     @abstractmethod
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
@@ -144,6 +158,16 @@ class Reach:
     squares: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Of one node: its box, how far it moves by balls alone, and how far its anchor is ``off`` from
+    what the layers before make of theirs, noise included."""
+
+    box: Box
+    reach: Reach
+    off: Tensor
+
+
 def anchored_state(
     propagation: Propagation,
     edges: dict[int, list[Edge]],
@@ -157,72 +181,97 @@ def anchored_state(
     The network has element-wise activations only (``network.lower``); ``edges`` are the segments
     that end in each activation's input.
     """
-    network = propagation.network
-    own = network.arithmetic
-    boxes: list[Box] = []
-    reaches: list[Reach] = []
-    off: list[Tensor] = []
-    state: State = {}
-    for i, node in enumerate(network.nodes):
-        match node.kind:
-            case Input():
-                x = centre.values[0]
-                ones, radius = torch.ones_like(x), column(eps, x).expand_as(x)
-                reach = Reach(radius, eps, ones)
-                box = facts.box(0, state, around(x, radius, own), centre.errors[0])
-                state[0] = Layer(x, *box, eps, ones, ones)
-            case Sum():
-                reach = joined([reaches[j] for j in node.inputs], own)
-                box = sum_box([boxes[j] for j in node.inputs], own)
-            case Elementwise() as activation:
-                source = node.inputs[0]
-                known = facts.box(source, state, boxes[source], off[source])
-                layer = _layer(activation, i, centre, source, known, facts, own)
-                norms = {
-                    edge[0]: facts.norm(edge, state[edge[0]].gain, layer.varying)
-                    for edge in edges[source]
-                }
-                total = torch.zeros_like(eps)
-                for j, norm in norms.items():
-                    total = total + norm * state[j].radius
-                total = total * (1 + (len(norms) + 2) * FLOAT64)
-                total = torch.minimum(total, layer.radius)
-                total = facts.ball(source, state, layer.varying, total)
-                # From what the anchors before make of it to the anchor, and to the run's value.
-                error = half_diagonal(off[source], eps.dtype)
-                layer = replace(
-                    layer,
-                    radius=(total + error) * (1 + 4 * FLOAT64),
-                    coupling=_coupling(norms, state, error),
-                    drift=off[source],
-                )
-                state[i] = layer
-                box = activation.image(layer.lower, layer.upper)
-                # Gains are seen from the computed value.
-                width = (reaches[source].width + off[source]) * (1 + 2 * own.unit)
-                width = torch.minimum(column(layer.radius, layer.gain), width)
-                reach = Reach(
-                    width * layer.gain * (1 + 4 * own.unit), layer.radius, layer.gain.square()
-                )
-            case Operator() as operator:
-                before = reaches[node.inputs[0]]
-                rows = propagation.rows[i]
-                assert rows is not None
-                reach = through(operator, before, rows, propagation.norms[i], own)
-                box = affine_box(operator, boxes[node.inputs[0]], own)
-            case _:
-                raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
-        off.append(centre.errors[i])
-        box = _meet(widened(box, off[i], own), around(centre.values[i], reach.width + off[i], own))
-        if i in network.sinks:
-            noise = facts.noise(i, state, box)
+    rules = _Anchoring(propagation, edges, centre, eps, facts)
+    forward(propagation.network, rules)
+    return rules.state
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchoring(Forward[Motion]):
+    """The rules of ``anchored_state``; ``state`` grows layer by layer."""
+
+    propagation: Propagation
+    edges: dict[int, list[Edge]]
+    centre: Centre
+    eps: Tensor
+    facts: Facts
+    state: State = field(default_factory=dict)
+
+    @property
+    def network(self) -> Network:
+        return self.propagation.network
+
+    @property
+    def own(self) -> Arithmetic:
+        return self.network.arithmetic
+
+    def input(self, i: int) -> Motion:
+        x, error = self.centre.values[i], self.centre.errors[i]
+        ones, radius = torch.ones_like(x), column(self.eps, x).expand_as(x)
+        box = self.facts.box(i, self.state, around(x, radius, self.own), error)
+        self.state[i] = Layer(x, *box, self.eps, ones, ones)
+        return Motion(box, Reach(radius, self.eps, ones), error)
+
+    def sum(self, i: int, parts: list[Motion]) -> Motion:
+        box = sum_box([part.box for part in parts], self.own)
+        return Motion(box, joined([part.reach for part in parts], self.own), self.centre.errors[i])
+
+    def affine(self, i: int, operator: Operator, before: Motion) -> Motion:
+        rows = self.propagation.rows[i]
+        assert rows is not None
+        reach = through(operator, before.reach, rows, self.propagation.norms[i], self.own)
+        return Motion(affine_box(operator, before.box, self.own), reach, self.centre.errors[i])
+
+    def activation(self, i: int, activation: Activation, before: Motion) -> Motion:
+        source = self.network.nodes[i].inputs[0]
+        if not isinstance(activation, Elementwise):
+            origin = self.network.nodes[i].origin
+            raise TypeError(f"{origin}: {type(activation).__name__} is to be lowered")
+        known = self.facts.box(source, self.state, before.box, before.off)
+        layer = _layer(activation, i, self.centre, source, known, self.facts, self.own)
+        layer = self._with_ball(layer, source, before.off)
+        self.state[i] = layer
+        # Gains are seen from the computed value.
+        width = (before.reach.width + before.off) * (1 + 2 * self.own.unit)
+        width = torch.minimum(column(layer.radius, layer.gain), width)
+        moved = width * layer.gain * (1 + 4 * self.own.unit)
+        reach = Reach(moved, layer.radius, layer.gain.square())
+        return Motion(activation.image(layer.lower, layer.upper), reach, self.centre.errors[i])
+
+    def _with_ball(self, layer: Layer, source: int, off: Tensor) -> Layer:
+        """The layer, whose ball was its box's half-diagonal, with the least ball that is known."""
+        state = self.state
+        norms = {
+            edge[0]: self.facts.norm(edge, state[edge[0]].gain, layer.varying)
+            for edge in self.edges[source]
+        }
+        total = torch.zeros_like(self.eps)
+        for j, norm in norms.items():
+            total = total + norm * state[j].radius
+        total = total * (1 + (len(norms) + 2) * FLOAT64)
+        total = torch.minimum(total, layer.radius)
+        total = self.facts.ball(source, state, layer.varying, total)
+        # From what the anchors before make of it to the anchor, and to the run's value.
+        error = half_diagonal(off, self.eps.dtype)
+        return replace(
+            layer,
+            radius=(total + error) * (1 + 4 * FLOAT64),
+            coupling=_coupling(norms, state, error),
+            drift=off,
+        )
+
+    def found(self, i: int, node: Node, value: Motion) -> Motion:
+        """Met with what balls alone say; and with noise, where an activation reads it."""
+        off, reach, own = value.off, value.reach, self.own
+        near = around(self.centre.values[i], reach.width + off, own)
+        box = meet(widened(value.box, off, own), near)
+        if i in self.network.sinks:
+            noise = self.facts.noise(i, self.state, box)
             if noise is not None:
-                noise = rounded_up(noise, off[i].dtype)
-                off[i] = (off[i] + noise) * (1 + 2 * own.unit)
+                noise = rounded_up(noise, off.dtype)
+                off = (off + noise) * (1 + 2 * own.unit)
                 box = widened(box, noise, own)
-        boxes.append(box)
-        reaches.append(reach)
-    return state
+        return Motion(box, reach, off)
 
 
 def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:
@@ -251,6 +300,7 @@ def _layer(
     flat, steep = activation.secant(lower, upper, anchor)
     varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
+    gain = facts.gain(node, gain)
     width = torch.maximum(upper - anchor, anchor - lower) * varying
     radius = half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
     return Layer(anchor, lower, upper, radius, gain, varying)
@@ -276,11 +326,6 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     if 0 in factors:
         rest = rest + factors.pop(0) * state[0].radius.square()
     return Coupling(factors, rest * (1 + 16 * FLOAT64))
-
-
-def _meet(one: Box, other: Box) -> Box:
-    """A NaN on either side stays."""
-    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
 
 
 def half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
-from lipcert.bounds.chain import Chain, ChainMap, chain_path, chain_sources
+from lipcert.bounds.chain import Chain, ChainMap, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import Weights, local_margins
 from lipcert.bounds.methods import Bound, NormOf, exact_map
@@ -27,7 +27,7 @@ from lipcert.bounds.refined import (
 )
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
-from lipcert.network import Network
+from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.norms import WeightedMap
 
@@ -86,7 +86,7 @@ class AnchoredBound(Bound):
     def chain_work(self) -> int:
         """How many values the chains of all wide inputs lead past."""
         network = self.layers.network
-        paths = (chain_path(network, sink) for sink in self.wide)
+        paths = (ancestors(network, sink) for sink in self.wide)
         return sum(math.prod(network.nodes[i].shape) for path in paths for i in path)
 
     @cached_property
@@ -167,6 +167,10 @@ class _Finder(Facts):
     def varying(self, activation: int, mask: Tensor) -> Tensor:
         self.found.varying[activation] = mask
         return mask
+
+    def gain(self, activation: int, gain: Tensor) -> Tensor:
+        self.found.gains[activation] = gain
+        return gain
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         if edge not in self.found.edges:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lipcert.network import Network
+from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import SegmentNorms
-from lipcert.norms.bounds import operator_norm
-from lipcert.rounding import FLOAT64, gamma, rounded_up
+from lipcert.norms import SegmentNorms, at_least_tiny, operator_norm, row_norms
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, rounded_up
 
 Edge = tuple[int, int]
 
@@ -30,37 +30,55 @@ def node_constants(
     bounded by them, any other affine node by its operator's own norm; ``own`` has these where they
     are known already, an entry a node.
     """
-    constants: list[float] = []
-    for i, node in enumerate(network.nodes):
-        parts = [constants[j] for j in node.inputs]
-        arriving = [(edge[0], norm) for edge, norm in norms.items() if edge[1] == i]
-        if i == 0:
-            bound = 1.0
-        elif arriving and not isinstance(node.kind, Activation):
-            bound = sum(norm.norm.value * constants[source] for source, norm in arriving)
-        elif isinstance(node.kind, Activation):
-            bound = parts[0] * node.kind.lipschitz
-        elif isinstance(node.kind, Operator):
-            bound = parts[0] * (operator_norm(node.kind) if own is None else own[i])
-        else:
-            bound = sum(parts)
-        constants.append(bound * (1 + (len(arriving) + len(parts) + 4) * FLOAT64))
-    return constants
+    return list(forward(network, _Constants(network, norms, own)).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Constants(Forward[float]):
+    network: Network
+    norms: Mapping[Edge, SegmentNorms]
+    own: Sequence[float] | None
+    reached: dict[int, float] = field(default_factory=dict)
+
+    def input(self, i: int) -> float:
+        return 1.0
+
+    def sum(self, i: int, parts: list[float]) -> float:
+        return sum(parts)
+
+    def affine(self, i: int, operator: Operator, before: float) -> float:
+        if self._arriving(i):
+            return 0.0
+        return at_least_tiny(before, operator_norm(operator) if self.own is None else self.own[i])
+
+    def activation(self, i: int, activation: Activation, before: float) -> float:
+        return at_least_tiny(before, activation.lipschitz)
+
+    def found(self, i: int, node: Node, value: float) -> float:
+        arriving = self._arriving(i)
+        if i and arriving and not isinstance(node.kind, Activation):
+            value = sum(
+                at_least_tiny(norm.norm.value, self.reached[source]) for source, norm in arriving
+            )
+        terms = len(arriving) + len(node.inputs) + 4
+        self.reached[i] = value * (1 + terms * FLOAT64)
+        return self.reached[i]
+
+    def _arriving(self, i: int) -> list[tuple[int, SegmentNorms]]:
+        """The whole segments that end here, by their sources."""
+        return [(edge[0], norm) for edge, norm in self.norms.items() if edge[1] == i]
 
 
 def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | None]:
     """For each affine node how far one neuron moves for each unit of ``eps``: ``(1, *shape)``.
 
-    ``L_in ‖row_k(A)‖₂`` with the row norms ``sqrt((A∘A) 1)``; None for sums and activations, where
+    ``L_in ‖row_k(A)‖₂``; None for sums and activations, where
     the boxes before them say as much.
     """
-    like, dtype = network.exact.anchor, network.anchor.dtype
-    reach: list[Tensor | None] = []
-    for node in network.exact.nodes:
-        if isinstance(node.kind, Operator) and math.isfinite(constants[node.inputs[0]]):
-            ones = like.new_ones(1, *node.kind.in_shape)
-            rows = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
-            reach.append(rounded_up(rows * constants[node.inputs[0]], dtype))
-        else:
-            reach.append(None)
+    reach: list[Tensor | None] = [None] * len(network.nodes)
+    for i, operator in network.exact.operators.items():
+        constant = constants[network.nodes[i].inputs[0]]
+        if math.isfinite(constant):
+            rows = row_norms(operator, network.exact.anchor) * constant + FLOAT64_TINY
+            reach[i] = rounded_up(rows, network.anchor.dtype)
     return reach

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import coordinate_reach
-from lipcert.network import Input, Network, Sum
+from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm
+from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
 
 Box = tuple[Tensor, Tensor]
@@ -70,14 +70,9 @@ class Propagation:
     def rows(self) -> list[Tensor | None]:
         """Of each operator the row norms, ``(1, *shape)``, rounded up."""
         like, dtype = self.network.exact.anchor, self.network.anchor.dtype
-        found: list[Tensor | None] = []
-        for node in self.network.exact.nodes:
-            rows = None
-            if isinstance(node.kind, Operator):
-                ones = like.new_ones(1, *node.kind.in_shape)
-                squares = node.kind.squared(ones)
-                rows = rounded_up(squares.sqrt() * (1 + gamma(node.kind.terms + 4)), dtype)
-            found.append(rows)
+        found: list[Tensor | None] = [None] * len(self.network.nodes)
+        for i, operator in self.network.exact.operators.items():
+            found[i] = rounded_up(row_norms(operator, like), dtype)
         return found
 
     @cached_property
@@ -85,8 +80,10 @@ class Propagation:
         """Of each operator the norm, where another one or a sum goes on from it, else infinite."""
         nodes = self.network.exact.nodes
         passed = {j for node in nodes if not isinstance(node.kind, Activation) for j in node.inputs}
-        kinds = [node.kind if i in passed else None for i, node in enumerate(nodes)]
-        return [operator_norm(k) if isinstance(k, Operator) else math.inf for k in kinds]
+        found = [math.inf] * len(nodes)
+        for i, operator in self.network.exact.operators.items():
+            found[i] = operator_norm(operator) if i in passed else math.inf
+        return found
 
     def centre(self, x: Tensor) -> Centre:
         """``x``: ``(B, …)``, exact in the network's type; errors from the real values."""
@@ -130,32 +127,46 @@ class Propagation:
 
         ``known``: boxes of some nodes that were found by other means, to be met.
         """
-        boxes: list[Box] = []
-        own = self.network.arithmetic
-        for i, node in enumerate(self.network.nodes):
-            parts = [boxes[j] for j in node.inputs]
-            match node.kind:
-                case Input():
-                    radius = column(eps, centre.values[0])
-                    box = around(centre.values[0], radius.expand_as(centre.values[0]), own)
-                case Sum():
-                    box = sum_box(parts, own)
-                case Activation() as activation:
-                    box = activation.image(*parts[0])
-                case Operator() as operator:
-                    box = affine_box(operator, parts[0], own)
-            if i in self.network.sinks:
-                box = widened(box, centre.errors[i], own)
-            reach = self.reach[i]
-            if reach is not None:
-                radius = column(eps, reach) * reach * (1 + 4 * own.unit) + centre.errors[i]
-                low, high = around(centre.values[i], radius, own)
-                # A NaN on either side must stay: it can only mean "unknown".
-                box = (torch.maximum(box[0], low), torch.minimum(box[1], high))
-            if known is not None and i in known:
-                box = (torch.maximum(box[0], known[i][0]), torch.minimum(box[1], known[i][1]))
-            boxes.append(box)
-        return boxes
+        rules = _Boxes(self, centre, eps, known or {})
+        return list(forward(self.network, rules).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes(Forward[Box]):
+    """The rules of ``Propagation.boxes``."""
+
+    propagation: Propagation
+    centre: Centre
+    eps: Tensor
+    known: Mapping[int, Box]
+
+    @property
+    def own(self) -> Arithmetic:
+        return self.propagation.network.arithmetic
+
+    def input(self, i: int) -> Box:
+        x = self.centre.values[i]
+        return around(x, column(self.eps, x).expand_as(x), self.own)
+
+    def sum(self, i: int, parts: list[Box]) -> Box:
+        return sum_box(parts, self.own)
+
+    def affine(self, i: int, operator: Operator, before: Box) -> Box:
+        return affine_box(operator, before, self.own)
+
+    def activation(self, i: int, activation: Activation, before: Box) -> Box:
+        return activation.image(*before)
+
+    def found(self, i: int, node: Node, value: Box) -> Box:
+        """Met with the ball around the sample's value, and with what is known."""
+        centre, error = self.centre.values[i], self.centre.errors[i]
+        if i in self.propagation.network.sinks:
+            value = widened(value, error, self.own)
+        reach = self.propagation.reach[i]
+        if reach is not None:
+            radius = column(self.eps, reach) * reach * (1 + 4 * self.own.unit) + error
+            value = meet(value, around(centre, radius, self.own))
+        return meet(value, self.known[i]) if i in self.known else value
 
 
 def rounding_errors(
@@ -180,44 +191,64 @@ def rounding_errors(
     the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
     without an error of their own. ``afresh``: activations take their inputs as given.
     """
-    unit, own = arithmetic.unit, network.arithmetic
-    errors: list[Tensor] = []
-    for node, box in zip(network.nodes, boxes, strict=True):
-        parts = [errors[j] for j in node.inputs]
-        match node.kind:
-            case Input():
-                error = torch.zeros_like(box[0])
-            case Sum():
-                passed = torch.stack(parts).sum(0)
-                sizes = torch.stack([_size(boxes[j]) for j in node.inputs]).sum(0) + passed
-                error = passed + gamma(len(parts), unit) * sizes
-                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-            case Activation() as activation:
-                relative, absolute, scaled = activation.rounding
-                before = boxes[node.inputs[0]]
-                if afresh:
-                    parts = [torch.zeros_like(parts[0])]
-                error = activation.perturbation(*before, parts[0])
-                error = error + unit * (relative * (_size(box) + error) + absolute)
-                if scaled:
-                    error = error + unit * scaled * (_size(before) + parts[0])
-            case Operator() as operator if not operator.terms and operator.bias is None:
-                error = operator.magnitude(parts[0])
-            case Operator() as operator:
-                most = gamma(operator.terms + 3, unit)
-                size = _size(boxes[node.inputs[0]])
-                # What is exactly 0 there is an activation's 0, computed as such.
-                live = ((size + parts[0]) != 0).to(size.dtype)
-                terms = operator.count(live) + 3
-                slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
-                sizes = operator.magnitude(size + parts[0]) + operator.bias_magnitude()
-                error = operator.magnitude(parts[0]) + slack * (1 + 4 * own.unit) * sizes
-                error = error + (operator.terms + 1) * arithmetic.tiny
-                # No partial sum passes |A||v| + |b|.
-                error = torch.where(sizes <= arithmetic.largest / 2, error, torch.inf)
-        error = error * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
-        errors.append(torch.zeros_like(error) if len(errors) in exact else error)
-    return errors
+    rules = _Errors(network, boxes, arithmetic, exact, afresh)
+    return list(forward(network, rules).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Errors(Forward[Tensor]):
+    """The rules of ``rounding_errors``."""
+
+    network: Network
+    boxes: list[Box]
+    arithmetic: Arithmetic
+    exact: Collection[int]
+    afresh: bool
+
+    def _before(self, i: int) -> list[Box]:
+        return [self.boxes[j] for j in self.network.nodes[i].inputs]
+
+    def input(self, i: int) -> Tensor:
+        return torch.zeros_like(self.boxes[i][0])
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        passed = torch.stack(parts).sum(0)
+        sizes = torch.stack([_size(box) for box in self._before(i)]).sum(0) + passed
+        error = passed + gamma(len(parts), self.arithmetic.unit) * sizes
+        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        if not operator.terms and operator.bias is None:
+            return operator.magnitude(before)
+        unit, own = self.arithmetic.unit, self.network.arithmetic
+        most = gamma(operator.terms + 3, unit)
+        size = _size(self._before(i)[0])
+        # What is exactly 0 there is an activation's 0, computed as such.
+        live = ((size + before) != 0).to(size.dtype)
+        terms = operator.count(live) + 3
+        slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
+        sizes = operator.magnitude(size + before) + operator.bias_magnitude()
+        error = operator.magnitude(before) + slack * (1 + 4 * own.unit) * sizes
+        error = error + (operator.terms + 1) * self.arithmetic.tiny
+        # No partial sum passes |A||v| + |b|.
+        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
+
+    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
+        relative, absolute, scaled = activation.rounding
+        box, unit = self._before(i)[0], self.arithmetic.unit
+        if self.afresh:
+            before = torch.zeros_like(before)
+        error = activation.perturbation(*box, before)
+        error = error + unit * (relative * (_size(self.boxes[i]) + error) + absolute)
+        if scaled:
+            error = error + unit * scaled * (_size(box) + before)
+        return error
+
+    def found(self, i: int, node: Node, value: Tensor) -> Tensor:
+        """With the rounding of this formula's own evaluation."""
+        own = self.network.arithmetic
+        error = value * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
+        return torch.zeros_like(error) if i in self.exact else error
 
 
 def affine_box(operator: Operator, box: Box, own: Arithmetic) -> Box:
@@ -241,6 +272,11 @@ def sum_box(parts: list[Box], own: Arithmetic) -> Box:
     slack = own.gamma(len(parts)) * (1 + 4 * own.unit)
     low, high = lower.sum(0), upper.sum(0)
     return low - slack * lower.abs().sum(0), high + slack * upper.abs().sum(0)
+
+
+def meet(one: Box, other: Box) -> Box:
+    """Both at once. A NaN on either side must stay: it can only mean "unknown"."""
+    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
 
 
 def around(middle: Tensor, radius: Tensor, own: Arithmetic = DOUBLE) -> Box:

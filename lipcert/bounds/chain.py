@@ -16,18 +16,20 @@ block of each activation, ``D_i = M A C … A_{i+1} C_i``, with the ball ``‖δ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State
-from lipcert.network import Network, Sum
-from lipcert.network.activations import Elementwise
+from lipcert.network import Backward, Forward, Network, ancestors, backward, forward
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
-from lipcert.norms import GramMap, times
-from lipcert.rounding import Arithmetic, gamma
+from lipcert.norms import GramMap, largest_sums, times
+from lipcert.norms.scaling import power
+from lipcert.rounding import FLOAT64_TINY, Arithmetic, gamma
 
 # Rounds of balancing, the first of full length.
 BALANCING = 5
@@ -50,7 +52,8 @@ class Chain:
         return Chain(self.sources, self.weights[rows], self.norm[rows])
 
     def length(self, state: State) -> Tensor:
-        total = (radii_of(self.sources, state).square() / self.weights).sum(1).sqrt()
+        squares = radii_of(self.sources, state).square() + FLOAT64_TINY
+        total = (squares / self.weights).sum(1).sqrt()
         return self.norm * total * (1 + gamma(2 * len(self.sources) + 8))
 
 
@@ -71,18 +74,9 @@ def middle_and_half(
     return middle, torch.where(flat == steep, 0, half)
 
 
-def chain_path(network: Network, node: int) -> tuple[int, ...]:
-    """All nodes that a node is computed from, itself included, in order."""
-    needed = {node}
-    for i in range(node, 0, -1):
-        if i in needed:
-            needed.update(network.nodes[i].inputs)
-    return tuple(sorted(needed))
-
-
 def chain_sources(network: Network, node: int) -> tuple[int, ...]:
     """The sources among them; none but the input: no chain, as the segment says it all."""
-    sources = set(network.sources) & set(chain_path(network, node))
+    sources = set(network.sources) & set(ancestors(network, node))
     return tuple(sorted(sources)) if len(sources) > 1 else ()
 
 
@@ -123,7 +117,7 @@ class ChainMap(GramMap):
 
     @cached_property
     def path(self) -> tuple[int, ...]:
-        return chain_path(self.network, self.node)
+        return ancestors(self.network, self.node)
 
     @cached_property
     def terms(self) -> int:
@@ -137,7 +131,57 @@ class ChainMap(GramMap):
         return total
 
     @cached_property
-    def _shares(self) -> dict[int, Tensor]:
+    def underflow(self) -> Tensor:
+        """The sweeps of ``_gram`` once more, with two numbers a node in place of its values: a
+        bound of their size, and of what underflow has taken of them."""
+        heaviest, weight = max(1.0, float(self.mask.max())), max(1.0, float(self.weights.max()))
+        seen: dict[int, tuple[float, float]] = {}
+        pending = {self.node: (heaviest, FLOAT64_TINY)}
+        for i in reversed(self.path):
+            value = pending.pop(i)
+            if i == 0 or i in self.middles:
+                seen[i] = value
+            value = self._grown(i, value, back=True)
+            for j in self.network.nodes[i].inputs:
+                pending[j] = _both(pending.get(j, (0.0, 0.0)), value)
+        values: dict[int, tuple[float, float]] = {}
+        for i in self.path:
+            value = (0.0, 0.0)
+            for j in self.network.nodes[i].inputs:
+                value = _both(value, values[j])
+            value = self._grown(i, value, back=False)
+            if i in seen:
+                size, lost = seen[i]
+                share = 2 * weight * max(1.0, self._slope(i)) ** 2
+                value = _both(value, (share * size, share * lost + FLOAT64_TINY * (3 + size)))
+            values[i] = value
+        lost = heaviest * values[self.node][1] + FLOAT64_TINY
+        found = lost * math.sqrt(self.mask[0].numel()) * (1 + 1e-6)
+        return torch.full_like(self.weights[:, 0], found).nan_to_num(math.inf, math.inf)
+
+    def _grown(self, node: int, value: tuple[float, float], *, back: bool) -> tuple[float, float]:
+        """After one step of a sweep."""
+        kind, factor, terms = self.network.nodes[node].kind, 1.0, 1
+        if node in self.middles:
+            factor = self._slope(node)
+        elif isinstance(kind, Operator):
+            factor = largest_sums(kind)[1 if back else 0]
+            terms = kind.transposed_terms if back else kind.terms
+        return factor * value[0], factor * value[1] + (terms + 2) * FLOAT64_TINY * (1 + value[0])
+
+    def _slope(self, node: int) -> float:
+        """At least the largest middle and half-width of an activation; 1 at the input."""
+        kind = self.network.nodes[node].kind
+        return kind.lipschitz * (1 + 1e-6) if isinstance(kind, Elementwise) else 1.0
+
+    def scaled(self, by: Tensor) -> ChainMap:
+        if not bool(by.any()):
+            return self
+        factor = power(by).to(self.mask.dtype)
+        return replace(self, mask=self.mask * factor.reshape(-1, *(1,) * (self.mask.dim() - 1)))
+
+    @cached_property
+    def shares(self) -> dict[int, Tensor]:
         """What the blocks of each source add to the Gram map."""
         shape = self.network.in_shape
         shares = {0: self.weights[:, 0].reshape(-1, *(1,) * len(shape)).expand(-1, *shape)}
@@ -193,40 +237,62 @@ class ChainMap(GramMap):
 
     def _back(self, v: Tensor, *, absolute: bool) -> dict[int, Tensor]:
         """The coefficients that arrive at each source."""
-        seen: dict[int, Tensor] = {}
-        pending = {self.node: v}
-        for i in reversed(self.path):
-            kind, value = self.network.nodes[i].kind, pending.pop(i)
-            if i == 0 or i in self.middles:
-                seen[i] = value
-            if i in self.middles:
-                value = times(value, self._middle(i, absolute))
-            elif isinstance(kind, Operator):
-                value = kind.transpose_magnitude(value) if absolute else kind.transpose(value)
-            for j in self.network.nodes[i].inputs:
-                pending[j] = pending[j] + value if j in pending else value
-        return seen
+        rules = _ToSources(self, absolute)
+        backward(self.network, self.node, v, rules)
+        return rules.seen
 
     def _gram(self, v: Tensor, *, absolute: bool) -> Tensor:
         seen = self._back(times(v, self.mask), absolute=absolute)
-        values: dict[int, Tensor] = {}
-        for i in self.path:
-            node = self.network.nodes[i]
-            if i == 0:
-                values[0] = times(seen[0], self._shares[0])
-                continue
-            value = sum((values[j] for j in node.inputs[1:]), values[node.inputs[0]])
-            if i in self.middles:
-                value = times(value, self._middle(i, absolute)) + times(seen[i], self._shares[i])
-            elif isinstance(node.kind, Operator):
-                value = node.kind.magnitude(value) if absolute else node.kind.apply(value)
-            else:
-                assert isinstance(node.kind, Sum)
-            values[i] = value
-        return times(values[self.node], self.mask)
+        found = forward(self.network, _FromSources(self, seen, absolute), along=self.path)
+        return times(found[self.node], self.mask)
 
-    def _middle(self, node: int, absolute: bool) -> Tensor:
+    def middle(self, node: int, absolute: bool) -> Tensor:
         return self.middles[node].abs() if absolute else self.middles[node]
+
+
+@dataclass(frozen=True, eq=False)
+class _ToSources(Backward[Tensor]):
+    """Back through the linearised network; ``seen`` keeps what arrives at each source."""
+
+    chain: ChainMap
+    absolute: bool
+    seen: dict[int, Tensor] = field(default_factory=dict)
+
+    def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
+        return operator.transpose_magnitude(value) if self.absolute else operator.transpose(value)
+
+    def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
+        return times(value, self.chain.middle(i, self.absolute))
+
+    def add(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def arrived(self, i: int, value: Tensor) -> Tensor:
+        if i == 0 or i in self.chain.middles:
+            self.seen[i] = value
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class _FromSources(Forward[Tensor]):
+    """Forth through the linearised network, each source adding its share of what was ``seen``."""
+
+    chain: ChainMap
+    seen: dict[int, Tensor]
+    absolute: bool
+
+    def input(self, i: int) -> Tensor:
+        return times(self.seen[0], self.chain.shares[0])
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        return sum(parts[1:], parts[0])
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        return operator.magnitude(before) if self.absolute else operator.apply(before)
+
+    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
+        passed = times(before, self.chain.middle(i, self.absolute))
+        return passed + times(self.seen[i], self.chain.shares[i])
 
 
 def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:
@@ -237,6 +303,10 @@ def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Te
     wanted = wanted / safe(wanted.amax(1, keepdim=True))
     moved = (wanted if first else (weights * wanted).sqrt()).clamp(min=1e-9)
     return torch.where(torch.isfinite(moved).all(1, keepdim=True), moved, 1.0)
+
+
+def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def euclidean(values: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from lipcert.bounds.support import ball_box_support
 from lipcert.network import Network, Segment, segments
 from lipcert.network.activations import Activation
 from lipcert.norms import spectral_norm
+from lipcert.norms.scaling import divided, exponents, lifted, product
 from lipcert.rounding import FLOAT64, gamma
 
 _EXACT_SIDE = 256
@@ -75,8 +76,14 @@ class Layers:
         rows = self.last[source]
         gain = gain.to(rows.dtype)
         if min(rows.shape) > _EXACT_SIDE:
-            return spectral_norm(rows[None]) * gain.amax(1)
+            return product(spectral_norm(rows[None]), gain.amax(1))
         return spectral_norm(rows * gain[:, None])
+
+    def noise_norm(self, source: int) -> Tensor:
+        """At least how far a row matrix may be from the truth, by its Frobenius norm, ``(1,)``."""
+        noise = self.last_noise[source].flatten()
+        by = exponents(noise.max()) if noise.numel() else exponents(noise.new_zeros(()))
+        return lifted(divided(noise, by).norm()[None] * (1 + gamma(noise.numel() + 4)), by)
 
     def forms(self, source: int, labels: Tensor) -> Tensor:
         """``c_s = row_y − row_j`` for every class j: ``(B, K, n)``; 0 at ``j = y``."""
@@ -110,7 +117,7 @@ def local_radii(layers: Layers, norms: Mapping[Edge, Tensor], eps: Tensor) -> di
         arriving = [edge for edge in norms if edge[1] == sink]
         total = torch.zeros_like(eps)
         for edge in arriving:
-            total = total + norms[edge] * radii[edge[0]]
+            total = total + product(norms[edge], radii[edge[0]]).to(eps.dtype)
         radii[i] = total * (1 + (len(arriving) + 2) * FLOAT64)
     return radii
 
@@ -165,20 +172,18 @@ def global_margins(
     return margins
 
 
-def logit_constant(
-    layers: Layers, state: Weights, radii: Mapping[int, Tensor], eps: Tensor
-) -> Tensor:
+def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor]) -> Tensor:
     """An upper bound of the local Lipschitz constant of all logits in the ball: ``(B,)``.
 
     Between any two points ``x, x'`` of the ball ``‖f(x) − f(x')‖₂`` is at most
-    ``(Σ_s ‖A_s diag(w_s)‖ ρ_s/eps) ‖x − x'‖₂``: gains hold for any two points, so this constant
-    needs no anchor.
+    ``(Σ_s ‖A_s diag(w_s)‖ ρ_s) ‖x − x'‖₂``, with the ``growth`` ``ρ_s`` ``(B,)`` for each unit of
+    the radius: gains hold for any two points, so this constant needs no anchor.
     """
-    total = torch.zeros_like(eps)
+    total = torch.zeros_like(growth[0])
     for source in layers.last:
         gain = state.gain[source].flatten(1).double()
-        last = layers.last_norm(source, gain) + layers.last_noise[source].norm() * gain.amax(1)
-        total = total + last * radii[source] / eps
+        noise = product(layers.noise_norm(source), gain.amax(1))
+        total = total + product(layers.last_norm(source, gain) + noise, growth[source])
     return total * (1 + (len(layers.last) + 6) * FLOAT64)
 
 

@@ -26,7 +26,7 @@ from lipcert.bounds.lipschitz import (
 )
 from lipcert.bounds.refined import Prepared
 from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap, at_least_tiny
 from lipcert.rounding import FLOAT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
@@ -83,8 +83,8 @@ class GlobalBound(Bound):
         for source, rows in self.layers.last.items():
             one = rows.new_ones(1, rows.shape[1])
             last = float(self.layers.last_norm(source, one)[0])
-            noise = float(self.layers.last_noise[source].norm())
-            total += (last + noise) * self.constants[source]
+            noise = float(self.layers.noise_norm(source))
+            total += at_least_tiny(last + noise, self.constants[source])
         return total * (1 + (len(self.layers.last) + 6) * FLOAT64)
 
 
@@ -120,8 +120,8 @@ class LocalBound(Bound):
     def constant(self, centre: Centre, eps: Tensor, prepared: Prepared) -> Tensor:
         """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
-        radii = local_radii(self.layers, prepared.edges, eps)
-        return logit_constant(self.layers, state, radii, eps)
+        growth = local_radii(self.layers, prepared.edges, torch.ones_like(eps))
+        return logit_constant(self.layers, state, growth)
 
 
 class LocalBallBound(LocalBound):

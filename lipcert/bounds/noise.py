@@ -24,10 +24,9 @@ from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, Reach, State, joined, through
 from lipcert.bounds.boxes import Box, around
-from lipcert.bounds.chain import chain_path
 from lipcert.bounds.rounding_sweep import ForwardSweep
 from lipcert.bounds.roundoff import Roundoff
-from lipcert.network import Input, Network, Sum
+from lipcert.network import Input, Network, Sum, ancestors
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
@@ -104,15 +103,20 @@ class NoiseSweep(ForwardSweep):
         found = [self._at(node, state, known) for node in sorted(self.noise.sinks[sink])]
         return torch.stack(found).amax(0) if len(found) > 1 else found[0]
 
+    def format(self, i: int) -> Arithmetic | None:
+        return None if i in self.noise.compared else super().format(i)
+
     def logits(self, state: State) -> Tensor:
-        """``r`` of the logits, ``(B, K)``."""
-        return self._at(self.tools.network.output, state).flatten(1)
+        """``r`` of the logits, ``(B, K)``; infinite where anything before them could overflow: what
+        comes after may be no number, which no clip mends."""
+        found = self._at(self.tools.network.output, state).flatten(1)
+        lost = torch.stack([fresh.isfinite().flatten(1).all(1) for fresh in self.fresh.values()])
+        return torch.where(lost.all(0)[:, None], found, torch.inf)
 
     def _at(self, node: int, state: State, known: Box | None = None) -> Tensor:
         self.state = state
-        for i in chain_path(self.tools.network, node):
+        for i in ancestors(self.tools.network, node):
             if i not in self.total:
-                self.arithmetic = None if i in self.noise.compared else self.noise.arithmetic
                 self._follow(i)
                 width = self.reach[i].width + self.residual[i]
                 box = around(self.reference[i], width)

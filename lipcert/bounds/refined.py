@@ -19,7 +19,7 @@ from lipcert.bounds.chain import Chain
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.windows import Windows
-from lipcert.network import Network
+from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.rounding import FLOAT64, rounded_up
 
@@ -32,13 +32,14 @@ _EVERY = 16
 class Prepared:
     """What was found at one radius and holds at every smaller one.
 
-    ``varying``: the masks of the activations; masks and gains only grow with the radius. ``edges``:
-    local norms between these masks. ``chains``, ``boxes`` and ``noise``: of activations' inputs, by
-    node. ``shrunk``: to what share boxes did that were tried, by node. ``fixed``: for every segment
-    how many values of its sink cannot vary, ``(B, segments)``, where that is known.
+    ``varying`` and ``gains``: the masks of the activations and their gains. ``edges``: local norms
+    between these. ``chains``, ``boxes`` and ``noise``: of activations' inputs, by node. ``shrunk``:
+    to what share boxes did that were tried, by node. ``fixed``: for every segment how many values
+    of its sink cannot vary, ``(B, segments)``, where that is known.
     """
 
     varying: dict[int, Tensor] = field(default_factory=dict)
+    gains: dict[int, Tensor] = field(default_factory=dict)
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Prepared:
         """Some of the samples."""
         return Prepared(
             varying={i: mask[rows] for i, mask in self.varying.items()},
+            gains={i: gain[rows] for i, gain in self.gains.items()},
             edges={edge: norm[rows] for edge, norm in self.edges.items()},
             chains={i: chain.select(rows) for i, chain in self.chains.items()},
             boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
@@ -78,8 +80,13 @@ class Kept(Facts):
         return torch.fmin(noise, self.noise_of(node, state, box))
 
     def varying(self, activation: int, mask: Tensor) -> Tensor:
-        # Chains hold for balls that cover every neuron which varied when they were found.
-        return torch.maximum(mask, self.prepared.varying[activation])
+        # Norms and chains hold between these neurons, and others cannot vary: a box of the larger
+        # radius said so, whatever rounding makes of the one at hand.
+        return self.prepared.varying[activation]
+
+    def gain(self, activation: int, gain: Tensor) -> Tensor:
+        # Both bound the same changes: the enclosure of a smaller box need not be the smaller one.
+        return torch.minimum(gain, self.prepared.gains[activation])
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         return self.prepared.edges[edge]
@@ -119,7 +126,8 @@ class View:
     def size(self) -> int:
         """How many values one neuron sees."""
         network = self.duals[0].network
-        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i < self.node)
+        path = ancestors(network, self.node)
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources if i in path)
 
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
         """What each neuron sees of its row."""

@@ -1,18 +1,19 @@
-"""Reverse sweeps: linear forms of a node's value, carried back to what it is computed from.
+"""Linear objectives of a node's value, carried back to the input: plainly, or with their errors.
 
-Forms are batches of coefficients ``(N, *shape of the node)``. Through an affine operator they go by
-its transpose; what becomes of them at an activation is for the caller to say.
+Objectives are batches of coefficients ``(N, *shape of the node)``. Through an affine operator they
+go by its transpose; what becomes of them at an activation is for the caller to say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.network import Network
+from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm
@@ -20,31 +21,40 @@ from lipcert.rounding import FLOAT64, gamma
 
 # From coefficients on an activation's output to those on its input.
 Cross = Callable[[int, Tensor], Tensor]
-# The same, with an upper bound of the Euclidean error of each form, ``(N,)``.
+# The same, with an upper bound of the Euclidean error of each objective, ``(N,)``.
 CrossWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Coefficients of operators that were fused out of several carry a few roundings of their own.
 _FUSED = 24
 
 
+@dataclass(frozen=True)
+class Transposes(Backward[Tensor]):
+    """Through affine operators by their transposes, through activations as ``cross`` says."""
+
+    cross: Cross
+
+    def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
+        return operator.transpose(value)
+
+    def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
+        return self.cross(i, value)
+
+    def add(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+
 def carry_back(network: Network, node: int, forms: Tensor, cross: Cross) -> Tensor | None:
-    """The coefficients on the input that the forms come down to, or None."""
-    pending = {node: forms}
-    for i in range(node, 0, -1):
-        if i not in pending:
-            continue
-        kind, value = network.nodes[i].kind, pending.pop(i)
-        if isinstance(kind, Activation):
-            value = cross(i, value)
-        elif isinstance(kind, Operator):
-            value = kind.transpose(value)
-        for j in network.nodes[i].inputs:
-            pending[j] = pending[j] + value if j in pending else value
-    return pending.get(0)
+    """The coefficients on the input that the objectives come down to, or None."""
+    return backward(network, node, forms, Transposes(cross))
+
+
+# Coefficients and an upper bound of the Euclidean error of each objective, ``(N,)`` in float64.
+_WithError = tuple[Tensor, Tensor]
 
 
 class RigorousSweep:
-    """``carry_back``, beside an upper bound of the error of each form, ``(N,)`` in float64.
+    """``carry_back``, beside an upper bound of the error of each objective.
 
     A computed ``Aᵀ v`` errs by at most ``γ |A|ᵀ|v|``, hence by ``γ ‖|A|‖₂ ‖v‖₂``; the error that
     ``v`` came with grows by ``‖A‖₂`` at most.
@@ -54,31 +64,11 @@ class RigorousSweep:
         self.network = network
         self._known: dict[int, tuple[float, float]] = {}
 
-    def __call__(
-        self, node: int, forms: Tensor, cross: CrossWithError
-    ) -> tuple[Tensor, Tensor] | None:
-        pending = {node: (forms, forms.new_zeros(len(forms), dtype=torch.float64))}
-        for i in range(node, 0, -1):
-            if i not in pending:
-                continue
-            kind, (value, error) = self.network.nodes[i].kind, pending.pop(i)
-            if isinstance(kind, Activation):
-                value, error = cross(i, value, error)
-            elif isinstance(kind, Operator):
-                norm, rounding = self._sizes(i)
-                error = (error * (norm + rounding) + rounding * length(value)) * (1 + 8 * FLOAT64)
-                value = kind.transpose(value)
-            for j in self.network.nodes[i].inputs:
-                if j in pending:
-                    other, extra = pending[j]
-                    total = other + value
-                    made = self.network.arithmetic.unit * length(total)
-                    pending[j] = total, (error + extra + made) * (1 + 4 * FLOAT64)
-                else:
-                    pending[j] = value, error
-        return pending.get(0)
+    def __call__(self, node: int, forms: Tensor, cross: CrossWithError) -> _WithError | None:
+        start = forms, forms.new_zeros(len(forms), dtype=torch.float64)
+        return backward(self.network, node, start, _TransposesWithError(self, cross))
 
-    def _sizes(self, node: int) -> tuple[float, float]:
+    def sizes(self, node: int) -> tuple[float, float]:
         """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above; computed once."""
         if node not in self._known:
             self._known[node] = self._sizes_of(node)
@@ -94,6 +84,26 @@ class RigorousSweep:
         absolute = math.sqrt(float(rows) * float(columns)) * (1 + slack)
         norm = min(operator_norm(operator), absolute)
         return norm, own.gamma(operator.transposed_terms + _FUSED) * absolute
+
+
+@dataclass(frozen=True)
+class _TransposesWithError(Backward[_WithError]):
+    sweep: RigorousSweep
+    cross: CrossWithError
+
+    def affine(self, i: int, operator: Operator, value: _WithError) -> _WithError:
+        coefficients, error = value
+        norm, rounding = self.sweep.sizes(i)
+        error = (error * (norm + rounding) + rounding * length(coefficients)) * (1 + 8 * FLOAT64)
+        return operator.transpose(coefficients), error
+
+    def activation(self, i: int, activation: Activation, value: _WithError) -> _WithError:
+        return self.cross(i, *value)
+
+    def add(self, one: _WithError, other: _WithError) -> _WithError:
+        total = one[0] + other[0]
+        made = self.sweep.network.arithmetic.unit * length(total)
+        return total, (one[1] + other[1] + made) * (1 + 4 * FLOAT64)
 
 
 def length(forms: Tensor) -> Tensor:

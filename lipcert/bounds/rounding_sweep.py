@@ -29,7 +29,7 @@ from lipcert.bounds.boxes import Box
 from lipcert.network import Input, Sum
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest, column, gamma
 
 if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
 _WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
+# Gates are multiplied out with at most so many times their input.
+_MULTIPLES = 8.0
 
 
 class ForwardSweep(ABC):
@@ -51,7 +53,9 @@ class ForwardSweep(ABC):
     """
 
     def __init__(self, tools: Roundoff, eps: Tensor, arithmetic: Arithmetic | None) -> None:
-        self.tools, self.eps, self.arithmetic = tools, eps, arithmetic
+        self.tools, self.eps, self.deployed = tools, eps, arithmetic
+        # Of the node at hand.
+        self.arithmetic: Arithmetic | None = None
         self.boxes: dict[int, Box] = {}
         self.fresh: dict[int, Tensor] = {}
         self.total: dict[int, Tensor] = {}
@@ -71,7 +75,15 @@ class ForwardSweep(ABC):
     def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         """``|A| |v|`` of an operator, from the values at the sample."""
 
+    def format(self, i: int) -> Arithmetic | None:
+        """What a node is computed in: the deployed format, or the file's own where that is coarser.
+        A value that is only stored, in the file's own alone: in the deployed one it is already."""
+        node = self.tools.network.nodes[i]
+        stored = isinstance(node.kind, Diagonal) and node.kind.is_identity
+        return node.format if stored else coarsest(self.deployed, node.format)
+
     def step(self, i: int) -> None:
+        self.arithmetic = self.format(i)
         node, box = self.tools.network.nodes[i], self.boxes[i]
         largest = torch.maximum(box[0].abs(), box[1].abs())
         none, norm = torch.zeros_like(largest), self.tools.norms[i]
@@ -119,7 +131,8 @@ class ForwardSweep(ABC):
         rounded = 1.0 if i in self.tools.network.sinks else 0.0
         if isinstance(kind, Activation):
             held = [getattr(kind, field.name) for field in fields(kind)]
-            if not all(_represented(value, unit) for value in held if isinstance(value, Tensor)):
+            own = self.tools.analysis
+            if not all(_represented(value, own) for value in held if isinstance(value, Tensor)):
                 rounded += 1
         # What is exactly 0 is kept, and counts nowhere.
         tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
@@ -131,18 +144,24 @@ class ForwardSweep(ABC):
         return self.size[node.inputs[0]] if isinstance(node.kind, Elementwise) else 0.0
 
     def _activation(self, activation: Activation, size: Tensor, inputs: Tensor | float) -> Tensor:
-        """Its own rounding, and that of its limits and slopes where the format has others."""
+        """Its own rounding, and that of its limits and slopes where the format has others; infinite
+        where its value, or a few of its input, could overflow."""
         relative, absolute, scaled = activation.rounding
-        if self.arithmetic is None:
+        own = self.arithmetic
+        if own is None:
             return torch.zeros_like(size)
-        unit = self.arithmetic.unit
         held = [getattr(activation, field.name) for field in fields(activation)]
-        if not all(_represented(value, unit) for value in held if isinstance(value, Tensor)):
+        lost: Tensor | float = own.tiny
+        if not all(_represented(value, own) for value in held if isinstance(value, Tensor)):
             relative += 1
+            # A slope that is too small for the format is lost, whatever it multiplies.
+            lost = own.tiny * (1 + inputs)
         if not (relative or absolute or scaled):
             return torch.zeros_like(size)
         rounded: Tensor = relative * size + absolute + scaled * inputs
-        return unit * (1 + 4 * unit) * rounded + self.arithmetic.tiny
+        fresh = own.unit * (1 + 4 * own.unit) * rounded + lost
+        reach = size + (_MULTIPLES * inputs if scaled else 0.0)
+        return torch.where(reach <= own.largest / 2, fresh, torch.inf)
 
     def _lowered(self, activation: Activation, source: int) -> Tensor:
         """Where neurons are compared, the analysis works with their sums and differences."""
@@ -180,6 +199,9 @@ class ForwardSweep(ABC):
         if isinstance(operator, Select):
             chain = operator.magnitude(magnitude), roundings
             return passed, torch.zeros_like(largest), operator.apply(self.additions[j]), chain
+        if isinstance(operator, Diagonal) and operator.is_identity:
+            passed = self.total[j]
+            return passed, self._stored(largest + passed), self.additions[j], self.chain[j]
         assert rows is not None
         passed = torch.fmin(passed, rows * column(self.length[j], rows) * (1 + 4 * FLOAT64))
         bias = operator.bias_magnitude()
@@ -214,6 +236,13 @@ class ForwardSweep(ABC):
         fresh = self._grown(made + lost, constants + 2, rounded, result, whole)
         return passed, fresh + fused, behind + additions, chain
 
+    def _stored(self, size: Tensor) -> Tensor:
+        """A value rounded to the file's own format; infinite where it could overflow there."""
+        if self.arithmetic is None:
+            return torch.zeros_like(size)
+        fresh = self.arithmetic.unit * size + self.arithmetic.tiny
+        return torch.where(size <= self.arithmetic.largest / 2, fresh, torch.inf)
+
     def _grown(
         self, made: Tensor, stored: Tensor | float, added: Tensor, result: Tensor, whole: Tensor
     ) -> Tensor:
@@ -228,9 +257,11 @@ class ForwardSweep(ABC):
         return torch.where(safe, fresh, torch.inf)
 
 
-def _represented(values: Tensor, unit: float) -> bool:
-    """Whether a format of this unit roundoff has these numbers, but for its range."""
-    return bool(((torch.frexp(values).mantissa / unit) % 1 == 0).all())
+def _represented(values: Tensor, own: Arithmetic) -> bool:
+    """Whether a format has these numbers; infinite ones it has."""
+    size = values.abs()
+    kept = (size == 0) | size.isinf() | ((size >= own.tiny) & (size <= own.largest))
+    return bool((kept & ((torch.frexp(values).mantissa / own.unit) % 1 == 0)).all())
 
 
 def times(values: Tensor, factor: Tensor | float) -> Tensor:

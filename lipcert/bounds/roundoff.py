@@ -23,7 +23,7 @@ from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms.bounds import operator_norm
+from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
 
@@ -50,17 +50,12 @@ class Roundoff:
 
     @classmethod
     def of(cls, network: Network, analysis: Arithmetic = DOUBLE) -> Roundoff:
-        norms: list[float] = []
-        rows: list[Tensor | None] = []
-        for node in network.nodes:
-            own = None
-            if isinstance(node.kind, Operator):
-                ones = network.anchor.new_ones(1, *node.kind.in_shape)
-                own = node.kind.squared(ones).sqrt() * (1 + gamma(node.kind.terms + 4))
-                norms.append(min(operator_norm(node.kind), _absolute_norm(node.kind, ones)))
-            else:
-                norms.append(node.kind.lipschitz if isinstance(node.kind, Activation) else 1.0)
-            rows.append(own)
+        norms = [getattr(node.kind, "lipschitz", 1.0) for node in network.nodes]
+        rows: list[Tensor | None] = [None] * len(norms)
+        for i, operator in network.operators.items():
+            ones = network.anchor.new_ones(1, *operator.in_shape)
+            norms[i] = min(operator_norm(operator), _absolute_norm(operator, ones))
+            rows[i] = row_norms(operator, network.anchor)
         return cls(network, norms, rows, analysis)
 
     @property

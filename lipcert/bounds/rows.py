@@ -21,7 +21,7 @@ from lipcert.bounds.chain import (
 from lipcert.bounds.reverse import RigorousSweep, length
 from lipcert.network.activations import Elementwise
 from lipcert.norms import largest_eigenvalue
-from lipcert.rounding import gamma
+from lipcert.rounding import FLOAT64_TINY, gamma
 
 _CHUNK = 2**25
 # The least weight of a drift among the others.
@@ -57,8 +57,12 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
         weights = balance(weights, radii, seen, first=step == 0)
     gram = (weights[:, :, None, None] * grams).sum(1)
     slack = gamma(max(sizes) + 8) + gamma(2 * len(sources) + 4)
-    top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1)
-    norm = (top.sqrt() + (weights * errors).sum(1).sqrt()) * (1 + gamma(2 * len(sources) + 24))
+    # Squares that underflow: less than this of an eigenvalue, and of the sum of errors.
+    lost = FLOAT64_TINY * gram.shape[-1] * (2 * len(sources) + 2) * (max(sizes) + 2)
+    top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1) + lost
+    norm = (top.sqrt() + ((weights * errors).sum(1) + lost).sqrt()) * (
+        1 + gamma(2 * len(sources) + 24)
+    )
     return Chain(sources, torch.cat([weights[:, :-1], weights[:, -1:] * shares], 1), norm)
 
 

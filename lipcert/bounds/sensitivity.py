@@ -23,7 +23,7 @@ from torch import Tensor
 from lipcert.bounds.boxes import around
 from lipcert.bounds.rounding_sweep import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
-from lipcert.network import Network, Sum
+from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.rounding import FLOAT64, gamma
@@ -54,21 +54,48 @@ def pair_rounding(
     """How far the deployed ``f_label − f_other`` can be from the real one, ``(N,)``, for the N
     pairs of classes ``labels``, ``others``, at the samples ``rows``."""
     network = tools.network
-    pending = {network.output: _pairs(network, labels, others)}
-    total = torch.zeros_like(pending[network.output].length)
-    for i in range(network.output, -1, -1):
-        if i not in pending:
-            continue
-        found, fresh = pending.pop(i), roundings.fresh[i][rows].flatten(1)
-        largest = found.largest.flatten(1)
+    start = _pairs(network, labels, others)
+    rules = _Sensitivity(tools, roundings, rows, torch.zeros_like(start.length))
+    backward(network, network.output, start, rules)
+    return rules.total * (1 + gamma(len(network.nodes) + 8))
+
+
+@dataclass(eq=False)
+class _Sensitivity(Backward[Coefficients]):
+    """The rules of ``pair_rounding``; ``total`` sums what the roundings of all nodes are worth."""
+
+    tools: Roundoff
+    roundings: Roundings
+    rows: Tensor
+    total: Tensor
+
+    def arrived(self, i: int, value: Coefficients) -> Coefficients:
+        fresh = self.roundings.fresh[i][self.rows].flatten(1)
+        largest = value.largest.flatten(1)
         slack = 1 + gamma(fresh.shape[1] + 16)
-        length = torch.fmin(found.length, largest.norm(dim=1) * slack)
+        length = torch.fmin(value.length, largest.norm(dim=1) * slack)
         each, together = (largest * fresh).sum(1), times(length, fresh.norm(dim=1))
-        total = total + torch.fmin(each, together) * slack
-        found = Coefficients(found.middle, found.radius, length)
-        for j, passed in _through(tools, roundings, rows, i, found).items():
-            pending[j] = pending[j] + passed if j in pending else passed
-    return total * (1 + gamma(len(network.nodes) + 8))
+        self.total = self.total + torch.fmin(each, together) * slack
+        return Coefficients(value.middle, value.radius, length)
+
+    def affine(self, i: int, operator: Operator, value: Coefficients) -> Coefficients:
+        slack = gamma(operator.transposed_terms + 8)
+        spread = value.radius * (1 + slack) + slack * value.middle.abs()
+        middle = operator.transpose(value.middle)
+        radius = operator.transpose_magnitude(spread)
+        return Coefficients(middle, radius, times(value.length, self.tools.norms[i]))
+
+    def activation(self, i: int, activation: Activation, value: Coefficients) -> Coefficients:
+        source = self.tools.network.nodes[i].inputs[0]
+        lower, upper = (side[self.rows] for side in self.roundings.boxes[source])
+        low, high = activation.pull_back(lower, upper, *around(value.middle, value.radius))
+        middle = (low + high) / 2
+        radius = (high - low) / 2 + 8 * FLOAT64 * torch.maximum(low.abs(), high.abs())
+        steep = activation.gain(lower, upper).flatten(1).amax(1)
+        return Coefficients(middle, radius, times(value.length, steep))
+
+    def add(self, one: Coefficients, other: Coefficients) -> Coefficients:
+        return one + other
 
 
 def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
@@ -77,29 +104,3 @@ def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
     form.scatter_add_(1, others[:, None], form.new_full((len(labels), 1), -1.0))
     middle = form.reshape(len(labels), *network.nodes[-1].shape)
     return Coefficients(middle, torch.zeros_like(middle), form.norm(dim=1) * (1 + 8 * FLOAT64))
-
-
-def _through(
-    tools: Roundoff, roundings: Roundings, rows: Tensor, node: int, found: Coefficients
-) -> dict[int, Coefficients]:
-    """From a node's coefficients to those of its inputs."""
-    kind, inputs = tools.network.nodes[node].kind, tools.network.nodes[node].inputs
-    if isinstance(kind, Sum):
-        passed: dict[int, Coefficients] = {}
-        for j in inputs:
-            passed[j] = passed[j] + found if j in passed else found
-        return passed
-    if isinstance(kind, Operator):
-        slack = gamma(kind.transposed_terms + 8)
-        spread = found.radius * (1 + slack) + slack * found.middle.abs()
-        middle = kind.transpose(found.middle)
-        radius = kind.transpose_magnitude(spread)
-        return {inputs[0]: Coefficients(middle, radius, times(found.length, tools.norms[node]))}
-    if isinstance(kind, Activation):
-        lower, upper = (side[rows] for side in roundings.boxes[inputs[0]])
-        low, high = kind.pull_back(lower, upper, *around(found.middle, found.radius))
-        middle = (low + high) / 2
-        radius = (high - low) / 2 + 8 * FLOAT64 * torch.maximum(low.abs(), high.abs())
-        steep = kind.gain(lower, upper).flatten(1).amax(1)
-        return {inputs[0]: Coefficients(middle, radius, times(found.length, steep))}
-    return {}

@@ -20,6 +20,7 @@ from torch import Tensor
 from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64
@@ -105,8 +106,9 @@ class Splitter:
         self.dual, self.guide, self.forms = dual, guide, forms
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
-        nodes = dual.network.nodes
-        self.state = {i: layer for i, layer in state.items() if i < forms.node}
+        nodes, path = dual.network.nodes, ancestors(dual.network, forms.node)
+        # The node itself may be an activation, and others need not lead to it.
+        self.state = {i: layer for i, layer in state.items() if i in path}
         self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
         self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
         self.neurons = max(1, sum(self.sizes.values()))

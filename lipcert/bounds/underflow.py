@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lipcert.network import Network
+from lipcert.network import Backward, Forward, Network, backward, forward
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator
 from lipcert.rounding import DOUBLE, Arithmetic
 
 # 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
@@ -27,14 +30,10 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
     is, and for radii up to the input's diameter: the sum of it all.
     """
     nodes = network.nodes
-    before, after = [1.0] * len(nodes), [0.0] * len(nodes)
-    for i, node in enumerate(nodes):
-        if node.inputs:
-            before[i] = norms[i] * sum(before[j] for j in node.inputs)
-    after[-1] = 1.0
-    for i, node in reversed(list(enumerate(nodes))):
-        for j in node.inputs:
-            after[j] += norms[i] * after[i]
+    before = forward(network, _Growth(norms))
+    decay = _Decay(norms, [0.0] * len(nodes))
+    backward(network, network.output, 1.0, decay)
+    after = decay.after
     products = [
         (1 + sum(before[j] for j in node.inputs)) * (1 + norms[i]) * (1 + after[i])
         for i, node in enumerate(nodes)
@@ -45,3 +44,43 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
     short = _LENGTHS * math.sqrt(analysis.tiny) * (1 + sizes[0])
     lost = short * sum(size * p for size, p in zip(sizes, products, strict=True))
     return lost if lost < math.inf else math.inf
+
+
+@dataclass(frozen=True)
+class _Growth(Forward[float]):
+    """The product of norms from the input, summed over all ways."""
+
+    norms: Sequence[float]
+
+    def input(self, i: int) -> float:
+        return 1.0
+
+    def sum(self, i: int, parts: list[float]) -> float:
+        return self.norms[i] * sum(parts)
+
+    def affine(self, i: int, operator: Operator, before: float) -> float:
+        return self.norms[i] * before
+
+    def activation(self, i: int, activation: Activation, before: float) -> float:
+        return self.norms[i] * before
+
+
+@dataclass(frozen=True)
+class _Decay(Backward[float]):
+    """The same from each node to the logits, kept in ``after``."""
+
+    norms: Sequence[float]
+    after: list[float]
+
+    def affine(self, i: int, operator: Operator, value: float) -> float:
+        return self.norms[i] * value
+
+    def activation(self, i: int, activation: Activation, value: float) -> float:
+        return self.norms[i] * value
+
+    def add(self, one: float, other: float) -> float:
+        return one + other
+
+    def arrived(self, i: int, value: float) -> float:
+        self.after[i] = value
+        return value

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, State, half_diagonal
-from lipcert.bounds.chain import chain_path
-from lipcert.network import Input, Network, NetworkBuilder, Node, Sum
+from lipcert.network import Input, Network, NetworkBuilder, Node, Sum, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Convolution, Diagonal, Select, Shape
 from lipcert.network.operators.base import move_tensors
@@ -59,7 +58,7 @@ class Windows:
     @classmethod
     def of(cls, network: Network, node: int) -> Self | None:
         """None where a neuron's forms do not stay in a window, or that is no smaller."""
-        path = chain_path(network, node)
+        path = ancestors(network, node)
         spans = _spans(network, node, path)
         if spans is None or not all(_is_steady(network.nodes[i]) for i in path):
             return None
@@ -73,9 +72,13 @@ class Windows:
         numbers = {0: 0}
         for i in path[1:]:
             numbers[i] = _add(builder, network, i, spans, numbers)
+        small = Network(tuple(builder.nodes), network.rough)
+        if not small.parameters:
+            # No operator has a number that would tell its type.
+            return None
         return cls(
             network.nodes[node].shape,
-            Network(tuple(builder.nodes), network.rough),
+            small,
             {i: spans[i] for i in sources},
             {i: numbers[i] for i in sources},
         )

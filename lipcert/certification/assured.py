@@ -58,8 +58,8 @@ class AssuredNorms:
     """Norms over one network: of segments, shared and local, and of chains of ``chain_norms``.
 
     ``own``: the segments that get norms of each sample's own, all by default; for the others the
-    shared norm has to do. ``share`` is how much of the run's failure probability all of them
-    together may spend, ``first_call`` where their coins begin.
+    shared norm has to do. ``key``: what all coins follow from. ``share`` is how much of the run's
+    failure probability all of them together may spend, ``first_call`` where their coins begin.
 
     All are found in float64: a randomised norm has to tell components of about δ/√n from rounding,
     which float32 cannot.
@@ -70,6 +70,7 @@ class AssuredNorms:
         edges: tuple[Segment, ...],
         options: Options,
         *,
+        key: int,
         samples: int,
         preparations: int,
         own: Collection[Edge] | None = None,
@@ -79,7 +80,8 @@ class AssuredNorms:
     ) -> None:
         certain = options.deterministic or options.estimate
         total = 0.0 if certain else options.failure_probability * share
-        self.options, self.first_call, self.chain_norms = options, first_call, chain_norms
+        self.options, self.key = options, key
+        self.first_call, self.chain_norms = first_call, chain_norms
         self.norms = len(edges) + chain_norms
         self.own = {(edge.source, edge.sink) for edge in edges} if own is None else set(own)
         each = len(self.own) + chain_norms
@@ -128,14 +130,14 @@ class AssuredNorms:
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)
         if self.options.estimate:
-            start = unit_vectors(self.options.seed, streams, 4 * call, mapping.support)
+            start = unit_vectors(self.key, streams, 4 * call, mapping.support)
             return power_iteration(mapping, start, _POWER_STEPS)
         if self.shares.total == 0:
             if norm is None:
                 return schur_bound(mapping)
             assert isinstance(mapping, WeightedMap)
             return norm.deterministic(mapping)
-        seed, risk = self.options.seed, self.shares.single
+        seed, risk = self.key, self.shares.single
         rough = None if self._rough is None else mapping.over(self._rough)
         if norm is not None:
             assert isinstance(mapping, WeightedMap)
@@ -153,14 +155,14 @@ class AssuredNorms:
         if norm is not None and not self._has_own(norm):
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)
-        start = unit_vectors(self.options.seed, streams, 2**40, mapping.support)
+        start = unit_vectors(self.key, streams, 2**40, mapping.support)
         return lanczos(mapping, start, _ROUGH_STEPS)
 
     def _has_own(self, norm: SegmentNorms) -> bool:
         return (norm.segment.source, norm.segment.sink) in self.own
 
     def _shared(self, edge: Segment, number: int) -> SegmentNorms:
-        seed, call = self.options.seed, self.first_call + number
+        seed, call = self.key, self.first_call + number
         if self.options.estimate:
             whole = SegmentNorms(edge, Norm(math.inf, "estimate")).unweighted()
             stream = torch.full((1,), -1, device=whole.inner.device)

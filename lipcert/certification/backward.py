@@ -44,9 +44,9 @@ class Backward:
 
     def __init__(
         self, network: Network, options: Options, deployment: Deployment, *,
-        device: str, samples: int, share: float,
+        device: str, key: int, samples: int, share: float,
     ) -> None:  # fmt: skip
-        self.pace, self.deployment = PACES[options.effort], deployment
+        self.pace, self.deployment, self.key = PACES[options.effort], deployment, key
         simple = in_dtype(simplify(lower(simplify(network))).to(device=device), options)
         single = simple.to_guess_by()
         layers = Layers.of(simple)
@@ -57,6 +57,7 @@ class Backward:
         self.norms = AssuredNorms(
             layers.edges,
             options,
+            key=key,
             samples=samples,
             preparations=2 * len(options.eps) + 1 + self.pace.again,
             own=plan.edges if self.pace.coupled else plan.own_edges if self.pace.own_norms else (),

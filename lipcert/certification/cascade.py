@@ -15,9 +15,12 @@ from lipcert.certification.findings import Findings
 from lipcert.certification.guess import Guess
 from lipcert.certification.radius import prove_radius
 from lipcert.certification.search import on_grid
+from lipcert.certification.tube import TubeBound
 from lipcert.network import Network
 
 RUNGS = ("local", "dual", "refined", "split")
+# Of deep networks.
+TUBE_RUNGS = ("local", "tube")
 
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
@@ -30,25 +33,29 @@ _SMALLEST_BALL = 1e-30
 
 
 def climb(
-    tools: Backward, attacked: Network, batch: Batch, findings: Findings, rows: Tensor
+    tools: Backward | TubeBound, attacked: Network, batch: Batch, findings: Findings, rows: Tensor
 ) -> None:
     """Attack, then the radius by the duals, then each eps that is still within reach.
 
     ``batch``: the correctly classified samples, ``rows`` of the ``findings``.
     """
     pace, options = tools.pace, findings.options
+    seed = tools.key % 2**63
     attack = nearest(
         attacked, batch.x, batch.labels, within=batch.diameter,
         steps=pace.attack_steps, restarts=pace.attack_restarts,
-        pixel_domain=options.pixel_domain, seed=options.seed, dtype=attacked.anchor.dtype,
+        pixel_domain=options.pixel_domain, seed=seed, dtype=attacked.anchor.dtype,
     )  # fmt: skip
     findings.break_by(rows, attack)
     findings.passed("attack", rows)
 
     if findings.seconds_left(rows) <= 0:
         return
-    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     limit = attack.radius.clamp(max=batch.diameter)
+    if isinstance(tools, TubeBound):
+        tools.climb(batch, findings, rows, limit)
+        return
+    every = BackwardBatch(tools, batch.x, batch.labels, batch.streams, batch.deployed)
     doubtful = ~(tools.deployment.usual <= _DOUBT * every.clean.amin(1))
     start = Guess(every, limit, doubtful)
     if bool(start.hopeless.any()):

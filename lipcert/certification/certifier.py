@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from lipcert.certificate import Sample
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.backward import Backward
 from lipcert.certification.batch import Batch, Tools
-from lipcert.certification.cascade import RUNGS, climb
+from lipcert.certification.cascade import RUNGS, TUBE_RUNGS, climb
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
+from lipcert.certification.file_check import File, FileCheck
 from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
+from lipcert.certification.tube import TubeBound, is_deep
+from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
 from lipcert.network.operators import Diagonal
@@ -44,7 +48,9 @@ class Certifier:
     is how many the whole run has, over all shards, for the union bound; ``softmax`` says that the
     file's own last Softmax was stripped. ``counterexamples``, where given, is filled with the
     points of falsified samples, by their numbers. ``reach``: how far two samples can be apart, for
-    data that do not lie in [0, 1]; no larger radius is sought. The shared norms are computed here,
+    data that do not lie in [0, 1]; no larger radius is sought. ``key``: 128 bits that all coins
+    follow from; those of the options' seed if None, and fresh ones without a seed. ``file``: what
+    is deployed, run at points inside every certified radius. The shared norms are computed here,
     once.
     """
 
@@ -59,6 +65,8 @@ class Certifier:
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
         reach: float | None = None,
+        key: int | None = None,
+        file: File | None = None,
     ) -> None:
         if network.classes < 2:
             raise CannotCertify(
@@ -66,6 +74,7 @@ class Certifier:
                 "with one logit for each class"
             )
         self.options, self.counterexamples = options, counterexamples
+        key = Coins.of(options.seed).seed if key is None else key
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
@@ -76,6 +85,7 @@ class Certifier:
         self.norms = AssuredNorms(
             layers.edges,
             options,
+            key=key,
             samples=samples,
             preparations=len(options.eps) + 2,
             own=None if not both or PACES[options.effort].own_norms else (),
@@ -93,24 +103,29 @@ class Certifier:
             stretch=max(reach, options.largest.rounded_up) / cube,
         )  # fmt: skip
         self.tools = Tools(bound, rough, self.norms, deployment, reach)
-        self.backward = (
-            Backward(loaded, options, deployment, device=device, samples=samples, share=share)
-            if both
-            else None
-        )
+        self.backward: Backward | TubeBound | None = None
+        if both:
+            kind = TubeBound if is_deep(loaded) else Backward
+            self.backward = kind(
+                loaded, options, deployment, device=device, key=key, samples=samples, share=share
+            )
         # Attacked in the arithmetic that certificates cover; those of a narrower one cover float32.
         double = options.deployed in ("float64", "real")
         self.attacked = network.to(dtype=torch.float64 if double else torch.float32)
+        self.file_check = None if file is None else FileCheck(file, network, options)
 
     @property
     def rungs(self) -> tuple[str, ...]:
         """The rungs that find radii, by the number that ``Findings.improve`` is given."""
+        if isinstance(self.backward, TubeBound):
+            return TUBE_RUNGS
         return RUNGS if self.backward else (self.options.method,)
 
     @property
     def global_failure_probability(self) -> float:
         """What the shared norms spend of the run's failure probability."""
-        backward = self.backward.norms.spent_shared if self.backward else 0.0
+        own = isinstance(self.backward, Backward)
+        backward = self.backward.norms.spent_shared if own else 0.0  # type: ignore[union-attr]
         return self.norms.spent_shared + backward
 
     @property
@@ -145,6 +160,7 @@ class Certifier:
         )
         with sums_of_products(self.options.dtype):
             found = self._findings(batch)
+        self._run_the_file(batch, found)
         samples = [found.sample(row, index) for row, index in enumerate(indices)]
         if self.counterexamples is not None:
             for row, sample in enumerate(samples):
@@ -182,6 +198,17 @@ class Certifier:
         findings.check(batch.streams)
         return findings
 
+    def _run_the_file(self, batch: Batch, findings: Findings) -> None:
+        """Takes back what the deployed file contradicts; estimates claim nothing."""
+        if self.file_check is None or self.options.estimate:
+            return
+        rows = (findings.correct & (findings.radius >= 0)).nonzero().flatten()
+        if rows.numel():
+            found = self.file_check.contradictions(
+                batch.x[rows], batch.labels[rows], findings.radius[rows], findings.points[rows]
+            )
+            findings.contradict(rows, found)
+
     def _not_below(self, part: Batch, findings: Findings, rows: Tensor, ball: Tensor) -> None:
         """Where the local bound may reach further, by estimates, its own radius is found."""
         known = findings.radius[rows]
@@ -218,4 +245,5 @@ def _with_a_number(network: Network) -> Network:
         return network
     shape = network.nodes[-1].shape
     unit = Diagonal.of(torch.ones(shape, dtype=torch.float64), None, shape)
-    return Network((*network.nodes, Node(unit, (network.output,), shape, "logits")))
+    logits = Node(unit, (network.output,), shape, "logits")
+    return replace(network, nodes=(*network.nodes, logits))

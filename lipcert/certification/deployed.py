@@ -6,7 +6,8 @@ are accumulated in the format, those of 16 bits in float32, or in a wider one. T
 any order, with or without fused multiply-add, and a bias, a batch norm or another summand may be
 merged into the sum before it. What that adds is found at each node of the network as it was loaded:
 of the simplifications only those of values that are moved or clipped come before it, they round
-nothing. It goes through a bound layer by layer (``bounds.noise``), or a margin has to exceed what
+nothing. Where the file itself changes type, that is charged in the narrower one. It goes through a
+bound layer by layer (``bounds.noise``), or a margin has to exceed what
 all of it can do to the logits of its pair (``bounds.roundoff``, ``bounds.sensitivity``).
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
@@ -29,7 +30,7 @@ from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.operators import Operator
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic
+from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest
 
 # Softmax and LogSoftmax keep the order of two logits unless they are so near that the results round
 # to a tie. With the largest logit subtracted, as every runtime does, one of the two being the
@@ -43,7 +44,9 @@ _AT_ONCE = 256
 class Deployment:
     """The network as loaded, and the arithmetic that it is deployed in; None: real numbers.
 
-    ``softmax``: the deployed file ends in a Softmax or LogSoftmax, which was stripped.
+    A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
+    also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax,
+    which was stripped; ``leaves``: the coarsest format from there to the file's output.
     ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to which what underflows
     was charged.
     """
@@ -52,6 +55,7 @@ class Deployment:
     roundoff: Roundoff
     arithmetic: Arithmetic | None
     softmax: bool
+    leaves: Arithmetic | None = None
     stretch: float = 1.0
 
     @classmethod
@@ -61,12 +65,11 @@ class Deployment:
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
-        if arithmetic is not None:
-            _check_range(network, arithmetic)
-        network = simplify(network, moves_only=True)
+        _check_range(network, arithmetic)
+        leaves, network = network.leaves, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
-        return cls(propagation, roundoff, arithmetic, softmax, stretch)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, stretch)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -122,16 +125,17 @@ class Deployment:
 
     @property
     def _tie(self) -> float:
-        arithmetic = self.arithmetic or DOUBLE
+        arithmetic = coarsest(self.arithmetic, self.leaves) or DOUBLE
         # A quotient by the sum of more exponentials would underflow.
         many = self.propagation.network.classes > arithmetic.largest / 8
         tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
         return tie if self.softmax else 0.0
 
 
-def _check_range(network: Network, arithmetic: Arithmetic) -> None:
+def _check_range(network: Network, deployed: Arithmetic | None) -> None:
     for node in network.nodes:
-        if isinstance(node.kind, Operator):
+        arithmetic = coarsest(deployed, node.format)
+        if isinstance(node.kind, Operator) and arithmetic is not None:
             for numbers in (node.kind.entries(), node.kind.bias):
                 most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
                 if most * (1 + arithmetic.unit) > arithmetic.largest:

@@ -24,6 +24,7 @@ class Findings:
     ``constant``: of Lipschitz, in the ball of the largest eps. ``attacked``: the distance of the
     nearest misclassified point, in ``points``. ``fixed``: how many neurons of each layer cannot
     vary. ``spent``: failure probability. ``late``: time was up before every rung was tried.
+    ``contradicted``: by row, what the deployed file says against the certificate.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Findings:
         limit = options.time_per_sample
         self.ends = math.inf if limit is None else time.monotonic() + limit * len(labels)
         self.late = torch.zeros_like(self.correct)
+        self.contradicted: dict[int, str] = {}
         self.ledger.passed("prediction", torch.arange(len(labels)), ~self.correct)
 
     def improve(self, rows: Tensor, radius: Tensor, rung: int, deployed: Tensor) -> None:
@@ -66,6 +68,16 @@ class Findings:
         eps = self.options.largest
         decided = (self.radius >= eps.rounded_up) | (self.attacked <= eps.rounded_down)
         self.ledger.passed(rung, rows, decided[rows])
+
+    def contradict(self, rows: Tensor, found: dict[int, str]) -> None:
+        """These samples were certified and run through the deployed file; what was ``found``, by
+        place in ``rows``, takes the certificate away: nothing is known of that sample."""
+        against = torch.zeros_like(rows, dtype=torch.bool)
+        for place, message in found.items():
+            row = int(rows[place])
+            self.contradicted[row] = message
+            self.radius[row], self.constant[row], against[place] = -1.0, math.inf, True
+        self.ledger.passed("file", rows, against, again=True)
 
     def seconds_left(self, rows: Tensor) -> float:
         """Until no other rung may begin; where that is over, these samples are late."""
@@ -95,10 +107,11 @@ class Findings:
         verdict, message = self._verdict(row, reached)
         seconds = self.ledger.seconds(row)
         counted = self.fixed is not None and verdict != "error"
+        attacked = self.was_attacked and verdict != "error"
         return Sample(
             index=index,
             label=int(self.label[row]),
-            prediction=int(self.prediction[row]),
+            prediction=int(self.prediction[row]) if math.isfinite(float(self.margin[row])) else -1,
             verdict=verdict,
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
@@ -113,7 +126,7 @@ class Findings:
             radius_estimate=radius if estimate else None,
             lipschitz_estimate=known if estimate else None,
             estimated=reached if estimate else (),
-            attack_radius=float(self.attacked[row]) if self.was_attacked else None,
+            attack_radius=float(self.attacked[row]) if attacked else None,
             eliminated=tuple(self.fixed[row].tolist()) if counted else (),  # type: ignore[index]
             message=message,
         )
@@ -123,6 +136,8 @@ class Findings:
         return tuple(eps.text for eps in self.options.eps if radius >= eps.rounded_up)
 
     def _verdict(self, row: int, reached: tuple[str, ...]) -> tuple[Verdict, str | None]:
+        if row in self.contradicted:
+            return "error", self.contradicted[row]
         largest, deployed = self.options.largest, float(self.deployed[row])
         if not math.isfinite(float(self.margin[row])):
             return "error", "the logits are not finite numbers"

@@ -21,9 +21,10 @@ class Ledger:
         self._decided = torch.full((samples,), -1)
         self._since = time.perf_counter()
 
-    def passed(self, rung: str, rows: Tensor, decided: Tensor) -> None:
+    def passed(self, rung: str, rows: Tensor, decided: Tensor, *, again: bool = False) -> None:
         """``rows`` ``(n,)`` of the batch have been through ``rung``, perhaps once more; those where
-        ``decided`` ``(n,)`` have a verdict now, by this rung if they had none before."""
+        ``decided`` ``(n,)`` have a verdict now, by this rung if they had none before, or
+        ``again``."""
         # Copies wait for the device, so that the time of its work is not the next rung's.
         rows, decided = rows.cpu(), decided.cpu()
         now = time.perf_counter()
@@ -31,7 +32,7 @@ class Ledger:
         seconds = self._seconds.setdefault(rung, unknown)
         share = (now - self._since) / max(1, len(rows))
         seconds[rows] = seconds[rows].nan_to_num(nan=0.0) + share
-        new = rows[decided & (self._decided[rows] < 0)]
+        new = rows[decided & (again | (self._decided[rows] < 0))]
         self._decided[new] = list(self._seconds).index(rung)
         self._since = now
 

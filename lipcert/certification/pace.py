@@ -9,6 +9,18 @@ from lipcert.options import Effort
 
 
 @dataclass(frozen=True)
+class TubePace:
+    """What a sketched tube may take: ``projections`` of a proof, of the claim before it, and of
+    each of the ``searches`` for its radius; and how often a proof is tried."""
+
+    projections: int
+    claims: int
+    guesses: int
+    searches: int
+    tries: int
+
+
+@dataclass(frozen=True)
 class Pace:
     """What an effort spends.
 
@@ -27,7 +39,7 @@ class Pace:
     a margin that the first stage leaves below 0 by more than ``hopeless`` of its clean one goes on
     to refined boxes at once. None of it depends on a clock.
 
-    ``attack_steps`` and ``attack_restarts``: of the attack.
+    ``attack_steps`` and ``attack_restarts``: of the attack. ``tube``: of deep networks.
     """
 
     own_norms: bool
@@ -48,6 +60,7 @@ class Pace:
     hopeless: float
     attack_steps: int
     attack_restarts: int
+    tube: TubePace
 
 
 PACES: dict[Effort, Pace] = {
@@ -57,7 +70,7 @@ PACES: dict[Effort, Pace] = {
         chain_work=0.0, boxes=None,
         near=1.0, stages=(10,), coupled=False, refine=None,
         leaves=0, leaf_work=0.0, hopeless=0.0,
-        attack_steps=5, attack_restarts=0,
+        attack_steps=5, attack_restarts=0, tube=TubePace(384, 192, 96, 5, 1),
     ),
     "standard": Pace(
         own_norms=True,
@@ -66,7 +79,7 @@ PACES: dict[Effort, Pace] = {
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
-        attack_steps=20, attack_restarts=0,
+        attack_steps=20, attack_restarts=0, tube=TubePace(1024, 384, 128, 7, 2),
     ),
     "max": Pace(
         own_norms=True,
@@ -75,6 +88,6 @@ PACES: dict[Effort, Pace] = {
         near=3.0, stages=(20, 60, 200), coupled=True,
         refine=Refinement(steps=20, work=2.0**25),
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
-        attack_steps=40, attack_restarts=1,
+        attack_steps=40, attack_restarts=1, tube=TubePace(2048, 1024, 256, 10, 4),
     ),
 }  # fmt: skip

@@ -12,12 +12,14 @@ from lipcert.cli import parse, shared
 from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
+    fail_where_samples_failed,
     gated,
     lines,
     outcomes_of,
     read_baseline,
 )
-from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, Debug, ShowConfig
+from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
+from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
@@ -69,7 +71,13 @@ def certify(
     failure_probability: Annotated[
         float, _how("Of the whole run, over lipcert's own coins; 0 means deterministic.")
     ] = 1e-9,
-    seed: Annotated[int, _how("Of the coins, and of --random.")] = 0,
+    seed: Annotated[
+        str | None,
+        _how(
+            "Of the coins, to repeat a run; then only models made without knowing it are covered. "
+            "If not given, fresh entropy of the system. Of --random too, which is else that of 0."
+        ),
+    ] = None,
     deployed: Annotated[
         Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
     ] = "float32",
@@ -139,6 +147,7 @@ def certify(
     quiet: Annotated[bool, _out("Say only what failed.", flag="--quiet")] = False,
     verbose: Annotated[bool, _out("Say what is being done.", flag="--verbose")] = False,
     log_file: Annotated[Path | None, _out("A file for every message, with times.")] = None,
+    allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[
@@ -217,7 +226,7 @@ def certify(
             effort=effort,
             norms=norms,
             failure_probability=failure_probability,
-            seed=seed,
+            seed=None if seed is None else parse_seed(seed),
             deployed=deployed,
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
@@ -260,4 +269,5 @@ def certify(
         for line in lines(outcomes):
             typer.echo(line, err=True)
     add_to_summary(markdown.render(results, outcomes) + "\n")
+    fail_where_samples_failed(results)
     fail_where_one_failed(outcomes)

@@ -9,8 +9,8 @@ import typer
 
 from lipcert.cli import parse, shared
 from lipcert.cli import training_options as options
-from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, Debug, ShowConfig
-from lipcert.errors import UsageError
+from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
+from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
 _MODEL = EXPECTS
@@ -114,7 +114,12 @@ def finetune(
     clip_norm: options.ClipNorm = 10.0,
     ema: options.Ema = 0.995,
     power_steps: options.PowerSteps = 2,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=_HOW)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
+        ),
+    ] = 0,
     certify: Annotated[
         bool,
         typer.Option(
@@ -162,6 +167,7 @@ def finetune(
         Path | None,
         typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
     ] = None,
+    allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
     threads: Annotated[
@@ -253,9 +259,7 @@ def finetune(
             limit=train_limit,
             seed=seed,
         ),
-        options=Options(
-            eps=(asked,), effort=effort, failure_probability=failure_probability, seed=seed
-        ),
+        options=Options(eps=(asked,), effort=effort, failure_probability=failure_probability),
         execution=Execution(
             threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
         ),
@@ -277,3 +281,9 @@ def finetune(
         console.print(table(record["results"]))
     if json and processes.first:
         typer.echo(recipe_text(record), nl=False)
+    figures = [one for one in record.get("results", {}).values() if isinstance(one, dict)]
+    if failed := sum(one["errors"] for one in figures):
+        raise InternalError(
+            f"{failed} samples failed inside lipcert as the result was certified and have no "
+            "verdict; all else is kept, and --resume tries them again"
+        )

@@ -12,6 +12,7 @@ import typer
 from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
+    fail_where_samples_failed,
     gated,
     lines,
     outcomes_of,
@@ -33,7 +34,8 @@ def gate(
     show_config: ShowConfig = False,
     debug: Debug = False,
 ) -> None:
-    """Hold a certificate against thresholds; exit code 1 where one fails.
+    """Hold a certificate against thresholds; exit code 1 where one fails, 4 where samples failed
+    inside lipcert.
 
     Counts are compared exactly. An ESTIMATE never passes: it ends with exit code 3.
 
@@ -49,11 +51,12 @@ def gate(
     if not thresholds:
         raise UsageError("no gate is asked for; give one such as --min-certified 0.60")
     baseline = read_baseline(thresholds)
-    results = read_results(certificate, samples=bool(thresholds.max_seconds_per_sample))
+    results = read_results(certificate)
     outcomes = outcomes_of(thresholds, results, baseline)
     if json:
         typer.echo(dumps([asdict(outcome) for outcome in outcomes], indent=2, ensure_ascii=False))
     elif not quiet:
         typer.echo("\n".join(lines(outcomes)))
     add_to_summary(f"## Gates: {markdown.escaped(results.title)}\n\n{markdown.gates(outcomes)}\n\n")
+    fail_where_samples_failed(results)
     fail_where_one_failed(outcomes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.gate import Outcome, Thresholds, evaluate
 from lipcert.gate.thresholds import GateOn
 
@@ -98,9 +98,9 @@ def read_baseline(thresholds: Thresholds) -> Results | None:
     if thresholds.baseline is None:
         return None
     try:
-        return read_results(thresholds.baseline, samples=False)
+        return read_results(thresholds.baseline)
     except (UsageError, CannotCertify) as error:
-        raise UsageError(f"--baseline {error}") from error
+        raise type(error)(f"--baseline {error}") from error
 
 
 def outcomes_of(
@@ -128,6 +128,15 @@ def fail_where_one_failed(outcomes: Sequence[Outcome]) -> None:
             f"lipcert: {count}; {'the first is ' if len(failed) > 1 else ''}{first}", err=True
         )
         raise typer.Exit(1)
+
+
+def fail_where_samples_failed(results: Results) -> None:
+    """Raises ``InternalError`` for samples that failed inside lipcert, after all else is said and
+    kept."""
+    failed = [sample for sample in results.samples if sample["verdict"] == "error"]
+    if failed:
+        first = f"the first, {failed[0]['index']}, with {failed[0].get('message')}"
+        raise InternalError(f"{results.failures}; {first}")
 
 
 def add_to_summary(text: str) -> None:

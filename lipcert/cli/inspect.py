@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipcert.cli import parse
-from lipcert.cli.shared import Debug, ShowConfig
+from lipcert.cli.shared import AllowCode, Debug, ShowConfig
 from lipcert.errors import CannotCertify
 from lipcert.options import Epsilon, NormMethod, Options
 
@@ -32,6 +32,7 @@ def inspect(
         NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
+    allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
 ) -> None:

@@ -89,6 +89,7 @@ def _run(arguments: list[str]) -> Any:
     if "--show-config" in arguments:
         typer.echo(settings.show(group, arguments, found), nl=False)
         return 0
+    settings.check_code(group, arguments, found)
     defaults = settings.default_map(group, found)
     return group(arguments, prog_name="lipcert", standalone_mode=False, default_map=defaults)
 

@@ -10,7 +10,10 @@ from lipcert.config import Keys, Kind, Setting, Value
 from lipcert.errors import UsageError
 
 # Not settings: they ask for something once.
-_ONCE = {"help", "debug", "show_config", "version"}
+_ONCE = {"help", "debug", "show_config", "version", "allow_code"}
+# What may name a factory, whose code is run.
+_CODE = ("arch", "data", "train_data")
+_ALLOW = "allow_code"
 # Its formats are others than a report's, and all its input is on the command line.
 _WITHOUT = {"compare"}
 
@@ -47,6 +50,40 @@ def _value(option: Any, setting: Setting) -> Value:
     """A list for an option that is given once is one text with commas."""
     value = setting.value
     return ",".join(value) if isinstance(value, list) and not option.multiple else value
+
+
+def check_code(group: Any, arguments: Sequence[str], found: Found) -> None:
+    """Raises ``UsageError`` where the command in ``arguments`` would run code that a file or the
+    environment names, without ``--allow-code`` on the command line; ``audit`` has no such option,
+    as it looks into folders of other people."""
+    start = next((k for k, part in enumerate(arguments) if not part.startswith("-")), 0)
+    name, *rest = arguments[start:]
+    command = group.commands.get(name)
+    if command is None or hasattr(command, "commands") or name in _WITHOUT:
+        return
+    defaults = default_map(group, found)[name]
+    context = command.make_context(name, rest, resilient_parsing=True, default_map=defaults)
+    if context.params.get(_ALLOW):
+        return
+    allowed = any(option.name == _ALLOW for option in command.params)
+    for key, option in _options(command).items():
+        if key not in _CODE or key not in found:
+            continue
+        source = context.get_parameter_source(option.name)
+        value = context.params.get(option.name)
+        if source is None or source.name != "DEFAULT_MAP" or not _is_code(key, value):
+            continue
+        flag = "--" + key.replace("_", "-")
+        remedy = f"give {flag} {value} on the command line if you trust it"
+        if allowed:
+            remedy += ", or --allow-code"
+        raise UsageError(f"{found[key].source}: sets {key} to {value}, which is code: {remedy}")
+
+
+def _is_code(key: str, value: object) -> bool:
+    """Whether a loader could take it for ``package.module:factory``: of data no path."""
+    text = str(value or "")
+    return ":" in text and (key == "arch" or not {"/", "\\"} & set(text))
 
 
 def show(group: Any, arguments: Sequence[str], found: Found) -> str:

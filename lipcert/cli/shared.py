@@ -21,6 +21,14 @@ ShowConfig = Annotated[
     bool,
     typer.Option("--show-config", help="Show every setting and where it comes from, and exit."),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run a package.module:factory that lipcert.toml, [tool.lipcert] or a LIPCERT_* "
+        "variable names. One on the command line needs no leave.",
+    ),
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Where published datasets lie on disk, before the cache.")
 ]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lipcert.bounded import read_at_most
 from lipcert.data.dataset import Dataset
 from lipcert.data.names import GTSRB
 from lipcert.data.pillow import Size, Stack, decode
@@ -48,13 +49,16 @@ class Tree:
                 place = self._where[name]
                 try:
                     if place.is_dir():
-                        yield _bounded((place / name).read_bytes(), name)
-                        continue
-                    archive = archives.setdefault(place, zipfile.ZipFile(place))
-                    with archive.open(name) as stream:
-                        yield _bounded(stream.read(_MOST_BYTES + 1), name)
+                        with (place / name).open("rb") as file:
+                            content = read_at_most(file, name, _MOST_BYTES)
+                    else:
+                        if place not in archives:
+                            archives[place] = zipfile.ZipFile(place)
+                        with archives[place].open(name) as stream:
+                            content = read_at_most(stream, name, _MOST_BYTES)
                 except (OSError, EOFError, zlib.error, RuntimeError, zipfile.BadZipFile) as error:
                     raise CannotCertify(f"{place}: {name}: cannot be read: {error}") from error
+                yield content
         finally:
             for archive in archives.values():
                 archive.close()
@@ -226,12 +230,6 @@ def _listed(place: Path) -> list[str]:
         ]
     with zipfile.ZipFile(place) as archive:
         return [info.filename for info in archive.infolist() if not info.is_dir()]
-
-
-def _bounded(content: bytes, name: str) -> bytes:
-    if len(content) > _MOST_BYTES:
-        raise CannotCertify(f"{name}: exceeds {_MOST_BYTES >> 20} MiB")
-    return content
 
 
 def picture_size(text: Sequence[int] | None) -> Size | None:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.bounded import DATASET_BYTES, check_size
 from lipcert.data.dataset import OWN, PIXELS, RANGE, Array, Dataset, Unit, ValueRange
 from lipcert.data.layouts import KINDS, Expected, Layout, channels_first, layout_of
 from lipcert.errors import UsageError
 
 _BYTES = (0.0, 255.0)
+# So many classes no data have: what goes beyond are no numbers of classes.
+_MOST_CLASSES = 1 << 20
 # Whole numbers that reach so far, and not beyond 255, are those of an image's bytes.
 _REACHED_BY_BYTES = 128
 
@@ -44,8 +47,10 @@ def to_dataset(
     Labels: (N,) or (N, 1) whole numbers, of any type, text, or one-hot rows (N, K). `classes` is
     the largest label + 1 where it is not known. Raises `UsageError`.
     """
-    numbers, found = label_numbers(np.asarray(labels), source)
-    images, expected = np.asarray(images), expected or Expected()
+    images, labels, expected = np.asarray(images), np.asarray(labels), expected or Expected()
+    for array in (images, labels):  # a view may be larger than what it is of
+        check_size(source, array.nbytes, DATASET_BYTES)
+    numbers, found = label_numbers(labels, source)
     if images.dtype.kind not in "biuf":
         raise UsageError(f"{source}: images must be uint8 or floats, not {images.dtype}")
     if images.dtype.kind == "f" and not np.isfinite(images).all():
@@ -93,9 +98,16 @@ def label_numbers(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[
     if labels.dtype.kind == "f" and not (np.isfinite(labels) & (labels == np.rint(labels))).all():
         wrong = labels[~(np.isfinite(labels) & (labels == np.rint(labels)))][0]
         raise UsageError(f"{source}: labels must be whole numbers, not {wrong:g}")
-    if labels.size and not (-(2**62) < float(labels.min()) <= float(labels.max()) < 2**62):
-        raise UsageError(f"{source}: labels as large as {labels.max()} are no class numbers")
+    _check_numbers(labels, source)
     return labels.astype(np.int64), ()
+
+
+def _check_numbers(labels: Array, source: str) -> None:
+    if labels.size and not -_MOST_CLASSES < labels.min() <= labels.max() < _MOST_CLASSES:
+        raise UsageError(
+            f"{source}: labels run from {labels.min()} to {labels.max()}, which are no numbers of "
+            f"classes: they are below {_MOST_CLASSES}"
+        )
 
 
 def _named(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -103,10 +115,11 @@ def _named(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[str, ..
         labels = np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind == "O" and not all(isinstance(label, str) for label in labels):
         raise UsageError(f"{source}: labels must be whole numbers or names, one a sample")
-    texts = np.char.strip(labels.astype(np.str_))
-    if texts.size and all(text.isdecimal() for text in np.unique(texts)):
-        return texts.astype(np.int64), ()
-    names, numbers = np.unique(texts, return_inverse=True)
+    names, numbers = np.unique(np.char.strip(labels.astype(np.str_)), return_inverse=True)
+    if names.size and all(name.isdecimal() for name in names):
+        found = np.array([int(name) for name in names], dtype=object)
+        _check_numbers(found, source)
+        return found[numbers.reshape(-1)].astype(np.int64), ()
     return numbers.reshape(-1).astype(np.int64), tuple(map(str, names))
 
 

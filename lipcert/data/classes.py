@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from lipcert.bounded import read_at_most
 from lipcert.data.dataset import Dataset
 from lipcert.data.folder import by_number
 from lipcert.errors import UsageError
 
 _WNID = re.compile(r"n[0-9]{8}")
 _NAMED = 3
+_MOST_BYTES = 64 << 20  # of a file of classes, or of a map
 
 # The names of one class: its own, and others that a folder may have.
 Aliases = tuple[str, ...]
@@ -95,7 +97,8 @@ def mapped(dataset: Dataset, target: Mapping[int, int], outputs: int | None = No
         images=images,
         labels=labels[kept],
         classes=outputs or int(max(target.values())) + 1,
-        reading=dict(dataset.reading) | {"labels": {str(k): v for k, v in target.items()}},
+        reading=dict(dataset.reading)
+        | {"labels": {str(k): int(v) for k, v in enumerate(table) if v >= 0}},
     )
 
 
@@ -139,7 +142,8 @@ def read_map(path: Path) -> dict[str, int]:
 
 def _text(path: Path, option: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        with path.open("rb") as file:
+            return read_at_most(file, str(path), _MOST_BYTES).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{option} {path}: cannot be read: {error}") from error
 

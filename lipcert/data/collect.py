@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lipcert.bounded import DATASET_BYTES, check_size
 from lipcert.data.dataset import Array, Dataset
 from lipcert.data.keys import pick
 from lipcert.errors import UsageError
@@ -64,13 +65,15 @@ def collect(
 
 def as_array(value: Any, source: str) -> Array:
     """An array of numbers, of whatever holds them."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
     try:
+        if hasattr(value, "detach"):
+            # Some of the memory that they are given may be shared by many numbers.
+            check_size(source, value.numel() * max(4, value.element_size()), DATASET_BYTES)
+            value = value.detach().cpu()
+            if str(value.dtype) == "torch.bfloat16":
+                value = value.float()
         found = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{source}: {type(value).__name__} is no array: {error}") from error
     if found.dtype == object and not all(isinstance(part, str) for part in found.reshape(-1)):
         raise UsageError(f"{source}: {type(value).__name__} is no array of numbers")

@@ -85,7 +85,7 @@ class Dataset:
         """Whether the samples are images, so that eps is in pixels."""
         return self.unit == PIXELS
 
-    @property
+    @cached_property
     def reach(self) -> float | None:
         """For data in their own unit, the diagonal of the box that they lie in: no two samples are
         further apart. None for data in [0, 1]."""

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
+from lipcert.bounded import DATASET_BYTES, read_array
 from lipcert.data.dataset import Array
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import UsageError
 
 # What a file of images is called, and the labels that belong to it.
 _PAIRS = {
@@ -17,17 +16,14 @@ _PAIRS = {
 
 
 def read_npy(path: Path) -> Array:
-    """The array of a `.npy` file, nothing unpickled; one shorter than its header says is refused.
+    """The array of a `.npy` file, nothing unpickled.
 
-    Raises `UsageError` where there is no such file, `CannotCertify` where it is damaged.
+    Raises `UsageError` where there is no such file, `CannotCertify` where it is damaged, or not as
+    long as its header says.
     """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
-    try:
-        # Mapped first: the header is held against the file's size before memory is taken.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        raise CannotCertify(f"{path}: not a sound npy file: {error}") from error
+    return read_array(path, DATASET_BYTES)
 
 
 def labels_beside(path: Path) -> Path:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lipcert.bounded import DATASET_BYTES, FREE_BYTES, GROWTH, check_size
 from lipcert.data.dataset import Array
 from lipcert.data.keys import LABELS, SPLITS, aliases, pick
-from lipcert.data.pillow import MOST_BYTES, Size, Stack, decode
+from lipcert.data.pillow import Size, Stack, decode
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 
 
@@ -59,17 +60,9 @@ def read_parquet(
         raise UsageError("reading Parquet needs pyarrow: pip install 'lipcert[data]'") from error
     try:
         opened = [parquet.ParquetFile(path) for path in files]
-        declared = sum(
-            file.metadata.row_group(i).total_byte_size
-            for file in opened
-            for i in range(file.metadata.num_row_groups)
-        )
-        if declared > MOST_BYTES:
-            raise CannotCertify(f"{source}: declares {declared} bytes, more than 64 GiB")
         schema = opened[0].schema_arrow
-        columns = _columns(schema, split, source, image_key, label_key)
-        images, label = columns
-        tables = [file.read(columns=[*images, label]) for file in opened]
+        images, label = _columns(schema, split, source, image_key, label_key)
+        tables = [*_tables(opened, [*images, label], source)]
         parts = [
             _values(table.column(images[0]), f"{source}: {images[0]}", size)
             if len(images) == 1
@@ -83,6 +76,50 @@ def read_parquet(
     except Exception as error:  # pyarrow's errors derive from many types
         raise CannotCertify(f"{source}: not a sound Parquet file: {error}") from error
     return Columns(*rows, _names(schema, label))
+
+
+def _tables(opened: Sequence[Any], columns: Sequence[str], source: str) -> Iterator[Any]:
+    """These columns of each file, read by a few rows at a time: a row may be a reference to a value
+    that others have too, so that rows can take far more memory than what is stored.
+
+    Raises `CannotCertify` where they take more than the stored bytes can hold, or all too much.
+    """
+    arrow, total = importlib.import_module("pyarrow"), 0
+    for file in opened:
+        batches, taken = [], 0
+        largest, stored = _declared(file, columns, source)
+        most = max(FREE_BYTES, GROWTH * stored)
+        rows = min(1024, max(1, FREE_BYTES // max(1, largest)))
+        for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+            taken += batch.nbytes
+            total += batch.nbytes
+            check_size(source, total, DATASET_BYTES)
+            check_size(f"{source}: stored in {stored} bytes", taken, most)
+            batches.append(batch)
+        yield arrow.Table.from_batches(batches) if batches else file.read(columns=list(columns))
+
+
+def _declared(file: Any, columns: Sequence[str], source: str) -> tuple[int, int]:
+    """The most bytes that a part of these columns says it unpacks to, so that no row has more; and
+    the bytes in which all of it is stored.
+
+    Raises `CannotCertify` where all of it would be too much, or more than is stored can hold.
+    """
+    declared, stored, largest = 0, 0, 0
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            path = part.path_in_schema
+            if any(path == name or path.startswith(f"{name}.") for name in columns):
+                size = max(part.total_uncompressed_size, 8 * part.num_values)
+                declared += size
+                stored += part.total_compressed_size
+                largest = max(largest, size)
+    check_size(source, declared, DATASET_BYTES)
+    if declared > max(FREE_BYTES, GROWTH * stored):
+        raise CannotCertify(
+            f"{source}: declares {declared} bytes, more than {stored} stored bytes can hold"
+        )
+    return largest, stored
 
 
 def _columns(

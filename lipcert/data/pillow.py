@@ -8,8 +8,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from lipcert.bounded import DATASET_BYTES, IMAGE_PIXELS, check_size
 from lipcert.data.dataset import Array
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import CannotCertify, LipcertError, UsageError
 
 # Named one by one: Pillow also opens formats that start other programs.
 FORMATS = {
@@ -24,7 +25,6 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-MOST_BYTES = 64 << 30
 Size = tuple[int, int]
 _GRAY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -47,12 +47,13 @@ def decode(file: Path | bytes, name: str, *, size: Size | None = None) -> Array:
             with pillow.open(stream, formats=formats) as image:
                 if image.mode not in _GRAY + _COLOUR:
                     raise UsageError(f"{name}: mode {image.mode} is not 8 bits a channel")
-                gray = image.mode in _GRAY
+                gray, (width, height) = image.mode in _GRAY, image.size
+                check_size(name, width * height, IMAGE_PIXELS)
                 upright = operations.exif_transpose(image).convert("L" if gray else "RGB")
                 if size is not None:
                     upright = upright.resize(size[::-1], pillow.Resampling.BILINEAR)
                 pixels = np.asarray(upright, dtype=np.uint8)
-    except UsageError:
+    except LipcertError:
         raise
     except Exception as error:  # decoders fail with many types on damaged files
         raise CannotCertify(f"{name}: cannot be read as an image: {error}") from error
@@ -78,8 +79,10 @@ class Stack:
                 f"{width}x{height}; all images must be of one size: give one with --resize, such "
                 f"as --resize {height},{width}"
             )
-        if image.nbytes * self._count > MOST_BYTES:
-            raise CannotCertify(f"{self._source}: {self._count} images of this size exceed 64 GiB")
+        check_size(
+            f"{self._source}: {self._count} images like {name}",
+            image.nbytes * self._count, DATASET_BYTES,
+        )  # fmt: skip
         self._images.append(image)
 
     def array(self) -> Array:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lipcert.bounded import check_size, read_at_most
 from lipcert.data.dataset import Array
 from lipcert.data.keys import LABELS
 from lipcert.data.layouts import Expected
@@ -67,8 +68,7 @@ def read_labels(path: Path) -> Array:
 
 def _first_rows(path: Path) -> tuple[list[list[str]], str]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CannotCertify(f"{path}: exceeds {_MOST_BYTES >> 30} GiB")
+        check_size(str(path), path.stat().st_size, _MOST_BYTES)
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(itertools.islice((s for s in file if s.strip()), _LOOKED_AT))
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +153,8 @@ def _column(path: Path, delimiter: str, skip: int, column: int) -> Array:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            return read_at_most(file, str(path), _MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as text: {error}") from error
 

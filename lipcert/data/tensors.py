@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lipcert.bounded import check_stored
 from lipcert.data.collect import Collected, collect
 from lipcert.data.dataset import Dataset
 from lipcert.errors import CannotCertify, UsageError
@@ -14,8 +15,9 @@ def read_tensors(
 ) -> Collected:
     """`.pt` and `.pth` files of (images, labels) or of a mapping of both; `.safetensors` files.
 
-    Raises `CannotCertify` for a damaged file, or one that asks for more than tensors and
-    containers, of which nothing is executed; `UsageError` where it holds something else.
+    Raises `CannotCertify` for a damaged file, one that declares more than it holds, or one that
+    asks for more than tensors and containers, of which nothing is executed; `UsageError` where it
+    holds something else.
     """
     made = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     if not isinstance(made, Mapping | tuple | list):
@@ -32,6 +34,7 @@ def read_tensors(
 def _torch(path: Path) -> Any:
     import torch
 
+    check_stored(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

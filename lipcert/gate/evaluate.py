@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.gate.outcome import NO_LEVEL, AtLeast, AtMost, Level, Outcome, Share, judge
 from lipcert.gate.pairing import require_same_samples
@@ -14,6 +15,8 @@ from lipcert.options import Epsilon
 
 Record = dict[str, Any]
 
+FAILURES = "samples without an internal error"
+
 
 def evaluate(
     thresholds: Thresholds,
@@ -21,20 +24,24 @@ def evaluate(
     samples: Sequence[Record] = (),
     baseline: Record | None = None,
 ) -> list[Outcome]:
-    """One outcome a gate, in the order of the options.
+    """One outcome a gate, in the order of the options; before them one that fails where samples
+    failed inside lipcert, so that nothing passes.
 
     ``certificate``, ``samples`` and ``baseline`` are as in ``certificate.json`` and
-    ``samples.jsonl``; the samples serve the gate on seconds alone. Counts are compared as whole
-    numbers, radii and seconds as the exact values of their doubles. Raises ``CannotCertify`` for an
-    ESTIMATE, which bounds nothing, or where there is no sample; ``UsageError`` for an eps that was
-    not certified, or a baseline that does not compare.
+    ``samples.jsonl``; coins from a given seed are an outcome that warns. The samples serve the gate
+    on seconds alone. Counts are compared as whole numbers, radii and seconds as the exact values of
+    their doubles. Raises ``CannotCertify`` for an ESTIMATE, which bounds nothing, where there is no
+    sample, or where samples of the baseline failed, against which a drop looks small;
+    ``UsageError`` for an eps that was not certified, or a baseline that does not compare.
     """
     _refuse_estimate(certificate, "the certificate")
     summary = certificate["summary"]
     n = summary["n"]
     if n == 0:
         raise CannotCertify("the certificate holds no sample, so no gate can hold; certify some")
-    outcomes = []
+    said = failures(summary)
+    outcomes = [Outcome(FAILURES, "fail", said)] if said else []
+    outcomes += _coins(certificate)
     for eps, level in by_eps(thresholds, list(summary["certified_count"])).items():
         share = _share(summary["certified_count"][eps], certificate, thresholds)
         outcomes.append(judge(f"certified accuracy at eps {eps}", share, level))
@@ -58,6 +65,15 @@ def evaluate(
         measure = AtMost(spent, " s", places=3)
         outcomes.append(judge("seconds per sample", measure, thresholds.max_seconds_per_sample))
     return outcomes
+
+
+def _coins(certificate: Record) -> list[Outcome]:
+    coins = certificate.get("coins")
+    if not coins or coins["source"] == "system":
+        return []
+    return [
+        Outcome("coins", "warn", f"{coins['assurance']}; certify without --seed for fresh ones")
+    ]
 
 
 def _refuse_estimate(certificate: Record, what: str) -> None:
@@ -104,6 +120,8 @@ def _share(count: int, certificate: Record, thresholds: Thresholds) -> Share:
 
 def _drops(level: Level, certificate: Record, baseline: Record) -> list[Outcome]:
     _refuse_estimate(baseline, "the baseline")
+    if said := failures(baseline["summary"]):
+        raise CannotCertify(f"the baseline is incomplete: {said}")
     require_same_samples(baseline, certificate, "the baseline", "the certificate")
     n, counts = certificate["summary"]["n"], certificate["summary"]["certified_count"]
     before = {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon
 
@@ -31,8 +32,9 @@ class Comparison:
     """What differs between the results A and B on the same samples, pair by pair.
 
     ``changes`` and ``by_class``: at each eps, as A writes it. ``gained`` and ``lost``: the samples
-    that B certifies at the largest eps and A does not, and the other way round. ``radii``: of each
-    sample, first A's, then B's, with its index. ``class_names``: B's, if it has any.
+    that B certifies at the largest eps and A does not, and the other way round. ``failures``: what
+    is to be said of samples of A, and of B, that failed inside lipcert. ``radii``: of each sample,
+    first A's, then B's, with its index. ``class_names``: B's, if it has any.
     """
 
     names: tuple[str, str]
@@ -42,6 +44,7 @@ class Comparison:
     largest: str
     gained: tuple[int, ...]
     lost: tuple[int, ...]
+    failures: tuple[str | None, str | None]
     radii: tuple[tuple[int, float, float], ...]
     class_names: tuple[str, ...] = ()
 
@@ -104,6 +107,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
         largest=largest,
         gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
         lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
+        failures=(failures(a["summary"]), failures(b["summary"])),
         radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
         class_names=tuple(b["data"].get("class_names", ())),
     )

@@ -28,8 +28,6 @@ from lipcert.network.activations import (
 )
 from lipcert.network.activations.base import Activation
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-
 
 def _elementwise(activation: Callable[[], Activation]) -> Callable[[Call], Variable]:
     return lambda call: call.assembler.activation(activation(), call.variable(0))
@@ -48,13 +46,19 @@ def _clip(call: Call) -> Variable:
 
 
 def _limited(call: Call, x: Variable, lower: Tensor, upper: Tensor) -> Variable:
-    """Limits at the end of the float range, written for none, are left out."""
+    """A limit is left out that no finite number of the file's own type passes: one that is
+    infinite, or at the end of the type's range, as written for none. What a wider type of the
+    analysis or of a deployment could have beyond that counts as an overflow."""
     if bool(lower.isnan().any() or upper.isnan().any()):
         raise Unsupported("a limit is NaN")
     if bool((lower == math.inf).any() or (upper == -math.inf).any()):
         raise Unsupported("a limit leaves no finite value")
-    low = None if bool((lower <= -FLOAT32_MAX).all()) else lower
-    high = None if bool((upper >= FLOAT32_MAX).all()) else upper
+    most = call.assembler.own.largest
+    low = None if bool((lower <= -most).all()) else lower
+    high = None if bool((upper >= most).all()) else upper
+    left_out = [limit for limit, kept in ((lower, low), (upper, high)) if kept is None]
+    if any(bool(limit.isfinite().any()) for limit in left_out):
+        x = call.assembler.within(x, most)
     if low is None and high is None:
         return x
     return call.assembler.activation(Clip(low, high), x)
@@ -137,6 +141,7 @@ def _top_k(call: Call) -> list[Variable]:
     size = x.shape[axis]
     if not 1 <= count <= size or (count > 1 and (size > 2 or not call.attributes.get("sorted", 1))):
         raise Unsupported(f"the {count} largest of {size}: only sorted pairs, or one value")
+    assembler.allowance.move(x.size)
     index = np.moveaxis(places(x.shape), axis, -1)
     if size == 1:
         return [x]
@@ -187,7 +192,7 @@ def _softmax(call: Call) -> Variable:
     axis = call.attributes["axis"] % len(x.shape)
     # Before opset 13 all axes from this one on are one.
     classes = x.shape[axis] if call.version >= 13 else math.prod(x.shape[axis:])
-    if not call.final or classes != x.size:
+    if not call.final or classes * call.assembler.samples != x.size:
         raise Unsupported("only as the last operator, over all classes")
     call.notes.append("left out: the logits before it are certified")
     return x

@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.network import NetworkBuilder
+from lipcert.loading.allowance import Allowance
+from lipcert.network import Network, NetworkBuilder, Node
 from lipcert.network.activations import Activation, GroupMax, MaxMin
-from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
+from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+from lipcert.rounding import SINGLE, Arithmetic, coarsest
 
 Index = NDArray[np.int64]
-
-# Moving values takes several arrays of their places, for a while.
-PLACE = 8
 
 
 @dataclass(frozen=True)
@@ -34,46 +33,87 @@ class Variable:
         return math.prod(self.shape)
 
 
-class TooLarge(Exception):
-    """The values of the graph would not fit."""
-
-
 class Assembler:
     """A network builder in terms of ``Variable``, which shares what is built twice.
 
-    All values of a graph together may hold ``limit`` numbers, so that a small file cannot ask for
-    all memory.
+    All that it builds is charged to one ``allowance`` first, so that a small file cannot ask for
+    all memory. ``samples``: how many the batch has that the graph is read for. ``own`` is the
+    format in which the file computes the node at hand, ``formats`` that of every node so far.
     """
 
-    def __init__(self, in_shape: Shape, origin: str, limit: int = 2**28) -> None:
+    def __init__(
+        self, in_shape: Shape, origin: str, allowance: Allowance | None = None, samples: int = 1
+    ) -> None:
+        self.allowance = allowance or Allowance()
+        self.allowance.keep(math.prod(in_shape))
         self.builder = NetworkBuilder(in_shape, origin)
+        self.samples = samples
         self.origin = origin
-        self.left = self.limit = limit
+        self.own = SINGLE
+        self.formats: dict[int, Arithmetic] = {}
         self._selects: dict[tuple[int, Shape, bytes], Variable] = {}
         self._pairs: dict[tuple[int, int], Variable] = {}
-        self.spend(math.prod(in_shape))
 
     @property
     def input(self) -> Variable:
         return Variable(0, self.builder.shape(0))
 
-    def spend(self, numbers: int) -> None:
-        """Refuses before anything larger than the limit is computed."""
-        if numbers > self.left:
-            raise TooLarge(f"the values of the graph pass the limit of {self.limit:,} numbers")
-        self.left -= numbers
-
-    def spend_places(self, places: int) -> None:
-        """The same for values that are moved."""
-        self.spend(PLACE * places)
-
     def operator(self, operator: Operator, x: Variable) -> Variable:
-        self.spend(math.prod(operator.out_shape))
+        size = math.prod(operator.out_shape)
+        self.allowance.keep(size)
+        self.allowance.run(size * max(1, operator.terms))
+        for part in (operator.bias, operator.scale if isinstance(operator, Diagonal) else None):
+            if part is not None and not _fits(part.shape, operator.out_shape):
+                raise ValueError(f"{list(part.shape)} does not fit {list(operator.out_shape)}")
+        if isinstance(operator, Convolution):
+            # Its padded input, and its columns, as libraries lay them out.
+            pads = zip(operator.in_shape[2:], operator.padding, strict=True)
+            padded = math.prod(size + sum(max(0, side) for side in pad) for size, pad in pads)
+            self.allowance.borrow(math.prod(operator.in_shape[:2]) * padded)
+            spots = math.prod(operator.out_shape[2:])
+            self.allowance.borrow(operator.terms * operator.groups * spots)
+        for numbers in (operator.entries(), operator.bias):
+            if numbers is not None and not bool(numbers.isfinite().all()):
+                raise ValueError("its constants, multiplied out, are not finite")
         return self._variable(self.builder.operator(operator, x.node, self.origin))
 
-    def activation(self, activation: Activation, x: Variable) -> Variable:
-        self.spend(x.size)
-        return self._variable(self.builder.activation(activation, x.node, self.origin))
+    def activation(
+        self, activation: Activation, x: Variable, format: Arithmetic | None = None
+    ) -> Variable:
+        """``format``: one that it rounds in at least, whatever it is deployed in."""
+        self.allowance.keep(x.size)
+        if isinstance(activation, GroupMax):
+            # A maximum of many is lowered to matrices of all pairs.
+            self.allowance.move(x.shape[-1] ** 2)
+        self.builder.format = format
+        node = self.builder.activation(activation, x.node, self.origin)
+        self.builder.format = None
+        return self._variable(node)
+
+    def stored(self, x: Variable, format: Arithmetic) -> Variable:
+        """The value in another format: rounded to it, and lost where it overflows there."""
+        self.allowance.keep(x.size)
+        self.builder.format = format
+        node = self.builder.operator(Diagonal.of(None, None, x.shape), x.node, self.origin)
+        self.builder.format = None
+        return self._variable(node)
+
+    def within(self, x: Variable, largest: float) -> Variable:
+        """The value, which nothing is known of where it could pass ``±largest / 2``."""
+        return self.stored(x, Arithmetic(0.0, 0.0, largest))
+
+    def network(self, output: Variable, *, mixed: bool, leaves: Arithmetic | None) -> Network:
+        """The network that was built. ``mixed``: the file changes type on the way, and each value
+        rounds in its own."""
+        if mixed:
+            self.formats[0] = self.formats.get(0, self.own)
+            self.builder.nodes = [
+                node if _is_stored(node) else replace(node, format=coarsest(node.format, own))
+                for node, own in (
+                    (node, self.formats[i]) for i, node in enumerate(self.builder.nodes)
+                )
+            ]
+        return replace(self.builder.build(output.node), leaves=leaves)
 
     def diagonal(self, x: Variable, scale: Tensor | None, bias: Tensor | None) -> Variable:
         """``scale ∘ x + bias``, both broadcast to the shape of ``x``."""
@@ -86,7 +126,7 @@ class Assembler:
         return self.operator(Dense.of(weight, bias, x.shape), x)
 
     def sum(self, terms: Sequence[Variable]) -> Variable:
-        self.spend(terms[0].size)
+        self.allowance.keep(terms[0].size)
         return self._variable(self.builder.sum([x.node for x in terms], self.origin))
 
     def select(self, x: Variable, index: Index) -> Variable:
@@ -100,20 +140,22 @@ class Assembler:
         return self._selects[key]
 
     def reshape(self, x: Variable, shape: Sequence[int]) -> Variable:
+        self.allowance.move(x.size)
         return self.select(x, places(x.shape).reshape(shape))
 
     def transpose(self, x: Variable, axes: Sequence[int]) -> Variable:
+        self.allowance.move(x.size)
         return self.select(x, places(x.shape).transpose(axes))
 
     def expand(self, x: Variable, shape: Shape) -> Variable:
         """Broadcast to ``shape``."""
-        self.spend_places(math.prod(shape))
+        self.allowance.move(math.prod(shape))
         return self.select(x, np.broadcast_to(places(x.shape), shape))
 
     def stack(self, parts: Sequence[Variable], axis: int) -> Variable:
         """The parts, of one shape, along a new axis: 0 or −1."""
         terms = []
-        self.spend_places(len(parts) ** 2 * parts[0].size)
+        self.allowance.move(len(parts) ** 2 * parts[0].size)
         for number, part in enumerate(parts):
             blocks = [np.full(part.shape, -1, dtype=np.int64)] * len(parts)
             blocks[number] = places(part.shape)
@@ -126,6 +168,7 @@ class Assembler:
         key = (first.node, second.node)
         if key not in self._pairs:
             self._pairs[key] = self.activation(MaxMin(0), self.stack([first, second], 0))
+        self.allowance.move(2 * a.size)
         both = places((2, *a.shape))
         return self.select(self._pairs[key], both[0]), self.select(self._pairs[key], both[1])
 
@@ -139,12 +182,22 @@ class Assembler:
         return self.diagonal(x, number(-1.0), None)
 
     def _variable(self, node: int) -> Variable:
+        self.formats.setdefault(node, self.own)
         return Variable(node, self.builder.shape(node))
+
+
+def _is_stored(node: Node) -> bool:
+    return isinstance(node.kind, Diagonal) and node.kind.is_identity
 
 
 def places(shape: Sequence[int]) -> Index:
     """Every value's place in the flattened tensor."""
     return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+
+
+def _fits(part: Sequence[int], whole: Shape) -> bool:
+    """Whether a tensor broadcasts to this shape, and not beyond it."""
+    return np.broadcast_shapes(tuple(part), whole) == whole
 
 
 def number(value: float) -> Tensor:

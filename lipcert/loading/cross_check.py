@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, InternalError
+from lipcert.loading.deployed_file import TOLERANCE, DeployedFile, relative_difference
 from lipcert.loading.model import LoadedModel
-from lipcert.loading.runtime import Runtime
 from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 
 Array = NDArray[Any]
 
-TOLERANCE = 1e-4
+# Images of noise, on which the reading must be the same function too: what is read otherwise may
+# show on no sample, such as a border that is black in all of them.
+NOISE, NOISE_TOLERANCE = 4, 1e-2
 SECOND_TOLERANCE = 1e-3
 
 
@@ -41,17 +43,22 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
 
     ``inputs`` are pixels ``(n, *image_shape)``, or the model's own inputs where there is no
     preprocessing. ``CannotCertify`` where a sample differs by more than 1e-4, relative, or falls
-    in another class by more than that, or gives a value that is not finite.
+    in another class by more than that, or gives a value that is not finite; and where the file
+    gives something else for a sample beside others, in batches of several compositions.
     """
     inputs = np.asarray(inputs)
     if not len(inputs):
         raise CannotCertify(f"{model.path.name}: no samples to check the network on")
     with torch.no_grad():
-        ours = network.logits(torch.from_numpy(inputs).double()).numpy()
-    ours = _as_deployed(model, ours)
-    samples = graph_inputs(model, network, inputs)
-    theirs = np.stack(_one_by_one(model, Runtime(model.runtime_bytes, model.path.name), samples))
+        file = DeployedFile(model, network)
+        parts = torch.split(torch.from_numpy(inputs), file.at_once)
+        ours = torch.cat([network.logits(part.double()) for part in parts]).numpy()
+    ours = as_deployed(model.stripped, ours)
+    samples = file.inputs(inputs)
+    theirs = file.one_by_one(samples)
     difference = _compare(model, ours, theirs, TOLERANCE, "onnxruntime")
+    _check_batches(model, file, samples, theirs)
+    _check_noise(model, file, inputs.shape[1:])
     second, note = second_logits(model.runtime_bytes, [samples[i] for i in range(len(samples))])
     if second is None:
         return CrossCheck(len(inputs), difference, None, note)
@@ -60,78 +67,54 @@ def cross_check(model: LoadedModel, network: Network, inputs: Array) -> CrossChe
     return CrossCheck(len(inputs), difference, other, note)
 
 
-def deployed_logits(
-    model: LoadedModel, network: Network, inputs: Array, *, batch: int = 256
-) -> Array:
-    """``(n, outputs)``: what onnxruntime gives for the file, after the preprocessing of
-    ``network``; a softmax at the end of the file is in there.
+def _check_batches(model: LoadedModel, file: DeployedFile, samples: Array, alone: Array) -> None:
+    """Whether a sample's logits are the same beside others, in three batches: all samples in order,
+    the first half of them backwards, and the last one twice."""
+    if not model.any_batch:
+        return
+    order = np.arange(len(samples))
+    for places in (order, order[: (len(order) + 1) // 2][::-1], order[[-1, -1]]):
+        found = file.together(samples[places])
+        if found is None:
+            continue
+        worst = relative_difference(found, alone[places]).max()
+        if not worst <= TOLERANCE:
+            raise CannotCertify(
+                f"{model.path.name}: in a batch of {len(places)} a sample's logits differ by "
+                f"{worst:.2g}, relative, from those that it has alone: the prediction depends on "
+                "the other samples; export the model with a fixed batch of 1, if it never gets more"
+            )
 
-    In batches where the file takes them and gives the same result, else one by one.
-    """
-    runtime = Runtime(model.runtime_bytes, model.path.name)
-    results: list[Array] = []
-    in_batches = model.any_batch and len(inputs) > 1
-    for start in range(0, len(inputs), batch):
-        samples = graph_inputs(model, network, np.asarray(inputs[start : start + batch]))
-        found = _in_batch(model, runtime, samples, check=not results) if in_batches else None
-        in_batches = found is not None
-        results += _one_by_one(model, runtime, samples) if found is None else list(found)
-    return np.array(results).reshape(len(results), model.network.classes)
 
-
-def graph_inputs(model: LoadedModel, network: Network, inputs: Array) -> Array:
-    """``(n, *in_shape)`` in the file's type: the preprocessing in front of ``network`` applied."""
-    front = len(network.nodes) - len(model.network.nodes)
-    own = [type(node.kind) for node in model.network.nodes[1:]]
-    if front < 0 or [type(node.kind) for node in network.nodes[front + 1 :]] != own:
-        raise ValueError("the network is not the model's, with preprocessing in front of it")
+def _check_noise(model: LoadedModel, file: DeployedFile, shape: tuple[int, ...]) -> None:
+    """Points that are no samples, where the numbers are finite: no more than rounding apart."""
+    samples = file.inputs(np.random.default_rng(0).random((NOISE, *shape)))
+    theirs = file.one_by_one(samples)
     with torch.no_grad():
-        pixels = torch.from_numpy(np.asarray(inputs)).double()
-        values = Network(network.nodes[: front + 1]).values(pixels)[-1]
-    return values.numpy().astype(np.float64 if model.double else np.float32)
-
-
-def _one_by_one(model: LoadedModel, runtime: Runtime, samples: Array) -> list[Array]:
-    results = [
-        runtime.run(sample, model.output_name).reshape(-1).astype(np.float64) for sample in samples
-    ]
-    if any(result.size != model.network.classes for result in results):
+        # As the file is given them, rounded to its type.
+        values = torch.from_numpy(samples).double()
+        ours = as_deployed(model.stripped, model.network.logits(values).numpy())
+    finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
+    worst = relative_difference(ours[finite], theirs[finite]).max(initial=0.0)
+    if not worst <= NOISE_TOLERANCE:
         raise CannotCertify(
-            f"{model.path.name}: onnxruntime gives {results[0].size} logits, the network "
-            f"{model.network.classes}"
+            f"{model.path.name}: on noise the logits differ from onnxruntime's by {worst:.2g}, "
+            f"relative (at most {NOISE_TOLERANCE:.0e}); the network read from the file is not the "
+            "one it computes"
         )
-    return results
 
 
-def _in_batch(model: LoadedModel, runtime: Runtime, samples: Array, *, check: bool) -> Array | None:
-    """All samples at once; None where the file does not take them as samples of their own."""
-    try:
-        result = runtime.run(samples.reshape(-1, *samples.shape[2:]), model.output_name)
-    except CannotCertify:
-        return None
-    if result.shape[:1] != (len(samples),) or result.size != len(samples) * model.network.classes:
-        return None
-    result = result.reshape(len(samples), -1).astype(np.float64)
-    if check:
-        ends = _one_by_one(model, runtime, samples[[0, -1]])
-        if (_relative(result[[0, -1]], np.stack(ends)) > TOLERANCE).any():
-            return None
-    return result
-
-
-def _as_deployed(model: LoadedModel, logits: Array) -> Array:
-    """The softmax that was left out, put back."""
+def as_deployed(stripped: str | None, logits: Array) -> Array:
+    """What a file answers for these ``logits`` ``(n, K)``: the head that was ``stripped`` from it,
+    put back."""
     values = torch.from_numpy(logits)
-    if model.stripped == "Softmax":
+    if stripped == "Softmax":
         values = values.softmax(1)
-    elif model.stripped == "LogSoftmax":
+    elif stripped == "LogSoftmax":
         values = values.log_softmax(1)
+    elif stripped is not None:
+        raise InternalError(f"no rule puts back the head {stripped!r}; please report this")
     return np.asarray(values.numpy())
-
-
-def _relative(ours: Array, theirs: Array) -> Array:
-    scale = np.maximum(np.abs(theirs).max(1), 1e-6)
-    return np.asarray(np.abs(ours - theirs).max(1) / scale)
 
 
 def _compare(
@@ -144,7 +127,7 @@ def _compare(
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise CannotCertify(f"{model.path.name}: logits that are not finite on a checked sample")
-    difference = _relative(ours, theirs)
+    difference = relative_difference(ours, theirs)
     worst = int(difference.argmax())
     if difference[worst] > tolerance:
         raise CannotCertify(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lipcert.loading.assembler import Assembler, Variable, number
 from lipcert.loading.patterns import known
-from lipcert.loading.polynomial import Function, NoPolynomial, Polynomial, X
+from lipcert.loading.polynomial import LARGEST, Function, NoPolynomial, Polynomial, X
 from lipcert.loading.value import Unknown, Value
 from lipcert.network.activations import (
     Clip,
@@ -28,11 +28,14 @@ from lipcert.network.activations import (
     Softplus,
     Tanh,
 )
-from lipcert.network.graph import Kind, Sum
+from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal
+from lipcert.rounding import Arithmetic, coarsest
 
 # How many nodes of a network lie between a value and what it is a function of, at most.
 _STEPS = 12
+# Factors up to this are within what an activation's own rounding leaves of a format's range.
+_MODERATE = 8.0
 
 _NAMES: dict[type, str] = {
     Sigmoid: "sigmoid", Tanh: "tanh", Erf: "erf", Softplus: "softplus",
@@ -42,19 +45,21 @@ _NAMES: dict[type, str] = {
 @dataclass(frozen=True)
 class Formula(Unknown):
     """The result of a refused node, known to be a polynomial in ``base``; ``rows`` are the nodes
-    that it comes from, by their place in the reader's list."""
+    that it comes from, by their place in the reader's list, ``formats`` those that they are in."""
 
     base: Variable
     polynomial: Polynomial
     rows: frozenset[int] = frozenset()
+    formats: frozenset[Arithmetic] = frozenset()
 
 
 def combined(
-    node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler, unit: float
+    node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
 ) -> Variable | Formula | None:
     """What a node makes of its inputs: a known activation, a formula, or None.
 
-    ``unit`` is the roundoff of the model's type.
+    The activation is charged for its rounding in the coarsest type of its parts, whatever is
+    deployed: that covers its constants, which are rounded there, and what it leaves out.
     """
     arity, rule = _RULES.get(node.op_type, (-1, None))
     formulas = [value for value in inputs if isinstance(value, Formula)]
@@ -65,27 +70,37 @@ def combined(
         return None
     try:
         base = _common([*variables, *(formula.base for formula in formulas)], assembler)
-        operands = [_operand(value, base, assembler) for value in inputs]
+        passed: dict[int, Polynomial] = {base.node: X}
+        operands = [_operand(value, base, assembler, passed) for value in inputs]
         polynomial = rule(operands)
         rows = frozenset().union(*(formula.rows for formula in formulas))
-        found = known(polynomial, unit)
+        formats = frozenset({assembler.own, *(assembler.formats[i] for i in passed)})
+        formats = formats.union(*(formula.formats for formula in formulas))
+        own = coarsest(*formats)
+        assert own is not None
+        found = known(polynomial, own.unit)
     except (NoPolynomial, RecursionError):
         return None
     if found is None:
-        return Formula(True, base, polynomial, rows)
+        return Formula(True, base, polynomial, rows, formats)
     activation, inner, outer = found
     x = base if inner == 1 else assembler.diagonal(base, number(inner), None)
-    y = assembler.activation(activation, x)
+    if max(abs(inner), abs(outer)) > _MODERATE:
+        x = assembler.within(x, own.largest / LARGEST**2)
+    y = assembler.activation(activation, x, format=own)
     return y if outer == 1 else assembler.diagonal(y, number(outer), None)
 
 
-def _operand(value: Value | None, base: Variable, assembler: Assembler) -> Polynomial:
+def _operand(
+    value: Value | None, base: Variable, assembler: Assembler, passed: dict[int, Polynomial]
+) -> Polynomial:
+    """``passed``: the nodes of the network that it leads through, and what is known of them."""
     if isinstance(value, Formula):
-        return value.polynomial.at(_operand(value.base, base, assembler))
+        return value.polynomial.at(_operand(value.base, base, assembler, passed))
     if isinstance(value, Variable):
         if value.shape != base.shape:
             raise NoPolynomial
-        return _expressed(value.node, base, assembler, {base.node: X}, _STEPS)
+        return _expressed(value.node, base, assembler, passed, _STEPS)
     if not isinstance(value, np.ndarray) or value.size != 1 or value.ndim > len(base.shape):
         raise NoPolynomial
     return Polynomial.constant(float(value.reshape(())))
@@ -112,8 +127,9 @@ def _applied(kind: Kind, parts: list[Polynomial]) -> Polynomial:
         return reduce(Polynomial.__add__, parts)
     [x] = parts
     if isinstance(kind, Diagonal):
-        scale, bias = _number(kind.scale, 1.0), _number(kind.bias, 0.0)
-        return x * Polynomial.constant(scale) + Polynomial.constant(bias)
+        if kind.scale is not None:
+            x = x * Polynomial.constant(float(kind.scale))
+        return x if kind.bias is None else x + Polynomial.constant(float(kind.bias))
     if isinstance(kind, Clip):
         limits = _number(kind.lower, -math.inf), _number(kind.upper, math.inf)
         return Polynomial.single(Function("clip", (x,), limits))
@@ -123,7 +139,9 @@ def _applied(kind: Kind, parts: list[Polynomial]) -> Polynomial:
 def _transparent(kind: Kind) -> bool:
     """Whether ``_expressed`` looks through it: the same function of every number."""
     if isinstance(kind, Diagonal):
-        return all(part is None or part.numel() == 1 for part in (kind.scale, kind.bias))
+        return not kind.is_identity and all(
+            part is None or part.numel() == 1 for part in (kind.scale, kind.bias)
+        )
     if isinstance(kind, Clip):
         return all(part is None or part.numel() == 1 for part in (kind.lower, kind.upper))
     return isinstance(kind, Sum) or type(kind) in _NAMES

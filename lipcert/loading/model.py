@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from lipcert.errors import UsageError
 from lipcert.loading.factory import build_model, export
-from lipcert.loading.onnx_file import check, open_onnx, opset
+from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.reader import network_of, read
 from lipcert.loading.weights import replace_weights
@@ -20,7 +22,8 @@ class LoadedModel:
 
     ``network`` is float64, as the file has it: not simplified, no preprocessing added.
     ``files`` has the sha256 of every file read. ``stripped`` names a softmax left out at the end.
-    ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use; it takes
+    ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use, and without
+    what the output does not need, so that running it takes no more than was allowed; it takes
     ``any_batch`` or one sample at a time, in float64 (``double``) or float32.
     """
 
@@ -86,10 +89,20 @@ def load_model(
         output_name=reading.output_name,
         stripped=reading.stripped,
         operators=reading.operators,
-        runtime_bytes=model.SerializeToString(),
+        runtime_bytes=deployed_part(model, reading.output_name).SerializeToString(),
         double=reading.double,
         any_batch=reading.any_batch,
     )
+
+
+def affordable(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The part of a checked model that its output needs, once it is known what running it takes.
+
+    Raises ``CannotCertify`` where that is more than ``allowance`` has, or cannot be told.
+    """
+    reading = read(model, name)
+    network_of(reading, name)
+    return deployed_part(model, reading.output_name)
 
 
 def inspect_operators(path: Path) -> tuple[OperatorRow, ...]:

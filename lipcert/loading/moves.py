@@ -16,6 +16,11 @@ import torch
 from lipcert.loading.assembler import Variable
 from lipcert.loading.fold import evaluate, result_size
 from lipcert.loading.value import Array, Call, Unsupported
+from lipcert.rounding import DOUBLE, SINGLE
+
+# The types that values may have, and the format of each.
+FLOATS = {onnx.TensorProto.FLOAT: SINGLE, onnx.TensorProto.DOUBLE: DOUBLE}
+TYPES = {own: to for to, own in FLOATS.items()}
 
 
 def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
@@ -29,15 +34,16 @@ def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
     for slot, value in enumerate(call.inputs):
         if slot in slots and value is not None:
             size = math.prod(value.shape)
-            call.assembler.spend_places(size)
+            call.assembler.allowance.move(size)
             parts.append((start, value))
             inputs.append(np.arange(start, start + size, dtype=np.int64).reshape(value.shape))
             start += size
         else:
             inputs.append(None if value is None else call.array(slot))
-    call.assembler.spend_places(result_size(call.node.op_type, call.attributes, inputs))
+    allowance = call.assembler.allowance
+    allowance.move(result_size(call.node.op_type, call.attributes, inputs))
     node, shift = _without_pad_value(call)
-    results = evaluate(node, call.version, inputs)
+    results = evaluate(node, call.version, inputs, call.attributes, allowance)
     return [_gather(call, parts, result.astype(np.int64), shift) for result in results]
 
 
@@ -107,25 +113,38 @@ def _dropout(call: Call) -> Variable:
 
 
 def _cast(call: Call) -> Variable | Array:
-    """Between floating types of at least 32 bits, which the network computes in float64 anyway."""
+    """Between floating types of at least 32 bits: a narrower one rounds, a wider one does nothing.
+
+    After a softmax that was left out the reader keeps account of the types.
+    """
     if call.node.op_type == "Cast":
         to = call.attributes["to"]
-    elif not isinstance(call.inputs[0], Variable):
-        # Only the type of the second input counts, and that is known.
-        return call.array(0).astype(np.float64 if call.double else np.float32)
-    elif isinstance(call.inputs[1], Variable):
-        return call.variable(0)
+    elif (like := call.formats[1]) is not None:
+        to = TYPES[like]
     else:
         to = onnx.helper.np_dtype_to_tensor_dtype(call.array(1).dtype)
-    if to not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+    if not isinstance(call.inputs[0], Variable):
+        # Only the type of the second input counts, and that is known.
+        with np.errstate(over="ignore"):
+            return call.array(0).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+    if to not in FLOATS:
         name = onnx.TensorProto.DataType.Name(to)
         raise Unsupported(f"a cast to {name} of a value that depends on the network's input")
-    return call.variable(0)
+    x, assembler, before = call.variable(0), call.assembler, call.assembler.own
+    assembler.own = FLOATS[to]
+    if call.after or assembler.own.unit <= before.unit:
+        return x
+    call.notes.append(f"rounds to {onnx.TensorProto.DataType.Name(to)}, which is charged")
+    return assembler.stored(x, assembler.own)
 
 
 def _shape(call: Call) -> Array:
     (result,) = evaluate(
-        call.node, call.version, [np.broadcast_to(np.float32(0), call.variable(0).shape)]
+        call.node,
+        call.version,
+        [np.broadcast_to(np.float32(0), call.variable(0).shape)],
+        call.attributes,
+        call.assembler.allowance,
     )
     return result
 

@@ -79,6 +79,12 @@ def _check(model: onnx.ModelProto, name: str) -> None:
     for tensor in _tensors(model):
         _check_tensor(tensor, name)
     onnx.checker.check_model(model, full_check=True)
+    versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    if len(versions) > 1:
+        raise CannotCertify(
+            f"{name}: imports the default operators in the versions {sorted(versions)}, under both "
+            "of their names; keep one"
+        )
     version = opset(model)
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:
@@ -103,6 +109,42 @@ def tensor_array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     except Exception as error:
         raise CannotCertify(f"{name}: tensor {tensor.name!r}: {one_line(error)}") from error
+
+
+def own_numbers(graph: onnx.GraphProto) -> int:
+    """How many numbers the tensors of a checked graph hold."""
+    attributes = (attribute.t for node in graph.node for attribute in node.attribute)
+    return sum(math.prod(t.dims) for t in (*graph.initializer, *attributes))
+
+
+def deployed_part(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """The model without what this output does not need, which a runtime would compute as well;
+    itself where it needs all."""
+    whole = inlined(model)
+    wanted, needed = {output}, list[onnx.NodeProto]()
+    for node in reversed(whole.graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(name for name in _names_in(node) if name)
+            needed.append(node)
+    if len(needed) == len(whole.graph.node) and len(whole.graph.output) == 1:
+        return model
+    part = onnx.ModelProto()
+    part.CopyFrom(whole)
+    del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
+    part.graph.node.extend(reversed(needed))
+    part.graph.output.extend(value for value in whole.graph.output if value.name == output)
+    part.graph.initializer.extend(t for t in whole.graph.initializer if t.name in wanted)
+    return part
+
+
+def _names_in(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, in its inner graphs too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _names_in(inner)
+            yield from (value.name for value in graph.output)
 
 
 def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:

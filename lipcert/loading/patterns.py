@@ -1,7 +1,11 @@
 """The polynomials that are activations: GELU, SiLU and others as exporters write them out.
 
-The constants of a pattern are those of the activation within 4 roundings of the model's type,
-which ``Activation.rounding`` covers.
+The constants of a pattern are those of the activation within 4 roundings of the file's type (hard
+swish: 2), and it takes at most 10 roundings to compute (hard swish: 5). Together that is within
+``Activation.rounding`` in the file's type, which is charged for it whatever is deployed:
+
+    an argument of the S-curve that is off by u moves ``z S`` by at most u |z| / 2; so does a factor
+    or a summand of the S-curve, or it moves it by u |z S|; erf and tanh err by 8 u, halved.
 """
 
 from __future__ import annotations
@@ -20,21 +24,24 @@ from lipcert.network.activations import (
     Softplus,
 )
 
-# An activation, the factor of its argument, the factor of its value.
+# An activation, the factor of its argument, the factor of its value; of hard swish fewer roundings.
 Found = tuple[Activation, float, float]
+_FEW = 5
 
 
 def known(polynomial: Polynomial, unit: float) -> Found | None:
     """``outer · σ(inner · x)`` of the same value."""
 
-    def close(one: float, other: float) -> bool:
-        return abs(one - other) <= 4 * unit * abs(other)
+    def close(one: float, other: float, roundings: int = 4) -> bool:
+        return abs(one - other) <= roundings * unit * abs(other)
 
-    def scaled(activation: Activation, inner: float, factor: float) -> Found | None:
+    def scaled(
+        activation: Activation, inner: float, factor: float, roundings: int = 4
+    ) -> Found | None:
         """``factor · x S(inner x)``, where ``activation`` is ``z S(z)``."""
         if not inner or not math.isfinite(1 / inner):
             return None
-        inner = 1.0 if close(inner, 1.0) else inner
+        inner = 1.0 if close(inner, 1.0, roundings) else inner
         return activation, inner, factor / inner
 
     gate, factor, rest = _gate(polynomial)
@@ -65,9 +72,9 @@ def known(polynomial: Polynomial, unit: float) -> Found | None:
                 return None
             terms = dict(gate.arguments[0].terms)
             slope, shift = terms.pop(((None, 1),), 0.0), terms.pop((), 0.0)
-            if terms or not close(shift / most, 0.5):
+            if terms or not close(shift / most, 0.5, 2) or polynomial.roundings > _FEW:
                 return None
-            return scaled(HardSwish(), 6 * slope / most, factor * most)
+            return scaled(HardSwish(), 6 * slope / most, factor * most, 2)
         case "where":
             return _thresholded(gate, unit) if factor == 1 and rest == 0 else None
         case _:

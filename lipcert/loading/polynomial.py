@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-# What is longer, deeper or of a higher power is no activation that is known here.
-_TERMS, _NESTED, _POWER = 8, 3, 3
+# What is longer, deeper or of a higher power is no activation that is known here; nor is what takes
+# more roundings to compute, each of which ``Activation.rounding`` has to cover.
+_TERMS, _NESTED, _POWER, _ROUNDINGS = 8, 3, 3, 10
+# Factors beyond this could overflow, or be lost, before others undo them.
+_SMALLEST, LARGEST = 2.0**-20, 2.0**7
 
 
 class NoPolynomial(Exception):
@@ -33,16 +35,18 @@ class Polynomial:
 
     terms: tuple[tuple[Monomial, float], ...]
     nested: int = 0
+    # How many roundings it takes a run to compute it.
+    roundings: int = field(default=0, compare=False)
 
     @classmethod
-    def of(cls, terms: Mapping[Monomial, float]) -> Polynomial:
+    def of(cls, terms: Mapping[Monomial, float], roundings: int = 0) -> Polynomial:
         kept = [(monomial, factor) for monomial, factor in terms.items() if factor]
         inside = [f.arguments for monomial, _ in kept for f, _ in monomial if f]
         nested = max((1 + x.nested for arguments in inside for x in arguments), default=0)
-        finite = all(math.isfinite(factor) for _, factor in kept)
-        if len(kept) > _TERMS or nested > _NESTED or not finite:
+        moderate = all(_SMALLEST <= abs(factor) <= LARGEST for _, factor in kept)
+        if len(kept) > _TERMS or nested > _NESTED or not moderate or roundings > _ROUNDINGS:
             raise NoPolynomial
-        return cls(tuple(sorted(kept, key=lambda term: repr(term[0]))), nested)
+        return cls(tuple(sorted(kept, key=lambda term: repr(term[0]))), nested, roundings)
 
     @classmethod
     def constant(cls, value: float) -> Polynomial:
@@ -50,16 +54,18 @@ class Polynomial:
 
     @classmethod
     def single(cls, function: Function | None) -> Polynomial:
-        return cls.of({((function, 1),): 1.0})
+        arguments = () if function is None else function.arguments
+        roundings = 1 + sum(x.roundings for x in arguments) if function else 0
+        return cls.of({((function, 1),): 1.0}, roundings)
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        total = dict(self.terms)
-        for monomial, factor in other.terms:
-            total[monomial] = total.get(monomial, 0.0) + factor
-        return Polynomial.of(total)
+        return Polynomial.of(_sum((*self.terms, *other.terms)), self._after(other))
 
     def __mul__(self, other: Polynomial) -> Polynomial:
-        total: dict[Monomial, float] = {}
+        return Polynomial.of(self._times(other), self._after(other))
+
+    def _times(self, other: Polynomial) -> dict[Monomial, float]:
+        total: list[tuple[Monomial, float]] = []
         for one, factor in self.terms:
             for two, share in other.terms:
                 powers = dict(one)
@@ -68,8 +74,12 @@ class Polynomial:
                 if max(powers.values(), default=0) > _POWER:
                     raise NoPolynomial
                 monomial = tuple(sorted(powers.items(), key=lambda item: repr(item[0])))
-                total[monomial] = total.get(monomial, 0.0) + factor * share
-        return Polynomial.of(total)
+                total.append((monomial, factor * share))
+        return _sum(total)
+
+    def _after(self, other: Polynomial) -> int:
+        """The roundings of both, and one of what joins them."""
+        return self.roundings + other.roundings + 1
 
     @property
     def value(self) -> float | None:
@@ -81,7 +91,9 @@ class Polynomial:
 
     def at(self, x: Polynomial) -> Polynomial:
         """The polynomial of another one."""
-        total = Polynomial.of({})
+        if x == X:
+            return self
+        total: list[tuple[Monomial, float]] = []
         for monomial, factor in self.terms:
             product = Polynomial.constant(factor)
             for function, power in monomial:
@@ -90,9 +102,9 @@ class Polynomial:
                     inside = tuple(argument.at(x) for argument in function.arguments)
                     part = Polynomial.single(Function(function.name, inside, function.constants))
                 for _ in range(power):
-                    product = product * part
-            total = total + product
-        return total
+                    product = Polynomial.of(product._times(part))
+            total += product.terms
+        return Polynomial.of(_sum(total), self.roundings + x.roundings)
 
     @property
     def alone(self) -> Function | None:
@@ -109,6 +121,17 @@ class Polynomial:
         if len(self.terms) == 1 and self.terms[0][0] == ((None, 1),):
             return self.terms[0][1]
         return None
+
+
+def _sum(terms: Iterable[tuple[Monomial, float]]) -> dict[Monomial, float]:
+    """Of like terms; not of some that cancel each other: what they round does not cancel."""
+    total: dict[Monomial, float] = {}
+    for monomial, factor in terms:
+        before = total.get(monomial, 0.0)
+        if before * factor < 0:
+            raise NoPolynomial
+        total[monomial] = before + factor
+    return total
 
 
 X = Polynomial.single(None)

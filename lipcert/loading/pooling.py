@@ -20,6 +20,8 @@ def _average_pool(call: Call) -> Variable:
     x = call.variable(0)
     channels, space = x.shape[1], x.shape[2:]
     over = windows(call.attributes, space, call.attributes["kernel_shape"])
+    over.charge(call.assembler.allowance)
+    call.assembler.allowance.keep(channels * math.prod(over.kernel))
     summed = call.assembler.operator(
         Convolution.of(
             torch.ones(channels, 1, *over.kernel, dtype=torch.float64),
@@ -49,7 +51,8 @@ def _average_pool(call: Call) -> Variable:
 def _max_pool(call: Call) -> Variable:
     x = call.variable(0)
     over = windows(call.attributes, x.shape[2:], call.attributes["kernel_shape"])
-    call.assembler.spend_places(math.prod((*x.shape[:2], *over.counts, *over.kernel)))
+    over.charge(call.assembler.allowance)
+    call.assembler.allowance.move(math.prod((*x.shape[:2], *over.counts, *over.kernel)))
     index = _window_places(over)
     planes = np.arange(math.prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * index.ndim)
     gathered = call.assembler.select(x, planes * math.prod(over.space) + index)
@@ -78,6 +81,7 @@ def _window_places(over: Windows) -> Index:
 def _group(call: Call, axes: Sequence[int]) -> Variable:
     """The values of these axes side by side in a new last axis, the others before it."""
     x = call.variable(0)
+    call.assembler.allowance.move(x.size)
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     order = places(x.shape).transpose([*kept, *axes])
     return call.assembler.select(x, order.reshape([*(x.shape[axis] for axis in kept), -1]))
@@ -92,6 +96,7 @@ def _reduce(call: Call, axes: Sequence[int], keep: bool, kind: str) -> Variable:
         entry = 1 / size if kind == "Mean" else 1.0
         result = assembler.dense(grouped, torch.full((1, size), entry, dtype=torch.float64))
     elif size == 2:
+        assembler.allowance.move(grouped.size)
         index = places(grouped.shape)
         pair = [assembler.select(grouped, index[..., half]) for half in (0, 1)]
         result = assembler.max_and_min(pair[0], pair[1])[0 if kind == "Max" else 1]

@@ -63,11 +63,13 @@ def with_preprocessing(
             raise UsageError(f"std {list(std)}: every entry must be greater than 0")
         x = assembler.diagonal(x, 1 / deviation, None)
     x = _arrange(assembler, x, image_shape, network.in_shape, layout, given)
+    if (own := network.nodes[0].format) is not None:
+        x = assembler.stored(x, own)
     front = assembler.builder.nodes
     moved = [
         replace(node, inputs=tuple(x.node + i for i in node.inputs)) for node in network.nodes[1:]
     ]
-    return Network((*front, *moved))
+    return Network((*front, *moved), leaves=network.leaves)
 
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:

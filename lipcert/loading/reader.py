@@ -12,13 +12,16 @@ import onnx
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS
 from lipcert.loading.affine import AFFINE, PRODUCT
-from lipcert.loading.assembler import Assembler, TooLarge, Variable
-from lipcert.loading.fold import FOLDABLE, evaluate, result_size
+from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
+from lipcert.loading.assembler import Assembler, Variable
+from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.moves import MOVES
-from lipcert.loading.onnx_file import inlined, one_line, opset, tensor_array
+from lipcert.loading.onnx_file import inlined, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
+from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import (
     Array,
     Call,
@@ -28,13 +31,15 @@ from lipcert.loading.value import (
     place,
     varies,
 )
-from lipcert.network import Network
-from lipcert.rounding import DOUBLE, SINGLE
+from lipcert.network import Network, Node
+from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
 RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
 
+# Margins of all pairs of classes come from matrices with a row each: 2 GiB.
+MOST_OUTPUTS = 2**14
 PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
@@ -61,7 +66,12 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
     ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
     """
     try:
-        return _Reader(inlined(model), name, output).read()
+        whole = inlined(model)
+        reader = _Reader(whole, name, output)
+        reading = reader.read()
+        if reading.network is None or not reading.any_batch:
+            return reading
+        return _each_by_itself(reader, reading, _Reader(whole, name, output, PAIR), model)
     except LipcertError:
         raise
     except Exception as error:
@@ -79,8 +89,47 @@ def network_of(reading: Reading, name: str) -> Network:
     return reading.network
 
 
+def _each_by_itself(
+    reader: _Reader, reading: Reading, pair: _Reader, model: onnx.ModelProto
+) -> Reading:
+    """The reading of a file that takes any number of samples, refused where it does not treat each
+    of them by itself."""
+    assert reading.network is not None
+    both = pair.read()
+    if both.network is None:
+        if not _takes_two(model, reader):
+            return replace(reading, any_batch=False)
+        return replace(reading, network=None, problems=(f"{both.problems[0]}; {OTHER}",))
+    found = obstacle(reader.nodes, reader.values, pair.values, pair.made)
+    if found is None and not apart(reading.network, both.network):
+        found = reader.nodes[-1], CUT
+    if found is None:
+        return reading
+    node, reason = found
+    place_of, rows = reader.nodes.index(node), list(reading.operators)
+    rows[place_of] = replace(rows[place_of], supported=False, note=reason)
+    problem = f"{rows[place_of].title(place(node))}: {reason}"
+    return replace(reading, network=None, problems=(problem,), operators=tuple(rows))
+
+
+def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
+    """Whether onnxruntime runs the file on two samples at once."""
+    shape = (PAIR, *(reader.shape or ())[1:])
+    kind = np.float64 if reader.double else np.float32
+    try:
+        Runtime(model.SerializeToString(), reader.name).run(np.zeros(shape, kind), reader.output)
+    except CannotCertify:
+        return False
+    return True
+
+
 class _Reader:
-    def __init__(self, model: onnx.ModelProto, name: str, output: str | None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1
+    ) -> None:
+        self.samples = samples
+        self.shape: tuple[int, ...] | None = None
+        self.made: Sequence[Node] = ()
         self.graph, self.version, self.name = model.graph, opset(model), name
         self.problems: list[str] = []
         self.rows: list[OperatorRow] = []
@@ -91,6 +140,11 @@ class _Reader:
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
         self.double = False
+        # The format of every value that varies; whether it changes on the way; the coarsest from a
+        # softmax that was left out to the output.
+        self.formats: dict[str, Arithmetic] = {}
+        self.mixed = False
+        self.leaves: Arithmetic | None = None
         self.output = self._choose(output)
         self.nodes = self._needed()
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
@@ -99,14 +153,25 @@ class _Reader:
     def read(self) -> Reading:
         source, shape, any_batch = self._input()
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        assembler = Assembler(shape or (1,), source)
+        self.shape = shape = shape and (self.samples, *shape[1:])
+        allowance = Allowance(
+            own_numbers(self.graph),
+            numbers=self.samples * NUMBERS,
+            running=self.samples * RUNNING,
+        )
+        try:
+            assembler = Assembler(shape or (1,), source, allowance, self.samples)
+        except TooLarge as reason:
+            raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
+        assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
+        assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
         for node in self.nodes:
             for name in node.input:
                 if name in constants and name not in self.values:
                     self.values[name] = tensor_array(constants[name], self.name)
             self._node(node, assembler)
-        network = self._network(assembler)
+        network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
             tuple(self.problems),
@@ -189,6 +254,7 @@ class _Reader:
         """Sets the node's results; a refusal becomes a problem, and its results unknown."""
         inputs = [self.values.get(name, Unknown(True)) if name else None for name in node.input]
         assembler.origin = place(node)
+        assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
         try:
             results, note, supported = self._results(node, inputs, assembler)
@@ -202,11 +268,19 @@ class _Reader:
         missing = [Unknown(varies=depends)] * (len(node.output) - len(results))
         for name, result in zip(node.output, [*results, *missing], strict=True):
             if name:
-                self.values[name] = result
+                self.values[name], self.formats[name] = result, assembler.own
+        self.mixed |= assembler.own != before
+        if self.stripped:
+            self.leaves = coarsest(self.leaves, assembler.own)
         row = OperatorRow.of(node, self.version, supported, note)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
+
+    def _format(self, node: onnx.NodeProto) -> Arithmetic:
+        """In which the file computes the node: that of its inputs which vary, all of one type."""
+        found = (self.formats.get(n) for n in node.input if varies(self.values.get(n)))
+        return next(filter(None, found), DOUBLE if self.double else SINGLE)
 
     def _results(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -219,8 +293,7 @@ class _Reader:
                 return *self._ruled(node, inputs, assembler), True
             except Unsupported as reason:
                 note = str(reason)
-        unit = (DOUBLE if self.double else SINGLE).unit
-        made = combined(node, inputs, assembler, unit)
+        made = combined(node, inputs, assembler)
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
@@ -252,7 +325,12 @@ class _Reader:
             if kind in PRODUCTS and all(depending[:2]):
                 raise Unsupported(PRODUCT)
             return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
-        call = Call(node, self.version, tuple(known), assembler, self.double, node is self.final)
+        formats = tuple(
+            self.formats.get(name) if varies(value) else None
+            for name, value in zip(node.input, inputs, strict=True)
+        )
+        after = self.stripped is not None
+        call = Call(node, self.version, tuple(known), assembler, formats, node is self.final, after)
         results = RULES[kind](call)
         if kind in SOFTMAX:
             self.stripped = kind
@@ -269,8 +347,12 @@ class _Reader:
         call = Call(node, self.version, tuple(arrays), assembler)
         if "sparse_value" in call.attributes:
             raise Unsupported("attribute sparse_value")
-        assembler.spend(result_size(node.op_type, call.attributes, arrays))
-        return evaluate(node, self.version, arrays), "constant"
+        if node.op_type == "Dropout" and call.has(2) and bool(call.array(2).any()):
+            raise Unsupported("training_mode is on; export the model in evaluation mode")
+        return (
+            computed(node, self.version, arrays, call.attributes, assembler.allowance),
+            "constant",
+        )
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
@@ -285,6 +367,11 @@ class _Reader:
             self.problems.append(f"output {self.output!r} does not depend on the input")
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
+        elif result.size > MOST_OUTPUTS:
+            self.problems.append(
+                f"output {self.output!r} {list(result.shape)} has {result.size} values, more than "
+                f"the {MOST_OUTPUTS} classes that are certified; name the logits"
+            )
         else:
-            return assembler.builder.build(result.node)
+            return assembler.network(result, mixed=self.mixed, leaves=self.leaves)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,15 @@ class Runtime:
         except Exception as error:
             raise self._refusal(error) from error
         return np.asarray(results[0])
+
+    def results(self, feeds: Mapping[str, Array]) -> tuple[Array, ...]:
+        """All outputs, for inputs by name."""
+        given = {name: np.asarray(value, order="C") for name, value in feeds.items()}
+        try:
+            found = self.session.run(None, given)
+        except Exception as error:
+            raise self._refusal(error) from error
+        return tuple(np.asarray(result) for result in found)
 
     def _refusal(self, error: Exception) -> CannotCertify:
         return CannotCertify(

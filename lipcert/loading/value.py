@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.loading.assembler import Assembler, Variable
+from lipcert.rounding import Arithmetic
 
 Array = NDArray[Any]
 
@@ -45,16 +46,17 @@ def varies(value: Value | None) -> bool:
 class Call:
     """One node with the values of its inputs: what a rule turns into operators.
 
-    ``version`` is the model's opset; ``double``: it computes in float64; ``final``: the node is
-    the softmax whose result is the output.
+    ``version`` is the model's opset; ``formats`` are those of the inputs that vary, else None;
+    ``final``: the node is the softmax whose result is the output; ``after``: it comes after that.
     """
 
     node: onnx.NodeProto
     version: int
     inputs: tuple[Array | Variable | None, ...]
     assembler: Assembler
-    double: bool = False
+    formats: tuple[Arithmetic | None, ...] = ()
     final: bool = False
+    after: bool = False
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -93,6 +95,7 @@ class Call:
             raise Unsupported(f"its input {self._name(index)} has type {array.dtype}, not float")
         if np.isnan(array).any() or not (infinite or np.isfinite(array).all()):
             raise Unsupported(f"its input {self._name(index)} has values that are not finite")
+        self.assembler.allowance.keep(array.size)
         # In memory of torch's own: where numpy's begins, and with it the order in which a product
         # is summed, differs from process to process.
         return torch.from_numpy(array.astype(np.float64)).clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.loading.allowance import Allowance
 from lipcert.loading.value import Unsupported
 
 Pair = tuple[int, int]
@@ -26,6 +28,12 @@ class Windows:
     padding: tuple[Pair, ...]
     declared: tuple[Pair, ...]
     counts: tuple[int, ...]
+
+    def charge(self, allowance: Allowance) -> None:
+        """For the ``positions`` of all axes, and the windows themselves, counted in one channel."""
+        for count, width in zip(self.counts, self.kernel, strict=True):
+            allowance.borrow(4 * count * width)
+        allowance.borrow(math.prod(self.counts))
 
     def positions(self, axis: int) -> NDArray[np.int64]:
         """``(windows, kernel)``: the input places along an axis, outside of it in the padding."""

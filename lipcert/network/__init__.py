@@ -1,10 +1,13 @@
 """The network: a DAG of affine operators and activations."""
 
-from lipcert.network.graph import Input, Network, NetworkBuilder, Node, Sum
+from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.lower import lower
+from lipcert.network.nodes import Input, Node, Sum
 from lipcert.network.segment import Segment, segments
 from lipcert.network.simplify import simplify
+from lipcert.network.walk import Backward, Forward, ancestors, backward, forward
 
 __all__ = [
-    "Input", "Network", "NetworkBuilder", "Node", "Segment", "Sum", "lower", "segments", "simplify",
+    "Backward", "Forward", "Input", "Network", "NetworkBuilder", "Node", "Segment", "Sum",
+    "ancestors", "backward", "forward", "lower", "segments", "simplify",
 ]  # fmt: skip

@@ -15,42 +15,23 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations import Activation
+from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
+from lipcert.network.walk import Forward, forward
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
-
-
-@dataclass(frozen=True)
-class Input:
-    """The network's input, node 0."""
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum of all inputs, the only node with several. Concatenation is a sum of placed parts."""
-
-
-Kind = Input | Sum | Operator | Activation
-
-
-@dataclass(frozen=True)
-class Node:
-    """One value of the network; ``origin`` names the place in the file that it comes from."""
-
-    kind: Kind
-    inputs: tuple[int, ...]
-    shape: Shape
-    origin: str
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
     """Nodes in topological order: node 0 is the input, the last one holds the logits.
 
-    ``rough``: a copy to guess by; what its own rounding adds is not charged.
+    ``rough``: a copy to guess by; what its own rounding adds is not charged. ``leaves``: the
+    coarsest format that a softmax behind the logits, which was left out, and what follows it have.
     """
 
     nodes: tuple[Node, ...]
     rough: bool = False
+    leaves: Arithmetic | None = None
 
     @property
     def in_shape(self) -> Shape:
@@ -70,6 +51,12 @@ class Network:
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Activation))
 
     @cached_property
+    def operators(self) -> dict[int, Operator]:
+        """The affine operators by their nodes, in order."""
+        kinds = ((i, node.kind) for i, node in enumerate(self.nodes))
+        return {i: kind for i, kind in kinds if isinstance(kind, Operator)}
+
+    @cached_property
     def sources(self) -> tuple[int, ...]:
         """The nodes where an affine segment starts: the input and every activation."""
         return (0, *self.activations)
@@ -77,11 +64,10 @@ class Network:
     @cached_property
     def anchor(self) -> Tensor:
         """Some floating tensor of the network, for its dtype and device."""
-        for node in self.nodes:
-            if isinstance(node.kind, Operator):
-                for tensor in (node.kind.entries(), node.kind.bias):
-                    if tensor is not None:
-                        return tensor
+        for operator in self.operators.values():
+            for tensor in (operator.entries(), operator.bias):
+                if tensor is not None:
+                    return tensor
         return torch.zeros((), dtype=torch.float64)
 
     @cached_property
@@ -107,9 +93,8 @@ class Network:
         """The numbers held by the affine operators, biases included."""
         tensors = (
             tensor
-            for node in self.nodes
-            if isinstance(node.kind, Operator)
-            for tensor in (node.kind.entries(), node.kind.bias)
+            for operator in self.operators.values()
+            for tensor in (operator.entries(), operator.bias)
         )
         return sum(tensor.numel() for tensor in tensors if tensor is not None)
 
@@ -118,20 +103,7 @@ class Network:
     ) -> list[Tensor]:
         """The value of every node; ``x`` is ``(B, *in_shape)`` or any reshape of that. ``kept``
         says what of a node's value the others go on with."""
-        values: list[Tensor] = []
-        for node in self.nodes:
-            parts = [values[i] for i in node.inputs]
-            match node.kind:
-                case Input():
-                    value = x.reshape(-1, *node.shape)
-                case Sum():
-                    value = torch.stack(parts).sum(0) if len(parts) > 2 else parts[0] + parts[-1]
-                case Operator() as operator:
-                    value = operator.forward(parts[0])
-                case Activation() as activation:
-                    value = activation.value(parts[0])
-            values.append(value if kept is None else kept(len(values), value))
-        return values
+        return list(forward(self, Values(self, x, kept)).values())
 
     def logits(self, x: Tensor) -> Tensor:
         """``(B, classes)``."""
@@ -153,6 +125,7 @@ class Network:
                 for node in self.nodes
             ),
             self.rough,
+            self.leaves,
         )
 
     def to_guess_by(self) -> Network:
@@ -160,11 +133,37 @@ class Network:
         return replace(self.to(dtype=torch.float32), rough=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Values(Forward[Tensor]):
+    """The value of every node at ``x``, ``(B, …)``; ``kept`` as in ``Network.values``."""
+
+    network: Network
+    x: Tensor
+    kept: Callable[[int, Tensor], Tensor] | None = None
+
+    def input(self, i: int) -> Tensor:
+        return self.x.reshape(-1, *self.network.in_shape)
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts).sum(0) if len(parts) > 2 else parts[0] + parts[-1]
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        return operator.forward(before)
+
+    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
+        return activation.value(before)
+
+    def found(self, i: int, node: Node, value: Tensor) -> Tensor:
+        return value if self.kept is None else self.kept(i, value)
+
+
 class NetworkBuilder:
-    """Grows a network node by node; every method returns the new node's number."""
+    """Grows a network node by node; every method returns the new node's number. New nodes have the
+    ``format`` that is set at the time."""
 
     def __init__(self, in_shape: Shape, origin: str = "input") -> None:
         self.nodes: list[Node] = [Node(Input(), (), tuple(in_shape), origin)]
+        self.format: Arithmetic | None = None
 
     def shape(self, node: int) -> Shape:
         return self.nodes[node].shape
@@ -201,5 +200,5 @@ class NetworkBuilder:
         )
 
     def _add(self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str) -> int:
-        self.nodes.append(Node(kind, inputs, tuple(shape), origin))
+        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format))
         return len(self.nodes) - 1

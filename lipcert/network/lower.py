@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
-from lipcert.network.graph import Input, Network, NetworkBuilder, Sum
+from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.operators import Dense, Operator, Select, Shape
+from lipcert.network.walk import Forward, forward
 
 
 def lower(network: Network) -> Network:
@@ -27,27 +28,49 @@ def lower(network: Network) -> Network:
 
 def lowered(network: Network) -> tuple[Network, frozenset[int]]:
     """``lower``, and which of its nodes stand for comparisons."""
-    builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
-    place, compared = {0: 0}, set[int]()
-    for i, node in enumerate(network.nodes):
-        sources, first = [place[j] for j in node.inputs], len(builder.nodes)
-        match node.kind:
-            case Input():
-                continue
-            case Sum():
-                place[i] = builder.sum(sources, node.origin)
-            case Operator() as operator:
-                place[i] = builder.operator(operator, sources[0], node.origin)
-            case MaxMin() as pairs:
-                place[i] = _pairs(builder, pairs, sources[0], node.origin, network.anchor)
+    lowering = _Lowering(network)
+    place = forward(network, lowering)
+    built = lowering.builder.build(place[network.output])
+    compared = frozenset(
+        i for i, node in enumerate(built.nodes) if id(node.kind) in lowering.compared
+    )
+    return built, compared
+
+
+class _Lowering(Forward[int]):
+    """Builds the network anew; what is found at a node is its number there. ``compared``: the
+    kinds, by identity, that stand for comparisons."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.compared = network, set[int]()
+        self.builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
+
+    def input(self, i: int) -> int:
+        return 0
+
+    def _origin(self, i: int) -> str:
+        """Of a node, in whose format the new ones are from now on."""
+        self.builder.format = self.network.nodes[i].format
+        return self.network.nodes[i].origin
+
+    def sum(self, i: int, parts: list[int]) -> int:
+        return self.builder.sum(parts, self._origin(i))
+
+    def affine(self, i: int, operator: Operator, before: int) -> int:
+        return self.builder.operator(operator, before, self._origin(i))
+
+    def activation(self, i: int, activation: Activation, before: int) -> int:
+        builder, origin = self.builder, self._origin(i)
+        first, like = len(builder.nodes), self.network.anchor
+        match activation:
+            case MaxMin():
+                place = _pairs(builder, activation, before, origin, like)
             case GroupMax():
-                place[i] = _maximum(builder, sources[0], node.origin, network.anchor)
-            case Activation() as activation:
-                place[i] = builder.activation(activation, sources[0], node.origin)
-        if isinstance(node.kind, MaxMin | GroupMax):
-            compared.update(id(made.kind) for made in builder.nodes[first:])
-    built = builder.build(place[network.output])
-    return built, frozenset(i for i, node in enumerate(built.nodes) if id(node.kind) in compared)
+                place = _maximum(builder, before, origin, like)
+            case _:
+                return builder.activation(activation, before, origin)
+        self.compared.update(id(made.kind) for made in builder.nodes[first:])
+        return place
 
 
 def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:

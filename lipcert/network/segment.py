@@ -8,6 +8,7 @@ crosses no activation, so that residual branches add up.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation
 from lipcert.network.graph import Network
+from lipcert.network.nodes import Node
 from lipcert.network.operators import Diagonal, Operator, Select, Shape
+from lipcert.network.walk import Backward, Forward, backward, forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +76,11 @@ class Segment:
         return self._depth(transposed=True)
 
     def _depth(self, *, transposed: bool) -> int:
-        nodes, on_path = self.network.nodes, {self.source, *self.path}
-        # Backwards, a value read n times gathers n parts: n − 1 roundings.
-        reads = {i: sum(nodes[k].inputs.count(i) for k in self.path) for i in on_path}
-        depth = {self.source: 0}
-        for i in self.path:
-            parts = [j for j in nodes[i].inputs if j in on_path]
-            kind = nodes[i].kind
-            if isinstance(kind, Operator):
-                own = kind.transposed_terms if transposed else kind.terms
-            else:
-                own = 0 if transposed else len(parts) - 1
-            depth[i] = own + max(depth[j] + (reads[j] - 1 if transposed else 0) for j in parts)
-        return depth[self.sink] if self.exists else 0
+        if not self.exists:
+            return 0
+        rules = _Depth(self, transposed)
+        start = {self.source: rules.gathered(self.source)}
+        return forward(self.network, rules, known=start, along=self.path)[self.sink]
 
     @cached_property
     def fan_in(self) -> int:
@@ -125,30 +120,75 @@ class Segment:
         """Whether a path may lead through the node."""
         return not isinstance(self.network.nodes[node].kind, Activation)
 
-    def _step(self, node: int, v: Tensor, name: str) -> Tensor:
-        """One of the maps of a node on the path."""
-        kind = self.network.nodes[node].kind
-        return getattr(kind, name)(v) if isinstance(kind, Operator) else v
-
     def _forward(self, v: Tensor, name: str) -> Tensor:
-        values = {self.source: v}
-        for i in self.path:
-            parts = [values[j] for j in self.network.nodes[i].inputs if j in values]
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            values[i] = self._step(i, total, name)
-        return values[self.sink]
+        found = forward(self.network, _Map(name), known={self.source: v}, along=self.path)
+        return found[self.sink]
 
     def _backward(self, v: Tensor, name: str) -> Tensor:
-        pending: dict[int, Tensor] = {self.sink: v}
-        on_path = {self.source, *self.path}
-        for i in reversed(self.path):
-            value = self._step(i, pending.pop(i), name)
-            for j in self.network.nodes[i].inputs:
-                if j in on_path:
-                    pending[j] = pending[j] + value if j in pending else value
-        return pending[self.source]
+        found = backward(
+            self.network, self.sink, v, _Transpose(name), to=self.source, along=self.path
+        )
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class _Depth(Forward[int]):
+    """The roundings on the longest path to a node of a segment."""
+
+    segment: Segment
+    transposed: bool
+
+    @cached_property
+    def reads(self) -> Counter[int]:
+        """How often each value is read on the path. Backwards, one that is read n times gathers n
+        parts: n − 1 roundings."""
+        nodes = self.segment.network.nodes
+        return Counter(j for k in self.segment.path for j in nodes[k].inputs)
+
+    def sum(self, i: int, parts: list[int]) -> int:
+        return max(parts) + (0 if self.transposed else len(parts) - 1)
+
+    def affine(self, i: int, operator: Operator, before: int) -> int:
+        return before + (operator.transposed_terms if self.transposed else operator.terms)
+
+    def gathered(self, i: int) -> int:
+        """The roundings that gather a node's parts backwards."""
+        return max(0, self.reads[i] - 1) if self.transposed else 0
+
+    def found(self, i: int, node: Node, value: int) -> int:
+        return value + self.gathered(i)
+
+
+@dataclass(frozen=True)
+class _Map(Forward[Tensor]):
+    """One of the linear maps of every operator, by its name."""
+
+    name: str
+
+    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
+        mapped: Tensor = getattr(operator, self.name)(before)
+        return mapped
+
+
+@dataclass(frozen=True)
+class _Transpose(Backward[Tensor]):
+    """One of the transposed maps of every operator, by its name."""
+
+    name: str
+
+    def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
+        mapped: Tensor = getattr(operator, self.name)(value)
+        return mapped
+
+    def add(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
 
 
 def segments(network: Network, sink: int) -> tuple[Segment, ...]:

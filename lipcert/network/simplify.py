@@ -3,7 +3,7 @@
 Normalisation and batch norm go into the neighbouring layer, moves of values are composed, clips
 are merged, and parts that are cut out and put together again become whole. The rules:
 
-    Select ∘ Select → Select                  Select that changes nothing → nothing
+    Select ∘ Select → Select                  what changes nothing → nothing
     Diagonal ∘ (Dense | Convolution | Diagonal), (Dense | Convolution) ∘ Diagonal → one operator
     Clip ∘ Clip → Clip                        Σ of disjoint Selects of one value → Select
     Σ of disjoint, placed Clips of one value → Clip of the value      (clipped MaxMin)
@@ -15,14 +15,16 @@ to a network of which only moves and clips were merged.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lipcert.network.activations import Activation, Clip
-from lipcert.network.graph import Input, Network, NetworkBuilder, Sum
+from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+from lipcert.network.walk import Forward, forward
 
 
 def simplify(network: Network, *, moves_only: bool = False) -> Network:
@@ -39,28 +41,38 @@ def simplify(network: Network, *, moves_only: bool = False) -> Network:
 
 
 def _pass(network: Network, moves_only: bool) -> Network:
-    uses = [0] * len(network.nodes)
-    for node in network.nodes:
-        for i in node.inputs:
-            uses[i] += 1
-    builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
-    place: dict[int, int] = {0: 0}
-    for i, node in enumerate(network.nodes):
-        sources = [place[j] for j in node.inputs]
-        match node.kind:
-            case Input():
-                continue
-            case Sum():
-                place[i] = _sum(builder, sources, node.origin, network.anchor.device)
-            case Operator() as operator:
-                alone = uses[node.inputs[0]] == 1
-                if moves_only and not isinstance(operator, Select):
-                    place[i] = builder.operator(operator, sources[0], node.origin)
-                else:
-                    place[i] = _operator(builder, operator, sources[0], alone, node.origin)
-            case Activation() as activation:
-                place[i] = _activation(builder, activation, sources[0], node.origin)
-    return builder.build(place[network.output])
+    rules = _Merging(network, moves_only)
+    return rules.builder.build(forward(network, rules)[network.output])
+
+
+class _Merging(Forward[int]):
+    """Builds the network anew; what is found at a node is its number there."""
+
+    def __init__(self, network: Network, moves_only: bool) -> None:
+        self.network, self.moves_only = network, moves_only
+        self.uses = Counter(i for node in network.nodes for i in node.inputs)
+        self.builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
+
+    def _origin(self, i: int) -> str:
+        """Of a node, in whose format the new ones are from now on."""
+        self.builder.format = self.network.nodes[i].format
+        return self.network.nodes[i].origin
+
+    def input(self, i: int) -> int:
+        return 0
+
+    def sum(self, i: int, parts: list[int]) -> int:
+        return _sum(self.builder, parts, self._origin(i), self.network.anchor.device)
+
+    def affine(self, i: int, operator: Operator, before: int) -> int:
+        origin = self._origin(i)
+        if self.moves_only and not isinstance(operator, Select):
+            return self.builder.operator(operator, before, origin)
+        alone = self.uses[self.network.nodes[i].inputs[0]] == 1
+        return _operator(self.builder, operator, before, alone, origin)
+
+    def activation(self, i: int, activation: Activation, before: int) -> int:
+        return _activation(self.builder, activation, before, self._origin(i))
 
 
 def _operator(
@@ -68,6 +80,8 @@ def _operator(
 ) -> int:
     before = builder.nodes[source]
     fused: Operator | None = None
+    if isinstance(operator, Diagonal) and operator.is_identity:
+        return source
     if isinstance(operator, Select):
         if operator.is_reshape and operator.in_shape == operator.out_shape:
             return source

@@ -3,19 +3,25 @@
 from lipcert.norms.bounds import (
     Norm,
     SegmentNorms,
-    operator_norm,
     randomised_norm,
     schur_bound,
-    structural_norm,
 )
 from lipcert.norms.coins import unit_vectors
 from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
 from lipcert.norms.spectrum import convolution_norm
+from lipcert.norms.structure import (
+    at_least_tiny,
+    largest_sums,
+    operator_norm,
+    row_norms,
+    structural_norm,
+)
 from lipcert.norms.weighted import GramMap, WeightedMap, times
 
 __all__ = [
-    "GramMap", "Norm", "SegmentNorms", "WeightedMap", "chebyshev_bound", "convolution_norm",
-    "lanczos", "largest_eigenvalue", "operator_norm", "power_iteration", "randomised_norm",
-    "schur_bound", "spectral_norm", "structural_norm", "times", "unit_vectors",
+    "GramMap", "Norm", "SegmentNorms", "WeightedMap", "at_least_tiny", "chebyshev_bound",
+    "convolution_norm", "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm",
+    "power_iteration", "randomised_norm", "row_norms", "schur_bound", "spectral_norm",
+    "structural_norm", "times", "unit_vectors",
 ]  # fmt: skip

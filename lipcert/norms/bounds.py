@@ -14,28 +14,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from lipcert.network import Segment, Sum
-from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
+from lipcert.network import Segment
 from lipcert.norms.coins import unit_vectors
 from lipcert.norms.krylov import chebyshev_bound, degree_for, lanczos
 from lipcert.norms.matrix import spectral_norm
-from lipcert.norms.spectrum import convolution_norm
+from lipcert.norms.scaling import divided, exponents, lifted, product
+from lipcert.norms.structure import Sizes, is_known_exactly, structural_norm
 from lipcert.norms.weighted import GramMap, WeightedMap
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma, rounded_up
 
 _MATRIX_SIDE = 128
 _MATRIX_SIZE = 2**22
 _BATCH_SIZE = 2**25
+_FLOOR = 1e-4
 _PROBES = 3
 # How far above the truth a randomised norm aims to be: shared ones can afford more steps.
 _EXCESS_SHARED = 0.001
 _EXCESS_SAMPLE = 0.01
-_KNOWN: WeakKeyDictionary[Operator, float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ class SegmentNorms:
             return cls(segment, Norm(float(bare.exact(ones)[0]), "deterministic"))
         value = min(structural_norm(segment), bare.absolute) + bare.fusion_slack
         norm = Norm(value, "deterministic")
-        if failure_probability > 0:
+        # What structure knows exactly no coin can improve, only fail.
+        if failure_probability > 0 and not is_known_exactly(segment):
             ones = bare.unweighted()
             found = bare.randomised(
                 ones,
@@ -117,40 +117,55 @@ class SegmentNorms:
     @cached_property
     def fusion_slack(self) -> float:
         """What rounding in the network's own entries can add: a few roundings of each."""
-        return 16 * FLOAT64 * self.absolute
+        return 16 * FLOAT64 * self.absolute + (FLOAT64_TINY if self.absolute > 0 else 0.0)
 
     def exact(self, mapping: WeightedMap) -> Tensor:
         """The norms, but for rounding, of a small or monomial segment: ``(B,)``."""
+        inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
+        slack = product(inner.amax(1), outer.amax(1), inner.new_tensor(self.fusion_slack))
         if self.segment.is_monomial:
-            squares = self.segment.transpose_squared(mapping.outer.square())
-            columns = (squares * mapping.inner.square()).flatten(1)
-            relative = gamma(2 * len(self.segment.path) + self.segment.transposed_terms + 8)
-            return columns.amax(1).sqrt() * (1 + relative) + self.fusion_slack
+            # The Gram matrix is diagonal, and its diagonal what it makes of a vector of ones.
+            unit, by = mapping.normalised()
+            rows = self.segment.magnitude(unit.inner) * unit.outer
+            columns = self.segment.transpose_magnitude(rows * unit.outer) * unit.inner
+            relative = gamma(unit.terms + 8)
+            top = columns.flatten(1).amax(1) * (1 + relative) + unit.underflow
+            return lifted(top.sqrt() * (1 + relative), by) + slack
         matrix = self.matrix
         assert matrix is not None
-        inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
+        # Each side and the matrix are brought to 1, so that no product underflows that counts.
+        by = exponents(matrix.abs().amax()) if matrix.numel() else exponents(matrix.new_zeros(()))
+        matrix, sides, total = divided(matrix, by), [], by
+        for side in (outer, inner):
+            own = exponents(side.amax(1))
+            sides.append(divided(side, own[:, None]))
+            total = total + own
         chunk = max(1, _BATCH_SIZE // matrix.numel())
         parts = [
             spectral_norm(rows[:, :, None] * matrix * columns[:, None, :])
-            for rows, columns in zip(
-                torch.split(outer, chunk), torch.split(inner, chunk), strict=True
-            )
+            for rows, columns in zip(*(torch.split(side, chunk) for side in sides), strict=True)
         ]
-        # The entries come out of a sweep, and are weighted: a few roundings each.
+        # The entries come out of a sweep, and are weighted: a few roundings each, and underflow.
         relative = gamma(self.segment.terms + self.segment.transposed_terms + 4)
-        weight = inner.amax(1) * outer.amax(1)
-        return torch.cat(parts) + weight * (relative * self.absolute + self.fusion_slack)
+        sizes = Sizes.of(self.segment)
+        lost = max(sizes.lost, sizes.lost_back) * math.sqrt(matrix.numel())
+        found = lifted(torch.cat(parts) + 4 * FLOAT64_TINY * math.sqrt(matrix.numel()), total)
+        swept = inner.new_tensor(relative * self.absolute + lost)
+        return found + product(inner.amax(1), outer.amax(1), swept) + slack
 
     def from_whole(self, mapping: WeightedMap) -> Tensor:
         """The whole segment's norm times the largest weights: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        return self.norm.value * inner.amax(1) * outer.amax(1) * (1 + 4 * FLOAT64)
+        found = product(inner.new_tensor(self.norm.value), inner.amax(1), outer.amax(1))
+        return rounded_up(found * (1 + 4 * FLOAT64), inner.dtype)
 
     def deterministic(self, mapping: WeightedMap) -> Tensor:
         """An upper bound without coins: ``(B,)``."""
         if self.is_exact:
             return self.exact(mapping)
-        return torch.minimum(self.from_whole(mapping), schur_bound(mapping) + self.fusion_slack)
+        inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
+        slack = product(inner.amax(1), outer.amax(1), inner.new_tensor(self.fusion_slack))
+        return torch.minimum(self.from_whole(mapping), schur_bound(mapping) + slack)
 
     def randomised(
         self,
@@ -170,19 +185,21 @@ class SegmentNorms:
         """
         if self.is_exact:
             return self.exact(mapping)
-        weight = mapping.inner.flatten(1).amax(1) * mapping.outer.flatten(1).amax(1)
+        most = mapping.inner.flatten(1).amax(1), mapping.outer.flatten(1).amax(1)
+        absolute = product(*most, most[0].new_tensor(self.absolute))
+        slack = product(*most, most[0].new_tensor(self.fusion_slack))
         found = randomised_norm(
             mapping,
             streams=streams,
             seed=seed,
             call=call,
             failure_probability=failure_probability,
-            absolute=weight * self.absolute,
+            absolute=absolute,
             excess=excess,
             steps=steps,
             rough=rough,
         )
-        return torch.minimum(found + weight * self.fusion_slack, self.from_whole(mapping))
+        return torch.minimum(found + slack, self.from_whole(mapping))
 
 
 def randomised_norm(
@@ -203,16 +220,17 @@ def randomised_norm(
     ``excess`` is how far above the truth to aim; ``rough`` the same map in lower precision, good
     enough for choosing the scale by ``steps`` of Lanczos.
     """
-    support = mapping.support
+    mapping, by = mapping.normalised()
+    absolute, support = lifted(absolute, -by), mapping.support
     start = unit_vectors(seed, streams, 4 * call, support)
-    lower = mapping if rough is None else rough
+    lower = mapping if rough is None else rough.scaled(-by)
     estimate = lanczos(lower, start.to(lower.support.dtype), steps).to(support.dtype)
     # A Ritz value lies a little below the norm, and the bound is best a little above it.
     scale = (estimate * (1 + excess / 2)).square()
     probes = torch.cat(
         [unit_vectors(seed, streams, 4 * call + 1 + p, support) for p in range(_PROBES)]
     )
-    return chebyshev_bound(
+    found = chebyshev_bound(
         mapping,
         probes,
         scale,
@@ -220,11 +238,17 @@ def randomised_norm(
         degree=degree_for(excess, failure_probability, _PROBES, support[0].numel()),
         absolute=absolute,
     )
+    return lifted(found, by)
 
 
 def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
     """The Schur test for ``|G|``: ``λ_max(G) ≤ max_o (|G| q)_o / q_o`` for any ``q > 0``, moved a
-    few steps towards the best one. Bounds ``‖M‖₂``, and ``‖ |M| ‖₂`` too: ``(B,)``."""
+    few steps towards the best one. Bounds ``‖M‖₂``, and ``‖ |M| ‖₂`` too: ``(B,)``.
+
+    It is found for the map scaled to about 1, and what underflows is charged: of no value of
+    ``|G| q`` more than ``mapping.underflow (1 + ‖q‖)``.
+    """
+    mapping, by = mapping.normalised()
     where = mapping.support != 0
     q = where.to(mapping.support.dtype)
     best = torch.full((mapping.batch,), math.inf, dtype=q.dtype, device=q.device)
@@ -234,38 +258,6 @@ def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
         best = torch.minimum(best, torch.where(ratio.isnan(), math.inf, ratio))
         # Floored, so that no weight is 0 where a neuron counts.
         top = rows.flatten(1).amax(1).reshape(-1, *(1,) * (rows.dim() - 1))
-        q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=1e-4), 0)
-    return best.sqrt() * (1 + gamma(mapping.terms + 12))
-
-
-def operator_norm(operator: Operator) -> float:
-    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure; found once."""
-    if operator not in _KNOWN:
-        _KNOWN[operator] = _norm_by_structure(operator)
-    return _KNOWN[operator]
-
-
-def _norm_by_structure(operator: Operator) -> float:
-    match operator:
-        case Dense():
-            return float(spectral_norm(operator.weight[None])[0])
-        case Convolution():
-            found = convolution_norm(operator)
-            return math.inf if found is None else found
-        case Diagonal():
-            return 1.0 if operator.scale is None else float(operator.scale.abs().max())
-        case Select():
-            return math.sqrt(operator.multiplicity) * (1 + FLOAT64)
-    raise TypeError(f"no norm is known for {type(operator).__name__}")
-
-
-def structural_norm(segment: Segment) -> float:
-    """Norms multiply along a path and add up where branches meet."""
-    nodes = segment.network.nodes
-    bound = {segment.source: 1.0}
-    for i in segment.path:
-        kind = nodes[i].kind
-        parts = [bound[j] for j in nodes[i].inputs if j in bound]
-        own = 1.0 if isinstance(kind, Sum) else operator_norm(kind)  # type: ignore[arg-type]
-        bound[i] = own * sum(parts) * (1 + (len(parts) + 2) * FLOAT64)
-    return bound[segment.sink]
+        q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=_FLOOR), 0)
+    lost = mapping.underflow * (2 + math.sqrt(q[0].numel())) / _FLOOR
+    return lifted((best + lost).sqrt() * (1 + gamma(mapping.terms + 12)), by)

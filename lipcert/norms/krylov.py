@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipcert.norms.weighted import GramMap
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
 
 def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
@@ -70,15 +70,32 @@ def chebyshev_bound(
     support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``, chosen
     without knowledge of the probes. ``absolute``: an upper bound of ``‖ |M| ‖₂``.
 
-    A probe ``v`` has a component below ``τ`` on the top eigenvector with probability at most
-    ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(2G/t − I) v‖ ≥ τ T_k(2λ/t − 1)``, so that with
-    ``2λ/t − 1 = cosh θ``: ``cosh(kθ) ≤ y/τ``, and ``λ ≤ t/2 · (1 + cosh θ)``. All P probes must
-    fail for the largest of their bounds to fail: ``δ^P``.
+    A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
+    ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
+    ``x = 2λ/t − 1`` is its eigenvalue there; with ``x = cosh θ`` that is ``cosh(kθ) ≤ y/τ``, and
+    ``λ = t/2 · (1 + cosh θ)``. All P probes must fail for the largest of their bounds to fail:
+    ``δ^P``. Where ``x < 1``, and ``θ`` is imaginary, ``λ < t``, and no bound here is below ``t``.
 
-    Rounding: if step j of the recurrence errs by at most ``ε_j``, the component along the top
-    eigenvector errs by at most ``Σ_j ε_j sinh((k−j)θ)/sinh θ ≤ cosh(kθ) g(θ)`` with
-    ``g(θ) = Σ_j ε_j e^(−jθ) / sinh θ``, decreasing. For any ``θ₀``, then, ``θ ≤ θ₀`` or
-    ``cosh(kθ) ≤ y / (τ − g(θ₀))``.
+    Rounding, step by step. What is computed is ``w_0 = v``, ``w_1 = X w_0 + e_1`` and
+    ``w_j = 2X w_{j−1} − w_{j−2} + e_j``.
+
+    1. The recurrence is linear. An error ``e_j`` alone, made at step j and followed by none, is the
+       start ``0, e_j`` of the same recurrence, which after k − j more steps is ``U_{k−j}(X) e_j``,
+       the Chebyshev polynomial of the second kind: ``1, 2X, 4X² − I, …``; for j = 1 too. So
+       ``w_k = T_k(X) v + Σ_{j=1..k} U_{k−j}(X) e_j``.
+    2. Only the component along ``u`` counts: ``‖w_k‖ ≥ |⟨u, w_k⟩|``, whatever the others are, and
+       ``⟨u, U_m(X) e⟩ = U_m(x) ⟨u, e⟩`` as ``X`` is symmetric. No other eigenvalue enters.
+    3. With ``ε_j ≥ ‖e_j‖`` and ``U_m(cosh θ) = sinh((m+1)θ)/sinh θ``:
+       ``‖w_k‖ ≥ τ cosh(kθ) − Σ_j ε_j sinh((k−j+1)θ)/sinh θ``.
+    4. ``sinh(aθ)/cosh(kθ) ≤ e^{−(k−a)θ}`` for ``a ≤ k``, so that the sum is at most
+       ``cosh(kθ) g(θ)`` with ``g(θ) = Σ_j ε_j e^{−(j−1)θ}/sinh θ``, which falls as ``θ`` grows.
+    5. For any ``θ₀ > 0``, then, ``θ ≤ θ₀`` or ``cosh(kθ) ≤ ‖w_k‖ / (τ − g(θ₀))``.
+
+    Step j is made of vectors no longer than ``L_j = max(‖w_{j−2}‖, ‖w_{j−1}‖, ‖w_j‖)``. Its Gram
+    map errs by ``γ_terms ‖ |M| ‖² L_j`` and what underflows; the product with ``4/t``, itself
+    rounded, by two roundings more, which 8 added to ``terms`` pay for; the two differences, by one
+    rounding each of their result and one of the first result again, ``3u L_j`` in all, for which
+    ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
     """
     batch = mapping.batch
     copies = probes.shape[0] // batch
@@ -94,17 +111,20 @@ def chebyshev_bound(
         following = mapping.gram(now).mul_(_column(4 / t, now)).sub_(now, alpha=2).sub_(before)
         before, now = now, following
         lengths.append(_length(now))
-    y = lengths[-1] * (1 + gamma(math.prod(now.shape[1:]) + 4))
+    lengths = [length * (1 + gamma(math.prod(now.shape[1:]) + 4)) for length in lengths]
+    y = lengths[-1]
 
-    per_gram = gamma(mapping.terms + 8) * absolute.repeat(copies) ** 2
+    lost = mapping.underflow.to(torch.float64).repeat(copies)
+    per_gram = gamma(mapping.terms + 8) * absolute.repeat(copies) ** 2 + lost
     first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
     first = torch.maximum(first, torch.full_like(first, 1 / degree))
     # Step j starts from the two vectors before it.
     longest = torch.stack(lengths).unfold(0, 2, 1).amax(2)
     longest = torch.cat([longest[:1], torch.maximum(longest[1:], longest[:-1])])
-    decay = torch.exp(-torch.arange(1, degree + 1, device=t.device)[:, None] * first)
+    decay = torch.exp(-torch.arange(degree, device=t.device)[:, None] * first)
     per_step = 4 / t * per_gram * (1 + 8 * FLOAT64) + 16 * FLOAT64
-    kept = tau - per_step * (longest * decay).sum(0) * (1 + gamma(degree)) / torch.sinh(first)
+    errors = per_step * longest + 4 / t * lost + FLOAT64_TINY * size
+    kept = tau - (errors * decay).sum(0) * (1 + gamma(2 * degree + 8)) / torch.sinh(first)
     theta = torch.maximum(first, torch.acosh((y / kept).clamp(min=1)) / degree)
     bound = (t / 2 * (1 + torch.cosh(theta))).sqrt() * (1 + 16 * FLOAT64)
     sound = (kept > 0) & torch.isfinite(y) & torch.isfinite(t) & (t > 1e-200) & (t < 1e200)

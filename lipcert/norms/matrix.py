@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lipcert.norms.scaling import divided, exponents, lifted
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
 
@@ -58,12 +59,13 @@ def spectral_norm(matrices: Tensor) -> Tensor:
     if matrices.shape[1] > matrices.shape[2]:
         matrices = matrices.mT
     # Scaled to 1, so that no square overflows or underflows.
-    scale = matrices.abs().amax((1, 2)) if matrices.numel() else matrices.new_zeros(len(matrices))
-    scale = torch.where((scale > 0) & torch.isfinite(scale), scale, 1)
-    unit = matrices / scale[:, None, None]
+    largest = matrices.abs().amax((1, 2)) if matrices.numel() else matrices.new_zeros(len(matrices))
+    by = exponents(largest)
+    unit = divided(matrices, by[:, None, None])
     gram = unit @ unit.mT
     frobenius = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     eigenvalue = largest_eigenvalue(gram) + gamma(matrices.shape[2] + 8) * frobenius
-    bound = eigenvalue.sqrt() * (1 + 4 * FLOAT64) * scale
+    # What is lost to underflow in the Gram matrix is less than its smallest rounding error.
+    bound = torch.where(largest > 0, lifted(eigenvalue.sqrt() * (1 + 4 * FLOAT64), by), 0)
     finite = torch.isfinite(matrices).all(2).all(1)
     return torch.where(finite, bound, torch.inf)

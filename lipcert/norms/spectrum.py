@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lipcert.network.operators import Convolution
 from lipcert.norms.matrix import spectral_norm
-from lipcert.rounding import gamma
+from lipcert.norms.scaling import divided, exponents, lifted
+from lipcert.rounding import FLOAT64_TINY, gamma
 
 _LARGEST_SYMBOL = 512
 _CHUNK = 2**22
@@ -53,8 +54,13 @@ def convolution_norm(operator: Convolution) -> float | None:
         symbol = torch.cat([torch.cat([real, -imaginary], 2), torch.cat([imaginary, real], 2)], 1)
         largest = max(largest, float(spectral_norm(symbol).max()))
     # Each entry of a symbol is within γ Σ|taps| of the truth, angles and all.
-    spread = taps.abs().flatten(3).sum(3).flatten(1).norm(dim=1).max()
-    return largest + 2 * gamma(len(offsets) + 16 * (dims + 1)) * float(spread)
+    spread = taps.abs().flatten(3).sum(3).flatten(1)
+    by = exponents(spread.amax(1))
+    unit = divided(spread, by[:, None]).norm(dim=1)
+    size = float(lifted(unit * (1 + gamma(spread.shape[1] + 4)), by).max())
+    # What underflows in a symbol is less than this of any of its entries.
+    lost = 2 * len(offsets) * FLOAT64_TINY * math.sqrt(outputs * inputs)
+    return largest + 2 * gamma(len(offsets) + 16 * (dims + 1)) * size + lost
 
 
 def _phases(operator: Convolution) -> Tensor:

@@ -7,9 +7,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from lipcert.network import Network, Segment
+from lipcert.norms.scaling import exponents, power
+from lipcert.norms.structure import Sizes
+from lipcert.rounding import FLOAT64_TINY
+
+# A map of a size from 2^-64 to 2^64 is taken as it is.
+_USUAL = 64
 
 
 class GramMap(ABC):
@@ -39,6 +46,21 @@ class GramMap(ABC):
     @abstractmethod
     def absolute_gram(self, v: Tensor) -> Tensor:
         """``|G| v`` or more, ``v ≥ 0``, where ``|G|`` multiplies the magnitudes of all parts."""
+
+    @property
+    @abstractmethod
+    def underflow(self) -> Tensor:
+        """``(B,)``: what numbers too small for a sweep take at most from the length of ``G v``,
+        divided by ``1 + ‖v‖``."""
+
+    @abstractmethod
+    def scaled(self, by: Tensor) -> GramMap:
+        """The map times ``2^by``, whole numbers ``(B,)``; odd ones may be rounded down."""
+
+    def normalised(self) -> tuple[GramMap, Tensor]:
+        """A map that is neither very large nor very small, and the ``by`` ``(B,)`` with which this
+        one is ``2^by`` times that one."""
+        return self, torch.zeros(self.batch, dtype=torch.int64, device=self.support.device)
 
     @abstractmethod
     def over(self, network: Network) -> GramMap:
@@ -101,6 +123,49 @@ class WeightedMap(GramMap):
             there = self.segment.transpose_magnitude(v)
             out = self.segment.magnitude(times(there, self._middle))
         return times(out, self.support)
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return Sizes.of(self.segment)
+
+    @property
+    def underflow(self) -> Tensor:
+        """Step by step, of any value: the weights before the sweep lose η of each, which the sweep
+        adds up; the sweep loses its own; and so on. The last line turns values into a length."""
+        there, back = self._sizes, self._sizes
+        inner, outer = (side.double().flatten(1).amax(1) for side in (self.inner, self.outer))
+        tiny, size = FLOAT64_TINY, math.sqrt(self.support[0].numel())
+        if self.starts_inside:
+            near, far, sums, sums_back = inner, outer, there.rows, back.columns
+            lost, lost_back = there.lost, back.lost_back
+        else:
+            near, far, sums, sums_back = outer, inner, there.columns, back.rows
+            lost, lost_back = there.lost_back, back.lost
+        swept = tiny * sums + lost
+        # The squares of the weights lose η too, of the values that they meet.
+        weighted = far.square() * swept + tiny * (2 + sums * near)
+        found = near * (sums_back * weighted + lost_back) + tiny
+        return torch.nan_to_num(found * size * (1 + 1e-9), torch.inf, torch.inf)
+
+    def scaled(self, by: Tensor) -> WeightedMap:
+        if not bool(by.any()):
+            return self
+        half = by.div(2, rounding_mode="floor")
+        factor = power(half.clamp(-1022, 1022)).to(self.inner.dtype)
+        inner, outer = (
+            side * factor.reshape(-1, *(1,) * (side.dim() - 1)) for side in (self.inner, self.outer)
+        )
+        return WeightedMap(self.segment, inner, outer)
+
+    def normalised(self) -> tuple[WeightedMap, Tensor]:
+        rows, columns = self._sizes.rows, self._sizes.columns
+        sums = exponents(torch.tensor([rows, columns], dtype=torch.float64)).sum()
+        weights = (exponents(side.flatten(1).amax(1)) for side in (self.inner, self.outer))
+        size = sum(weights, sums.to(self.inner.device).div(2, rounding_mode="floor"))
+        assert isinstance(size, Tensor)
+        # Halves go to both sides: whole ones.
+        by = torch.where(size.abs() > _USUAL, 2 * size.div(2, rounding_mode="floor"), 0)
+        return self.scaled(-by), by
 
     def over(self, network: Network) -> WeightedMap:
         dtype = network.anchor.dtype

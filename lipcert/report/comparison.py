@@ -24,7 +24,7 @@ def as_text(comparison: Comparison) -> str:
     """Aligned columns, for a terminal."""
     rows = [_HEAD, *_rows(comparison)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [f"A: {comparison.names[0]}", f"B: {comparison.names[1]}", ""]
+    lines = [*_failures(comparison), f"A: {comparison.names[0]}", f"B: {comparison.names[1]}", ""]
     for first, *others in rows:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         lines.append(f"{first.ljust(widths[0])}  {'  '.join(cells)}")
@@ -36,7 +36,8 @@ def as_markdown(comparison: Comparison) -> str:
     rows = [_HEAD, ("---",) * len(_HEAD), *_rows(comparison)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     names = [name.replace("`", "'") for name in comparison.names]
-    head = f"## Comparison\n\nA: `{names[0]}`, B: `{names[1]}`\n"
+    failed = "".join(f"> ❌ **{text}**\n\n" for text in _failures(comparison))
+    head = f"## Comparison\n\n{failed}A: `{names[0]}`, B: `{names[1]}`\n"
     return "\n".join([head, *lines, "", *(f"{text}  " for text in _sentences(comparison)), ""])
 
 
@@ -48,6 +49,7 @@ def as_html(comparison: Comparison) -> str:
         f"<header><h1>{escape(a)} against {escape(b)}</h1>"
         f'<p class="muted">Certified L2 robustness of the same samples: A is {escape(a)}, B is '
         f"{escape(b)}</p></header>",
+        *(f'<p class="banner" role="note">{escape(text)}</p>' for text in _failures(comparison)),
         elements.section(
             "Radii",
             elements.figure(scatter_chart(comparison), "Above the line, B has the larger radius."),
@@ -89,6 +91,13 @@ def _row(name: str, change: Change) -> Row:
     difference = f"{100 * (b - a) / n:+.2f} pp" if n else ""
     counts = (f"+{change.gained}", f"-{change.lost}")
     return name, str(n), percent(a, n), percent(b, n), *counts, difference
+
+
+def _failures(comparison: Comparison) -> Iterator[str]:
+    """What is said first: of either, that samples failed inside lipcert."""
+    for name, text in zip("AB", comparison.failures, strict=True):
+        if text:
+            yield f"{name}: {text}"
 
 
 def _sentences(comparison: Comparison) -> Iterator[str]:

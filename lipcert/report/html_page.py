@@ -39,8 +39,9 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
 
 
 def _banner(results: Results) -> str:
-    text = "ESTIMATE: power iteration bounds nothing; no number here is a guarantee."
-    return f'<p class="banner" role="note">{text}</p>' if results.estimate else ""
+    doubt = "ESTIMATE: power iteration bounds nothing; no number here is a guarantee."
+    texts = (results.failures, doubt if results.estimate else None)
+    return "".join(f'<p class="banner" role="note">{escape(text)}</p>' for text in texts if text)
 
 
 def _cards(results: Results) -> Iterator[tuple[str, str, str]]:

@@ -22,6 +22,8 @@ _MARKS = {"pass": "✅ pass", "warn": "⚠️ warn", "fail": "❌ fail"}
 def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     """Gates, shares, classes and provenance, as tables."""
     blocks = [f"## {escaped(results.title)}"]
+    if results.failures:
+        blocks.append(f"> ❌ **{escaped(results.failures)}**")
     if outcomes:
         blocks.append(gates(outcomes))
     blocks.append(_table(("result", "value"), _results(results)))

@@ -25,6 +25,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     data = results.certificate["data"]
     lines = [
         "---",
+        *([f"# {results.failures}"] if results.failures else []),
         "model-index:",
         f"- name: {_text(results.certificate['model']['name'])}",
         "  results:",

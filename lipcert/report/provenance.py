@@ -16,6 +16,8 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     options, data, model = certificate["options"], certificate["data"], certificate["model"]
     yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
+    if coins := certificate.get("coins"):
+        yield "coins", f"{coins['assurance']}; --seed {coins['seed']} repeats them"
     effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
     if options.get("dtype", "float64") != "float64":
         effort += f", in {options['dtype']}"
@@ -64,11 +66,11 @@ def assurance(found: Assurance) -> str:
 
 
 def norms(options: dict[str, Any]) -> str:
-    """Which norms, and the seed; without a probability to fail none are randomised."""
+    """Which norms; without a probability to fail none are randomised."""
     kind = options["norms"]
     if kind == "randomised" and not options["failure_probability"]:
         kind = "deterministic"
-    return f"norms {kind}, seed {options['seed']}"
+    return f"norms {kind}"
 
 
 def arithmetic(deployed: str, summary: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from lipcert.certificate import Certificate, Sample
+from lipcert.certificate import Certificate, Sample, failures
 from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.thumbnails import Images
@@ -38,6 +38,11 @@ class Results:
     def summary(self) -> Record:
         found: Record = self.certificate["summary"]
         return found
+
+    @property
+    def failures(self) -> str | None:
+        """What a report says first where samples failed inside lipcert."""
+        return failures(self.summary)
 
     @property
     def estimate(self) -> bool:

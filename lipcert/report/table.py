@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lipcert.certificate import Certificate
+from lipcert.certificate import Certificate, failures
 from lipcert.report.numbers import rounded_down, rounded_up, share
 from lipcert.report.provenance import arithmetic, assurance, norms, threats
 
@@ -36,6 +36,8 @@ def table(certificate: Certificate) -> Table:
 
 def rows(certificate: Certificate) -> Iterator[Row]:
     """The table's rows, in order."""
+    if said := failures(certificate.summary):
+        yield "FAILED", said
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
     if certificate.cascade:

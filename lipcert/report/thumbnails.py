@@ -7,10 +7,8 @@ Both have the arrays ``index`` (N,) and ``image`` (N, C, H, W). No report depend
 from __future__ import annotations
 
 import base64
-import math
 import os
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert import bounded
 from lipcert.certificate import Sample
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import UsageError
 
 THUMBNAILS = "thumbnails"
 COUNTEREXAMPLES = "counterexamples"
@@ -35,7 +34,7 @@ Pixels = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 def chosen(samples: Sequence[Sample]) -> list[int]:
     """The samples worth showing: the correct ones with the smallest and the largest radii, and the
     first that were falsified."""
-    correct = [sample for sample in samples if sample.correct]
+    correct = [sample for sample in samples if sample.correct and sample.verdict != "error"]
     ranked = sorted(correct, key=lambda s: (s.radius_estimate or s.radius or 0.0, s.index))
     falsified = [sample for sample in samples if sample.verdict == "falsified"]
     worth = [*ranked[:EACH], *ranked[-EACH:], *falsified[:EACH]]
@@ -83,14 +82,13 @@ def read_images(path: Path) -> Images:
     """
     if not path.is_file():
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index, image = _first(arrays.zip, "index"), _first(arrays.zip, "image")
+    with bounded.opened(path, str(path), "; remove it or certify again") as archive:
+        index, image = (
+            archive.read(name, bounded.PICTURES_BYTES, rows=MOST) for name in ("index", "image")
+        )
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             return {}
         return {int(i): _small(one) for i, one in zip(index, image, strict=True)}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise CannotCertify(f"{path}: is damaged: {error}; remove it or certify again") from error
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
@@ -103,20 +101,6 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b"")
     png = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _first(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """The first ``MOST`` rows of an array in an ``.npz`` file."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            header = np.lib.format.read_array_header_2_0
-        shape, transposed, dtype = header(file)
-        if transposed or dtype.hasobject or not shape:
-            raise ValueError(f"{name} is no plain array of rows")
-        some = (min(shape[0], MOST), *shape[1:])
-        return np.frombuffer(file.read(math.prod(some) * dtype.itemsize), dtype).reshape(some)
 
 
 def _save(path: Path, index: NDArray[np.int64], image: NDArray[Any]) -> None:

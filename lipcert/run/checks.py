@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,6 +57,16 @@ def predictions(
         for some in np.split(indices, range(batch, len(indices), batch))
     ]
     return np.concatenate(parts)
+
+
+def outcome(network: Network, pixels: NDArray[np.float32]) -> tuple[int, float]:
+    """The predicted class of one sample and its margin over the others, in float64; −1 and NaN
+    where a logit is no finite number."""
+    logits = network.to(device="cpu", dtype=torch.float64).logits(torch.from_numpy(pixels).double())
+    if not bool(torch.isfinite(logits).all()):
+        return -1, math.nan
+    first, second = logits[0].topk(2).values.tolist()
+    return int(logits[0].argmax()), first - second
 
 
 def implausible(predicted: Indices, labels: Indices, classes: int) -> str | None:

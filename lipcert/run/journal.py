@@ -5,11 +5,17 @@ finished sample. Lines are only ever appended, a batch in one write, so a killed
 most its last line unfinished; that line is dropped. Shards that share a folder write a journal
 each and, when they resume, read all of them. Counterexamples that are to be kept go with their
 samples, each as the base64 of a ``.npy`` file.
+
+Every line ends with ``sha256``, of the header's and of the line before that field: a line that was
+damaged, edited or taken from another journal is refused, as is a sample that could not be, by the
+rules of ``lipcert.records``. Against whoever computes such digests there is no protection, nor need
+of one: a journal is resumed where it was written.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -20,14 +26,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.bounded import array_of
 from lipcert.certificate import Sample
-from lipcert.errors import UsageError
+from lipcert.coins import Coins
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.records import Frame
+from lipcert.records.reading import read_bytes
+from lipcert.records.sample_rules import check_sample
+from lipcert.records.strict_json import parse
 from lipcert.report import json_file, thumbnails
 from lipcert.run.job import Execution
 
 Header = Mapping[str, Any]
 
-_POINT = "counterexample"
+_POINT, _DIGEST = "counterexample", "sha256"
+# Bytes: a million samples with their counterexamples are less.
+_LARGEST = 1 << 34
 _REMEDY = "or start afresh with --overwrite"
 
 
@@ -39,12 +53,15 @@ class Journal:
     one that is there is written with its sample.
     """
 
-    def __init__(self, execution: Execution, header: Header) -> None:
+    def __init__(self, execution: Execution, header: Header, frame: Frame) -> None:
         """Open the journal of ``execution.output``, which ``check_output`` has accepted.
 
-        Raises ``UsageError`` where the journal to resume is damaged or was written for another
-        header, naming what differs, or where the folder cannot be written.
+        ``frame``: what its samples are held against. Raises ``CannotCertify`` where the journal to
+        resume is damaged, naming the line; ``UsageError`` where it was written for another header,
+        naming what differs, or where the folder cannot be written.
         """
+        self._frame = frame
+        self._seed = _sealed(dict(header), "")[_DIGEST]
         self.finished: dict[int, Sample] = {}
         self.points: dict[int, NDArray[Any]] = {}
         self._keeps_points = execution.save_counterexamples
@@ -66,40 +83,53 @@ class Journal:
                 self._read(other, header, repair=other == path)
         self._file = path.open("ab", buffering=0)
         if self._file.tell() == 0:
-            self._write([dict(header)])
+            self._write_lines([_sealed(dict(header), "")])
 
     def _read(self, path: Path, header: Header, *, repair: bool) -> None:
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if repair and whole != content:
+        content = read_bytes(path, _LARGEST)
+        *lines, rest = content.split(b"\n")
+        if repair and rest:
             with path.open("r+b") as file:
-                file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines()):
+                file.truncate(len(content) - len(rest))
+        finished: dict[int, Sample] = {}
+        for number, line in enumerate(lines, start=1):
+            where = f"{path}: line {number}"
             try:
-                record = json.loads(line)
-                if number == 0:
-                    _compare(path, record, header)
+                if number == 1:
+                    _compare(path, _opened(line, "", where), header)
                     continue
-                point = record.pop(_POINT, None)
-                sample = Sample.from_json(record)
-                if point is not None and self._keeps_points:
-                    self.points[sample.index] = _array(point)
-            except (ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
-                raise UsageError(
-                    f"{path}: line {number + 1} is damaged; remove the lines from there on, "
-                    f"{_REMEDY}"
-                ) from error
-            lost = sample.verdict == "falsified" and sample.index not in self.points
+                sample = self._sample(_opened(line, self._seed, where), where)
+                before = finished.get(sample.index)
+                # What failed is tried again, as is what lost its counterexample.
+                if before and before.verdict not in ("error", "falsified"):
+                    raise CannotCertify(f"{where}: sample {sample.index} was finished before")
+            except CannotCertify as error:
+                remedy = f"remove that line, {_REMEDY}" if number > 1 else _REMEDY[3:]
+                raise CannotCertify(f"{error}; {remedy}") from error
+            finished[sample.index] = sample
+        for index, sample in finished.items():
+            lost = sample.verdict == "falsified" and index not in self.points
             if sample.verdict == "error" or (lost and self._keeps_points):
-                self.finished.pop(sample.index, None)
+                self.finished.pop(index, None)
             else:
-                self.finished[sample.index] = sample
+                self.finished[index] = sample
+
+    def _sample(self, record: dict[str, Any], where: str) -> Sample:
+        point = record.pop(_POINT, None)
+        check_sample(record, self._frame, where)
+        if point is not None and self._keeps_points:
+            self.points[record["index"]] = point_of(point, where)
+        return Sample.from_json(record)
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Append finished samples; they are on their way to the disk when this returns."""
         samples = list(samples)
         self.finished.update({s.index: s for s in samples if s.verdict != "error"})
-        self._write([sample.to_json() | self._point_of(sample) for sample in samples])
+        estimate = self._frame.estimate
+        records = [
+            json_file.sample_record(s, estimate=estimate) | self._point_of(s) for s in samples
+        ]
+        self._write_lines([_sealed(record, self._seed) for record in records])
 
     def after_interrupt(self, done: int, total: int) -> str:
         """What to tell whoever interrupted the run."""
@@ -115,9 +145,9 @@ class Journal:
 
     def _point_of(self, sample: Sample) -> dict[str, str]:
         point = self.points.get(sample.index)
-        return {} if point is None else {_POINT: _text(point)}
+        return {} if point is None else {_POINT: text_of(point)}
 
-    def _write(self, records: list[dict[str, Any]]) -> None:
+    def _write_lines(self, records: list[dict[str, Any]]) -> None:
         if self.path is None:
             return
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
@@ -148,6 +178,24 @@ def journal_path(execution: Execution) -> Path:
     """Where the journal of this run, or of this shard of it, lies."""
     assert execution.output is not None
     return execution.output / f"journal{json_file.suffix(execution.part)}.jsonl"
+
+
+def recorded_coins(execution: Execution) -> Coins | None:
+    """The coins that a run goes on with: those of its own journal, or of another shard's beside it,
+    as all shards of a run share their norms; None where a run starts. What else is wrong with a
+    journal is found where it is read."""
+    if execution.output is None:
+        return None
+    own = journal_path(execution)
+    for path in sorted(own.parent.glob("journal*.jsonl"), key=lambda path: path != own):
+        if (path == own or execution.shard is None) and not execution.resume:
+            continue
+        try:
+            with path.open("rb") as lines:
+                return Coins.from_json(json.loads(lines.readline(2**20))["coins"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
+            continue
+    return None
 
 
 def remove_results(execution: Execution) -> None:
@@ -199,15 +247,35 @@ def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
             )
 
 
-def _text(array: NDArray[Any]) -> str:
+def text_of(array: NDArray[Any]) -> str:
+    """An array as a line of a journal holds it."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _array(text: str) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
-    return found
+def point_of(text: Any, where: str = "a line of the journal") -> NDArray[Any]:
+    """What ``text_of`` wrote; ``CannotCertify`` where it is damaged."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (ValueError, TypeError) as error:
+        raise CannotCertify(f"{where}: is damaged: its counterexample is none: {error}") from error
+    return array_of(content, f"{where}: its counterexample")
+
+
+def _sealed(record: dict[str, Any], seed: str) -> dict[str, Any]:
+    """With the digest of ``seed`` and of itself."""
+    text = seed + json.dumps(record, allow_nan=False)
+    return record | {_DIGEST: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _opened(line: bytes, seed: str, where: str) -> dict[str, Any]:
+    """The record of a line, whose digest is checked. Raises ``CannotCertify``."""
+    record = parse(line, where)
+    digest = record.pop(_DIGEST, None)
+    if digest != _sealed(record, seed)[_DIGEST]:
+        raise CannotCertify(f"{where}: is damaged: it has not the sha256 that it was written with")
+    return record
 
 
 def _short(value: Any) -> str:

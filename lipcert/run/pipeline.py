@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +16,13 @@ from torch import get_num_threads
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
+from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, indices_digest, relabelled
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading import CrossCheck, cross_check
+from lipcert.loading import CrossCheck, DeployedFile, cross_check
 from lipcert.network import Network
 from lipcert.options import Options
+from lipcert.records import Frame
 from lipcert.report import json_file, thumbnails
 from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import (
@@ -26,6 +31,7 @@ from lipcert.run.checks import (
     check_counterexamples,
     check_domain,
     implausible,
+    outcome,
     predictions,
     spread,
 )
@@ -37,7 +43,7 @@ from lipcert.run.environment import (
     threads,
 )
 from lipcert.run.job import Execution, Job
-from lipcert.run.journal import Journal, check_output
+from lipcert.run.journal import Journal, check_output, recorded_coins
 from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
@@ -69,6 +75,8 @@ class MakeCertifier(Protocol):
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
         reach: float | None,
+        key: int | None,
+        file: DeployedFile,
     ) -> Certify: ...
 
 
@@ -86,7 +94,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
         dataset,
         limit=data.limit,
         indices_file=data.indices_file,
-        seed=job.options.seed if data.random else None,
+        seed=(job.options.seed or 0) if data.random else None,
     )
     watch.say(f"data: {dataset.source}, {len(indices)} of {len(dataset)} samples chosen")
     return certify_dataset(model, dataset, indices, job.options, job.execution, watch)
@@ -103,9 +111,10 @@ def certify_dataset(
 ) -> Result:
     """Check the model on the samples, certify them, and write the results.
 
+    A sample that fails inside has the verdict ``error``, which whoever calls must not overlook.
     Raises ``UsageError`` where model and data do not fit together; ``CannotCertify`` where a check
-    fails or no sample could be computed; ``KeyboardInterrupt``, whose message tells how to go on,
-    where it is interrupted.
+    fails, what is to be resumed is damaged, or the network gives no number at any sample;
+    ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
     check_main()
     check_output(execution)
@@ -119,8 +128,10 @@ def certify_dataset(
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
-        header = _header(model, dataset, indices, options)
-        with Journal(execution, header) as journal:
+        coins = recorded_coins(execution) if options.seed is None else None
+        coins = coins or Coins.of(options.seed)
+        header = _header(model, dataset, indices, options) | {"coins": coins.to_json()}
+        with Journal(execution, header, _frame(network, dataset, indices, options)) as journal:
             certifier = make_certifier(
                 network,
                 options,
@@ -128,20 +139,31 @@ def certify_dataset(
                 device=device,
                 softmax=model.loaded.stripped is not None,
                 counterexamples=journal.points if execution.save_counterexamples else None,
-                reach=dataset.reach,
+                reach=_reach(dataset, options),
+                key=coins.key(
+                    model=dict(model.loaded.files),
+                    preprocessing=model.preprocessing.to_json(),
+                    data=dataset.sha256,
+                    samples=indices_digest(indices),
+                    # A given seed repeats what a fresh one found.
+                    options=replace(options, seed=None).digest,
+                ),
+                file=DeployedFile(model.loaded, network),
             )
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
             samples = _certify(
-                certifier, dataset, part, options, execution, workers, journal, watch
+                certifier, network, dataset, part, options, execution, workers, journal, watch
             )
+        sure = assurance(options, certifier.global_failure_probability, samples)
         certificate = Certificate(
             lipcert=lipcert.__version__,
             model=model.to_json() | {"cross_check": _cross_check_json(check)},
-            data=_data_json(dataset, indices) | {"shard": execution.part},
+            data=_data_json(dataset, indices, options) | {"shard": execution.part},
             options=options.to_json(),
             options_digest=options.digest,
-            assurance=assurance(options, certifier.global_failure_probability, samples),
+            assurance=sure,
+            samples_sha256=json_file.samples_digest(samples, estimate=options.estimate),
             summary=summarise(
                 samples, [eps.text for eps in options.eps], estimate=options.estimate
             ),
@@ -151,6 +173,7 @@ def certify_dataset(
             threat_model=threat_model(pixel_domain=options.pixel_domain, space=dataset.unit),
             cascade=cascade(samples),
             layers=with_eliminated(certifier.layer_norms, samples),
+            coins=None if sure.kind != "randomised" else _coins_json(coins),
         )
     if execution.output is not None:
         suffix = json_file.suffix(execution.part)
@@ -200,6 +223,7 @@ def _check(
 
 def _certify(
     certifier: Certify,
+    network: Network,
     dataset: Dataset,
     indices: list[int],
     options: Options,
@@ -218,7 +242,12 @@ def _certify(
         return dataset.pixels(some), dataset.labels[some]
 
     def failed(index: int, message: str) -> Sample:
-        return failed_sample(index, int(dataset.labels[index]), options, message)
+        label = int(dataset.labels[index])
+        try:
+            known = outcome(network, dataset.pixels(np.asarray([index])))
+        except Exception:  # what failed may be this very pass; the message is that of the first
+            return failed_sample(index, label, options, message)
+        return failed_sample(index, label, options, message, *known)
 
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
@@ -234,7 +263,7 @@ def _certify(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(journal.after_interrupt(len(done), len(indices))) from None
     samples = [done[index] for index in indices]
-    if samples and all(sample.verdict == "error" for sample in samples):
+    if all(sample.verdict == "error" and sample.prediction < 0 for sample in samples):
         raise CannotCertify(f"every sample failed; the first with {samples[0].message}")
     return samples
 
@@ -261,7 +290,33 @@ def _header(model: Model, dataset: Dataset, indices: Indices, options: Options) 
     }
 
 
-def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
+def _frame(network: Network, dataset: Dataset, indices: Indices, options: Options) -> Frame:
+    """What samples that are resumed are held against."""
+    return Frame(
+        options=options,
+        outputs=network.classes,
+        classes=dataset.classes,
+        size=len(dataset),
+        values=math.prod(dataset.images.shape[1:]),
+        reach=_reach(dataset, options),
+        labels={int(index): int(dataset.labels[index]) for index in indices},
+    )
+
+
+def _coins_json(coins: Coins) -> dict[str, Any]:
+    return coins.to_json() | {"assurance": coins.assurance}
+
+
+def _reach(dataset: Dataset, options: Options) -> float | None:
+    """Of data in their own unit, how far radii are sought: as far as two of them can be apart, and
+    some way beyond every eps."""
+    if dataset.reach is None:
+        return None
+    return min(max(dataset.reach, 2 * options.largest.rounded_up), sys.float_info.max)
+
+
+def _data_json(dataset: Dataset, indices: Indices, options: Options) -> dict[str, Any]:
+    reach = _reach(dataset, options)
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -271,6 +326,7 @@ def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
         "classes": dataset.classes,
         "chosen": len(indices),
         "indices_sha256": indices_digest(indices),
+        **({} if reach is None else {"reach": reach}),
         **({"class_names": list(dataset.names)} if dataset.names else {}),
         **({"reading": dict(dataset.reading)} if dataset.reading else {}),
     }
@@ -290,8 +346,8 @@ def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
     errors = [sample for sample in samples if sample.verdict == "error"]
     if errors:
         notes.append(
-            f"{len(errors)} samples failed and count as misclassified; the first, "
-            f"{errors[0].index}, with {errors[0].message}"
+            f"{len(errors)} sample{'s' * (len(errors) > 1)} failed inside lipcert and have no "
+            f"verdict; the first, {errors[0].index}, with {errors[0].message}"
         )
     return notes
 

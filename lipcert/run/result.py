@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +24,23 @@ class Result:
         return self.certificate.summary
 
 
-def failed_sample(index: int, label: int, options: Options, message: str) -> Sample:
-    """The record of a sample whose computation failed: nothing is known of it."""
+def failed_sample(
+    index: int,
+    label: int,
+    options: Options,
+    message: str,
+    prediction: int = -1,
+    margin: float = math.nan,
+) -> Sample:
+    """The record of a sample whose computation failed: nothing is known of it but what the network
+    makes of it, where that is given."""
     estimate = options.estimate
     return Sample(
         index=index,
         label=label,
-        prediction=-1,
+        prediction=prediction,
         verdict="error",
-        margin=float("nan"),
+        margin=margin,
         radius=None if estimate else 0.0,
         lipschitz=None,
         method=options.method,

@@ -6,13 +6,13 @@ and balls that shrink layer by layer with what the boxes before them ruled out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lipcert.network import Input, Network, Segment, Sum, lower
-from lipcert.network.activations import Clip, Elementwise
+from lipcert.network import Forward, Network, Node, Segment, forward, lower
+from lipcert.network.activations import Activation, Clip, Elementwise
 from lipcert.network.operators import Operator
 from lipcert.train.boxes import (
     Box,
@@ -85,45 +85,70 @@ class _Reach:
     squares: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Motion:
+    """Of one node: its box, and how far it moves by balls alone."""
+
+    box: Box
+    reach: _Reach
+
+
 def anchored_state(network: Network, pixels: Tensor, eps: Tensor, norms: WarmNorms) -> State:
-    edges, values = inner_edges(network), network.values(pixels)
-    boxes: list[Box] = []
-    reaches: list[_Reach] = []
-    layers: dict[int, Layer] = {}
-    gains, radii = {0: torch.ones_like(values[0])}, {0: eps}
-    for i, node in enumerate(network.nodes):
-        match node.kind:
-            case Input():
-                width = column(eps, values[0]).expand_as(values[0])
-                reach = _Reach(width, eps, gains[0])
-                box = (values[0] - width, values[0] + width)
-            case Sum():
-                reach = _Reach(torch.stack([reaches[j].width for j in node.inputs]).sum(0))
-                box = sum_of([boxes[j] for j in node.inputs])
-            case Elementwise() as activation:
-                source = node.inputs[0]
-                anchor, (low, high) = values[source], boxes[source]
-                varying = (activation.gain(low, high) != 0).to(anchor.dtype)
-                gain = varying * _steepest(activation, low, high, anchor)
-                ball = torch.stack([
-                    norms.local(edge, gains[edge.source], varying) * radii[edge.source]
-                    for edge in edges[source]
-                ]).sum(0)  # fmt: skip
-                half = torch.maximum(high - anchor, anchor - low) * varying
-                radius = torch.minimum(ball, length(half))
-                layers[i] = Layer(anchor, low, high, radius, gain, varying)
-                gains[i], radii[i] = gain, radius
-                box = activation.image(low, high)
-                width = torch.minimum(column(radius, gain), reaches[source].width) * gain
-                reach = _Reach(width, radius, gain.square())
-            case Operator() as operator:
-                reach = _through(operator, reaches[node.inputs[0]])
-                box = through(operator, boxes[node.inputs[0]])
-            case _:
-                raise TypeError(f"{node.origin}: {type(node.kind).__name__} is to be lowered")
-        boxes.append(met(box, values[i], reach.width))
-        reaches.append(reach)
-    return State(network, values, boxes, layers, eps)
+    values = network.values(pixels)
+    rules = _Anchoring(network, inner_edges(network), values, eps, norms)
+    motions = forward(network, rules).values()
+    return State(network, values, [motion.box for motion in motions], rules.layers, eps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchoring(Forward[_Motion]):
+    """The rules of ``anchored_state``; ``layers`` grow one by one."""
+
+    network: Network
+    edges: dict[int, tuple[Segment, ...]]
+    values: list[Tensor]
+    eps: Tensor
+    norms: WarmNorms
+    layers: dict[int, Layer] = field(default_factory=dict)
+
+    def input(self, i: int) -> _Motion:
+        x = self.values[i]
+        width = column(self.eps, x).expand_as(x)
+        return _Motion((x - width, x + width), _Reach(width, self.eps, torch.ones_like(x)))
+
+    def sum(self, i: int, parts: list[_Motion]) -> _Motion:
+        width = torch.stack([part.reach.width for part in parts]).sum(0)
+        return _Motion(sum_of([part.box for part in parts]), _Reach(width))
+
+    def affine(self, i: int, operator: Operator, before: _Motion) -> _Motion:
+        return _Motion(through(operator, before.box), _through(operator, before.reach))
+
+    def activation(self, i: int, activation: Activation, before: _Motion) -> _Motion:
+        source = self.network.nodes[i].inputs[0]
+        if not isinstance(activation, Elementwise):
+            origin = self.network.nodes[i].origin
+            raise TypeError(f"{origin}: {type(activation).__name__} is to be lowered")
+        anchor, (low, high) = self.values[source], before.box
+        varying = (activation.gain(low, high) != 0).to(anchor.dtype)
+        gain = varying * _steepest(activation, low, high, anchor)
+        ball = torch.stack([self._ball(edge, varying) for edge in self.edges[source]]).sum(0)
+        half = torch.maximum(high - anchor, anchor - low) * varying
+        radius = torch.minimum(ball, length(half))
+        self.layers[i] = Layer(anchor, low, high, radius, gain, varying)
+        width = torch.minimum(column(radius, gain), before.reach.width) * gain
+        reach = _Reach(width, radius, gain.square())
+        return _Motion(activation.image(low, high), reach)
+
+    def _ball(self, edge: Segment, varying: Tensor) -> Tensor:
+        """How far an activation's input moves by one segment alone: ``(B,)``."""
+        if edge.source == 0:
+            gain, radius = torch.ones_like(self.values[0]), self.eps
+        else:
+            gain, radius = self.layers[edge.source].gain, self.layers[edge.source].radius
+        return self.norms.local(edge, gain, varying) * radius
+
+    def found(self, i: int, node: Node, value: _Motion) -> _Motion:
+        return _Motion(met(value.box, self.values[i], value.reach.width), value.reach)
 
 
 def _through(operator: Operator, before: _Reach) -> _Reach:

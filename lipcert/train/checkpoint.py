@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.bounded import check_stored
 from lipcert.errors import CannotCertify, UsageError
 
 FILE = "checkpoint.pt"
@@ -41,6 +42,7 @@ def load(folder: Path, identity: dict[str, Any]) -> tuple[Progress, dict[str, An
     """What ``save`` wrote. ``UsageError`` where there is none or it is of another run;
     ``CannotCertify`` where it is damaged."""
     path = required(folder)
+    check_stored(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, progress = content["identity"], Progress(**content["progress"])

@@ -7,11 +7,13 @@ factor a layer that is learned with the weights: whatever tightens the bound low
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from lipcert.network import Network, Segment, lower
-from lipcert.network.activations import Elementwise
+from lipcert.network import Backward, Network, Segment, backward, lower
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.network.operators import Operator
 from lipcert.train.anchored import Layer, State, anchored_state
@@ -57,25 +59,35 @@ class DualBound(TrainingBound):
     def _change(self, state: State, coefficients: Tensor, copies: int) -> Tensor:
         """A lower bound of how much each form changes over the ball: ``(B · copies,)``."""
         network = state.network
-        out = network.nodes[-1].shape
-        pending = {network.output: coefficients.reshape(-1, *out)}
-        total = coefficients.new_zeros(len(coefficients))
-        for i in range(network.output, 0, -1):
-            if i not in pending:
-                continue
-            node, value = network.nodes[i], pending.pop(i)
-            if isinstance(node.kind, Elementwise):
-                gained, value = _relax(
-                    node.kind, value, state.layers[i], copies, self.log_factors[str(i)].exp()
-                )
-                total = total + gained
-            elif isinstance(node.kind, Operator):
-                value = node.kind.transpose(value)
-            for j in node.inputs:
-                pending[j] = pending[j] + value if j in pending else value
-        if 0 in pending:
-            total = total - state.eps.repeat_interleave(copies) * length(pending[0])
-        return total
+        start = coefficients.reshape(-1, *network.nodes[-1].shape)
+        rules = _Relaxing(state, copies, self.log_factors, coefficients.new_zeros(len(start)))
+        reached = backward(network, network.output, start, rules)
+        if reached is None:
+            return rules.gained
+        return rules.gained - state.eps.repeat_interleave(copies) * length(reached)
+
+
+@dataclass(eq=False)
+class _Relaxing(Backward[Tensor]):
+    """Objectives back to the input; ``gained`` sums the least errors of all activations."""
+
+    state: State
+    copies: int
+    log_factors: nn.ParameterDict
+    gained: Tensor
+
+    def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
+        return operator.transpose(value)
+
+    def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
+        assert isinstance(activation, Elementwise)
+        factor = self.log_factors[str(i)].exp()
+        gained, passed = _relax(activation, value, self.state.layers[i], self.copies, factor)
+        self.gained = self.gained + gained
+        return passed
+
+    def add(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
 
 
 def _margin_forms(logits: Tensor, labels: Tensor, others: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def certified(
 
 def figures(result: Result, eps: Epsilon) -> Figures:
     """Shares of all samples: right, not broken within eps by the attack, certified at eps; and the
-    mean certified radius of the correct ones."""
+    mean certified radius of the correct ones; ``errors``: samples that failed inside lipcert."""
     samples, summary = result.samples, result.summary
     largest = eps.rounded_down
     broken = sum(s.correct and s.attack_radius is not None and s.attack_radius <= largest
@@ -48,6 +48,7 @@ def figures(result: Result, eps: Epsilon) -> Figures:
         "clean": right / summary["n"],
         "attack_survived": (right - broken) / summary["n"],
         "certified": summary["certified_count"][eps.text] / summary["n"],
+        "errors": summary["verdicts"].get("error", 0),
         "mean_radius": fmean(radii) if radii else 0.0,
         "assurance": result.certificate.assurance.kind,
         "failure_probability": result.certificate.assurance.failure_probability,

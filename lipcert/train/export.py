@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from lipcert.errors import InternalError
+from lipcert.loading.cross_check import as_deployed
 from lipcert.loading.onnx_file import check
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.weights import FLOATS
@@ -29,8 +30,8 @@ def export(
 ) -> dict[str, str]:
     """Write ``model.onnx`` and ``model.safetensors``, which is loadable over it; their sha256.
 
-    The file is run by onnxruntime on ``samples`` before it is written: another result than the
-    network that was trained is an ``InternalError``.
+    The file is run by onnxruntime on ``samples`` before it is written: another result than that of
+    the network that was trained, behind the head that reading left out, is an ``InternalError``.
     """
     model = trainable.exported({name: tensor.cpu() for name, tensor in weights.items()})
     check(model, MODEL)
@@ -66,10 +67,11 @@ def _compare(
     trainable.load_weights(before)
     runtime = Runtime(content, MODEL)
     inputs = inputs.double() if trainable.reads_double else inputs
-    for image, logits in zip(inputs.cpu(), expected.cpu(), strict=True):
-        found = torch.from_numpy(runtime.run(image.numpy())).reshape(-1)
-        difference = float((found - logits).abs().max())
-        scale = max(1e-6, float(logits.abs().max()))
+    answers = torch.from_numpy(as_deployed(trainable.stripped, expected.cpu().double().numpy()))
+    for image, answer in zip(inputs.cpu(), answers, strict=True):
+        found = torch.from_numpy(runtime.run(image.numpy(), trainable.output_name)).reshape(-1)
+        difference = float((found.double() - answer).abs().max())
+        scale = max(1e-6, float(answer.abs().max()))
         if not difference <= _LARGEST_DIFFERENCE * scale:
             raise InternalError(
                 f"{MODEL}: differs by {difference:g} from the network that was trained; please "

@@ -287,7 +287,7 @@ def _certify(
     dataset = relabelled(
         data.load(expected=_expected(job)), data.labelling, source.model.classes, known=classes
     )
-    seed = job.options.seed if data.random else None
+    seed = job.recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps
     tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)

@@ -7,11 +7,12 @@ NeurIPS 2021; the sound version is ``lipcert.bounds.lipschitz``.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lipcert.network import Input, Network, Segment, Sum
+from lipcert.network import Forward, Input, Network, Node, Segment, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.train.boxes import (
@@ -61,53 +62,77 @@ def _constants(
     network: Network, edges: dict[int, tuple[Segment, ...]], norms: WarmNorms
 ) -> list[Tensor | None]:
     """A global Lipschitz constant from the input to each node; None inside of segments."""
-    constants: list[Tensor | None] = []
-    for i, node in enumerate(network.nodes):
-        parts = [constants[j] for j in node.inputs]
+    return list(forward(network, _Constants(network, edges, norms)).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Constants(Forward[Tensor | None]):
+    """The rules of ``_constants``."""
+
+    network: Network
+    edges: dict[int, tuple[Segment, ...]]
+    norms: WarmNorms
+    reached: dict[int, Tensor] = field(default_factory=dict)
+
+    def input(self, i: int) -> Tensor:
+        return self.network.anchor.new_ones(())
+
+    def sum(self, i: int, parts: list[Tensor | None]) -> Tensor | None:
         known = [part for part in parts if part is not None]
-        constant: Tensor | None = None
-        match node.kind:
-            case Input():
-                constant = network.anchor.new_ones(())
-            case Activation() as activation:
-                constant = known[0] * activation.lipschitz
-            case _ if i in edges:
-                constant = network.anchor.new_zeros(())
-                for edge in edges[i]:
-                    before = constants[edge.source]
-                    assert before is not None
-                    constant = constant + norms.whole(edge) * before
-            case Sum() if len(known) == len(parts):
-                constant = torch.stack(known).sum()
-            case Select() as select if known:
-                constant = known[0] * math.sqrt(select.multiplicity)
-            case Diagonal() as diagonal if known:
-                scale = diagonal.scale
-                constant = known[0] if scale is None else known[0] * scale.abs().amax()
-        constants.append(constant)
-    return constants
+        return torch.stack(known).sum() if len(known) == len(parts) else None
+
+    def affine(self, i: int, operator: Operator, before: Tensor | None) -> Tensor | None:
+        match operator:
+            case Select() if before is not None:
+                return before * math.sqrt(operator.multiplicity)
+            case Diagonal() if before is not None:
+                return before if operator.scale is None else before * operator.scale.abs().amax()
+        return None
+
+    def activation(self, i: int, activation: Activation, before: Tensor | None) -> Tensor | None:
+        assert before is not None
+        return before * activation.lipschitz
+
+    def found(self, i: int, node: Node, value: Tensor | None) -> Tensor | None:
+        """Where whole segments end, their norms say more."""
+        if i in self.edges and not isinstance(node.kind, Input | Activation):
+            value = self.network.anchor.new_zeros(())
+            for edge in self.edges[i]:
+                value = value + self.norms.whole(edge) * self.reached[edge.source]
+        if value is not None:
+            self.reached[i] = value
+        return value
 
 
 def _boxes(
     network: Network, values: list[Tensor], eps: Tensor, constants: list[Tensor | None]
 ) -> list[Box]:
-    boxes: list[Box] = []
-    for i, node in enumerate(network.nodes):
-        parts = [boxes[j] for j in node.inputs]
-        match node.kind:
-            case Input():
-                width = column(eps, values[0]).expand_as(values[0])
-                box = (values[0] - width, values[0] + width)
-            case Sum():
-                box = sum_of(parts)
-            case Activation() as activation:
-                box = activation.image(*parts[0])
-            case Operator() as operator:
-                box = through(operator, parts[0])
-                before = constants[node.inputs[0]]
-                if before is not None and not isinstance(operator, Select):
-                    ones = values[0].new_ones(1, *operator.in_shape)
-                    rows = (operator.squared(ones) + 1e-12).sqrt()
-                    box = met(box, values[i], column(eps, values[i]) * before * rows)
-        boxes.append(box)
-    return boxes
+    return list(forward(network, _Boxes(values, eps, constants, network)).values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes(Forward[Box]):
+    """Interval images, met with the ball that the constants give after weighted sums."""
+
+    values: list[Tensor]
+    eps: Tensor
+    constants: list[Tensor | None]
+    network: Network
+
+    def input(self, i: int) -> Box:
+        width = column(self.eps, self.values[0]).expand_as(self.values[0])
+        return self.values[0] - width, self.values[0] + width
+
+    def sum(self, i: int, parts: list[Box]) -> Box:
+        return sum_of(parts)
+
+    def affine(self, i: int, operator: Operator, before: Box) -> Box:
+        box, constant = through(operator, before), self.constants[self.network.nodes[i].inputs[0]]
+        if constant is None or isinstance(operator, Select):
+            return box
+        ones = self.values[0].new_ones(1, *operator.in_shape)
+        rows = (operator.squared(ones) + 1e-12).sqrt()
+        return met(box, self.values[i], column(self.eps, self.values[i]) * constant * rows)
+
+    def activation(self, i: int, activation: Activation, before: Box) -> Box:
+        return activation.image(*before)

@@ -2,7 +2,7 @@
 
     weights kept in Constant nodes           become initializers, so that they can be trained
     BatchNormalization with statistics       γ' = γ/√(σ² + ε), β' = β − μγ', mean 0, variance 1
-    Relu                                     Relu, then Min(θ): ReLU-θ, constant above θ
+    Relu, but for one that gives the output  Relu, then Min(θ): ReLU-θ, constant above θ
     Max and Min of two values (MaxMin)       Min(θ⁺) after the one, Max(θ⁻) after the other
 
 Huang et al. (NeurIPS 2021): an activation that is constant on both sides can be ruled out by boxes
@@ -116,6 +116,7 @@ class _Clipping:
         self.image = image
         self.thresholds: list[str] = []
         self.constants = {tensor.name for tensor in model.graph.initializer}
+        self.results = {value.name for value in model.graph.output}
         self.pairs = {
             (node.op_type, frozenset(node.input))
             for node in model.graph.node
@@ -137,6 +138,9 @@ class _Clipping:
         return Rewritten(self.model, tuple(self.thresholds))
 
     def _is_clipped(self, node: onnx.NodeProto) -> bool:
+        if self.results.intersection(node.output):
+            # A threshold on the logits would make ties of them.
+            return False
         if node.op_type == "Relu":
             return True
         other = {"Max": "Min", "Min": "Max"}.get(node.op_type, "")

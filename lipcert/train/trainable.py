@@ -31,7 +31,8 @@ class Trainable(nn.Module):
     """The parameters of one ONNX graph, and the network that they make.
 
     ``names[k]`` is the file's name of the k-th parameter. ``model`` holds everything else of the
-    file; preprocessing is in front of the network and not in ``model``.
+    file; preprocessing is in front of the network and not in ``model``. ``stripped`` names the
+    head that the network leaves out of what the file puts into ``output_name``.
     """
 
     def __init__(self, model: onnx.ModelProto, name: str, preprocessed: PreprocessingFront) -> None:
@@ -39,6 +40,7 @@ class Trainable(nn.Module):
         self.model, self.name = model, name
         reading = read(model, name)
         bare, self.reads_double = network_of(reading, name), reading.double
+        self.stripped, self.output_name = reading.stripped, reading.output_name
         found = bindings(model, name, bare)
         tensors = parameters(model)
         self.names = tuple(dict.fromkeys(binding.parameter for binding in found))
@@ -74,7 +76,8 @@ class Trainable(nn.Module):
 
     @torch.no_grad()
     def input_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the file itself is given for these pixels, ``(B, 1, …)``, and what it answers."""
+        """What the file itself is given for these pixels, ``(B, 1, …)``, and the logits that it
+        makes of them, before a head that was ``stripped``."""
         network = self._with_parameters()
         values = network.values(pixels)
         return values[self.input], values[-1].flatten(1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from forging import opened
 from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.audit.deployed import Preprocessing
@@ -82,13 +82,6 @@ def program(made: onnx.ModelProto, front: Preprocessing) -> Program:
 
 
 def doctored(folder: Path, to: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A copy of a results folder, and what is in it; ``save`` writes it back."""
+    """A copy of a results folder, and what is in it; ``forging.save`` writes it back."""
     shutil.copytree(folder, to)
-    certificate = json.loads((to / "certificate.json").read_text())
-    lines = (to / "samples.jsonl").read_text().splitlines()
-    return certificate, [json.loads(line) for line in lines]
-
-
-def save(folder: Path, certificate: dict[str, Any], samples: list[dict[str, Any]]) -> None:
-    (folder / "certificate.json").write_text(json.dumps(certificate))
-    (folder / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    return opened(to)

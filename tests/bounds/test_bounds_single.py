@@ -189,14 +189,14 @@ def test_chains_are_no_shorter_than_float64_has_them(seed: int) -> None:
         state = dict(case.states(radius))["plain"]
         for i, layer in state.items():
             node = case.network.nodes[i].inputs[0] if i else 0
-            before = {j: other for j, other in state.items() if j < node}
+            before = {j: other for j, other in state.items() if j <= node}
             if len(before) < 2 or not chain_sources(case.network, node):
                 continue
             chain = explicit_chain(RigorousSweep(case.network), node, before, layer.varying)
             mapping = ChainMap.of(case.network, node, before, layer.varying)
             exact = exact_norm(None, mapping.over(case.network.exact).weighted(chain.weights), 0)
             assert (chain.norm >= exact * (1 - 1e-12)).all()
-            assert (chain.norm <= exact * 1.001 + 1e-9).all()
+            assert (chain.norm <= exact * 1.005 + 1e-9).all()
 
 
 @pytest.mark.parametrize(("seed", "lowered"), list(product(SEEDS, (False, True))))

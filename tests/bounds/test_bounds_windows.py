@@ -17,9 +17,11 @@ from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.refined import Prepared, Refinement, View
 from lipcert.bounds.reverse import carry_back
 from lipcert.bounds.windows import Windows
+from lipcert.certification import Certifier
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU, relu
 from lipcert.network.operators import Convolution, Dense, Diagonal, Select
+from lipcert.options import Epsilon, Options
 
 Pads = Sequence[tuple[int, int]]
 EVERY = Refinement()
@@ -280,3 +282,17 @@ def test_views_count_what_a_neuron_sees() -> None:
     assert view.windows is not None
     # 3 by 3 of the layer before, whose windows of 4 lie 2 apart, and 2 channels of 10 by 10.
     assert view.size == 3 * 9 + 4 * 8 * 8 + 2 * 10 * 10
+
+
+def test_a_layer_before_any_operator_is_refined_too() -> None:
+    """Its window has no number that would tell a type, nor needs to."""
+    builder = NetworkBuilder((1, 2, 3, 3))
+    bent = builder.activation(relu(), 0)
+    node = builder.activation(PReLU(torch.tensor(0.3).double()), builder.sum([0, bent]))
+    flat = builder.operator(Select.reshape((1, 2, 3, 3), (1, 18)), node)
+    last = Dense.of(normal((3, 18), seeded(0)), None, (1, 18))
+    network = builder.build(builder.operator(last, flat))
+    x = uniform((2, *network.in_shape), seeded(1)) - 0.5
+    options = Options((Epsilon.parse("0.2"),))
+    samples = Certifier(network, options, samples=2)(x, network.logits(x).argmax(1), [0, 1])
+    assert all(sample.radius for sample in samples)

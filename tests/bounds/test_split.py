@@ -6,12 +6,12 @@ import pytest
 import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
-from laws import normal, seeded
+from laws import ENDINGS, normal, random_network, seeded
 
 from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.forms import Forms, margin_forms
 from lipcert.bounds.split import Budget, Leaves, Splitter
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU
@@ -108,8 +108,8 @@ def test_nothing_is_proven_that_an_attack_breaks(seed: int) -> None:
         assert not proven.any()
 
 
-def plane_network(kink: str, generator: torch.Generator) -> Network:
-    """A small network on the plane, with kinks everywhere."""
+def plane_network(kink: str, generator: torch.Generator, *, bent: bool) -> Network:
+    """A small network on the plane, with kinks everywhere; ``bent``: in its logits too."""
     builder, node = NetworkBuilder((2,)), 0
     for width in (4, 3):
         rows = normal((width, builder.shape(node)[0]), generator)
@@ -118,7 +118,9 @@ def plane_network(kink: str, generator: torch.Generator) -> Network:
         absolute = PReLU(torch.tensor(-1.0, dtype=torch.float64))
         node = builder.activation(relu() if kink == "relu" else absolute, node)
     last = Dense.of(normal((3, 3), generator), None, (3,))
-    return builder.build(builder.operator(last, node))
+    node = builder.operator(last, node)
+    leaky = PReLU(torch.tensor(0.5, dtype=torch.float64))
+    return builder.build(builder.activation(leaky, node) if bent else node)
 
 
 def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
@@ -127,7 +129,7 @@ def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
     values, one = network.values(x), torch.ones_like(x)
     radius = torch.full((len(x),), eps, dtype=x.dtype)
     state = {0: Layer(x, low, high, radius, one, one)}
-    for i, node in enumerate(network.nodes[1:-1], start=1):
+    for i, node in enumerate(network.nodes[1:], start=1):
         if isinstance(node.kind, Dense):
             reach = node.kind.magnitude((high - low) / 2)
             low, high = (node.kind.forward((low + high) / 2) + side * reach for side in (-1, 1))
@@ -139,12 +141,16 @@ def box_state(network: Network, x: torch.Tensor, eps: float) -> State:
     return state
 
 
-@pytest.mark.parametrize("kink", ["relu", "absolute"])
-@pytest.mark.parametrize("seed", [0, 6])
-def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("kink", "seed", "bent"),
+    [("relu", 0, False), ("relu", 6, False), ("absolute", 0, False), ("absolute", 6, False),
+     ("relu", 0, True)],
+)  # fmt: skip
+def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int, bent: bool) -> None:
     """In the plane a fine grid over the disc finds the smallest margins."""
     generator, eps = seeded(seed), 0.7
-    network, x = plane_network(kink, generator), normal((1, 2), generator)
+    network = plane_network(kink, generator, bent=bent)
+    x = normal((1, 2), generator)
     label = network.logits(x).argmax(1)
     others = torch.tensor([j for j in range(3) if j != int(label)])
     rows = torch.zeros(2, dtype=torch.int64)
@@ -186,3 +192,37 @@ def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
     row = search.forms.rows[0]
     assert not proven[search.forms.rows == row].any()
     assert proven[search.forms.rows != row].all()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_forms_start_at_any_node(ending: str) -> None:
+    """Cuts, leaves and losses of a network whose logits come out of anything; and forms of a node
+    in the middle, which others do not lead to."""
+    loaded = random_network(seeded(4), ending=ending)
+    case = Case(4, network=loaded)
+    radius = 0.2
+    forms, _ = case.forms()
+    _, state = case.prepared("plain", radius)
+    guide = DualBound(case.network.to(dtype=torch.float32))
+    inner = [i for i in case.network.activations if i < case.network.output]
+    middle = case.network.nodes[inner[-1]].shape
+    some = Forms(inner[-1], torch.arange(len(case.x)), torch.ones(len(case.x), *middle).double())
+    for objective in (forms, some):
+        own = select(state, objective.rows)
+        found = guide.start(to_dtype(own, torch.float32), objective.to(torch.float32))
+        value = (case.network.values(case.x)[objective.node][objective.rows]
+                 * objective.coefficients).flatten(1).sum(1) - 1e-9  # fmt: skip
+        needed = torch.full_like(value, math.inf)
+        splitter = Splitter(case.dual, guide, own, objective, value, needed)
+        leaves = splitter.cut(Leaves.whole(found, value))
+        lowest = value[leaves.form] + case.dual.certified(
+            splitter.state_of(leaves), objective.select(leaves.form), leaves.found.to(torch.float64)
+        )
+        generator = seeded(5)
+        for _ in range(20):
+            rows = objective.rows
+            points = in_ball(case.x[rows], case.eps(radius)[rows], generator)
+            values = case.network.values(points)
+            margins = (values[objective.node] * objective.coefficients).flatten(1).sum(1)
+            held = inside(splitter.state_of(leaves), [v[leaves.form] for v in values], case.network)
+            assert (margins[leaves.form] >= lowest)[held].all()

@@ -8,11 +8,13 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from forging import claimed, opened, refit, save
 from lipcert_process import lipcert_process
 from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.cli.main import main
 from lipcert.data import load_dataset
+from lipcert.errors import UsageError
 from lipcert.report import json_file
 
 RANDOM = np.random.default_rng(0)
@@ -557,6 +559,78 @@ def test_an_audit_reads_a_table_as_it_was_read(certify, tmp_path, capsys, option
     assert found["agreement"]
     assert found["counts"]["contradicted"] == 0
     jsonschema.validate(found, json_file.schema("audit"))
+
+
+def test_no_radius_goes_beyond_what_is_sought(certify, tmp_path, capsys):
+    points = RANDOM.normal(0, 3, (3, 5))
+    values, labels = spread_out(points, 0.3)
+    save_nearest(tmp_path / "model.onnx", points, (5,))
+    np.savez(tmp_path / "tab.npz", x=values, y=labels)
+    certify("model.onnx", "--data", "tab.npz", "--eps", "0.3", "--limit", "4", "--output", "out")
+    certificate, samples = opened(tmp_path / "out")
+    reach = certificate["data"]["reach"]
+    assert reach == pytest.approx(np.linalg.norm(np.ptp(values, axis=0)))
+    assert reach > np.sqrt(5)
+    # A radius beyond the unit cube is nothing strange, one beyond the data's own box is.
+    for radius, code, said in ((0.99 * reach, 0, ""), (1.01 * reach, 3, "outside the domain")):
+        for sample in samples:
+            claimed(sample, certificate, radius)
+        save(tmp_path / "forged", refit(certificate, samples), samples)
+        assert main(["report", "forged", "--format", "csv"]) == code
+        assert said in capsys.readouterr().err
+
+
+def test_an_audit_knows_the_unit_and_how_far_radii_are_sought(certify, tmp_path, capsys):
+    points = RANDOM.normal(0, 3, (3, 5))
+    values, labels = spread_out(points, 0.3)
+    save_nearest(tmp_path / "model.onnx", points, (5,))
+    np.savez(tmp_path / "tab.npz", x=values, y=labels)
+    certify("model.onnx", "--data", "tab.npz", "--eps", "0.3", "--limit", "4", "--output", "out")
+    certificate, samples = opened(tmp_path / "out")
+    further = certificate | {"data": certificate["data"] | {"reach": 1e6}}
+    pixels = json.loads(json.dumps(certificate))
+    pixels["threat_model"]["space"] = "pixels [0,1]"
+    del pixels["data"]["reach"], pixels["data"]["reading"]
+    for samples_of in samples:  # within the cube, so that only the data can tell
+        claimed(samples_of, certificate, 0.5)
+    for forged, said in ((further, "records the reach"), (pixels, "measures radii in pixels")):
+        save(tmp_path / "forged", refit(forged, samples), samples)
+        assert main(["audit", "forged", "--data", "tab.npz", "--model", "model.onnx"]) == 3
+        assert said in capsys.readouterr().err
+
+
+def test_one_row_of_a_table_is_certified(certify, tmp_path):
+    points = RANDOM.normal(0, 3, (3, 5))
+    save_nearest(tmp_path / "model.onnx", points, (5,))
+    np.savez(tmp_path / "tab.npz", x=points[:1].astype(np.float32), y=[0])
+    found = certify("model.onnx", "--data", "tab.npz", "--eps", "0.3", "--method", "auto")
+    assert found["summary"]["certified_count"] == {"0.3": 1}
+    assert found["data"]["reach"] == pytest.approx(0.6)
+
+
+def test_the_library_takes_what_the_command_takes(certify, tmp_path):
+    import torch
+
+    import lipcert
+
+    points = RANDOM.normal(0, 3, (3, 5))
+    values, labels = spread_out(points, 0.3, 8)
+    save_nearest(tmp_path / "model.onnx", points, (5,))
+    np.savez(tmp_path / "tab.npz", x=values, y=labels)
+    plain = certify("model.onnx", "--data", "tab.npz", "--eps", "0.3")
+    model = lipcert.load("model.onnx")
+    pairs = torch.utils.data.TensorDataset(torch.from_numpy(values), torch.from_numpy(labels))
+    loader = torch.utils.data.DataLoader(pairs, batch_size=3)
+    for data in ("tab.npz", Path("tab.npz"), load_dataset("tab.npz"), pairs, loader,
+                 {"x": values, "y": labels}):  # fmt: skip
+        found = lipcert.certify(model, data, eps="0.3", method="local")
+        assert found.summary["certified_count"] == plain["summary"]["certified_count"]
+        assert found.certificate.data["sha256"] == plain["data"]["sha256"]
+        assert found.certificate.threat_model["space"] == "the data's own unit"
+    with pytest.raises(UsageError, match="give at least one radius"):
+        lipcert.certify(model, values, labels)
+    with pytest.raises(UsageError, match="it must return"):
+        lipcert.certify(model, 3, eps="0.3")
 
 
 @pytest.mark.parametrize(("data", "channels"), [(1, "rgb"), (3, "bgr"), (3, "rgb")])

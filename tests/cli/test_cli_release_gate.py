@@ -41,8 +41,8 @@ def here(tmp_path_factory) -> Path:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     made.save(folder / "full", made.full())
     made.save(folder / "estimate", made.estimated())
-    other = made.plain()
-    other.certificate["data"] |= {"sha256": "f" * 64, "indices_sha256": "e" * 64}
+    other = made.plain(200)
+    other.certificate["data"]["sha256"] = "f" * 64
     made.save(folder / "other", other)
     (folder / "damaged").mkdir()
     (folder / "damaged" / "certificate.json").write_text('{"lipcert": "0.1.0"}')

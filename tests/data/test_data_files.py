@@ -148,11 +148,16 @@ def test_a_damaged_npy_file_is_refused(tmp_path):
     np.save(tmp_path / "images.npy", COLOUR)
     np.save(tmp_path / "labels.npy", LABELS)
     path = tmp_path / "images.npy"
-    path.write_bytes(path.read_bytes()[:-1])
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole + b"0"):
+        path.write_bytes(damaged)
+        with pytest.raises(CannotCertify, match=r"images\.npy: declares shape .* but holds"):
+            load(path)
+    path.write_bytes(whole[:20])
     with pytest.raises(CannotCertify, match="not a sound npy file"):
         load(path)
     np.save(path, np.array([{}], object), allow_pickle=True)
-    with pytest.raises(CannotCertify, match="not a sound npy file"):
+    with pytest.raises(CannotCertify, match="Python objects"):
         load(path)
 
 

@@ -163,3 +163,14 @@ def test_what_does_not_pair_is_not_compared():
     estimate = made.estimated(200)
     with pytest.raises(CannotCertify, match="B is an ESTIMATE"):
         compare(CERTIFICATE, estimate.certificate, ROWS, estimate.samples)
+
+
+def test_no_gate_passes_where_a_sample_failed_inside():
+    failed = copy.deepcopy(CERTIFICATE)
+    failed["summary"]["verdicts"] = {"certified": 199, "error": 1}
+    first, clean = outcomes(failed, min_clean="0")
+    assert (first.status, clean.status) == ("fail", "pass")
+    assert first.message.startswith("1 of 200 samples failed inside lipcert and have no verdict")
+    assert worst([first, clean]) == "fail"
+    with pytest.raises(CannotCertify, match="the baseline is incomplete"):
+        outcomes(old=failed, baseline="old", max_drop="100pp")

@@ -24,7 +24,8 @@ NodeSpec = tuple[str, str, str, dict[str, Any]]
 class Case:
     """Nodes as (operator, inputs, outputs, attributes); the graph goes from ``x`` to ``y``.
 
-    ``inits`` are arrays, or shapes of normally distributed weights.
+    ``inits`` are arrays, or shapes of normally distributed weights. ``batch`` is the first extent
+    of ``x``, free by default.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     shape: tuple[int, ...]
     opset: int = 17
     inits: dict[str, Any] = field(default_factory=dict)
+    batch: int | str = "N"
 
     def model(self, kind: int = FLOAT) -> onnx.ModelProto:
         dtype = np.float64 if kind == DOUBLE else np.float32
@@ -48,7 +50,7 @@ class Case:
                 for kind_, inputs, outputs, attributes in self.nodes
             ],
             "graph",
-            [helper.make_tensor_value_info("x", kind, ["N", *self.shape[1:]])],
+            [helper.make_tensor_value_info("x", kind, [self.batch, *self.shape[1:]])],
             [helper.make_tensor_value_info("y", kind, None)],
             tensors,
         )

@@ -15,13 +15,13 @@ from load_models import DOUBLE, FLOAT, Case
 
 from lipcert.errors import CannotCertify
 from lipcert.loading import (
+    DeployedFile,
     LoadedModel,
     cross_check,
     deployed_logits,
     load_model,
     with_preprocessing,
 )
-from lipcert.loading.cross_check import graph_inputs
 from lipcert.loading.second_reader import second_logits
 from lipcert.network import Network
 from lipcert.network.operators import Dense
@@ -136,17 +136,34 @@ def test_the_deployed_file_runs_on_a_whole_set(tmp_path: Path, batch: int | str)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_file_that_mixes_its_samples_runs_one_by_one(tmp_path: Path) -> None:
+MIXING = [*DENSE[:1], ("Gemm", "f w b", "g", {"transB": 1}),
+          ("ReduceMean", "g", "m", {"axes": [0]}), ("Add", "g m", "z", {})]  # fmt: skip
+
+
+def test_a_file_that_mixes_its_samples_is_refused_but_for_a_batch_of_one(tmp_path: Path) -> None:
     """A mean over the batch axis is the identity for one sample, and wrong for several."""
-    mixing = [*DENSE[:1], ("Gemm", "f w b", "g", {"transB": 1}),
-              ("ReduceMean", "g", "m", {"axes": [0]}), ("Add", "g m", "z", {})]  # fmt: skip
-    model = loaded(tmp_path, nodes=mixing)
-    assert model.any_batch
+    with pytest.raises(CannotCertify, match="ReduceMean-13 at m: mixes the samples of a batch"):
+        loaded(tmp_path, nodes=MIXING)
+    single = Case("m", [*MIXING, ("Relu", "z", "y", {})], (1, *IMAGE), 13, WEIGHTS, batch=1)
+    onnx.save(single.model(), tmp_path / "single.onnx")
+    model = load_model(tmp_path / "single.onnx")
+    assert not model.any_batch
     x = pixels()
     found = deployed_logits(model, model.network, x)
     np.testing.assert_allclose(
         found, model.network.logits(torch.from_numpy(x).double()).numpy(), rtol=1e-4, atol=1e-5
     )
+    assert cross_check(model, model.network, x).samples == len(x)
+
+
+def test_a_file_that_onnxruntime_mixes_is_refused(tmp_path: Path) -> None:
+    """Whatever the reading says: the file itself is run in batches."""
+    single = Case("m", [*MIXING, ("Relu", "z", "y", {})], (1, *IMAGE), 13, WEIGHTS, batch=1)
+    onnx.save(single.model(), tmp_path / "single.onnx")
+    free = Case("m", single.nodes, single.shape, 13, WEIGHTS).model().SerializeToString()
+    model = replace(load_model(tmp_path / "single.onnx"), runtime_bytes=free, any_batch=True)
+    with pytest.raises(CannotCertify, match="depends on the other samples"):
+        cross_check(model, model.network, pixels())
 
 
 def test_a_baked_batch_of_one_runs_one_by_one(tmp_path: Path) -> None:
@@ -166,4 +183,4 @@ def test_a_baked_batch_of_one_runs_one_by_one(tmp_path: Path) -> None:
 def test_a_network_of_another_model_is_not_taken(tmp_path: Path) -> None:
     model = loaded(tmp_path)
     with pytest.raises(ValueError, match="not the model's"):
-        graph_inputs(model, Network(model.network.nodes[:2]), pixels())
+        DeployedFile(model, Network(model.network.nodes[:2]))

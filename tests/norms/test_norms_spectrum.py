@@ -5,8 +5,7 @@ import torch
 from laws import OPERATOR_CASES, dense_twin, normal, seeded
 
 from lipcert.network.operators import Convolution
-from lipcert.norms import convolution_norm
-from lipcert.norms.bounds import operator_norm
+from lipcert.norms import convolution_norm, operator_norm
 
 # One case reads nothing but padding: its norm is 0, and no ratio to it is finite.
 CONVOLUTIONS = [

@@ -1,12 +1,15 @@
 """Results that look like a run's: every kind of sample, an attack, a cascade, images."""
 
-import json
+import copy
 import zlib
 from pathlib import Path
 
 import numpy as np
+from forging import refit
+from forging import save as save_files
 
 from lipcert.certificate import threat_model
+from lipcert.options import Epsilon, Options
 from lipcert.report.results import Results
 
 DIGEST = "0123456789abcdef" * 4
@@ -38,7 +41,16 @@ def sample(index: int, random: np.random.Generator, *, attacked: bool) -> Record
         "certified": certified,
         "failure_probability": 0.0,
     }
-    return record | ({"attack_radius": broken} if attacked else {})
+    if not attacked:
+        return record
+    record["rungs"] = {"prediction": 0.0625, "local": 0.0625}
+    if not right:
+        return record | {"decided_by": "prediction"}
+    record["rungs"] = {"prediction": 0.0, "local": 0.0625, "attack": 0.0625}
+    by = {"certified": "local", "falsified": "attack"}
+    if verdict in by:
+        record["decided_by"] = by[verdict]
+    return record | {"attack_radius": broken}
 
 
 def samples(n: int = 300, *, attacked: bool = True, seed: int = 0) -> tuple[Record, ...]:
@@ -53,33 +65,6 @@ def as_estimate(record: Record) -> Record:
     verdict = "estimated" if record["verdict"] == "certified" else record["verdict"]
     return made | {
         "verdict": verdict, "radius": None, "lipschitz": None, "assurance": "ESTIMATE",
-    }  # fmt: skip
-
-
-def summary(rows: tuple[Record, ...], *, estimate: bool = False) -> Record:
-    word = "estimated" if estimate else "certified"
-    n, right = len(rows), [row for row in rows if row["prediction"] == row["label"]]
-    radii = [row["radius_estimate" if estimate else "radius"] for row in right]
-    counts = {eps: sum(eps in row[word] for row in rows) for eps in EPS}
-    verdicts = [row["verdict"] for row in rows]
-    upper = {}
-    if any("attack_radius" in row for row in rows):
-        left = {
-            text: sum(row["attack_radius"] is None or row["attack_radius"] > eps for row in right)
-            for text, eps in zip(EPS, VALUES, strict=True)
-        }
-        upper["upper_count"] = left
-        upper["upper_accuracy"] = {text: count / n for text, count in left.items()}
-    return upper | {
-        "n": n,
-        "clean_correct": len(right),
-        "clean_accuracy": len(right) / n,
-        f"{word}_count": counts,
-        f"{word}_accuracy": {eps: count / n for eps, count in counts.items()},
-        "radius_estimate" if estimate else "radius": {
-            "mean": float(np.mean(radii)), "median": float(np.median(radii)),
-        },
-        "verdicts": {name: verdicts.count(name) for name in sorted(set(verdicts))},
     }  # fmt: skip
 
 
@@ -117,18 +102,12 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
             "indices_sha256": DIGEST,
             "shard": None,
         },
-        "options": {
-            "eps": list(EPS),
-            "method": "local",
-            "effort": "standard",
-            "norms": kind,
-            "failure_probability": 1e-9,
-            "seed": 0,
-            "deployed": "float32",
-        },
+        "options": Options(
+            tuple(map(Epsilon.parse, EPS)), method="local", norms=kind, failure_probability=1.1e-9
+        ).to_json(),
         "options_digest": DIGEST,
         "assurance": {"kind": kind, "failure_probability": 0.0 if estimate else 1.04e-9},
-        "summary": summary(rows, estimate=estimate),
+        "samples_sha256": DIGEST,
         "environment": {
             "python": "3.11.7", "lipcert": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6",
             "onnx": "1.23.2", "onnxruntime": "1.31.1", "platform": "Linux x86_64",
@@ -139,17 +118,13 @@ def certificate(rows: tuple[Record, ...], *, estimate: bool = False, **changes) 
         "threat_model": threat_model(pixel_domain=False),
         "schema": "https://lipcert.dev/schema/certificate/1",
     }  # fmt: skip
-    return made | changes
+    return refit(made, rows) | changes
 
 
-CASCADE = [
-    {"rung": "global", "samples": 300, "decided": 120, "seconds": 0.4},
-    {"rung": "local", "samples": 180, "decided": 60, "seconds": 37.2},
-]
 LAYERS = [
     {
         "source": "input", "sink": "relu1", "operator": "Conv", "value": 2.31,
-        "assurance": "randomised", "neurons": 1000, "eliminated": 0.417,
+        "assurance": "randomised", "neurons": 1000, "eliminated": None,
     },
     {
         "source": "relu1", "sink": "logits", "operator": "Gemm", "value": None,
@@ -175,7 +150,8 @@ def full(n: int = 300, *, colour: bool = False) -> Results:
     broken = {index: 255 - (255 - picture(index)) // 2 for index in falsified}
     if colour:
         images = {i: np.repeat(image, 3, axis=0) for i, image in images.items()}
-    made = certificate(rows) | {"cascade": CASCADE, "layers": LAYERS}
+    rows[0]["eliminated"] = [417]
+    made = refit(certificate(rows) | {"layers": copy.deepcopy(LAYERS)}, rows)
     return Results(made, rows, {"certificate.json": DIGEST}, images, broken)
 
 
@@ -192,10 +168,7 @@ def estimated(n: int = 300) -> Results:
 
 def save(folder: Path, results: Results) -> Path:
     """As an output folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "certificate.json").write_text(json.dumps(results.certificate))
-    lines = "".join(json.dumps(row) + "\n" for row in results.samples)
-    (folder / "samples.jsonl").write_text(lines)
+    save_files(folder, results.certificate, results.samples)
     for name, images in (
         ("thumbnails.npz", results.images), ("counterexamples.npz", results.counterexamples),
     ):  # fmt: skip

@@ -134,6 +134,49 @@ def test_the_csv_has_a_row_a_sample():
         assert held == sample["certified"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        " =1",
+        "＝1",
+        "|calc",
+        "%0a=1",
+        "a;=1",
+        "a\r=1",
+    ],
+)
+def test_a_cell_that_begins_like_a_formula_is_defused(text):
+    results = made.full(5)
+    results.samples[2]["message"] = text
+    results.samples[2]["margin"] = -1.5
+    results.certificate["cascade"][0]["rung"] = text
+    reader = csv.reader(io.StringIO(render("csv", results), newline=""))
+    head, *rows = reader
+    cell = rows[2][head.index("message")]
+    assert cell != text
+    assert cell.replace("'", "") == text.replace("\r", " ")
+    assert not re.search(r"(^|[;\t\r\n])\s*[=+\-@＝|%]", cell)
+    # Numbers stay numbers, and texts that compute nothing stay as they are.
+    assert rows[2][head.index("margin")] == "-1.5"
+    assert rows[2][head.index("method")] == "local"
+    starts = {cell[:1] for row in (head, *rows) for cell in row if not is_number(cell)}
+    assert not starts & set("=+-@＝|%")
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def test_the_model_card_is_the_model_index_of_a_hub():
     results = made.plain()
     results.certificate["data"]["name"] = 'my: "data" #1'

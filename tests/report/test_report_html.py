@@ -92,7 +92,7 @@ def test_the_page_shows_all_there_is():
     text = " ".join(Reader(PAGES["full"]).said)
     for part in (
         "digits.onnx on digits test", "Gates", "1/2 = 50.00 % < 60 %", "upper bound", "Cascade",
-        "37.20 s", "33.33 %", "Layers", "input → relu1", "41.7 %", "Smallest radii",
+        "18.75 s", "Layers", "input → relu1", "41.7 %", "Smallest radii",
         "Largest radii", "Counterexamples", "L2 distance ≤", "more in counterexamples.npz",
         "at most 1.1e-09", made.DIGEST,
     ):  # fmt: skip

@@ -20,16 +20,10 @@ def test_a_folder_and_its_certificate_are_read_alike(tmp_path):
         assert found.counterexamples.keys() == saved.counterexamples.keys()
 
 
-def test_a_certificate_may_stand_alone_where_no_samples_are_needed(tmp_path):
-    folder = made.save(tmp_path, made.plain())
-    (folder / "samples.jsonl").unlink()
-    assert read_results(folder, samples=False).samples == ()
-    with pytest.raises(UsageError, match=r"samples\.jsonl: is not there"):
-        read_results(folder)
-
-
 def test_a_shard_is_read_with_its_own_samples(tmp_path):
-    folder = made.save(tmp_path, made.plain())
+    results = made.plain()
+    results.certificate["data"] |= {"shard": "1/2", "size": 600, "chosen": 600}
+    folder = made.save(tmp_path, results)
     for name in ("certificate.json", "samples.jsonl"):
         stem, _, end = name.partition(".")
         (folder / name).rename(folder / f"{stem}.1-of-2.{end}")
@@ -45,48 +39,6 @@ def test_nothing_to_read_is_said_with_a_remedy(tmp_path):
         read_results(tmp_path / "absent")
     with pytest.raises(UsageError, match=r"holds no certificate\.json; name the --output"):
         read_results(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda c: c.pop("summary"), "summary of the record is missing"),
-        (lambda c: c["data"].pop("sha256"), "sha256 of data of the record is missing"),
-        (lambda c: c.update(model=[]), "model of the record is no object"),
-        (lambda c: c["summary"].update(n="7"), "n of summary of the record is no integer"),
-        (lambda c: c["summary"].update(clean_correct=True), "clean_correct .* is no integer"),
-        (lambda c: c["summary"]["certified_count"].update(x="1"), "x of certified_count .*integer"),
-        (
-            lambda c: c["options"].update(eps=[1]),
-            "an entry of eps of options of the record is no string",
-        ),
-        (lambda c: c["summary"]["radius"].update(median="0"), "no number or null"),
-        (lambda c: c.update(schema="https://lipcert.dev/schema/certificate/9"), "schema"),
-        (lambda c: c["summary"].update(n=7), "has other counts than certificate.json"),
-        (lambda c: c["summary"].pop("certified_count"), "certified_count of summary is missing"),
-        (lambda c: c["summary"].update(clean_correct=1), "other counts than certificate.json"),
-        (lambda c: c["summary"].update(upper_count={"0.3": 300}), "other counts than certificate"),
-        (lambda c: c["summary"]["certified_count"].update({"0.1": 300}), "other counts"),
-    ],
-)
-def test_a_damaged_certificate_is_refused(tmp_path, change, problem):
-    results = made.plain()
-    change(results.certificate)
-    with pytest.raises(CannotCertify, match=problem):
-        read_results(made.save(tmp_path, results))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
-def test_what_is_no_certificate_or_sample_is_refused(tmp_path, text):
-    folder = made.save(tmp_path, made.plain())
-    good = (folder / "certificate.json").read_text()
-    (folder / "certificate.json").write_text(text)
-    with pytest.raises(CannotCertify, match=r"certificate\.json"):
-        read_results(folder)
-    (folder / "certificate.json").write_text(good)
-    (folder / "samples.jsonl").write_text(text + "\n")
-    with pytest.raises(CannotCertify, match=r"samples\.jsonl: line 1"):
-        read_results(folder)
 
 
 def of(index: int, radius: float, verdict: str = "unknown", prediction: int = 1) -> Sample:
@@ -151,7 +103,7 @@ def test_no_more_is_read_than_a_report_shows(tmp_path, monkeypatch):
 def test_arrays_that_are_no_rows_of_images_are_refused(tmp_path, image):
     path = tmp_path / "thumbnails.npz"
     np.savez(path, index=[1, 2], image=image)
-    with pytest.raises(CannotCertify, match=r"thumbnails\.npz: is damaged"):
+    with pytest.raises(CannotCertify, match=r"thumbnails\.npz: .*remove it"):
         thumbnails.read_images(path)
 
 
@@ -159,7 +111,7 @@ def test_a_damaged_image_file_is_named(tmp_path):
     path = tmp_path / "thumbnails.npz"
     for content in (b"no zip", b"PK\x03\x04 cut"):
         path.write_bytes(content)
-        with pytest.raises(CannotCertify, match=r"thumbnails\.npz: is damaged"):
+        with pytest.raises(CannotCertify, match=r"thumbnails\.npz: .*remove it"):
             thumbnails.read_images(path)
     np.savez(path, index=[1])
     with pytest.raises(CannotCertify, match="remove it"):

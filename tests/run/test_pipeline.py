@@ -1,3 +1,4 @@
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -13,6 +14,7 @@ from lipcert.certificate import Sample
 from lipcert.data import load_dataset
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.options import Epsilon, Options
+from lipcert.records import read
 from lipcert.report import json_file
 from lipcert.run import Execution, ModelSource, Preprocessing, Shard, certify_dataset, open_model
 from lipcert.run.progress import ConsoleWatch
@@ -20,6 +22,7 @@ from lipcert.run.progress import ConsoleWatch
 DIGITS = load_dataset("digits")
 CHOSEN = np.arange(5, 35)
 OPTIONS = Options(eps=(Epsilon.parse("0.1"),))
+LOCAL = Options(eps=OPTIONS.eps, method="local")
 ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
 
 
@@ -38,7 +41,10 @@ class FakeCertifier:
         self.global_failure_probability = 1e-10
         self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax, counterexamples, reach=None):
+    def make(
+        self, network, options, *, samples, device, softmax, counterexamples, reach, key, file
+    ):
+        self.key = key
         self.samples, self.counterexamples = samples, counterexamples
         return self
 
@@ -56,7 +62,9 @@ class FakeCertifier:
                 i, int(y), int(y), self.verdict, 1.0, 0.1 + i / 1e3, 2.0, "local", 0.01, ("0.1",)
             )
             if i not in self.broken
-            else Sample(i, int(y), int(y), "falsified", 1.0, 0.01, 2.0, "dual", 0.01)
+            else Sample(
+                i, int(y), int(y), "falsified", 1.0, 0.01, 2.0, "dual", 0.01, attack_radius=0.05
+            )
             for i, y in zip(indices, labels, strict=True)
         ]
 
@@ -103,16 +111,38 @@ def test_samples_come_back_in_the_order_asked_for(model):
 
 def test_a_bad_sample_is_recorded_and_the_others_go_on(model):
     result = run(model, FakeCertifier(bad={7, 20}), batch_size=8)
-    errors = {sample.index for sample in result.samples if sample.verdict == "error"}
-    assert errors == {7, 20}
+    errors = [sample for sample in result.samples if sample.verdict == "error"]
+    assert [sample.index for sample in errors] == [7, 20]
+    assert "misclassified" not in result.summary["verdicts"]
     assert result.summary["n"] == 30
     assert any("2 samples failed" in note and "bad sample" in note
                for note in result.certificate.notes)  # fmt: skip
 
 
-def test_a_run_without_any_result_is_refused(model):
-    with pytest.raises(CannotCertify, match=r"every sample failed.*bad sample"):
-        run(model, FakeCertifier(bad=CHOSEN))
+def test_an_internal_error_leaves_the_clean_accuracy_as_it_is(model, tmp_path):
+    """The network itself says what it predicts, whatever its certifier does."""
+    whole = certify_dataset(model, DIGITS, CHOSEN, LOCAL, Execution())
+    result = run(model, FakeCertifier(bad=CHOSEN), output=tmp_path)
+    assert result.summary["verdicts"] == {"error": 30}
+    assert result.summary["clean_correct"] == whole.summary["clean_correct"] < 30
+    for one, other in zip(result.samples, whole.samples, strict=True):
+        assert one.prediction == other.prediction
+        assert one.margin == pytest.approx(other.margin)
+        assert (one.radius, one.certified) == (0.0, ())
+    # All of it is kept, and can be read.
+    assert read(tmp_path).certificate["summary"] == result.summary
+
+
+def test_a_run_of_a_network_that_gives_no_numbers_is_refused(path, tmp_path):
+    broken = onnx.load(path)
+    broken.graph.initializer[1].CopyFrom(
+        numpy_helper.from_array(np.full(10, np.finfo(np.float32).max, np.float32), "b")
+    )
+    weights = np.full((10, 64), np.finfo(np.float32).max, np.float32)
+    broken.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "W"))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    with pytest.raises(CannotCertify):
+        run(open_model(ModelSource(tmp_path / "broken.onnx"), Preprocessing()), FakeCertifier())
 
 
 def test_an_interrupt_keeps_what_is_done_and_resuming_computes_only_the_rest(model, tmp_path):
@@ -189,7 +219,9 @@ def test_the_files_are_those_of_the_result(model, tmp_path):
     result = run(model, FakeCertifier(), output=tmp_path / "new")
     certificate, samples = json_file.paths(tmp_path / "new")
     assert json.loads(certificate.read_text())["summary"] == result.summary
-    assert tuple(json_file.read_samples(samples)) == result.samples
+    lines = samples.read_text().splitlines()
+    assert tuple(Sample.from_json(json.loads(line)) for line in lines) == result.samples
+    assert hashlib.sha256(samples.read_bytes()).hexdigest() == result.certificate.samples_sha256
 
 
 def kept(folder: Path, suffix: str = "") -> list[int]:
@@ -265,7 +297,15 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
             watch.say("not verbose")
             pixels = torch.from_numpy(DIGITS.pixels(np.arange(2)))
             fake = FakeCertifier().make(
-                None, options, samples=2, device="cpu", softmax=False, counterexamples=None
+                None,
+                options,
+                samples=2,
+                device="cpu",
+                softmax=False,
+                counterexamples=None,
+                reach=None,
+                file=None,
+                key=None,
             )
             watch.advance(fake(pixels, DIGITS.labels[:2], [0, 1]))
         shown[terminal] = console.export_text()

@@ -144,7 +144,8 @@ def files(folder: Path, model, workers: int):
 
 
 def timeless(record: dict) -> dict:
-    untimed = {k: v for k, v in record.items() if k not in ("seconds", "rungs", "cascade")}
+    timed = ("seconds", "rungs", "cascade", "samples_sha256")
+    untimed = {k: v for k, v in record.items() if k not in timed}
     rungs = [{**rung, "seconds": 0} for rung in record.get("cascade", ())]
     return untimed | {"cascade": rungs}
 

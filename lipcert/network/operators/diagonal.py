@@ -11,13 +11,21 @@ from lipcert.network.operators.base import Operator, Shape
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagonal(Operator):
-    """``v ↦ s∘v + b``; ``scale`` and ``bias`` broadcast to the shape, None is 1 and 0."""
+    """``v ↦ s∘v + b``; ``scale`` and ``bias`` broadcast to the shape, None is 1 and 0.
+
+    With neither it is the identity: a value that is stored in another format, or must stay within
+    its range (``Node.format``).
+    """
 
     scale: Tensor | None
 
     @classmethod
     def of(cls, scale: Tensor | None, bias: Tensor | None, shape: Shape) -> Diagonal:
         return cls(shape, shape, bias, scale)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.scale is None and self.bias is None
 
     def entries(self) -> Tensor | None:
         return self.scale

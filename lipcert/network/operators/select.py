@@ -67,11 +67,12 @@ class Select(Operator):
         return inverse
 
     def _forward(self, v: Tensor, entries: Tensor | None) -> Tensor:
-        flat = v.flatten(1) if self.is_reshape else _gather(v.flatten(1), self.index)
+        flat = v.reshape(len(v), math.prod(self.in_shape))
+        flat = flat if self.is_reshape else _gather(flat, self.index)
         return flat.reshape(-1, *self.out_shape)
 
     def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
-        flat = v.flatten(1)
+        flat = v.reshape(len(v), math.prod(self.out_shape))
         if self.is_reshape:
             out = flat
         elif self._inverse is not None:

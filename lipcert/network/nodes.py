@@ -1,0 +1,37 @@
+"""The nodes of a network: its input, sums, affine operators and activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipcert.network.activations import Activation
+from lipcert.network.operators import Operator, Shape
+from lipcert.rounding import Arithmetic
+
+
+@dataclass(frozen=True)
+class Input:
+    """The network's input, node 0."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all inputs, the only node with several. Concatenation is a sum of placed parts."""
+
+
+Kind = Input | Sum | Operator | Activation
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the network; ``origin`` names the place in the file that it comes from.
+
+    ``format``: the format that the file itself computes the value in, whatever it is deployed in:
+    it rounds and overflows there at least as much. None where only the deployed one counts.
+    """
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    shape: Shape
+    origin: str
+    format: Arithmetic | None = None

@@ -1,0 +1,52 @@
+"""Powers of two, so that no square of a bound overflows or underflows.
+
+All values are upper bounds, 0 or more; what a result loses where it is too small for a normal
+number is made up for by the smallest one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipcert.rounding import FLOAT64_TINY
+
+
+def exponents(values: Tensor) -> Tensor:
+    """Whole numbers e with ``2^(e−1) ≤ |value| < 2^e``, as int64; 0 for 0 and what is not
+    finite."""
+    usable = (values != 0) & torch.isfinite(values)
+    found: Tensor = torch.frexp(torch.where(usable, values, 0.5)).exponent
+    return found.long()
+
+
+def power(of: Tensor) -> Tensor:
+    """``2^e`` in float64 for whole numbers ``|e| ≤ 1022``, exactly."""
+    return torch.ldexp(torch.ones_like(of, dtype=torch.float64), of)
+
+
+def lifted(values: Tensor, by: Tensor) -> Tensor:
+    """``values · 2^by``, rounded up where that is below the normal numbers; in float64."""
+    values, by = values.double(), by.clamp(-4000, 4000)
+    found = values
+    for part in range(4):
+        found = found * power((by + part).div(4, rounding_mode="floor"))
+    return torch.where((values > 0) & (found < FLOAT64_TINY), FLOAT64_TINY, found)
+
+
+def product(*factors: Tensor) -> Tensor:
+    """The product, as rounded from left to right, with no underflow on the way: in float64."""
+    total = by = None
+    for factor in factors:
+        own = exponents(factor)
+        unit = divided(factor.double(), own)
+        total, by = (unit, own) if total is None or by is None else (total * unit, by + own)
+    assert total is not None
+    assert by is not None
+    return lifted(total, by)
+
+
+def divided(values: Tensor, by: Tensor) -> Tensor:
+    """``values / 2^by`` of any sign, which is exact where it is a normal number: in float64."""
+    half = by.div(2, rounding_mode="floor")
+    return values.double() * power(-half) * power(half - by)

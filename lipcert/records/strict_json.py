@@ -1,0 +1,95 @@
+"""JSON objects as lipcert writes them, and nothing that is merely read as JSON elsewhere.
+
+Python's reader takes NaN, Infinity, numbers beyond a double, repeated keys, and digits and brackets
+without end. In a certificate each of these is damage or a forgery.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+from lipcert.errors import CannotCertify
+
+Record = dict[str, Any]
+
+# A certificate has at most 5 levels.
+_DEEPEST = 16
+# Seeds and coins may have 128 bits; all other whole numbers have bounds of their own.
+_INTEGERS = 2**128
+
+
+def parse(content: bytes, where: str) -> Record:
+    """The JSON object that ``content`` is, in UTF-8.
+
+    Raises ``CannotCertify``, whose message begins with ``where``, for anything else: other
+    encodings, repeated keys, NaN, numbers beyond a double, whole numbers of more than 128 bits,
+    more than 16 levels, half of a surrogate pair.
+    """
+    try:
+        found = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_float=_float,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
+        _check(found)
+    except RecursionError:
+        raise _damaged(where, "it is nested too deeply") from None
+    except UnicodeError as error:
+        raise _damaged(where, f"it is no UTF-8: {error}") from error
+    except ValueError as error:
+        raise _damaged(where, f"it is no JSON that lipcert writes: {error}") from error
+    if not isinstance(found, dict):
+        raise _damaged(where, "it is no JSON object")
+    return found
+
+
+def _damaged(where: str, why: str) -> CannotCertify:
+    return CannotCertify(f"{where}: is damaged: {why[:200]}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {name[:60]!r} is repeated")
+    return made
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is beyond a double")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 40 or abs(int(text)) >= _INTEGERS:
+        raise ValueError(f"the whole number {text[:40]}… has more than 128 bits")
+    return int(text)
+
+
+def _constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
+
+
+def _check(value: Any) -> None:
+    """Raises ``ValueError`` for more than 16 levels, ``UnicodeError`` for half a surrogate pair."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += [*one, *one.values()]
+            elif isinstance(one, list):
+                below += one
+            elif isinstance(one, str):
+                one.encode()
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it has more than {_DEEPEST} levels")

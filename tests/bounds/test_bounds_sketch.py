@@ -1,0 +1,229 @@
+"""The sketched tube: projections hold as often as they say, and no run leaves a proven state."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from attacks import in_ball
+from deployed_runs import DTYPES, ORDERS, deployed_values
+from laws import ACTIVATION_CASES, normal, random_network, seeded, uniform
+from torch import Generator, Tensor
+
+from lipcert.bounds import Propagation
+from lipcert.bounds.boxes import Centre
+from lipcert.bounds.reverse import carry_back
+from lipcert.bounds.sketch import Assurance, Claim, Proof, Tube, remainder
+from lipcert.certification.deployed import Deployment
+from lipcert.network import Network, NetworkBuilder, lower, simplify
+from lipcert.network.activations import Elementwise, relu
+from lipcert.network.operators import Dense
+from lipcert.rounding import FORMATS
+
+COUNT = 192
+RADII = (1e-9, 1e-3, 0.05, 0.3)
+
+
+@dataclass
+class Seeded:
+    """Coins from a generator; ``drawn`` keeps the normal ones."""
+
+    batch: int
+    generator: Generator
+    drawn: list[Tensor] = field(default_factory=list)
+
+    def normals(self, count: int, shape: tuple[int, ...]) -> Tensor:
+        self.drawn.append(normal((self.batch, count, *shape), self.generator))
+        return self.drawn[-1]
+
+    def cauchy(self, count: int, shape: tuple[int, ...]) -> Tensor:
+        even = uniform((self.batch, count, *shape), self.generator)
+        return torch.tan(math.pi * (even - 0.5))
+
+
+class Case:
+    """A random network, samples, and a tube around them, in real or deployed arithmetic."""
+
+    def __init__(self, seed: int, name: str | None = None, batch: int = 3) -> None:
+        loaded = random_network(seeded(seed), blocks=1 + seed % 3)
+        self.x = uniform((batch, *loaded.in_shape), seeded(seed + 50))
+        if name is not None:
+            self.x = self.x.to(DTYPES[name]).double()
+        self.network = simplify(lower(simplify(loaded)))
+        arithmetic = None if name is None else FORMATS[name]
+        self.deployment = Deployment.of(loaded, arithmetic=arithmetic, softmax=False)
+        self.noise = self.deployment.noise(self.network)
+        self.tube = Tube(self.network, self.network.to_guess_by())
+        self.centre = anchors(self.network, self.x)
+        self.seed = seed
+
+    def proof(self, radius: float, assurance: Assurance) -> tuple[Claim, Proof]:
+        eps = torch.full((len(self.x),), radius, dtype=torch.float64)
+        rounding = None if self.noise is None else self.noise.over(eps).before
+        first, second = (Seeded(len(eps), seeded(self.seed + k)) for k in (1000, 2000))
+        claim = self.tube.claim(self.centre, eps, assurance, first, COUNT, rounding)
+        return claim, self.tube.prove(self.centre, claim, assurance, second)
+
+
+def anchors(network: Network, x: Tensor) -> Centre:
+    return Propagation.of(network, [math.inf] * len(network.nodes)).anchors(x)
+
+
+ASSURANCE = Assurance.of(COUNT, 1e-9)
+
+
+@pytest.mark.parametrize("count", [48, 192, 1024])
+def test_projections_fail_no_more_often_than_they_say(count: int) -> None:
+    rows, assurance = 20_000, Assurance.of(count, 0.01)
+    coins = Seeded(rows, seeded(count))
+    square = coins.normals(count, ()).square().mean(1).sqrt()
+    ordered = coins.cauchy(count, ()).abs().kthvalue(assurance.rank, 1).values
+    low, small = square * assurance.factor < 1, ordered < assurance.divisor
+    for failed in (low, small):
+        # Three standard deviations of a risk of .01; the bounds are far from vacuous, too.
+        assert float(failed.double().mean()) <= 0.01 + 3 * math.sqrt(0.01 / rows)
+    assert float((square * assurance.factor).mean()) < 3
+    assert float((ordered / assurance.divisor).median()) < 6
+    # With less of a factor they do fail more often.
+    assert float((square * (assurance.factor * 0.8) < 1).double().mean()) > 0.01
+    assert float((ordered < assurance.divisor * 1.4).double().mean()) > 0.01
+
+
+def test_so_few_projections_assure_nothing() -> None:
+    with pytest.raises(ValueError, match="assure nothing"):
+        Assurance.of(4, 1e-30)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_run_leaves_a_proven_state(seed: int) -> None:
+    case = Case(seed)
+    for radius in RADII:
+        _, proof = case.proof(radius, ASSURANCE)
+        eps = torch.full((len(case.x),), radius, dtype=torch.float64)
+        for k in range(3):
+            values = case.network.values(in_ball(case.x, eps, seeded(k)))
+            for i, layer in proof.state.items():
+                z = values[case.network.nodes[i].inputs[0] if i else 0]
+                outside = (z < layer.lower) | (z > layer.upper)
+                assert not bool(outside[proof.held].any()), (radius, i)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_most_small_balls_are_proven(seed: int) -> None:
+    _, proof = Case(seed).proof(1e-6, ASSURANCE)
+    assert bool(proof.held.all())
+    # No wider than what a linear network of these slopes does, times the assurance's factors.
+    for i, layer in proof.state.items():
+        assert float((layer.upper - layer.lower).max()) < 1e-3, i
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_deployed_run_leaves_a_proven_state(seed: int, name: str) -> None:
+    case = Case(seed, name)
+    if case.noise is None:
+        pytest.skip("this network's roundings are not found as noise")
+    for radius in (1e-6, 0.05):
+        _, proof = case.proof(radius, ASSURANCE)
+        eps = torch.full((len(case.x),), radius, dtype=torch.float64)
+        for k, order in enumerate(ORDERS.values()):
+            x = in_ball(case.x, eps, seeded(k)) if k else case.x
+            values = deployed_values(
+                case.noise.roundoff.network, x, DTYPES[name], order, case.noise.compared
+            )
+            for i, partner in case.noise.partners.items():
+                if i:
+                    layer = proof.state[partner]
+                    z = values[case.noise.roundoff.network.nodes[i].inputs[0]]
+                    outside = (z < layer.lower) | (z > layer.upper)
+                    assert not bool(outside[proof.held].any()), (radius, i)
+
+
+def exact_widths(case: Case, claim: Claim, sink: int) -> Tensor:
+    """What the claim's weights give exactly at each neuron: its row's norm, and its errors."""
+    network, size = case.network, math.prod(case.network.nodes[sink].shape)
+    batch, places = len(case.x), claim.places
+    forms = torch.eye(size, dtype=torch.float64).reshape(size, *network.nodes[sink].shape)
+    forms = forms.repeat(batch, *(1,) * (forms.dim() - 1))
+    rows = torch.arange(batch).repeat_interleave(size)
+    total = torch.zeros(len(forms), dtype=torch.float64)
+
+    def cross(i: int, value: Tensor) -> Tensor:
+        nonlocal total
+        total = total + (value.abs() * places[i].half[rows]).flatten(1).sum(1)
+        return value * places[i].slope[rows]
+
+    rest = carry_back(network, sink, forms, cross)
+    if rest is not None:
+        total = total + claim.eps[rows] * rest.flatten(1).norm(dim=1)
+    return total.reshape(batch, *network.nodes[sink].shape)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_proven_widths_cover_the_exact_ones(seed: int) -> None:
+    case = Case(seed)
+    for radius in (1e-6, 0.05):
+        claim, proof = case.proof(radius, ASSURANCE)
+        assert covered(case, claim, proof)
+
+
+def covered(case: Case, claim: Claim, proof: Proof) -> bool:
+    for i, place in claim.places.items():
+        sink = case.network.nodes[i].inputs[0]
+        exact, layer = exact_widths(case, claim, sink), proof.state[i]
+        middle = layer.anchor + place.shift
+        # A proven box is the claimed one at most, which a neuron that was missed leaves.
+        proven = torch.maximum(layer.upper - middle, middle - layer.lower)
+        good = proof.held.reshape(-1, *(1,) * (exact.dim() - 1)).expand_as(exact)
+        if bool((exact > proven * (1 + 1e-9))[good].any()):
+            return False
+    return True
+
+
+def test_a_smaller_scale_is_seen() -> None:
+    wrong = replace(ASSURANCE, factor=0.5, divisor=ASSURANCE.divisor * 4)
+    assert not all(covered(case, *case.proof(0.05, wrong)) for case in map(Case, range(4)))
+
+
+def test_coins_that_are_known_prove_anything() -> None:
+    """A layer orthogonal to coins seen before looks like nothing to them, and not to fresh ones."""
+    size, count = 400, COUNT
+    known = Seeded(1, seeded(5))
+    coins = known.normals(count, (1, size))[0, :, 0]
+    left = torch.linalg.svd(coins, full_matrices=True).Vh[count:]
+    builder = NetworkBuilder((1, size))
+    node = builder.activation(relu(), builder.operator(Dense.of(left[:1], None, (1, size)), 0))
+    network = builder.build(
+        builder.operator(Dense.of(torch.ones(2, 1).double(), None, (1, 1)), node)
+    )
+    centre = anchors(network, torch.full((1, 1, size), 0.5).double())
+    tube = Tube(network, network.to_guess_by())
+    eps = torch.tensor([0.1], dtype=torch.float64)
+
+    def width(seed: int) -> float:
+        claim = tube.claim(centre, eps, ASSURANCE, Seeded(1, seeded(9)), count, None)
+        state = tube.prove(centre, claim, ASSURANCE, Seeded(1, seeded(seed))).state
+        return float((state[node].upper - state[node].anchor).max())
+
+    assert width(5) < 0.1 <= width(6)
+
+
+ELEMENTWISE = {
+    name: kind
+    for name, build in ACTIVATION_CASES.items()
+    if isinstance(kind := build(torch.float64, seeded(1)), Elementwise)
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_remainders_hold(name: str) -> None:
+    kind, generator = ELEMENTWISE[name], seeded(7)
+    shape = (64, 1, 4, 3, 2)
+    anchor = 3 * normal(shape, generator)
+    lower, upper = anchor - 2 * uniform(shape, generator), anchor + 2 * uniform(shape, generator)
+    slope = 0.5 * normal(shape, generator)
+    middle, rest = remainder(kind, slope, anchor, lower, upper)
+    for share in torch.linspace(0, 1, 41, dtype=torch.float64):
+        z = lower + share * (upper - lower)
+        error = kind.value(z) - kind.value(anchor) - slope * (z - anchor) - middle
+        assert bool((error.abs() <= rest + 1e-12).all())

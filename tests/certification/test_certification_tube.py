@@ -1,0 +1,78 @@
+"""Deep networks: radii by sketched tubes, where norms layer after layer leave nothing."""
+
+import math
+
+import pytest
+import torch
+from attacks import in_ball, smallest_margins
+from laws import normal, seeded, uniform
+from torch import Generator
+
+from lipcert.certificate import Sample
+from lipcert.certification import Certifier
+from lipcert.certification.tube import is_deep
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.activations import Activation, Silu, relu
+from lipcert.network.operators import Convolution, Dense, Select
+from lipcert.options import Epsilon, Options
+
+
+def residual_network(generator: Generator, blocks: int, activation: Activation) -> Network:
+    """``blocks`` residual blocks of 4 channels, as a batch norm would leave them."""
+    builder = NetworkBuilder((1, 3, 12, 12))
+
+    def convolution(node: int, channels: int, gain: float) -> int:
+        shape = builder.shape(node)
+        weight = normal((channels, shape[1], 3, 3), generator)
+        weight *= gain / math.sqrt(weight[0].numel())
+        bias = 0.2 * normal((channels,), generator)
+        return builder.operator(
+            Convolution.of(weight, bias, shape, padding=((1, 1), (1, 1))), node, "convolution"
+        )
+
+    node = builder.activation(activation, convolution(0, 4, 2.0))
+    for _ in range(blocks):
+        inner = builder.activation(activation, convolution(node, 4, 1.4))
+        node = builder.activation(activation, builder.sum([convolution(inner, 4, 0.7), node]))
+    shape = builder.shape(node)
+    places = torch.arange(math.prod(shape)).reshape(1, -1)
+    node = builder.operator(Select.of(places, shape), node, "flatten")
+    weight = normal((4, places.numel()), generator) / math.sqrt(places.numel())
+    return builder.build(
+        builder.operator(Dense.of(weight, None, (1, places.numel())), node, "head")
+    )
+
+
+def certified(network: Network, x: torch.Tensor, deployed: str, method: str) -> list[Sample]:
+    options = Options(
+        eps=(Epsilon.parse("1e-5"),), method=method, effort="fast", deployed=deployed, seed=3
+    )
+    labels = network.logits(x).argmax(1)
+    return Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "deployed"),
+    [(relu(), "float32"), (relu(), "real"), (Silu(), "float32")],
+    ids=["ReLU", "ReLU, real", "SiLU"],
+)
+def test_deep_networks_get_radii_that_no_attack_breaks(
+    activation: Activation, deployed: str
+) -> None:
+    network = residual_network(seeded(11), 20, activation)
+    assert is_deep(network)
+    x = uniform((2, *network.in_shape), seeded(12)).float().double()
+    labels = network.logits(x).argmax(1)
+    samples = certified(network, x, deployed, "auto")
+    radii = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    # The local bound is at most 1e-9 here.
+    assert bool((radii > 1e-5).all())
+    assert all(sample.method == "tube" for sample in samples)
+    assert all(0 < sample.failure_probability < 1e-9 for sample in samples)
+    points = torch.cat([in_ball(x, radii, seeded(k)) for k in range(20)])
+    assert bool((network.logits(points).argmax(1) == labels.repeat(20)).all())
+    assert bool((smallest_margins(network, x, labels, radii, restarts=1) > 0).all())
+
+
+def test_shallow_networks_are_not_deep() -> None:
+    assert not is_deep(residual_network(seeded(11), 2, relu()))
