@@ -11,7 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from lipcert.coins import parse_seed
-from lipcert.data.dataset import to_dataset
+from lipcert.data import Dataset, Expected, load_dataset, relabelled
+from lipcert.data.arrays import to_dataset
+from lipcert.data.collect import as_array, collect
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
@@ -22,6 +24,7 @@ from lipcert.run import (
     certify_dataset,
     open_model,
 )
+from lipcert.run.job import Channels
 from lipcert.run.progress import ConsoleWatch, Watch
 
 
@@ -33,6 +36,7 @@ def load(
     std: Sequence[float] | None = None,
     layout: str | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
+    channels: Channels | None = None,
     arch: str | None = None,
     image_shape: Sequence[int] | None = None,
 ) -> Model:
@@ -40,16 +44,19 @@ def load(
 
     ``path``: an ONNX file, where ``weights`` (a .safetensors file) may replace its own; or a
     .safetensors file with ``arch``, the ``package.module:factory`` of the model.
-    ``mean``, ``std`` (one a channel), ``layout`` (of the model's input, such as ``HWC``) and
-    ``value_range`` (the model's numbers for black and white) say what the model expects; they
-    become part of it, so that eps is always in pixels of [0, 1]. ``image_shape``: (C, H, W), for
-    ``arch`` alone. Raises ``UsageError`` and ``CannotCertify``.
+    ``mean``, ``std`` (one a channel or feature), ``layout`` (of the model's input, such as
+    ``HWC``), ``value_range`` (the model's numbers for 0 and 1 of the data, black and white of
+    images) and ``channels`` (``"bgr"`` for a model that reads blue first; ``"rgb"`` and ``"bgr"``
+    repeat gray images for a model of three channels) say what the model expects; they become part
+    of it, so that eps is always in the unit of the data, for images pixels of [0, 1].
+    ``image_shape``: (C, H, W), for ``arch`` alone. Raises ``UsageError`` and ``CannotCertify``.
     """
     preprocessing = Preprocessing(
         mean=None if mean is None else tuple(float(value) for value in mean),
         std=None if std is None else tuple(float(value) for value in std),
         layout=layout,
         value_range=(float(value_range[0]), float(value_range[1])),
+        channels=channels,
     )
     source = ModelSource(Path(path), None if weights is None else Path(weights), arch)
     return open_model(source, preprocessing, image_shape=image_shape)
@@ -58,8 +65,8 @@ def load(
 def certify(
     model: Model,
     images: Any,
-    labels: Any,
-    eps: float | str | Iterable[float | str],
+    labels: Any = None,
+    eps: float | str | Iterable[float | str] = (),
     *,
     method: Method = "auto",
     effort: Effort = "standard",
@@ -84,8 +91,12 @@ def certify(
 ) -> Result:
     """Certify that small L2 changes of ``images`` do not change the model's prediction.
 
-    ``images``: (N, C, H, W) or (N, features), floats in [0, 1] or uint8, an array or a CPU tensor;
-    ``labels``: (N,) whole numbers. ``eps``: one radius or several, in pixels of [0, 1], as numbers
+    ``images``: (N, C, H, W), floats in [0, 1] or uint8, whose unit is a pixel of [0, 1]; or (N,
+    features), (N, C, length) or (N, C, D, H, W), which keep the numbers that they hold as their
+    unit. An array or a tensor, on any device, with gradients or without. ``labels``: (N,) or (N, 1)
+    whole numbers, or one-hot. Without ``labels``, ``images`` is what has both: what ``--data``
+    takes, as text or a path; a torch Dataset or DataLoader; a mapping of arrays; or what
+    ``lipcert.data.load_dataset`` returns. ``eps``: one radius or several, in that unit, as numbers
     or as text such as ``"36/255"``. ``seed``: None for coins from fresh entropy of the system; a
     number, or the text that a certificate records, to repeat a run. The other options are those of
     ``lipcert certify``; with ``output`` the results and the journal are written there. ``progress``
@@ -96,9 +107,7 @@ def certify(
     The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
     those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
     """
-    dataset = to_dataset(
-        "arrays", "given", np.asarray(images), np.asarray(labels), source="images", layout="nchw"
-    )
+    dataset = _dataset(model, images, labels)
     radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
     options = Options(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
@@ -126,3 +135,21 @@ def certify(
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
     return certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+
+
+def _dataset(model: Model, images: Any, labels: Any) -> Dataset:
+    expected = Expected(tuple(model.loaded.network.in_shape[1:]), model.classes)
+    if labels is not None:
+        return to_dataset(
+            "arrays", "given", as_array(images, "images"), as_array(labels, "labels"),
+            source="images", layout="nchw", expected=expected,
+        )  # fmt: skip
+    if isinstance(images, str | PathLike):
+        found = load_dataset(str(images), expected=expected)
+    else:
+        collected = collect(images, "images")
+        found = collected if isinstance(collected, Dataset) else to_dataset(
+            "arrays", "given", collected.images, collected.labels, source="images",
+            expected=expected, names=collected.names, classes=len(collected.names) or None,
+        )  # fmt: skip
+    return relabelled(found, outputs=model.classes)

@@ -165,6 +165,25 @@ def array_of(content: bytes, source: str) -> Array:
     return array
 
 
+def read_array(path: Path, most: int) -> Array:
+    """The array of an ``.npy`` file, nothing unpickled, which may take ``most`` bytes;
+    ``CannotCertify`` unless the file is just as long as its header declares."""
+    try:
+        with path.open("rb") as stream:
+            header, held = _header(stream, str(path)), path.stat().st_size
+            if header.start + header.bytes != held:
+                raise CannotCertify(
+                    f"{path}: declares shape {header.shape} of {header.dtype}, "
+                    f"{header.start + header.bytes} bytes in all, but holds {held}"
+                )
+            check_size(str(path), header.bytes, most)
+            stream.seek(0)
+            array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    except _BROKEN as error:
+        raise CannotCertify(f"{path}: not a sound npy file: {error}") from error
+    return array
+
+
 def check_stored(path: Path) -> None:
     """Raises ``CannotCertify`` where a zip's members, as torch writes them, are not as long as they
     are stored."""

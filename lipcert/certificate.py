@@ -23,9 +23,16 @@ Verdict = Literal[
 ]
 
 
-def threat_model(*, pixel_domain: bool) -> dict[str, str]:
-    """What a certificate holds against; ``domain`` only where not every point of a ball counts."""
-    model = {"norm": "l2", "space": "pixels [0,1]"}
+# What eps may be measured in, as a certificate says it; see ``lipcert.data.dataset``.
+PIXELS = "pixels [0,1]"
+OWN = "the data's own unit"
+RANGE = "the data's range as [0,1]"
+
+
+def threat_model(*, pixel_domain: bool, space: str = PIXELS) -> dict[str, str]:
+    """What a certificate holds against: ``space`` is what eps is measured in, ``domain`` is there
+    only where not every point of a ball counts."""
+    model = {"norm": "l2", "space": space}
     return model | {"domain": "images [0,1]"} if pixel_domain else model
 
 
@@ -36,7 +43,7 @@ class Sample:
     ``verdict`` is at the largest eps asked for. ``certified`` lists the eps, as written, at which
     the sample is certified (``estimated`` likewise, for an ESTIMATE). ``margin``: the prediction's
     logit at the sample minus the largest other one. ``radius``: the largest certified L2 radius
-    found, in pixels of [0, 1]; 0 where there is none. ``lipschitz``: an upper bound of the local
+    found, in the data's unit; 0 where there is none. ``lipschitz``: an upper bound of the local
     Lipschitz constant of the logits, between any two points of the ball of the largest eps.
     ``attack_radius``: the nearest misclassified point that an attack found, an upper bound of every
     certified radius. ``failure_probability``: that of the randomised norms that this sample used.

@@ -22,7 +22,7 @@ Dtype = Literal["float64", "float32"]
 
 @dataclass(frozen=True)
 class Epsilon:
-    """A radius in raw input space (pixels in [0, 1]), as written and exactly."""
+    """A radius in the unit of the data (for images pixels in [0, 1]), as written and exactly."""
 
     text: str
     value: Fraction

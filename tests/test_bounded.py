@@ -19,7 +19,7 @@ import pytest
 from lipcert import bounded
 from lipcert.data import load_dataset
 from lipcert.data.files import read_members
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.report import thumbnails
 from lipcert.train import checkpoint
 
@@ -261,3 +261,78 @@ def test_audit_reads_no_more_points_than_there_are_samples(tmp_path: Path) -> No
     np.savez_compressed(path, index=np.zeros(1 << 20, np.int64), image=np.ones((1, 1, 2, 2)))
     with pytest.raises(CannotCertify, match="more than the 16 that are read"):
         saved_points(path, 2, (1, 2, 2))
+
+
+# Data as people have them
+
+
+def write_large(path: Path) -> None:
+    """Files of a few kilobytes that ask for gigabytes, by their kind."""
+    name, kind = path.stem, path.suffix
+    if kind == ".npy":
+        path.write_bytes(header((1 << 40, 8), "<f4") + bytes(64))
+        np.save(path.with_name("labels.npy"), np.zeros(2, int))
+    elif name == "view":
+        import torch
+
+        images = torch.zeros(1).expand(1 << 30, 8, 8, 3)
+        torch.save({"images": images, "labels": torch.zeros(4)}, path)
+    elif kind == ".pt":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(1 << 24))
+    elif kind == ".parquet":
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        if name == "same":  # one picture of 1 MiB, in a hundred thousand rows
+            one = arrow.DictionaryArray.from_arrays(
+                arrow.array(np.zeros(100_000, np.int32)), arrow.array([bytes(1 << 20)])
+            )
+            table = arrow.table({"image": one, "label": arrow.array(np.zeros(100_000, np.int8))})
+            parquet.write_table(table.cast(arrow.schema({
+                "image": arrow.dictionary(arrow.int32(), arrow.binary()), "label": arrow.int8()
+            })), path, store_schema=False)  # fmt: skip
+        else:  # one row of zeros
+            zeros = arrow.array(np.zeros(40_000_000, np.float32))
+            wide = arrow.ListArray.from_arrays([0, len(zeros)], zeros)
+            table = arrow.table({"image": wide, "label": arrow.array([0], arrow.int8())})
+            parquet.write_table(table, path)
+    assert path.stat().st_size < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("images.npy", "declares shape"),
+        ("view.pt", "more than the"),
+        ("packed.pt", "declares more than it holds"),
+        ("same.parquet", "more than the"),
+        ("zeros.parquet", "stored bytes can hold"),
+    ],
+)
+def test_small_files_that_ask_for_gigabytes(tmp_path: Path, name: str, told: str) -> None:
+    path = tmp_path / name
+    write_large(path)
+    with pytest.raises(CannotCertify, match=told):
+        load_dataset(str(path))
+
+
+def test_a_picture_in_an_archive_that_unpacks_to_more_than_a_picture_is(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    path = tmp_path / "tiny-imagenet-200.zip"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("tiny-imagenet-200/val/n00000001/a.png", "w") as file,
+    ):
+        for _ in range(65):
+            file.write(bytes(1 << 20))
+    with pytest.raises(CannotCertify, match=r"a\.png: takes 67108865 bytes"):
+        load_dataset("tiny-imagenet", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("label", [1 << 40, 1 << 62])
+def test_labels_that_are_no_numbers_of_classes(tmp_path: Path, label: int) -> None:
+    """A table of all classes would take all memory."""
+    for labels in ([0, label], ["0", str(label)], ["0", str(label) * 9]):
+        np.savez(tmp_path / "data.npz", images=np.zeros((2, 1, 2, 2)), labels=labels)
+        with pytest.raises(UsageError, match="no numbers of classes"):
+            load_dataset(str(tmp_path / "data.npz"))

@@ -131,18 +131,17 @@ class Auditor:
         })  # fmt: skip
 
     def _least(self, sample: Record, image: Array) -> float:
-        """What is to be proven: the largest eps that is certified, or else the radius."""
+        """The largest eps that the sample is certified at, rounded up, or else its radius."""
         eps = self.claims.eps
         exact = max((eps[text] for text in sample["certified"]), default=None)
-        diameter = math.sqrt(image.size)
-        return min(radius_of(sample), diameter) if exact is None else _rounded_up(exact)
+        return self._finite(radius_of(sample), image) if exact is None else _rounded_up(exact)
 
     def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """The preprocessing, in torch."""
         p = self._preprocessing
         scale, shift = (torch.from_numpy(np.array(v)).to(pixels) for v in (p.scale, p.shift))
-        flat = pixels.flatten(1) * scale + shift
-        return flat[:, torch.from_numpy(p.order)].reshape(len(pixels), *p.shape)
+        flat = pixels.flatten(1)[:, torch.from_numpy(np.array(p.order))] * scale + shift
+        return flat.reshape(len(pixels), *p.shape)
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         assert self._reading is not None
@@ -211,7 +210,7 @@ class Auditor:
         self, sample: Record, image: Array, radius: float, seed: int, effort: Effort
     ) -> tuple[int, Finding]:
         """Nothing within the certified radius may be classified otherwise."""
-        radius = min(radius, math.sqrt(image.size))
+        radius = self._finite(radius, image)
         ball = Ball(image, sample["label"], radius, self.claims.pixel_domain)
         points = self._points(ball, seed, effort)
         point = broken(self._covered, ball, points)
@@ -221,6 +220,13 @@ class Auditor:
         distance = float(np.linalg.norm(point.astype(np.float64) - image))
         by = f"a point at {distance:.9g} is not classified as {sample['label']}"
         return len(points), Finding(claim, "contradicted", by)
+
+    def _finite(self, radius: float, image: Array) -> float:
+        """For an infinite radius, one as large as any that was asked for or two images differ by;
+        a finite one as it is."""
+        if math.isfinite(radius):
+            return radius
+        return max(math.sqrt(image.size), float(self.claims.eps[self.claims.largest]))
 
     def _points(self, ball: Ball, seed: int, effort: Effort) -> Array:
         logits = None if self._reading is None else self._logits

@@ -19,33 +19,44 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """From pixels ``p`` in [0, 1] to the file's input: ``(p · scale + shift)[order]``.
+    """From the data ``p``, pixels in [0, 1] for images, to the file's input:
+    ``p[order] · scale + shift``.
 
-    ``scale``, ``shift`` ``(n,)`` and ``order``, the pixel that each input reads, are float64 and
-    flat; ``shape`` is that of the file's input. ``size`` ``(n,)``: the sizes of the numbers that
-    ``shift`` is the sum of, for the rounding of a runtime that applies them one after the other.
+    ``order``, the pixel that each input reads, and what is done to it, ``scale`` and ``shift``,
+    are flat, ``(m,)`` for a file of ``m`` inputs; ``pixels`` is how many there are, fewer than
+    ``m`` where gray images are repeated; ``shape`` is that of the file's input. ``size`` ``(m,)``:
+    the sizes of the numbers that ``shift`` is the sum of, for the rounding of a runtime that
+    applies them one after the other.
     """
 
     scale: Array
     shift: Array
     size: Array
     order: Array
+    pixels: int
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, model: Mapping[str, Any], image_shape: tuple[int, ...]) -> Preprocessing:
-        """As the ``model`` of a certificate records it, for images ``(C, H, W)`` or ``(n,)``.
+        """As the ``model`` of a certificate records it, for data of this shape: ``(C, H, W)`` for
+        images, ``(n,)``, ``(C, L)``, ``(C, D, H, W)``.
 
         Raises ``CannotCertify`` where the record does not fit the images.
         """
         record, shape = model["preprocessing"], tuple(model["input_shape"])
         low, high = record["value_range"]
         try:
-            mean = _channels(record["mean"], 0.0, image_shape)
-            std = _channels(record["std"], 1.0, image_shape)
             places = np.arange(math.prod(image_shape)).reshape(image_shape)
-            axes = _axes(record["layout"], image_shape, shape)
-            order = places.transpose(axes).reshape(math.prod(shape))
+            places = _coloured(places, record.get("channels"))
+            axes = _axes(record["layout"], places.shape, shape)
+            order, mean, std = (
+                values.transpose(axes).reshape(math.prod(shape))
+                for values in (
+                    places,
+                    _channels(record["mean"], 0.0, places.shape),
+                    _channels(record["std"], 1.0, places.shape),
+                )
+            )
         except ValueError as error:
             raise CannotCertify(
                 f"the preprocessing that the certificate records does not fit images "
@@ -56,13 +67,14 @@ class Preprocessing:
             shift=(low - mean) / std,
             size=(abs(low) + np.abs(mean)) / std,
             order=order,
+            pixels=math.prod(image_shape),
             shape=shape,
         )
 
     def __call__(self, pixels: Array) -> Array:
         """``(n, …)`` to ``(n, *shape)``, in float64."""
         flat = pixels.reshape(len(pixels), -1).astype(np.float64)
-        values: Array = (flat * self.scale + self.shift)[:, self.order]
+        values: Array = flat[:, self.order] * self.scale + self.shift
         return values.reshape(len(pixels), *self.shape)
 
 
@@ -109,22 +121,32 @@ def margins(logits: Array, labels: int | Array) -> Array:
     return np.where(np.isfinite(logits).all(axis=1), gap, np.nan)
 
 
+def _coloured(places: Array, channels: str | None) -> Array:
+    """The channels as the file reads them: blue first, or a gray one three times."""
+    if channels is None:
+        return places
+    if len(places) == 1:
+        return np.repeat(places, 3, axis=0)
+    return places[::-1] if channels == "bgr" else places
+
+
 def _channels(values: list[float] | None, default: float, image_shape: tuple[int, ...]) -> Array:
     """One number for every pixel."""
     found = np.asarray([default] if values is None else values, dtype=np.float64)
     column = found.reshape(-1, *(1,) * (len(image_shape) - 1))
-    return np.broadcast_to(column, image_shape).reshape(-1)
+    return np.broadcast_to(column, image_shape)
 
 
 def _axes(
     layout: str | None, image_shape: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """In which order the file reads the axes of an image."""
+    """In which order the file reads the axes of an image, a signal or a volume."""
+    named = {1: "F", 2: "CL", 3: "CHW", 4: "CDHW"}[len(image_shape)]
     if layout is not None:
-        return tuple("CHW".index(axis) for axis in layout)
-    last = len(image_shape) == 3 and shape != (1, *image_shape)
-    if last and shape == (1, *image_shape[1:], image_shape[0]):
-        return 1, 2, 0
+        return tuple(named.index(axis) for axis in layout)
+    several = len(image_shape) > 1 and shape != (1, *image_shape)
+    if several and shape == (1, *image_shape[1:], image_shape[0]):
+        return (*range(1, len(image_shape)), 0)
     return tuple(range(len(image_shape)))
 
 

@@ -78,9 +78,9 @@ class Program:
 
     def __init__(self, reading: Interpreter, preprocessing: Preprocessing) -> None:
         n = len(preprocessing.order)
-        order = preprocessing.order
-        scale = Matrix.of(np.arange(n), order, preprocessing.scale[order], (n, n))
-        front = Affine((0,), (scale,), preprocessing.shift[order], preprocessing.size[order])
+        shape = (n, preprocessing.pixels)
+        scale = Matrix.of(np.arange(n), preprocessing.order, preprocessing.scale, shape)
+        front = Affine((0,), (scale,), preprocessing.shift, preprocessing.size)
         self.steps: list[Step] = [front]
         # Where a value of the file is, and which of those entries it has; None: all, in order.
         self._places: dict[str, tuple[int, Array | None]] = {reading.input: (1, None)}

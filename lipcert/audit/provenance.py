@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 
 from lipcert.audit.claims import Claims
-from lipcert.data import Dataset, load_dataset
-from lipcert.data.dataset import Layout, ValueRange
-from lipcert.data.published import NAMED
+from lipcert.data import Dataset, load_dataset, mapped
+from lipcert.data.dataset import ValueRange
+from lipcert.data.layouts import Layout
+from lipcert.data.load import KNOWN
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.factory import build_model, export
 from lipcert.loading.model import affordable
@@ -25,6 +27,8 @@ from lipcert.loading.weights import replace_weights
 
 Array = NDArray[Any]
 
+# Of sums in another order.
+_SLACK = 1e-9
 # A name that leads into no other folder.
 _PLAIN = re.compile(r"\w[\w. -]*")
 
@@ -40,6 +44,7 @@ class Sources:
     data_dir: Path | None = None
     data_layout: Layout = "auto"
     data_range: ValueRange | None = None
+    labels: Path | None = None
     offline: bool = False
 
 
@@ -76,30 +81,55 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
     """The dataset whose arrays have the digest that the certificate records; raises likewise."""
     data = claims.certificate["data"]
     spec = sources.data or data["name"]
-    if sources.data is None and spec != "digits" and spec not in NAMED:
+    if sources.data is None and spec not in KNOWN:
         raise UsageError(
             f"{claims.path}: was made on {data['source']}; say where that is with --data"
         )
     if not (isinstance(data["split"], str) and _PLAIN.fullmatch(data["split"])):
         raise CannotCertify(f"{claims.path}: names the split {data['split']!r}, which is none")
+    # How the data were read stands in the certificate, but for published sets and folders.
+    reading = dict(data.get("reading", {}))
+    labels, value_range = reading.pop("labels", None), reading.pop("value_range", None)
+    layout = reading.pop("layout", "auto")
     found = load_dataset(
         spec,
         split=data["split"],
         data_dir=sources.data_dir,
         offline=sources.offline,
-        layout=sources.data_layout,
-        value_range=sources.data_range,
+        layout=sources.data_layout if sources.data_layout != "auto" else layout,
+        value_range=sources.data_range or (tuple(value_range) if value_range else None),
+        labels=sources.labels,
+        **reading,
     )
+    if labels is not None:
+        found = mapped(found, {int(label): new for label, new in labels.items()}, data["classes"])
     if _digest(found) != data["sha256"]:
         raise CannotCertify(
             f"{found.source}: is not the data of {claims.path}: sha256 {_digest(found)}, recorded "
             f"{data['sha256']}; name the right data with --data"
         )
+    _check_unit(claims, found)
     return found
 
 
+def _check_unit(claims: Claims, found: Dataset) -> None:
+    """Raises ``CannotCertify`` where the certificate measures the data otherwise than they are."""
+    space, reach = claims.certificate["threat_model"]["space"], found.reach
+    if found.unit != space:
+        raise CannotCertify(
+            f"{claims.path}: measures radii in {space}, but {found.source} is in {found.unit}; if "
+            "it was read otherwise, say so with --data-layout and --data-range"
+        )
+    if reach is None:
+        return
+    due = max(reach, 2 * float(claims.eps[claims.largest]))
+    if not math.isclose(claims.certificate["data"]["reach"], due, rel_tol=_SLACK):
+        recorded = claims.certificate["data"]["reach"]
+        raise CannotCertify(f"{claims.path}: records the reach {recorded}, the data give {due}")
+
+
 def pixels(dataset: Dataset, index: int) -> Array:
-    """One image as float32 numbers in [0, 1]."""
+    """One sample in float32, images as numbers in [0, 1]."""
     stored: Array = dataset.images[index]
     return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
 

@@ -75,15 +75,16 @@ class ReplayedProofs:
 class Audit:
     """A whole audit. ``files``: sha256 of those that were audited, by name.
 
-    ``reading`` and ``bound``: whether the auditor could read and bound the network itself, or why
-    not; ``proofs``: what was replayed in place of that bound. ``files_contradict``: contradictions
-    within the files themselves, over all samples.
+    ``unit`` is what radii are measured in. ``reading`` and ``bound``: whether the auditor could
+    read and bound the network itself, or why not; ``proofs``: what was replayed in place of that
+    bound. ``files_contradict``: contradictions within the files themselves, over all samples.
     """
 
     lipcert: str
     files: Mapping[str, str]
     model: str
     data: str
+    unit: str
     seed: int
     of: int
     reading: str
@@ -176,7 +177,7 @@ def _caption(audit: Audit) -> str:
         bound = f"Proofs: {audit.bound}; norms fail with probability {risk:.2g} at most. "
     return (
         f"Own reading of the file: {audit.reading}. {bound}{points} points of certified balls "
-        f"run{random}. Radii in pixels [0,1], seed {audit.seed}, {audit.seconds:.1f} s."
+        f"run{random}. Radii in {audit.unit}, seed {audit.seed}, {audit.seconds:.1f} s."
     )
 
 

@@ -90,6 +90,7 @@ def audit(
         files_contradict=found,
         samples=tuple(audited),
         seconds=time.perf_counter() - began,
+        unit=claims.certificate["threat_model"]["space"],
     )
 
 

@@ -89,8 +89,8 @@ def nearest(
 ) -> Attack:
     """The nearest misclassified points that are found, at most ``within`` from the samples.
 
-    ``x`` ``(B, *shape)``: pixels in [0, 1], exact; ``labels`` ``(B,)``; ``within``: a number or
-    ``(B,)``, by default the largest distance of two images, which is never exceeded. ``steps``:
+    ``x`` ``(B, *shape)``: exact samples; ``labels`` ``(B,)``; ``within``: a number or ``(B,)``,
+    by default the largest distance of two images of pixels in [0, 1]. ``steps``:
     gradients for the most promising class, about 2.7 times as many in all. ``restarts``: how often
     the search is repeated with a random beginning. ``pixel_domain``: only points in [0, 1].
     ``dtype``: the arithmetic that is attacked.
@@ -120,8 +120,9 @@ class _Search:
         self.network, self.given, self.pixel_domain = network, x.detach(), pixel_domain
         self.x, self.labels = self.given.to(network.anchor), labels.to(network.anchor.device)
         limit = torch.as_tensor(within, dtype=torch.float64).to(self.x.device)
-        self.diameter = math.sqrt(math.prod(x.shape[1:]))
-        self.limit = limit.clamp(max=self.diameter).expand(len(x))
+        cube = math.sqrt(math.prod(x.shape[1:]))
+        self.limit = torch.where(limit.isinf(), cube, limit).expand(len(x))
+        self.diameter = max([cube, *self.limit.tolist()])
         self.distance = self.x.new_full((len(x),), math.inf)
         self.point = self.x.clone()
         self.generator = torch.Generator().manual_seed(seed)

@@ -27,6 +27,8 @@ class Tools:
     rough: Bound
     norms: AssuredNorms
     deployment: Deployment
+    # How far two samples can be apart: no radius beyond is sought.
+    reach: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,7 @@ class Batch:
         self.deployed = deployed or tools.deployment.centre(self.rounded.x)
         # The largest deployed error at the last radius that held.
         self.charged = torch.full((len(x),), math.nan, dtype=x.dtype, device=x.device)
-        # No two images of [0, 1] are further apart.
-        self.diameter = math.sqrt(x[0].numel())
+        self.diameter = tools.reach
 
     @property
     def logits(self) -> Tensor:

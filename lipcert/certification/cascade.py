@@ -43,7 +43,8 @@ def climb(
     """
     pace, options = tools.pace, findings.options
     attack = nearest(
-        attacked, batch.x, batch.labels, steps=pace.attack_steps, restarts=pace.attack_restarts,
+        attacked, batch.x, batch.labels, within=batch.diameter,
+        steps=pace.attack_steps, restarts=pace.attack_restarts,
         pixel_domain=options.pixel_domain, seed=seed, dtype=attacked.anchor.dtype,
     )  # fmt: skip
     findings.break_by(rows, attack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -44,12 +45,14 @@ _FURTHER = 1.001
 class Certifier:
     """Certifies batches of samples of one network under one set of options.
 
-    ``network`` takes pixels in [0, 1] and is as the file has it; ``samples`` is how many the whole
-    run has, over all shards, for the union bound; ``softmax`` says that the file's own last Softmax
-    was stripped. ``counterexamples``, where given, is filled with the points of falsified samples,
-    by their numbers. ``key``: 128 bits that all coins follow from; those of the options' seed if
-    None, and fresh ones without a seed. ``file``: what is deployed, run at points inside every
-    certified radius. The shared norms are computed here, once.
+    ``network`` takes the data, pixels in [0, 1] for images, and is as the file has it; ``samples``
+    is how many the whole run has, over all shards, for the union bound; ``softmax`` says that the
+    file's own last Softmax was stripped. ``counterexamples``, where given, is filled with the
+    points of falsified samples, by their numbers. ``reach``: how far two samples can be apart, for
+    data that do not lie in [0, 1]; no larger radius is sought. ``key``: 128 bits that all coins
+    follow from; those of the options' seed if None, and fresh ones without a seed. ``file``: what
+    is deployed, run at points inside every certified radius. The shared norms are computed here,
+    once.
     """
 
     @ieee_arithmetic()
@@ -62,6 +65,7 @@ class Certifier:
         device: str = "cpu",
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
+        reach: float | None = None,
         key: int | None = None,
         file: File | None = None,
     ) -> None:
@@ -99,10 +103,14 @@ class Certifier:
         single = layers.network.to_guess_by()
         rough = type(bound).of(Layers.of(single), self.norms.rough(single))
         arithmetic = FORMATS.get(options.deployed)
+        # No two images of [0, 1] are further apart.
+        cube = math.sqrt(math.prod(network.in_shape))
+        reach = cube if reach is None else reach
         deployment = Deployment.of(
-            network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic
-        )
-        self.tools = Tools(bound, rough, self.norms, deployment)
+            network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic,
+            stretch=max(reach, options.largest.rounded_up) / cube,
+        )  # fmt: skip
+        self.tools = Tools(bound, rough, self.norms, deployment, reach)
         self.backward: Backward | TubeBound | None = None
         if both:
             # A tube is nothing without coins.

@@ -47,6 +47,8 @@ class Deployment:
     A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
     also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax,
     which was stripped; ``leaves``: the coarsest format from there to the file's output.
+    ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to which what underflows
+    was charged.
     """
 
     propagation: Propagation
@@ -54,11 +56,12 @@ class Deployment:
     arithmetic: Arithmetic | None
     softmax: bool
     leaves: Arithmetic | None = None
+    stretch: float = 1.0
 
     @classmethod
     def of(
         cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
-        analysis: Arithmetic = DOUBLE,
+        analysis: Arithmetic = DOUBLE, stretch: float = 1.0,
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
@@ -66,7 +69,7 @@ class Deployment:
         leaves, network = network.leaves, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
-        return cls(propagation, roundoff, arithmetic, softmax, leaves)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, stretch)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -80,7 +83,7 @@ class Deployment:
     @property
     def always(self) -> float:
         """What every margin needs beside: for ties of a Softmax, and for what underflows."""
-        return self._tie + self.roundoff.underflow
+        return self._tie + self.roundoff.underflow * max(1.0, self.stretch)
 
     @cached_property
     def usual(self) -> float:

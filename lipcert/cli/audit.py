@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lipcert.cli import parse
+from lipcert.cli import parse, shared
 from lipcert.cli.shared import DataDir, Debug, ShowConfig
 from lipcert.errors import InternalError, UsageError
 
@@ -59,17 +59,9 @@ def audit(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing.", rich_help_panel=_WHERE)
     ] = False,
-    data_layout: Annotated[
-        Literal["auto", "nchw", "nhwc"],
-        typer.Option(help="The axes of image arrays.", rich_help_panel=_WHERE),
-    ] = "auto",
-    data_range: Annotated[
-        str | None,
-        typer.Option(
-            help="The numbers for black and white in arrays, such as -1,1.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
+    data_layout: shared.DataLayout = "auto",
+    data_range: shared.DataRange = None,
+    labels: shared.Labels = None,
     to: Annotated[
         Path | None,
         typer.Option(
@@ -116,6 +108,7 @@ def audit(
         data_dir=data_dir,
         data_layout=data_layout,
         data_range=parse.pair("--data-range", data_range),
+        labels=labels,
         offline=offline,
     )
     console = Console(stderr=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from lipcert.cli import parse
+from lipcert.cli import parse, shared
 from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
@@ -18,7 +18,7 @@ from lipcert.cli.gates import (
     outcomes_of,
     read_baseline,
 )
-from lipcert.cli.shared import AllowCode, Debug, ShowConfig
+from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
@@ -36,7 +36,7 @@ def _in(panel: str) -> Callable[..., Any]:
     return option
 
 
-_model, _data = _in("What the model expects"), _in("Which samples")
+_model, _data = _in(EXPECTS), _in(SAMPLES)
 _how, _run, _out = _in("How to certify"), _in("How to run"), _in("What to write")
 
 
@@ -47,15 +47,13 @@ def certify(
     ],
     data: Annotated[
         str,
-        _data(
-            "digits, mnist, fashion-mnist, cifar10, cifar100, an .npz file, a folder of "
-            "images, or package.module:factory."
-        ),
+        _data(DATA_HELP),
     ],
     eps: Annotated[
         list[str],
         _how(
-            "L2 radius in pixels of [0,1], such as 0.5 or 36/255; repeat it, or put commas between."
+            "L2 radius in the unit of the data, for images pixels of [0,1], such as 0.5 or 36/255; "
+            "repeat it, or put commas between."
         ),
     ],
     thresholds: Thresholds,
@@ -100,18 +98,22 @@ def certify(
         Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
     arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
-    mean: Annotated[str | None, _model("One number a channel, subtracted after --range.")] = None,
-    std: Annotated[str | None, _model("One number a channel, divided by.")] = None,
+    mean: Annotated[
+        str | None, _model("One number a channel or feature, subtracted after --range.")
+    ] = None,
+    std: Annotated[str | None, _model("One number a channel or feature, divided by.")] = None,
     value_range: Annotated[
         str | None,
         _model(
-            "The model's numbers for black and white, such as 0,255; 0,1 if not given.",
+            "The model's numbers for 0 and 1 of the data, black and white of images: 0,255 …",
             flag="--range",
         ),
     ] = None,
     layout: Annotated[
-        str | None, _model("The order in which the model reads an image: CHW, HWC, CWH …")
+        str | None,
+        _model("The order in which the model reads the axes: CHW, HWC … of images, LC, DHWC …"),
     ] = None,
+    channels: shared.Channels = None,
     split: Annotated[str, _data("Of the dataset.")] = "test",
     limit: Annotated[int | None, _data("Only so many samples.")] = None,
     random: Annotated[
@@ -120,12 +122,15 @@ def certify(
     indices: Annotated[Path | None, _data("A file that lists the samples to take.")] = None,
     data_dir: Annotated[Path | None, _data("Where published datasets lie on disk.")] = None,
     offline: Annotated[bool, _data("Download nothing.", flag="--offline")] = False,
-    data_layout: Annotated[
-        Literal["auto", "nchw", "nhwc"], _data("The axes of image arrays.")
-    ] = "auto",
-    data_range: Annotated[
-        str | None, _data("The numbers for black and white in arrays, such as -1,1.")
-    ] = None,
+    data_layout: shared.DataLayout = "auto",
+    data_range: shared.DataRange = None,
+    image_key: shared.ImageKey = None,
+    label_key: shared.LabelKey = None,
+    labels: shared.Labels = None,
+    resize: shared.Resize = None,
+    classes: shared.Classes = None,
+    label_map: shared.LabelMap = None,
+    label_offset: shared.LabelOffset = 0,
     output: Annotated[
         Path | None, _out("A folder for certificate.json, samples.jsonl and the journal.")
     ] = None,
@@ -197,6 +202,7 @@ def certify(
 
     from lipcert.cli.log import start_log
     from lipcert.cli.watch import LoggingWatch
+    from lipcert.data import Labelling
     from lipcert.report import markdown
     from lipcert.report.json_file import certificate_text
     from lipcert.report.results import of_run
@@ -212,6 +218,11 @@ def certify(
             offline=offline,
             layout=data_layout,
             value_range=parse.pair("--data-range", data_range),
+            image_key=image_key,
+            label_key=label_key,
+            labels=labels,
+            resize=shared.size("--resize", resize),
+            labelling=Labelling(classes, label_map, label_offset),
             limit=limit,
             indices_file=indices,
             random=random,
@@ -233,6 +244,7 @@ def certify(
             std=parse.numbers("--std", std),
             layout=layout,
             value_range=parse.pair("--range", value_range) or (0.0, 1.0),
+            channels=channels,
         ),
         execution=Execution(
             batch_size=batch_size,

@@ -12,7 +12,11 @@ from lipcert.cli.shared import DataDir, Debug
 app = typer.Typer(help="Find, fetch and verify the published datasets.")
 
 _Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="digits, mnist, fashion-mnist, cifar10 or cifar100.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet or gtsrb.",
+    ),
 ]
 _Split = Annotated[str, typer.Option(help="Which split.")]
 
@@ -46,7 +50,7 @@ def fetch(name: _Name, split: _Split = "test", debug: Debug = False) -> None:
 @app.command()
 def verify(
     name: Annotated[
-        str, typer.Argument(metavar="DATA", help="A name, an .npz file or a folder of images.")
+        str, typer.Argument(metavar="DATA", help="A name, a file or a folder of images.")
     ],
     split: _Split = "test",
     data_dir: DataDir = None,

@@ -17,7 +17,7 @@ from lipcert.config import file_in
 from lipcert.errors import CannotCertify
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
-_USEFUL = ("onnx2torch", "onnxscript", "pillow")
+_USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow")
 
 
 def doctor(
@@ -74,7 +74,7 @@ def _data(data_dir: Path | None) -> Iterator[tuple[str, str]]:
     from lipcert.data import available
     from lipcert.data.named import cache_folder
 
-    yield "cache", str(cache_folder())
+    yield "cache", str(cache_folder() or "none, as there is no home folder; set XDG_CACHE_HOME")
     yield "data: digits", "embedded"
     for name, split, where in available(data_dir):
         yield f"data: {name} {split}", str(where or "not here")

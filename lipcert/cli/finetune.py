@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from lipcert.cli import parse
+from lipcert.cli import parse, shared
 from lipcert.cli import training_options as options
-from lipcert.cli.shared import AllowCode, Debug, ShowConfig
+from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
-_MODEL = "What the model expects"
-_DATA = "Which images"
+_MODEL = EXPECTS
+_DATA = SAMPLES
 _AIM = "What to train for"
 _HOW = "How to train"
 _TEST = "How to certify the result"
@@ -26,16 +26,16 @@ def finetune(
     data: Annotated[
         str,
         typer.Option(
-            help="digits, mnist, fashion-mnist, cifar10, cifar100, a folder of images, or "
-            "package.module:factory, of which the split train is trained on and the split test "
-            "certified. An .npz file holds test images; see --train-data.",
+            help=f"{DATA_HELP} The split train is trained on and the split test certified; for a "
+            "file without splits see --train-data.",
             rich_help_panel=_DATA,
         ),
     ],
     eps: Annotated[
         str,
         typer.Option(
-            help="L2 radius to certify, in pixels of [0,1], such as 0.5 or 36/255.",
+            help="L2 radius to certify, in the unit of the data, for images pixels of [0,1], such "
+            "as 0.5 or 36/255.",
             rich_help_panel=_AIM,
         ),
     ],
@@ -73,6 +73,7 @@ def finetune(
     std: options.Std = None,
     value_range: options.ValueRange = None,
     layout: options.Layout = None,
+    channels: shared.Channels = None,
     train_data: options.TrainData = None,
     train_limit: options.TrainLimit = None,
     validation: options.Validation = 0.1,
@@ -84,16 +85,14 @@ def finetune(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing.", rich_help_panel=_DATA)
     ] = False,
-    data_layout: Annotated[
-        Literal["auto", "nchw", "nhwc"],
-        typer.Option(help="The axes of image arrays.", rich_help_panel=_DATA),
-    ] = "auto",
-    data_range: Annotated[
-        str | None,
-        typer.Option(
-            help="The numbers for black and white in arrays, such as -1,1.", rich_help_panel=_DATA
-        ),
-    ] = None,
+    data_layout: shared.DataLayout = "auto",
+    data_range: shared.DataRange = None,
+    image_key: shared.ImageKey = None,
+    label_key: shared.LabelKey = None,
+    resize: shared.Resize = None,
+    classes: shared.Classes = None,
+    label_map: shared.LabelMap = None,
+    label_offset: shared.LabelOffset = 0,
     bound: options.Bound = "local",
     loss: options.Loss = "gloro",
     activation: options.Activation = "clipped",
@@ -198,6 +197,7 @@ def finetune(
     from lipcert.cli.log import start_log
     from lipcert.cli.summary import table
     from lipcert.cli.watch import LoggingTrainingWatch, LoggingWatch
+    from lipcert.data import Labelling
     from lipcert.run import DataSource, Execution, Preprocessing
     from lipcert.train.export import recipe_text
     from lipcert.train.finetune import FineTuning
@@ -217,6 +217,10 @@ def finetune(
             offline=offline,
             layout=data_layout,
             value_range=parse.pair("--data-range", data_range),
+            image_key=image_key,
+            label_key=label_key,
+            resize=shared.size("--resize", resize),
+            labelling=Labelling(classes, label_map, label_offset),
             limit=limit,
         ),
         train_data=train_data,
@@ -225,6 +229,7 @@ def finetune(
             std=parse.numbers("--std", std),
             layout=layout,
             value_range=parse.pair("--range", value_range) or (0.0, 1.0),
+            channels=channels,
         ),
         recipe=Recipe(
             eps=asked,

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from lipcert.errors import UsageError
+
+EXPECTS = "What the model expects"
+SAMPLES = "Which samples"
+DATA_HELP = (
+    "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "
+    ".csv, .parquet, .pt, .safetensors); a folder of images; or package.module:factory."
+)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ShowConfig = Annotated[
@@ -26,3 +35,87 @@ DataDir = Annotated[
 To = Annotated[
     Path | None, typer.Option(help="A file to write to; stdout if not given.", metavar="FILE")
 ]
+DataLayout = Annotated[
+    Literal["auto", "nchw", "nhwc", "nhw", "flat", "nf", "ncl", "nlc", "ncdhw", "ndhwc", "ndhw"],
+    typer.Option(
+        help="The axes of arrays: nchw, nhwc, nhw and flat are images, nf a table of features, "
+        "ncl and nlc signals, ncdhw, ndhwc and ndhw volumes.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+DataRange = Annotated[
+    str | None,
+    typer.Option(
+        help="The numbers in the data that become 0 and 1, black and white of images, such as "
+        "-1,1; eps is then in that range.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+ImageKey = Annotated[
+    str | None,
+    typer.Option(
+        help="The array or column of a file that holds the images.", rich_help_panel=SAMPLES
+    ),
+]
+LabelKey = Annotated[
+    str | None,
+    typer.Option(
+        help="The array or column of a file that holds the labels; a column also by its number.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of labels, .npy or text with one a line, where the data have none.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        help="Height and width that pictures are brought to, such as 32,32.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that names the model's classes in order, JSON or a name a line; folders and "
+        "text labels are numbered by it.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+LabelMap = Annotated[
+    Path | None,
+    typer.Option(
+        help="A JSON object from labels or their names to the model's classes; other samples are "
+        "left out.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+LabelOffset = Annotated[
+    int,
+    typer.Option(
+        help="Added to every label, such as 1 for a model with a background class at 0.",
+        rich_help_panel=SAMPLES,
+    ),
+]
+Channels = Annotated[
+    Literal["rgb", "bgr"] | None,
+    typer.Option(
+        help="bgr: the model reads blue first, and so are --mean and --std; either repeats gray "
+        "images for a model of three channels.",
+        rich_help_panel=EXPECTS,
+    ),
+]
+
+
+def size(option: str, text: str | None) -> tuple[int, ...] | None:
+    """``32`` or ``32,48``: whole numbers from 1; None stays None. Raises ``UsageError``."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text!r}: give a height and a width, such as 32,32")
+    return tuple(int(part) for part in parts)

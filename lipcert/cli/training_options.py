@@ -6,39 +6,44 @@ from typing import Annotated, Literal
 
 import typer
 
-_MODEL = "What the model expects"
-_DATA = "Which images"
+from lipcert.cli.shared import EXPECTS, SAMPLES
+
+_MODEL = EXPECTS
+_DATA = SAMPLES
 _AIM = "What to train for"
 _HOW = "How to train"
 
 Mean = Annotated[
     str | None,
-    typer.Option(help="One number a channel, subtracted after --range.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="One number a channel or feature, subtracted after --range.", rich_help_panel=_MODEL
+    ),
 ]
 Std = Annotated[
     str | None,
-    typer.Option(help="One number a channel, divided by.", rich_help_panel=_MODEL),
+    typer.Option(help="One number a channel or feature, divided by.", rich_help_panel=_MODEL),
 ]
 ValueRange = Annotated[
     str | None,
     typer.Option(
         "--range",
-        help="The model's numbers for black and white, such as 0,255; 0,1 if not given.",
+        help="The model's numbers for 0 and 1 of the data, black and white of images, such as "
+        "0,255.",
         rich_help_panel=_MODEL,
     ),
 ]
 Layout = Annotated[
     str | None,
     typer.Option(
-        help="The order in which the model reads an image: CHW, HWC, CWH …",
+        help="The order in which the model reads the axes: CHW, HWC … of images, LC, DHWC …",
         rich_help_panel=_MODEL,
     ),
 ]
 TrainData = Annotated[
     str | None,
     typer.Option(
-        help="Where the training images are, if not the split train of --data: an .npz file, "
-        "or anything that --data takes.",
+        help="Where the training images are, if not the split train of --data: anything that "
+        "--data takes.",
         rich_help_panel=_DATA,
     ),
 ]

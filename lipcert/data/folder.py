@@ -1,97 +1,102 @@
 """A folder of images, one sub-folder a class."""
 
-import importlib
-import warnings
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from lipcert.bounded import DATASET_BYTES, IMAGE_PIXELS, check_size
 from lipcert.data.dataset import Array
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.data.keys import SPLITS, aliases
+from lipcert.data.pillow import FORMATS, Size, Stack, decode
+from lipcert.errors import UsageError
 
-# Named one by one: Pillow also opens formats that start other programs.
-_FORMATS = {
-    ".bmp": "BMP",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-_GRAY = ("1", "L", "LA")
-_COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_NAMED = 3  # files left out that a note names
 
 
-def read_folder(folder: Path, split: str) -> tuple[Array, Array, int]:
-    """Images (N, C, H, W) uint8, labels (N,) int64 and the number of classes.
+class Folder(NamedTuple):
+    """Images (N, C, H, W) uint8, labels (N,) int64, the classes' names, and what was left out."""
 
-    Classes are the sub-folders of `folder/<split>`, or of `folder` where that does not exist,
-    numbered by name; images are taken in the order of their names. C is 1 where every image is
-    gray, else 3; transparency is dropped.
+    images: Array
+    labels: Array
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_folder(folder: Path, split: str, size: Size | None = None) -> Folder:
+    """The images below `folder/<split>`, or below `folder` where that does not exist.
+
+    Classes are the sub-folders, in the order of their numbers where all their names are whole
+    numbers, else of their names; the folders inside them belong to them. Images are taken in the
+    order of their names; other files are counted and named in a note. C is 1 where every image is
+    gray, else 3; transparency is dropped. `size`: (H, W) that all are brought to.
     Raises `UsageError` without Pillow, without classes, or for images of several sizes or of more
     than 8 bits; `CannotCertify` for a damaged image or a decompression bomb.
     """
-    root = folder / split if (folder / split).is_dir() else folder
+    root = next((p for name in aliases(split) if (p := folder / name).is_dir()), folder)
     try:
-        classes = [path for path in _visible(root) if path.is_dir()]
-        files = [
-            (path, label)
-            for label, sub in enumerate(classes)
-            for path in _visible(sub)
-            if path.suffix.lower() in _FORMATS
-        ]
+        classes = _in_order([path for path in _visible(root) if path.is_dir()])
+        files = [[*_files(path)] for path in classes]
+        beside = [path for path in _visible(root) if not path.is_dir()]
     except OSError as error:
         raise UsageError(f"{root}: cannot be listed: {error}") from error
-    if not files:
+    splits = [path.name for path in classes if path.name.lower() in SPLITS]
+    if classes and len(splits) == len(classes):
         raise UsageError(
-            f"{root}: needs a sub-folder of images for each class ({', '.join(sorted(_FORMATS))})"
+            f"{root}: has the splits {', '.join(splits)}, not {split!r}; choose one with --split"
         )
-    pillow = _pillow()
-    images: list[Array] = []
-    for path, _ in files:
-        image = _image(pillow, path, DATASET_BYTES // len(files))
-        if images and image.shape[:2] != images[0].shape[:2]:
-            raise UsageError(
-                f"{path}: is {image.shape[1]}x{image.shape[0]}, but {files[0][0]} is "
-                f"{images[0].shape[1]}x{images[0].shape[0]}; all images must be of one size"
-            )
-        images.append(image)
-    channels = max(image.shape[2] for image in images)
-    stacked = np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in images])
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return stacked.transpose(0, 3, 1, 2), labels, len(classes)
+    images = [[path for path in some if path.suffix.lower() in FORMATS] for some in files]
+    if not any(images):
+        raise UsageError(
+            f"{root}: needs a sub-folder of images for each class ({', '.join(sorted(FORMATS))})"
+        )
+    other = [path for some in files for path in some if path.suffix.lower() not in FORMATS]
+    names = tuple(path.name for path in classes)
+    empty = [name for name, some in zip(names, images, strict=True) if not some]
+    stack = Stack(sum(map(len, images)), str(root))
+    for path in (path for some in images for path in some):
+        stack.add(decode(path, str(path), size=size), str(path))
+    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(some) for some in images])
+    return Folder(stack.array(), labels, names, tuple(_notes(root, [*beside, *other], empty)))
+
+
+def by_number(names: list[str]) -> bool:
+    """Whether all the names are whole numbers, each another one."""
+    return all(name.isdecimal() for name in names) and len(set(map(int, names))) == len(names)
+
+
+def _in_order(classes: list[Path]) -> list[Path]:
+    if by_number([path.name for path in classes]):
+        return sorted(classes, key=lambda path: int(path.name))
+    return classes
 
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _pillow() -> Any:
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise UsageError("reading images needs Pillow: pip install 'lipcert[images]'") from error
+def _files(folder: Path) -> Iterator[Path]:
+    """All below, in the order of their names; links to folders are not followed."""
+    for path, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _image(pillow: Any, path: Path, most: int) -> Array:
-    """(H, W, 1) or (H, W, 3) uint8, in `most` bytes, which is known before it is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(path, formats=[_FORMATS[path.suffix.lower()]]) as image:
-                if image.mode not in _GRAY + _COLOUR:
-                    raise UsageError(f"{path}: mode {image.mode} is not 8 bits a channel")
-                gray, (width, height) = image.mode in _GRAY, image.size
-                check_size(str(path), width * height, IMAGE_PIXELS)
-                check_size(str(path), width * height * (1 if gray else 3), most)
-                pixels = np.asarray(image.convert("L" if gray else "RGB"), dtype=np.uint8)
-    except (UsageError, CannotCertify):
-        raise
-    except Exception as error:  # decoders fail with many types on damaged files
-        raise CannotCertify(f"{path}: cannot be read as an image: {error}") from error
-    return pixels[:, :, np.newaxis] if gray else pixels
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _notes(root: Path, left_out: list[Path], empty: list[str]) -> Iterator[str]:
+    if left_out:
+        some = ", ".join(str(path.relative_to(root)) for path in left_out[:_NAMED])
+        more = ", …" if len(left_out) > _NAMED else ""
+        yield (
+            f"{len(left_out)} files of {root.name} were left out, as they are no images of a class "
+            f"in a format that is read ({', '.join(sorted(FORMATS))}): {some}{more}"
+        )
+    if empty:
+        more = ", …" if len(empty) > _NAMED else ""
+        yield (
+            f"{len(empty)} classes of {root.name} have no images: {', '.join(empty[:_NAMED])}{more}"
+        )

@@ -3,29 +3,31 @@
 from pathlib import Path
 from typing import IO
 
-from lipcert.bounded import DATASET_BYTES, Archive, opened
+from lipcert.bounded import DATASET_BYTES, opened
 from lipcert.data.dataset import Array
-from lipcert.errors import UsageError
+from lipcert.data.keys import pick
 
 
-def read_npz(file: Path | IO[bytes], source: str) -> tuple[Array, Array]:
+def read_npz(
+    file: Path | IO[bytes],
+    source: str,
+    *,
+    split: str = "test",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    without_labels: bool = False,
+) -> tuple[Array, Array | None]:
     """The raw (images, labels) of an npz file, nothing unpickled.
 
-    Images are under `images` or `x`, labels under `labels` or `y`. Raises `UsageError`
-    where they are not, `CannotCertify` for a damaged file, one whose headers contradict its size,
-    or arrays of Python objects.
+    Which arrays these are `lipcert.data.keys` tells; the labels are None where they are elsewhere,
+    `without_labels`. Raises `UsageError` where they are not there, `CannotCertify` for a damaged
+    file, one whose headers contradict its size, or arrays of Python objects.
     """
     with opened(file, source) as archive:
-        wanted = [_first_of(keys, archive) for keys in (("images", "x"), ("labels", "y"))]
-        images, labels = (archive.read(name, DATASET_BYTES) for name in wanted)
+        wanted, truth = pick(
+            list(archive.members), split, source,
+            image_key=image_key, label_key=label_key, without_labels=without_labels,
+        )  # fmt: skip
+        images = archive.read(wanted, DATASET_BYTES)
+        labels = None if truth is None else archive.read(truth, DATASET_BYTES)
     return images, labels
-
-
-def _first_of(keys: tuple[str, ...], archive: Archive) -> str:
-    for key in keys:
-        if key in archive:
-            return key
-    raise UsageError(
-        f"{archive.source}: needs an array {' or '.join(keys)}; it has "
-        f"{', '.join(archive.members) or 'none'}"
-    )

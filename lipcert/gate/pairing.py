@@ -34,7 +34,7 @@ class Comparison:
     ``changes`` and ``by_class``: at each eps, as A writes it. ``gained`` and ``lost``: the samples
     that B certifies at the largest eps and A does not, and the other way round. ``failures``: what
     is to be said of samples of A, and of B, that failed inside lipcert. ``radii``: of each sample,
-    first A's, then B's, with its index.
+    first A's, then B's, with its index. ``class_names``: B's, if it has any.
     """
 
     names: tuple[str, str]
@@ -46,6 +46,7 @@ class Comparison:
     lost: tuple[int, ...]
     failures: tuple[str | None, str | None]
     radii: tuple[tuple[int, float, float], ...]
+    class_names: tuple[str, ...] = ()
 
 
 def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
@@ -108,6 +109,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
         lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
         failures=(failures(a["summary"]), failures(b["summary"])),
         radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
+        class_names=tuple(b["data"].get("class_names", ())),
     )
 
 

@@ -1,4 +1,5 @@
-"""From pixels to the network's input, as operators of the network: radii are then in pixels."""
+"""From the data to the network's input, as operators of the network: radii are then in the data's
+own unit, which for images are pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -23,34 +24,37 @@ def with_preprocessing(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     value_range: tuple[float, float] = (0, 1),
+    channels: str | None = None,
 ) -> Network:
-    """The same network as a function of pixels in [0, 1], of shape ``(1, *image_shape)``.
+    """The same network as a function of the data, of shape ``(1, *image_shape)``: of pixels in
+    [0, 1], or of what tables, signals and volumes hold.
 
-    In front come, in this order: the value range ``p ↦ lo + p (hi − lo)``; the shift by ``−mean``
-    and the scale by ``1 / std``, one number for all channels or one each; the order of the axes.
+    In front come, in this order: the value range ``p ↦ lo + p (hi − lo)``; the order of the colours
+    or, for gray images, the gray three times; the shift by ``−mean`` and the scale by ``1 / std``,
+    one number for all channels or features, or one each as the network reads them; the order of the
+    axes. What the network itself does to its input comes after all of it.
 
-    ``image_shape`` is ``(C, H, W)`` or ``(features,)``. ``layout`` is the order in which the
-    network reads an image, a permutation of ``"CHW"``, for flat inputs too; by default it follows
-    from the input's shape: ``(1, H, W, C)`` is transposed, any other one read in the order C, H, W.
+    ``image_shape`` is ``(features,)``, ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``. ``layout`` is
+    the order in which the network reads these axes, such as ``"HWC"``, for flat inputs too; by
+    default it follows from the input's shape: one with the channels last is transposed, any other
+    one read in the order of the data. ``channels``: ``"bgr"`` where the network reads blue first,
+    ``"rgb"`` for gray images and a network of three channels.
 
-    ``UsageError`` for shapes, statistics or a layout that do not fit, and for statistics given to
-    a network that already normalises.
+    ``UsageError`` for shapes, statistics, a layout or channels that do not fit.
     """
-    assembler = Assembler((1, *image_shape), "pixels")
+    assembler = Assembler((1, *image_shape), "pixels" if len(image_shape) == 3 else "data")
     assembler.origin = "preprocessing"
     low, high = (float(bound) for bound in value_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UsageError(f"value range {low} to {high}: expected two finite, increasing numbers")
-    found = normalisation_found(network)
-    if found is not None and (mean is not None or std is not None):
-        raise UsageError(
-            f"mean and std are given, but the network already normalises its input ({found}); "
-            "leave them out, or give a network without normalisation"
-        )
-    x = assembler.input
+    x, given = assembler.input, image_shape
     if (low, high) != (0.0, 1.0):
         scale = None if high - low == 1 else number(high - low)
         x = assembler.diagonal(x, scale, number(low) if low else None)
+    if channels is not None:
+        order = _colours(channels, image_shape)
+        x = assembler.select(x, places(x.shape)[:, order])
+        image_shape = (len(order), *image_shape[1:])
     if mean is not None:
         x = assembler.diagonal(x, None, -_statistic("mean", mean, image_shape))
     if std is not None:
@@ -58,7 +62,7 @@ def with_preprocessing(
         if not bool((deviation > 0).all()):
             raise UsageError(f"std {list(std)}: every entry must be greater than 0")
         x = assembler.diagonal(x, 1 / deviation, None)
-    x = _arrange(assembler, x, image_shape, network.in_shape, layout)
+    x = _arrange(assembler, x, image_shape, network.in_shape, layout, given)
     if (own := network.nodes[0].format) is not None:
         x = assembler.stored(x, own)
     front = assembler.builder.nodes
@@ -72,40 +76,76 @@ def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor
     if len(values) not in (1, image_shape[0]) or not all(map(math.isfinite, values)):
         several = f" or {image_shape[0]}" if image_shape[0] > 1 else ""
         raise UsageError(
-            f"{name} {list(values)}: expected 1{several} finite numbers for images "
-            f"{list(image_shape)}"
+            f"{name} {list(values)}: expected 1{several} finite numbers for "
+            f"{_KINDS[len(image_shape)]} {list(image_shape)}"
         )
     return torch.tensor(values, dtype=torch.float64).reshape(-1, *(1,) * (len(image_shape) - 1))
 
 
-def _arrange(
-    assembler: Assembler, x: Variable, image_shape: Shape, in_shape: Shape, layout: str | None
-) -> Variable:
-    if math.prod(image_shape) != math.prod(in_shape):
+# What arrays of so many axes are called, and the letters of these.
+_KINDS = {1: "samples of features", 2: "signals", 3: "images", 4: "volumes"}
+_AXES = {1: "F", 2: "CL", 3: "CHW", 4: "CDHW"}
+
+
+def _colours(channels: str, image_shape: Shape) -> list[int]:
+    """The channels of the data in the order in which the network reads them."""
+    if channels not in ("rgb", "bgr"):
+        raise UsageError(f"channels {channels!r}: choose rgb or bgr")
+    if len(image_shape) != 3 or image_shape[0] not in (1, 3):
         raise UsageError(
-            f"images {list(image_shape)} have {math.prod(image_shape)} values, the network's input "
-            f"{list(in_shape)} has {math.prod(in_shape)}"
+            f"channels {channels}: goes with images of one or three channels, not with "
+            f"{_KINDS[len(image_shape)]} {list(image_shape)}"
         )
+    if image_shape[0] == 1:
+        return [0, 0, 0]
+    return [0, 1, 2] if channels == "rgb" else [2, 1, 0]
+
+
+def _arrange(
+    assembler: Assembler, x: Variable, image_shape: Shape, in_shape: Shape, layout: str | None,
+    given: Shape,
+) -> Variable:  # fmt: skip
+    kind, axes = _KINDS[len(image_shape)], _AXES[len(image_shape)]
+    if math.prod(image_shape) != math.prod(in_shape):
+        remedy = ""
+        if given[0] == 1 and len(given) == 3 and math.prod(in_shape) == 3 * math.prod(given):
+            remedy = (
+                "; the images are gray and the network reads three channels: give --channels rgb "
+                "to repeat the gray one"
+            )
+        raise UsageError(
+            f"{kind} {list(image_shape)} have {math.prod(image_shape)} values, the network's input "
+            f"{list(in_shape)} has {math.prod(in_shape)}{remedy}"
+        )
+    last = (1, *image_shape[1:], image_shape[0])
     if layout is None:
-        if len(image_shape) != 3 or in_shape == (1, *image_shape):
+        if len(image_shape) == 1 or in_shape == (1, *image_shape) or in_shape != last:
             return assembler.reshape(x, in_shape)
-        channels, height, width = image_shape
-        layout = "HWC" if in_shape == (1, height, width, channels) else "CHW"
-    elif sorted(layout) != ["C", "H", "W"] or len(image_shape) != 3:
-        raise UsageError(f"layout {layout!r}: expected an order of C, H and W, for images with all")
+        layout = axes[1:] + axes[0]
+    elif len(image_shape) == 1 or sorted(layout) != sorted(axes):
+        if sorted(layout.upper()) == ["B", "G", "R"]:
+            raise UsageError(
+                f"layout {layout!r}: this is the order of the axes, not of the colours; give "
+                "--channels bgr for a network that reads blue first"
+            )
+        letters = f"{', '.join(axes[:-1])} and {axes[-1]}" if axes[1:] else "C, H and W"
+        raise UsageError(f"layout {layout!r}: expected an order of {letters}, for {kind} with all")
     elif sum(extent != 1 for extent in in_shape) > 1:
-        ordered = [image_shape["CHW".index(axis)] for axis in layout]
+        ordered = [image_shape[axes.index(axis)] for axis in layout]
         if [n for n in ordered if n != 1] != [n for n in in_shape if n != 1]:
             raise UsageError(
-                f"layout {layout!r} makes {ordered} of images {list(image_shape)}, which does not "
+                f"layout {layout!r} makes {ordered} of {kind} {list(image_shape)}, which does not "
                 f"fit the network's input {list(in_shape)}"
             )
-    order = [1 + "CHW".index(axis) for axis in layout]
+    order = [1 + axes.index(axis) for axis in layout]
     return assembler.select(x, places(x.shape).transpose(0, *order).reshape(in_shape))
 
 
 def normalisation_found(network: Network) -> str | None:
-    """What the network does to its input before anything else, if that shifts or scales it."""
+    """What the network does to its input before anything else, if that shifts or scales it.
+
+    It may be a normalisation, a part of one, or a layer that was trained: nothing tells them apart.
+    """
     read, found = {0}, []
     for i, node in enumerate(network.nodes):
         if not read.intersection(node.inputs) or not isinstance(node.kind, Select | Diagonal):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from lipcert.certificate import threat_model
+from lipcert.certificate import OWN, PIXELS, RANGE, threat_model
 from lipcert.errors import CannotCertify
 from lipcert.records.frame import Frame
 from lipcert.records.sample_rules import radius_of, reached, right
@@ -22,6 +22,8 @@ from lipcert.records.strict_json import Record
 Samples = Sequence[Record]
 Rule = Callable[[Record, Samples, Frame], str | None]
 
+# The layouts of images, as ``data.reading`` names them; all others are of other kinds of data.
+_IMAGES = {"nchw", "nhwc", "nhw", "flat"}
 # Of sums in another order.
 _SLACK = 1e-9
 # Probabilities are rounded upwards as they are added.
@@ -49,10 +51,38 @@ def is_of_one_version(certificate: Record, _: Samples, __: Frame) -> str | None:
 
 
 def holds_against_its_threat_model(certificate: Record, _: Samples, frame: Frame) -> str | None:
-    """The threat model is the one that the options ask for."""
-    found = certificate["threat_model"]
-    if found != threat_model(pixel_domain=frame.options.pixel_domain):
+    """The threat model is the one that the options ask for, in some unit; in pixels where only
+    images count."""
+    found, images = certificate["threat_model"], frame.options.pixel_domain
+    space = PIXELS if images else found["space"]
+    if found != threat_model(pixel_domain=images, space=space):
         return f"threat_model is {found}, which its options do not ask for"
+    return None
+
+
+def is_in_the_unit_of_its_data(certificate: Record, _: Samples, __: Frame) -> str | None:
+    """Images are in pixels, other data in the range that was declared, else in their own unit; only
+    of that it is said how far two samples can be apart."""
+    space, data = certificate["threat_model"]["space"], certificate["data"]
+    reading = data.get("reading", {})
+    if (space == OWN) != ("reach" in data):
+        has = "a" if "reach" in data else "no"
+        return f"the data are in {space}, with {has} reach"
+    if "layout" in reading:
+        other = RANGE if "value_range" in reading else OWN
+        due = PIXELS if reading["layout"] in _IMAGES else other
+        if space != due:
+            return f"data of layout {reading['layout']} are in {due}, not in {space}"
+    if "value_range" in reading and not reading["value_range"][0] < reading["value_range"][1]:
+        return f"no range is {reading['value_range']}"
+    return None
+
+
+def maps_labels_to_classes(certificate: Record, _: Samples, frame: Frame) -> str | None:
+    """What labels are sent to are classes, for one of them at least."""
+    sent = certificate["data"].get("reading", {}).get("labels")
+    if sent is not None and min(sent.values()) >= frame.classes:
+        return f"labels are sent to {min(sent.values())} and above, of {frame.classes} classes"
     return None
 
 
@@ -148,6 +178,8 @@ CERTIFICATE_RULES: tuple[Rule, ...] = (
     options_have_their_digest,
     is_of_one_version,
     holds_against_its_threat_model,
+    is_in_the_unit_of_its_data,
+    maps_labels_to_classes,
     assures_what_it_may,
     lists_the_samples_chosen,
     summarises_its_samples,
@@ -179,7 +211,7 @@ def _summary(samples: Samples, frame: Frame) -> Record:
         left = [sample.get("attack_radius") for sample in correct]
         made |= _shares("upper", n, {
             text: sum(attacked is None or attacked > below for attacked in left)
-            for text, (below, _) in frame.reach.items()
+            for text, (below, _) in frame.rounded.items()
         })  # fmt: skip
     charged = [
         (sample["deployed_error"], sample["deployed_error"] / sample["margin"])

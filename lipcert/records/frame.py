@@ -15,14 +15,16 @@ from lipcert.records.strict_json import Record
 @dataclass(frozen=True)
 class Frame:
     """``outputs``: classes of the model; ``classes`` and ``size``: of the data; ``values``: how
-    many numbers a sample has. ``labels``: of every sample of the run by its index, where the data
-    are at hand."""
+    many numbers a sample has. ``reach``: how far radii are sought, where the data are in their own
+    unit; None for data in [0, 1]. ``labels``: of every sample of the run by its index, where the
+    data are at hand."""
 
     options: Options
     outputs: int
     classes: int
     size: int
     values: int
+    reach: float | None = None
     labels: Mapping[int, int] | None = None
 
     @classmethod
@@ -38,6 +40,7 @@ class Frame:
             classes=data["classes"],
             size=data["size"],
             values=math.prod(model["input_shape"]),
+            reach=data.get("reach"),
         )
 
     @cached_property
@@ -49,14 +52,15 @@ class Frame:
         return self.options.estimate
 
     @cached_property
-    def reach(self) -> dict[str, tuple[float, float]]:
+    def rounded(self) -> dict[str, tuple[float, float]]:
         """Of every eps the doubles next to it, from below and from above."""
         return {eps.text: (eps.rounded_down, eps.rounded_up) for eps in self.eps}
 
     @cached_property
     def farthest(self) -> float:
         """No radius beyond it is looked for: the diagonal of the domain, or the largest eps."""
-        return max(math.sqrt(self.values), self.options.largest.rounded_up)
+        diagonal = math.sqrt(self.values) if self.reach is None else self.reach
+        return max(diagonal, self.options.largest.rounded_up)
 
 
 def options_of(record: Record) -> Options:

@@ -112,7 +112,7 @@ def lists_the_eps_within_its_radius(sample: Record, frame: Frame) -> str | None:
     listed, radius = list(reached(sample, frame)), radius_of(sample, frame)
     within = [
         text
-        for text, (_, above) in frame.reach.items()
+        for text, (_, above) in frame.rounded.items()
         if right(sample) and (radius >= above if above > 0 else text in listed or radius > 0)
     ]
     if listed != within:
@@ -136,7 +136,7 @@ def has_the_verdict_of_its_fields(sample: Record, frame: Frame) -> str | None:
     """Misclassified where prediction and label differ; certified where the largest eps is listed;
     else falsified where an attack came within it; else unknown or out of time."""
     verdict, attacked = sample["verdict"], sample.get("attack_radius")
-    below, _ = frame.reach[frame.options.largest.text]
+    below, _ = frame.rounded[frame.options.largest.text]
     if verdict == "error":
         return None
     if not right(sample):

@@ -21,7 +21,7 @@ def accuracy_chart(results: Results) -> str:
     right = [sample for sample in results.samples if correct(sample)]
     radii = sorted(results.radius(sample) for sample in right)
     axes = Axes(
-        (0, _reach(results, radii)), (0, 1), "eps (L2, pixels in [0,1])", "of samples", True
+        (0, _reach(results, radii)), (0, 1), f"eps (L2, {results.unit})", "of samples", True
     )
     lower = [(0.0, len(right) / n)]
     lower += [(radius, (len(radii) - rank) / n) for rank, radius in enumerate(radii, start=1)]

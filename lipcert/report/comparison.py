@@ -12,6 +12,7 @@ from lipcert.report import elements
 from lipcert.report.charts import scatter_chart
 from lipcert.report.formats import ComparisonFormat
 from lipcert.report.numbers import percent
+from lipcert.report.results import with_name
 
 Row = tuple[str, ...]
 
@@ -80,7 +81,8 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
         yield _row(f"certified at eps {eps}", change)
     for label, changes in comparison.by_class.items():
         for eps, change in changes.items():
-            yield _row(f"class {label} at eps {eps}", change)
+            named = with_name(label, comparison.class_names)
+            yield _row(f"class {named} at eps {eps}", change)
 
 
 def _row(name: str, change: Change) -> Row:

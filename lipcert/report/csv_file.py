@@ -35,16 +35,18 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     present = {name for sample in results.samples for name in sample} - _LISTS
     columns = [name for name in _FIRST if name in present]
     columns += sorted(present - set(columns))
-    text = io.StringIO()
+    certificate, text = results.certificate, io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     rungs = [rung["rung"] for rung in results.certificate.get("cascade", ())]
     asked = (f"{word}_at_{eps}" for eps, _ in results.eps)
-    head = [*columns, *asked, *(f"seconds_{rung}" for rung in rungs)]
+    names = ("label_name", "prediction_name") if "class_names" in certificate["data"] else ()
+    head = [*columns, *asked, *(f"seconds_{rung}" for rung in rungs), *names]
     writer.writerow(map(_defused, head))
     for sample in sorted(results.samples, key=lambda one: one["verdict"] != "error"):
         held = (int(results.holds_at(sample, eps)) for eps, _ in results.eps)
         spent = (sample.get("rungs", {}).get(rung) for rung in rungs)
-        row = [*(sample.get(name) for name in columns), *held, *spent]
+        named = (results.class_name(sample[name.removesuffix("_name")]) for name in names)
+        row = [*(sample.get(name) for name in columns), *held, *spent, *named]
         writer.writerow(map(_defused, row))
     return text.getvalue()
 

@@ -20,7 +20,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     return elements.page(
         f"{results.title}: robustness",
         f"<header><h1>{escape(results.title)}</h1>"
-        f'<p class="muted">L2 robustness in pixels of [0,1] · lipcert {escape(lipcert)}</p>'
+        f'<p class="muted">L2 robustness in {escape(results.unit)} · lipcert {escape(lipcert)}</p>'
         f"</header>{_banner(results)}",
         elements.cards(_cards(results)),
         elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
@@ -113,7 +113,7 @@ def _by_class(results: Results) -> str:
         )
         median = results.median_of(members)
         rows.append([
-            str(label),
+            results.class_name(label),
             str(len(members)),
             percent(sum(map(correct, members)), len(members)),
             *held,
@@ -165,7 +165,11 @@ def _worst_and_best(results: Results) -> str:
     parts = []
     for title, some in (("Smallest radii", worst), ("Largest radii", best[::-1])):
         row = elements.images(
-            ([_original(results, s)], f"no. {s['index']}, class {s['label']}", _radius(results, s))
+            (
+                [_original(results, s)],
+                f"no. {s['index']}, class {results.class_name(s['label'])}",
+                _radius(results, s),
+            )
             for s in some
         )
         if row:
@@ -184,7 +188,8 @@ def _counterexamples(results: Results) -> str:
         pictures = [_original(results, sample), found] if index in results.images else [found]
         broken = sample.get("attack_radius")
         distance = "" if broken is None else f"L2 distance ≤ {distance_up(broken)}"
-        entries.append((pictures, f"no. {index}, class {sample['label']}", distance))
+        named = f"no. {index}, class {results.class_name(sample['label'])}"
+        entries.append((pictures, named, distance))
     left = results.summary["verdicts"].get("falsified", 0) - len(entries)
     more = f'<p class="muted">{left} more in counterexamples.npz.</p>' if left and entries else ""
     caption = '<p class="muted">Original on the left, what the model gets wrong on the right.</p>'
@@ -192,8 +197,8 @@ def _counterexamples(results: Results) -> str:
 
 
 def _original(results: Results, sample: Record) -> tuple[str, str]:
-    index, label = sample["index"], sample["label"]
-    alt = f"sample {index}, of class {label}, predicted {sample['prediction']}"
+    index, label = sample["index"], results.class_name(sample["label"])
+    alt = f"sample {index}, of class {label}, predicted {results.class_name(sample['prediction'])}"
     return data_uri(results.images[index]), alt
 
 

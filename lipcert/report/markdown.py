@@ -85,7 +85,7 @@ def _classes(results: Results) -> Iterator[tuple[str, ...]]:
             for eps, _ in results.eps
         )
         clean = percent(sum(correct(sample) for sample in members), len(members))
-        yield str(label), str(len(members)), clean, *shares
+        yield results.class_name(label), str(len(members)), clean, *shares
 
 
 def _cascade(results: Results) -> Iterator[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from lipcert.certificate import PIXELS
 from lipcert.errors import CannotCertify
 from lipcert.gate import Outcome
 from lipcert.report.numbers import rounded_down
@@ -29,7 +30,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         f"- name: {_text(results.certificate['model']['name'])}",
         "  results:",
         "  - task:",
-        "      type: image-classification",
+        f"      type: {'image' if results.unit == PIXELS else 'tabular'}-classification",
         "    dataset:",
         f"      name: {_text(data['name'])}",
         f"      type: {_text(data['name'])}",

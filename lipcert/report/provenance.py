@@ -33,6 +33,8 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     difference = rounded_up(check["max_relative_difference"])
     yield "cross-check", f"{difference} from onnxruntime on {check['samples']} samples"
     yield "data", f"{data['source']}, {data['split']}, sha256 {data['sha256']}"
+    if names := data.get("class_names"):
+        yield "classes", f"{len(names)}: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
     yield "samples", f"{data['chosen']} of {data['size']}, ids sha256 {data['indices_sha256']}"
     yield "options", f"sha256 {certificate['options_digest']}"
     versions = (f"{name} {value}" for name, value in certificate["environment"].items())
@@ -44,7 +46,7 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
 
 def threats(model: dict[str, str]) -> str:
     """Which points a certificate speaks of, in one sentence."""
-    ball = f"{model['norm'].upper()}, eps in pixels [0,1]"
+    ball = f"{model['norm'].upper()}, eps in {model['space']}"
     return f"{ball}, only points that are images in [0,1]" if "domain" in model else ball
 
 

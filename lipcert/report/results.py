@@ -84,6 +84,16 @@ class Results:
         return tuple(sorted(pairs, key=lambda pair: pair[1]))
 
     @property
+    def unit(self) -> str:
+        """What eps is measured in."""
+        found: str = self.certificate["threat_model"]["space"]
+        return found
+
+    def class_name(self, label: int) -> str:
+        """A class by its number and, where the certificate has it, its name."""
+        return with_name(label, self.certificate["data"].get("class_names", ()))
+
+    @property
     def title(self) -> str:
         data = self.certificate["data"]
         part = f", shard {data['shard']}" if data["shard"] else ""
@@ -101,6 +111,12 @@ class Results:
         """The median radius of the correctly classified ones."""
         radii = [self.radius(sample) for sample in samples if correct(sample)]
         return median(radii) if radii else None
+
+
+def with_name(label: int, names: Sequence[str]) -> str:
+    """``3 cat``; the number alone where there is no name, or no other one."""
+    name = names[label] if 0 <= label < len(names) else ""
+    return f"{label} {name}" if name not in ("", str(label)) else str(label)
 
 
 def correct(sample: Record) -> bool:

@@ -49,6 +49,8 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     if certificate.assurance.kind != "estimate":
         yield "arithmetic", arithmetic(certificate.options["deployed"], certificate.summary)
     yield from _model(certificate.model)
+    if names := certificate.data.get("class_names"):
+        yield "classes", f"{len(names)}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
     for note in certificate.notes:
         yield "note", note
 

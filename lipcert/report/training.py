@@ -91,7 +91,7 @@ def side_by_side(results: Record) -> tuple[str, list[str], list[list[str]]]:
         for key, title in _ROWS
     ]
     n, method = results[columns[0]]["n"], results["method"]
-    caption = f"{n} test images, by {method}; eps in pixels of [0, 1]"
+    caption = f"{n} test images, by {method}; eps in {results.get('unit', 'pixels [0,1]')}"
     return caption, ["", *columns], rows
 
 

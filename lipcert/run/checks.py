@@ -40,6 +40,15 @@ def check_proofs(options: Options, execution: Execution) -> None:
         )
 
 
+def check_domain(options: Options, dataset: Dataset) -> None:
+    """Raises ``UsageError`` where only images are to count and the data are none."""
+    if options.pixel_domain and not dataset.pictures:
+        raise UsageError(
+            f"--pixel-domain: {dataset.source} is no set of images, its unit is {dataset.unit}; "
+            "leave it out, or say --data-layout flat for images stored as rows"
+        )
+
+
 def spread(indices: Indices, most: int) -> Indices:
     """At most ``most`` of the indices, evenly spaced: sets sorted by class keep their variety."""
     if len(indices) <= most:

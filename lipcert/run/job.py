@@ -5,29 +5,38 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lipcert.data.dataset import Layout, ValueRange
+from lipcert.data import Dataset, Expected, Labelling, load_dataset
+from lipcert.data.dataset import ValueRange
+from lipcert.data.layouts import Layout
 from lipcert.errors import UsageError
 from lipcert.options import Options
+
+Channels = Literal["rgb", "bgr"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the model expects of its input, applied to pixels in [0, 1] in this order.
+    """What the model expects of its input, applied to the data's numbers, pixels in [0, 1] for
+    images, in this order.
 
     ``value_range``: the model's own numbers for black and white; ``mean`` and ``std``, one a
-    channel or one for all, are in that range; ``layout``: the order of its axes, such as ``HWC``.
-    All of it becomes part of the network, so that eps stays in pixels of [0, 1].
+    channel or feature or one for all, are in that range; ``layout``: the order of its axes, such
+    as ``HWC``; ``channels``: the colours that it reads, where they are not those of the data.
+    All of it becomes part of the network, so that eps stays in the data's unit.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     layout: str | None = None
     value_range: tuple[float, float] = (0.0, 1.0)
+    channels: Channels | None = None
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
+        if self.channels is None:
+            del record["channels"]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in record.items()}
 
 
@@ -50,6 +59,11 @@ class DataSource:
     offline: bool = False
     layout: Layout = "auto"
     value_range: ValueRange | None = None
+    image_key: str | None = None
+    label_key: str | None = None
+    labels: Path | None = None
+    resize: tuple[int, ...] | None = None
+    labelling: Labelling = field(default_factory=Labelling)
     limit: int | None = None
     indices_file: Path | None = None
     random: bool = False
@@ -57,6 +71,22 @@ class DataSource:
     def __post_init__(self) -> None:
         if self.random and (self.limit is None or self.indices_file is not None):
             raise UsageError("--random: goes with --limit, which says how many, and no --indices")
+
+    def load(self, *, split: str | None = None, expected: Expected | None = None) -> Dataset:
+        """The samples, with the labels that the files have; raises what ``load_dataset`` does."""
+        return load_dataset(
+            self.spec,
+            split=split or self.split,
+            data_dir=self.data_dir,
+            offline=self.offline,
+            layout=self.layout,
+            value_range=self.value_range,
+            image_key=self.image_key,
+            label_key=self.label_key,
+            labels=self.labels,
+            resize=self.resize,
+            expected=expected,
+        )
 
 
 @dataclass(frozen=True)

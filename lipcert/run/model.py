@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx
+
+from lipcert.data import Expected
 from lipcert.loading import LoadedModel, load_model, with_preprocessing
+from lipcert.loading.onnx_file import LARGEST_FILE
 from lipcert.network import Network
 from lipcert.run.job import ModelSource, Preprocessing
 
@@ -27,9 +31,10 @@ class Model:
         return self.loaded.network.classes
 
     def on_images(self, image_shape: Sequence[int]) -> Network:
-        """The network as a function of pixels in [0, 1], for images of this shape.
+        """The network as a function of the data, pixels in [0, 1] for images, of this shape.
 
-        ``image_shape``: (C, H, W) or (features,). Raises ``UsageError`` where it does not fit.
+        ``image_shape``: without the batch, (C, H, W) for images or (features,), (C, L),
+        (C, D, H, W). Raises ``UsageError`` where it does not fit.
         """
         wanted = self.preprocessing
         return with_preprocessing(
@@ -39,6 +44,7 @@ class Model:
             mean=wanted.mean,
             std=wanted.std,
             value_range=wanted.value_range,
+            channels=wanted.channels,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +63,31 @@ class Model:
         }
 
 
+def expected_by(source: ModelSource) -> Expected:
+    """What an ONNX file says of its input and output, where the extents are fixed; nothing for
+    other files, or where it cannot be read, which is told when it is loaded."""
+    if source.arch is not None or source.path.suffix != ".onnx":
+        return Expected()
+    try:
+        if source.path.stat().st_size > LARGEST_FILE:
+            return Expected()
+        graph = onnx.load_model(str(source.path), load_external_data=False).graph
+    except Exception:
+        # No error is lost: ``open_model`` reads the same file, and says what is wrong with it.
+        return Expected()
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [_extents(value) for value in graph.input if value.name not in weights]
+    outputs = [_extents(value) for value in graph.output]
+    shape = inputs[0][1:] if inputs else ()
+    classes = outputs[0][-1] if outputs and outputs[0] else 0
+    return Expected(shape if shape and all(shape) else None, classes or None)
+
+
+def _extents(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """0 for what is open."""
+    return tuple(int(axis.dim_value) for axis in value.type.tensor_type.shape.dim)
+
+
 def open_model(
     source: ModelSource,
     preprocessing: Preprocessing,
@@ -67,6 +98,8 @@ def open_model(
 
     Raises what ``load_model`` does.
     """
+    if image_shape is not None and preprocessing.channels is not None and image_shape[0] == 1:
+        image_shape = (3, *image_shape[1:])
     loaded = load_model(
         source.path,
         weights=source.weights,

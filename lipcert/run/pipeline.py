@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
-from lipcert.data import Dataset, choose, indices_digest, load_dataset
+from lipcert.data import Dataset, choose, indices_digest, relabelled
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, DeployedFile, cross_check
 from lipcert.network import Network
@@ -30,6 +31,7 @@ from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
     PLAUSIBILITY_SAMPLES,
     check_counterexamples,
+    check_domain,
     check_proofs,
     implausible,
     outcome,
@@ -45,9 +47,10 @@ from lipcert.run.environment import (
 )
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal, check_output, recorded_coins
-from lipcert.run.model import Model, open_model
+from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
+from lipcert.run.suggestions import better, normalisation_notes
 from lipcert.run.workers import Certifier as Certifying
 from lipcert.run.workers import check_main, crew
 
@@ -74,6 +77,7 @@ class MakeCertifier(Protocol):
         device: str,
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
+        reach: float | None,
         key: int | None,
         file: DeployedFile,
     ) -> Certify: ...
@@ -86,14 +90,10 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     check_proofs(job.options, job.execution)
     check_device(job.execution.device)
     data, watch = job.data, watch or Watch()
-    dataset = load_dataset(
-        data.spec,
-        split=data.split,
-        data_dir=data.data_dir,
-        offline=data.offline,
-        layout=data.layout,
-        value_range=data.value_range,
-    )
+    dataset = data.load(expected=expected_by(job.model))
+    model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
+    watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
+    dataset = relabelled(dataset, data.labelling, model.classes)
     indices = choose(
         dataset,
         limit=data.limit,
@@ -101,8 +101,6 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
         seed=(job.options.seed or 0) if data.random else None,
     )
     watch.say(f"data: {dataset.source}, {len(indices)} of {len(dataset)} samples chosen")
-    model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
-    watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
     return certify_dataset(model, dataset, indices, job.options, job.execution, watch)
 
 
@@ -126,6 +124,7 @@ def certify_dataset(
     check_output(execution)
     check_counterexamples(options, execution)
     check_proofs(options, execution)
+    check_domain(options, dataset)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
     notes: list[str] = []
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
@@ -145,6 +144,7 @@ def certify_dataset(
                 device=device,
                 softmax=model.loaded.stripped is not None,
                 counterexamples=journal.points if execution.save_counterexamples else None,
+                reach=_reach(dataset, options),
                 key=coins.key(
                     model=dict(model.loaded.files),
                     preprocessing=model.preprocessing.to_json(),
@@ -164,7 +164,7 @@ def certify_dataset(
         certificate = Certificate(
             lipcert=lipcert.__version__,
             model=model.to_json() | {"cross_check": _cross_check_json(check)},
-            data=_data_json(dataset, indices) | {"shard": execution.part},
+            data=_data_json(dataset, indices, options) | {"shard": execution.part},
             options=options.to_json(),
             options_digest=options.digest,
             assurance=sure,
@@ -175,7 +175,7 @@ def certify_dataset(
             environment=environment(device, workers),
             seconds=time.perf_counter() - began,
             notes=(*_notes(options, samples), *notes),
-            threat_model=threat_model(pixel_domain=options.pixel_domain),
+            threat_model=threat_model(pixel_domain=options.pixel_domain, space=dataset.unit),
             cascade=cascade(samples),
             layers=with_eliminated(certifier.layer_norms, samples),
             coins=None if sure.kind != "randomised" else _coins_json(coins),
@@ -227,19 +227,25 @@ def _check(
     if largest >= network.classes:
         raise UsageError(
             f"{model.name}: has {network.classes} outputs, but {dataset.source} has labels up to "
-            f"{largest}; give the data that the model was trained for"
+            f"{largest}; give the data that the model was trained for, or say which class each "
+            "label is with --label-offset or --label-map"
         )
     check = cross_check(model.loaded, network, dataset.pixels(spread(indices, CROSS_CHECK_SAMPLES)))
     some = spread(indices, PLAUSIBILITY_SAMPLES)
     predicted = predictions(network, dataset, some, device=execution.device)
     doubt = implausible(predicted, dataset.labels[some], network.classes)
+    remedy = better(model, dataset, some, device=execution.device)
     if doubt and not execution.allow_implausible:
-        raise CannotCertify(
-            f"{model.name}: {doubt}: the preprocessing is probably wrong; check --mean, --std, "
-            "--layout, --range and that the data fits, or go on with --allow-implausible"
+        remedy = remedy or (
+            "the preprocessing is probably wrong; check --mean, --std, --layout, --range and that "
+            "the data fits"
         )
+        raise CannotCertify(f"{model.name}: {doubt}: {remedy}, or go on with --allow-implausible")
     if doubt:
         notes.append(f"implausible clean accuracy, allowed: {doubt}")
+    notes += [*dataset.notes, *normalisation_notes(model, dataset)]
+    if remedy:
+        notes.append(remedy)
     return check
 
 
@@ -320,6 +326,7 @@ def _frame(network: Network, dataset: Dataset, indices: Indices, options: Option
         classes=dataset.classes,
         size=len(dataset),
         values=math.prod(dataset.images.shape[1:]),
+        reach=_reach(dataset, options),
         labels={int(index): int(dataset.labels[index]) for index in indices},
     )
 
@@ -328,7 +335,16 @@ def _coins_json(coins: Coins) -> dict[str, Any]:
     return coins.to_json() | {"assurance": coins.assurance}
 
 
-def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
+def _reach(dataset: Dataset, options: Options) -> float | None:
+    """Of data in their own unit, how far radii are sought: as far as two of them can be apart, and
+    some way beyond every eps."""
+    if dataset.reach is None:
+        return None
+    return min(max(dataset.reach, 2 * options.largest.rounded_up), sys.float_info.max)
+
+
+def _data_json(dataset: Dataset, indices: Indices, options: Options) -> dict[str, Any]:
+    reach = _reach(dataset, options)
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -338,6 +354,9 @@ def _data_json(dataset: Dataset, indices: Indices) -> dict[str, Any]:
         "classes": dataset.classes,
         "chosen": len(indices),
         "indices_sha256": indices_digest(indices),
+        **({} if reach is None else {"reach": reach}),
+        **({"class_names": list(dataset.names)} if dataset.names else {}),
+        **({"reading": dict(dataset.reading)} if dataset.reading else {}),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import torch
 
 import lipcert
 from lipcert.certification.ieee import ieee_arithmetic
-from lipcert.data import Dataset, choose, load_dataset
+from lipcert.data import Dataset, choose, relabelled
+from lipcert.data.keys import splits_in
+from lipcert.data.layouts import Expected
+from lipcert.data.load import FILES
 from lipcert.errors import UsageError
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
 from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
 from lipcert.train.data import Batches, Images, held_out, natural
@@ -77,10 +83,15 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
-    training_data = _training_data(job)
+    training_data, labelling = _training_data(job), job.data.labelling
+    named = job.arch is not None and ":" not in job.arch
+    if named:  # it gets as many outputs as the data have classes
+        training_data = relabelled(training_data, labelling)
     source = open_source(
         job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed
     )
+    if not named:
+        training_data = relabelled(training_data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
     recipe, network = job.recipe, trainable.network()
     _check_labels(source.model, training_data)
@@ -92,6 +103,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         with job.processes.joined(device), ieee_arithmetic():
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
+            for note in training_data.notes:
+                watch.say(note)
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
             return {}
@@ -102,7 +115,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     }
     write_recipe(job.folder, record)
     if job.certify:
-        record["results"] = _certify(job, source, watch, certify_watch or Watch())
+        classes = training_data.names if training_data.by_name else ()
+        record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
         write_recipe(job.folder, record)
     return record
 
@@ -139,20 +153,32 @@ def _prepare_folder(job: FineTuning) -> None:
 
 
 def _training_data(job: FineTuning) -> Dataset:
+    """With the labels that the files have; the model's are known later."""
     spec = job.train_data or job.data.spec
-    if job.train_data is None and Path(spec).suffix == ".npz":
+    if job.train_data is None and not _has_splits(Path(spec)):
         raise UsageError(
             f"--data {spec}: holds the test images; name the training images with --train-data"
         )
     known = spec == job.data.spec
-    return load_dataset(
-        spec,
-        split="train",
-        data_dir=job.data.data_dir,
-        offline=job.data.offline,
-        layout=job.data.layout if known or spec.endswith(".npz") else "auto",
-        value_range=job.data.value_range if known else None,
-    )
+    source = job.data if known else replace(job.data, spec=spec, value_range=None, labels=None)
+    if not (known or Path(spec).is_file()):
+        source = replace(source, layout="auto")
+    return source.load(split="train", expected=_expected(job))
+
+
+def _has_splits(path: Path) -> bool:
+    """Whether a file, if it is one, has arrays of a training split."""
+    if path.suffix.lower() == ".npz" and path.is_file():
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "train" in splits_in(n.removesuffix(".npy") for n in archive.namelist())
+        except (OSError, zipfile.BadZipFile):
+            return True  # reading it says what is wrong with it
+    return path.suffix.lower() not in FILES
+
+
+def _expected(job: FineTuning) -> Expected | None:
+    return None if job.model is None else expected_by(ModelSource(job.model, job.weights, job.arch))
 
 
 def _check_labels(model: Model, data: Dataset) -> None:
@@ -248,22 +274,24 @@ def _record(
     }  # fmt: skip
 
 
-def _certify(job: FineTuning, source: Source, watch: TrainingWatch, certify_watch: Watch) -> Record:
-    """The test images are loaded here, for the first time."""
+def _certify(
+    job: FineTuning,
+    source: Source,
+    classes: Sequence[str],
+    watch: TrainingWatch,
+    certify_watch: Watch,
+) -> Record:
+    """The test images are loaded here, for the first time; ``classes``: the names by which the
+    training images were numbered, if any."""
     data = job.data
-    dataset = load_dataset(
-        data.spec,
-        split=data.split,
-        data_dir=data.data_dir,
-        offline=data.offline,
-        layout=data.layout,
-        value_range=data.value_range,
+    dataset = relabelled(
+        data.load(expected=_expected(job)), data.labelling, source.model.classes, known=classes
     )
     seed = job.recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps
     tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)
-    results: Record = {"eps": eps.text, "method": job.options.method}
+    results: Record = {"eps": eps.text, "method": job.options.method, "unit": dataset.unit}
     todo = [("after", tuned, job.folder)]
     if source.pretrained:
         todo.append((BEFORE, source.model, job.folder / BEFORE))

@@ -23,7 +23,7 @@ Augment = Literal["auto", "none", "crop-flip"]
 class Recipe:
     """Everything that the trained weights depend on, beside the file, the data and the machine.
 
-    ``eps``: the radius to certify, in pixels of [0, 1]; training aims at ``eps_factor`` times it.
+    ``eps``: the radius to certify, in the data's unit; training aims at ``eps_factor`` times it.
     ``percentile``: where thresholds start. ``epochs``, ``warmup`` (clean) and ``ramp`` (eps up, κ
     down to ``kappa``) in epochs. ``gap``: the margin that the hinge asks for. ``sparsity``: the
     weight of that loss. ``power_steps``: iterations of each sample's norms. ``ema``: decay a step

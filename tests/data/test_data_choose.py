@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipcert.data import choose, indices_digest
-from lipcert.data.dataset import to_dataset
+from lipcert.data.arrays import to_dataset
 from lipcert.errors import CannotCertify, UsageError
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lipcert.data import Dataset
-from lipcert.data.dataset import to_dataset
+from lipcert.data.arrays import to_dataset
 from lipcert.errors import CannotCertify, UsageError
 
 LABELS = np.array([0, 1, 2])
@@ -45,7 +45,9 @@ def test_a_declared_range_maps_back_to_pixels(unit, lo, width):
 def test_a_declared_range_wins_even_where_floats_already_look_like_pixels():
     images = np.full((3, 4), 0.5, np.float32)
     np.testing.assert_array_equal(make(images, value_range=(-1, 1)).images, 0.75)
-    np.testing.assert_array_equal(make(images.astype(np.uint8), value_range=(-1, 1)).images, 0)
+    bytes_of_16 = np.full((3, 2, 2), 8, np.uint8)
+    np.testing.assert_array_equal(make(bytes_of_16, value_range=(0, 16)).images, 0.5)
+    assert make(bytes_of_16, value_range=(0, 255)).images.dtype == np.uint8
 
 
 @pytest.mark.parametrize("layout", ["auto", "nchw", "nhwc"])
@@ -67,18 +69,24 @@ def test_an_ambiguous_layout_is_asked_for(shape):
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (np.full((3, 4), 1.5), {}, "--data-range"),
-        (np.full((3, 4), -0.1), {}, "--data-range"),
+        (np.full((3, 4, 4), 1.5), {}, "--data-layout ncl"),
+        (np.full((3, 5, 5, 1), 1.5), {}, "--data-range lo,hi, such as --data-range 0,15"),
+        (np.full((3, 5, 5, 1), -0.1), {}, "--data-range lo,hi, such as --data-range=-1,1"),
+        (np.full((3, 5, 5, 1), -2.1), {}, "give the images before that, and --mean and --std"),
+        (np.full((3, 4), 1.5), {"layout": "flat"}, "--data-range"),
         (np.full((3, 4), np.nan), {}, "NaN"),
         (np.full((3, 4), np.inf), {"value_range": (0, 1)}, "NaN or infinite"),
         (np.full((3, 4), 2.0), {"value_range": (-1, 1)}, "outside"),
         (np.full((3, 4), 0.5), {"value_range": (1, 1)}, "the smaller first"),
         (np.full((3, 4), 0.5), {"value_range": (0, np.inf)}, "finite"),
-        (np.zeros((3, 4), np.int32), {}, "not int32"),
-        (np.zeros((3, 4), bool), {}, "not bool"),
+        (np.full((3, 5, 5, 1), 9, np.int32), {}, "in int32: .* --data-range lo,hi"),
+        (np.full((3, 5, 5, 1), 300, np.int32), {}, "--data-range 0,4095"),
+        (np.zeros((3, 4), str), {}, "not <U1"),
         (np.zeros((3, 4), complex), {}, "not complex"),
         (np.zeros(3), {}, "shape"),
-        (np.zeros((3, 1, 2, 2, 2)), {}, "shape"),
+        (np.zeros((3, 1, 2, 2, 2, 2)), {}, "shape"),
+        (np.zeros((3, 2, 2, 2, 2)), {}, "--data-layout ncdhw"),
+        (np.zeros((3, 4)), {"layout": "ncl"}, "needs arrays of 3 axes"),
         (np.zeros((2, 4)), {}, "labels"),
         (np.zeros((3, 2, 2, 1)), {"layout": "chw"}, "--data-layout chw"),
     ],
@@ -91,8 +99,12 @@ def test_images_that_do_not_fit_are_refused(images, options, message):
 @pytest.mark.parametrize(
     "labels",
     [
-        np.array([0.0, 1.0, 2.0]),
-        np.array([[0], [1], [2]]),
+        np.array([0.0, 1.5, 2.0]),
+        np.array([0.0, np.nan, 2.0]),
+        np.array([[0, 2], [1, 0], [1, 0]]),
+        np.array([[0, 1], [1, 1], [1, 0]]),
+        np.array([[[0]], [[1]], [[2]]]),
+        np.array([0, None, 1]),
         np.array([0, 1, -1]),
         np.array([0, 1, 3]),
         np.array([0, 1]),
@@ -121,7 +133,7 @@ def test_a_dataset_checks_what_it_is_made_of():
     assert len(direct(np.zeros((3, 4), np.float32))) == 3
     for images in (
         np.zeros((3, 4)),
-        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((3, 4, 4, 1, 1, 1), np.uint8),
         np.full((3, 4), np.nan, np.float32),
         np.full((3, 4), 1.5, np.float32),
     ):

@@ -148,7 +148,7 @@ def test_available_tells_where(small, arrays, tmp_path, empty_cache):
         ("cifar10", "train"): archive,
         ("cifar10", "test"): archive,
     }
-    assert len(available(tmp_path)) == 8
+    assert len(available(tmp_path)) == 8 + 5
 
 
 def test_a_changed_pixel_is_not_the_published_set(small, arrays, tmp_path):

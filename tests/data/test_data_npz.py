@@ -53,14 +53,13 @@ def test_orders_and_widths_are_read(tmp_path, images):
     path = tmp_path / "own.npz"
     np.savez(path, images=images, labels=LABELS.astype(np.uint8))
     pixels = load_dataset(str(path), value_range=(0, images.max())).pixels(np.arange(2))
-    scale = 255 if images.dtype == np.uint8 else images.max()
-    np.testing.assert_allclose(pixels, np.moveaxis(images / scale, 3, 1), rtol=1e-6)
+    np.testing.assert_allclose(pixels, np.moveaxis(images / images.max(), 3, 1), rtol=1e-6)
 
 
 def test_missing_arrays_are_named(tmp_path):
     path = tmp_path / "own.npz"
-    np.savez(path, images=IMAGES, targets=LABELS)
-    with pytest.raises(UsageError, match="labels or y; it has images, targets"):
+    np.savez(path, images=IMAGES, truth=LABELS)
+    with pytest.raises(UsageError, match=r"labels or y; it has images, truth; name .* --label-key"):
         load_dataset(str(path))
 
 

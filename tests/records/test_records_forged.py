@@ -368,6 +368,35 @@ WHOLES: dict[str, tuple[Change, bool, str]] = {
     "a domain that was not asked for": (
         lambda c, s: c["threat_model"].update(domain="images [0,1]"), False, "threat_model",
     ),
+    "another unit": (
+        lambda c, s: c["threat_model"].update(space="the data's own unit"), False, "with no reach",
+    ),
+    "a unit of its own": (
+        lambda c, s: c["threat_model"].update(space="metres"), False, r"\$\.threat_model\.space",
+    ),
+    "a reach of pixels": (lambda c, s: c["data"].update(reach=1e9), False, "with a reach"),
+    "a reach without end": (lambda c, s: c["data"].update(reach=-1), False, r"\$\.data\.reach"),
+    "pixels of a table": (
+        lambda c, s: c["data"].update(reading={"layout": "nf"}), False, "layout nf are in the data",
+    ),
+    "a range of nothing": (
+        lambda c, s: c["data"].update(reading={"value_range": [1, 0]}), False, "no range",
+    ),
+    "labels of no class": (
+        lambda c, s: c["data"].update(reading={"labels": {"0": 10}}), False, "of 6 classes",
+    ),
+    "labels that are none": (
+        lambda c, s: c["data"].update(reading={"labels": {"-1": 0}}), False, r"\$\.data\.reading",
+    ),
+    "a reading of its own": (
+        lambda c, s: c["data"].update(reading={"pickle": True}), False, r"\$\.data\.reading",
+    ),
+    "names that are none": (
+        lambda c, s: c["data"].update(class_names=[0]), False, r"\$\.data\.class_names",
+    ),
+    "channels that are none": (
+        lambda c, s: c["model"]["preprocessing"].update(channels="gbr"), False, "channels",
+    ),
     "more chosen than there are": (
         lambda c, s: c["data"].update(chosen=7), False, "7 samples were chosen of 6",
     ),

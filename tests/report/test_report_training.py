@@ -42,7 +42,7 @@ def test_before_and_after_are_rounded_to_the_side_that_promises_less():
     assert "66.67" not in table
     assert "0.8123" in table
     assert "certified accuracy at 0.5" in table
-    assert "3 test images, by auto; eps in pixels of [0, 1]" in table
+    assert "3 test images, by auto; eps in pixels [0,1]" in table
     assert before_and_after({}) == ""
     assert (
         "before"

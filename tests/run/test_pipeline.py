@@ -41,7 +41,9 @@ class FakeCertifier:
         self.global_failure_probability = 1e-10
         self.layer_norms = []
 
-    def make(self, network, options, *, samples, device, softmax, counterexamples, key, file):
+    def make(
+        self, network, options, *, samples, device, softmax, counterexamples, reach, key, file
+    ):
         self.key = key
         self.samples, self.counterexamples = samples, counterexamples
         return self
@@ -301,6 +303,7 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
                 device="cpu",
                 softmax=False,
                 counterexamples=None,
+                reach=None,
                 file=None,
                 key=None,
             )
