@@ -43,7 +43,6 @@ class Norm:
 
     value: float
     assurance: str
-    failure_probability: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class SegmentNorms:
         if coins is not None and bare.takes_coins:
             found = bare.randomised(bare.unweighted(), coins, excess=_EXCESS_SHARED, steps=60)
             if float(found[0]) < value:
-                norm = Norm(float(found[0]), "randomised", coins.probability)
+                norm = Norm(float(found[0]), "randomised")
         return replace(bare, norm=norm)
 
     def unweighted(self) -> WeightedMap:

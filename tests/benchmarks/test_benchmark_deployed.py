@@ -83,8 +83,9 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     rows = torch.arange(20)
     margin = (centre.logits[rows, labels] - centre.logits[rows, others]).abs()
     forms = margin_forms(tools.bound.layers.network, rows, labels, others)
-    batch = BackwardBatch(tools, pixels, labels, rows, tools.deployment.centre(pixels))
-    state = batch.prepare(radius, 0, refine=False).state
+    allowance = certifier.budget.open(rows)
+    batch = BackwardBatch(tools, pixels, labels, allowance, tools.deployment.centre(pixels))
+    state = batch.prepare(radius, refine=False).state
     found = tools.dual.start(select(state, rows), forms)
     plain, proven = (
         bound(select(state, rows), forms, found)

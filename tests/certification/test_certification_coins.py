@@ -80,6 +80,23 @@ def test_a_model_built_against_a_known_seed_gets_no_norm_below_the_truth() -> No
     assert sample.radius <= 0.5
 
 
+@pytest.mark.parametrize("method", ["global", "local"])
+def test_a_sample_spends_what_the_budget_issued(method: str) -> None:
+    x = torch.full((1, SIZE), 0.5, dtype=torch.float64)
+    levels = tuple(map(Epsilon.parse, ("0.1", "0.2", "0.3")))
+    options = Options(levels, method=method, failure_probability=1e-6)
+    certifier = Certifier(against_the_coins(x), options, samples=1)
+    (sample,) = certifier(x, torch.tensor([0]), [0])
+    (account,) = certifier.budget.accounts
+    # The product of norms has none of a sample's own.
+    assert (account.draws > 0) == (method == "local")
+    prepared = sample.failure_probability / account.preparation if account.draws else 0.0
+    assert prepared == pytest.approx(round(prepared), rel=1e-12)
+    assert (prepared > 0) == (method == "local")
+    assert prepared <= account.preparations
+    assert certifier.global_failure_probability + sample.failure_probability <= 1e-6
+
+
 def some(output: Path | None = None, **options: object) -> lipcert.Result:
     data = load_dataset("digits")
     model = lipcert.load(MODEL)
