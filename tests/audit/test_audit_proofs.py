@@ -296,32 +296,6 @@ def test_norms_are_upper_bounds_for_any_scale(seed):
             assert bool((found <= 1.06 * exact).all())
 
 
-def test_a_norm_holds_with_every_rounding_that_it_charges():
-    """Errors of exactly the allowed size, against the top eigenvector: a bound that charges too
-    little for them would fall below the truth."""
-    random = np.random.default_rng(0)
-    size, terms = 24, 2.0**30
-    for trial in range(40):
-        rows = torch.from_numpy(random.normal(size=(1, size, 8)) ** 3)
-        whole = rows @ rows.mT
-        values, vectors = torch.linalg.eigh(whole)
-        top, exact = vectors[:, :, -1], values[:, -1].sqrt()
-        unit = terms * 2.0**-53
-
-        def gram(v, absolute, rows=rows, top=top, unit=unit):
-            part = rows.abs() if absolute else rows
-            out = torch.einsum("bij,bkj,bk->bi", part, part, v)
-            if absolute:
-                return out
-            allowed = unit * torch.einsum("bij,bkj,bk->bi", rows.abs(), rows.abs(), v.abs())
-            along = (v * top).sum(1, keepdim=True)
-            return out - along.sign() * top.sign() * allowed
-
-        scale = exact.square() * (1.0 + 0.1 * (trial % 3))
-        found = randomised_norm(gram, size, scale, Coins(0.3, 1), terms)
-        assert bool((found >= exact * (1 - 1e-7)).all())
-
-
 def test_values_that_are_multiplied_by_themselves_are_not_read():
     square = model([node("Mul", "x x", "s"), node("Gemm", "s w", "y")], (2,), w=np.eye(2))
     over = model([node("Div", "c x", "s"), node("Gemm", "s w", "y")], (2,), w=np.eye(2), c=[1.0])
