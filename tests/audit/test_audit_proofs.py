@@ -159,6 +159,9 @@ def test_leaves_prove_a_margin_only_where_they_cover_the_box(split, tmp_path):
     # Both halves on one side; and two halves of different cuts.
     above = changed(arrays, cut_above=lambda a: a | True)
     assert not checked(made, front, above, path, claim).proven
+    # Smaller leaves that leave out what lies between.
+    apart = changed(arrays, cut_place=lambda a: a + np.where(arrays.cut_above, 1e-3, -1e-3))
+    assert not checked(made, front, apart, path, claim).proven
     moved = changed(arrays, cut_place=lambda a: a + np.arange(len(a)))
     assert not checked(made, front, moved, path, claim).proven
 
