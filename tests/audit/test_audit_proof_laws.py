@@ -9,6 +9,7 @@ from audit_models import preprocessing
 from proof_files import adversarial, dense, network_of, replay_of
 
 from lipcert.audit.proofs.dual import Forms, bound
+from lipcert.audit.proofs.norms import Coins, randomised_norm
 from lipcert.audit.proofs.replay import FormSource, Hints
 
 
@@ -87,13 +88,15 @@ def test_runs_that_round_as_much_as_is_allowed_are_covered(kind, seed):
         segments = graph.segments[sink]
         passed = segments.forth({s: state.sources[s].slack for s in segments.sources}, "magnitudes")
         allowed[sink] = (state.sinks[sink].drift - passed).clamp(min=0) * (1 - 1e-9)
+    # And what functions round themselves.
+    allowed |= {value: state.sources[value].slack for value in graph.bends}
     noise = {sink: torch.zeros_like(most) for sink, most in allowed.items()}
     least = np.inf
     for _ in range(4):
         given = {sink: part.clone().requires_grad_() for sink, part in noise.items()}
         values = values_of(graph, x, given)
         margin = (values[graph.output] * row).sum()
-        least = min(least, float(margin))
+        least = min(least, float(margin.detach()))
         gradients = torch.autograd.grad(margin, list(given.values()))
         noise = {
             sink: -allowed[sink] * gradient.sign()
@@ -112,3 +115,68 @@ def test_runs_that_round_as_much_as_is_allowed_are_covered(kind, seed):
         forms = Forms(graph.output, torch.zeros(1, dtype=torch.int64), row, slopes, powers)
         best = max(best, float(bound(state, forms, pixel_domain=False)[0]))
     assert start + best <= least
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Abs", "LeakyRelu", "Sigmoid", "Tanh", "Softplus", "Elu"])
+def test_lines_bands_and_secants_hold_on_the_whole_box(kind):
+    network = network_of(dense(0, kind=kind), preprocessing((5,)))
+    function = network.graph.bend(network.graph.bends[0]).function
+    random = np.random.default_rng(1)
+    at = torch.from_numpy(random.normal(size=(1, 400)) * 3)
+    low, high = (
+        torch.from_numpy(sign * 10.0 ** random.uniform(-3, 1, size=(1, 400))) for sign in (-1, 1)
+    )
+    pieces = function.pieces(at, low, high)
+    for share in np.linspace(-1, 1, 401):
+        d = -low * share if share < 0 else high * share
+        change = function.value(at + d) - function.value(at)
+        lines = pieces.slopes * d[:, None] + pieces.offsets
+        inside = (pieces.begins <= d[:, None]) & (d[:, None] <= pieces.ends)
+        off = (change[:, None] - lines).abs()
+        assert bool((inside.any(1)).all())
+        assert bool((~inside | (off <= pieces.band)).all())
+        slack = 1e-13 / d.abs().clamp(min=1e-300)
+        secant = change / torch.where(d == 0, 1.0, d)
+        assert bool(((d == 0) | (secant >= pieces.flat - slack)).all())
+        assert bool(((d == 0) | (secant <= pieces.steep + slack)).all())
+    assert float((pieces.band / (1 + pieces.most[:, None])).max()) < 0.6
+
+
+class Rigged(Coins):
+    """Coins whose component on the top eigenvector is just what they may not fall below."""
+
+    def __init__(self, risk, top, other):
+        super().__init__(risk, 1)
+        self.top, self.other = top, other
+
+    def unit_vectors(self, rows, size):
+        tau = self.each ** (1 / 3) * (np.pi / (2 * size)) ** 0.5 * (1 + 1e-6)
+        return tau * self.top + (1 - tau**2) ** 0.5 * self.other
+
+
+@pytest.mark.parametrize("unit", [0.0, 1e-9, 1e-7, 1e-6, 1e-5])
+def test_a_norm_charges_for_errors_of_the_size_allowed(unit):
+    """Errors in every step, all of them against the top eigenvector, on coins that could not be
+    worse: whoever charges less falls below the truth."""
+    random = np.random.default_rng(2)
+    size, terms = 30, unit * 2.0**53
+    for _ in range(5):
+        vectors = torch.linalg.qr(torch.from_numpy(random.normal(size=(size, size))))[0]
+        spectrum = torch.linspace(0.0, 0.9, size, dtype=torch.float64)
+        spectrum[-1] = 1.0
+        whole = (vectors * spectrum) @ vectors.T
+        top, other = vectors[None, :, -1], vectors[None, :, 0]
+
+        def gram(v, absolute, whole=whole, top=top):
+            if absolute:
+                return v @ whole.abs()
+            along = (v * top).sum(1, keepdim=True)
+            worst = unit * (v.abs() @ whole.abs())
+            return v @ whole - along.sign() * top.sign() * worst
+
+        for scale in (0.7, 0.95, 1.01, 1.5):
+            coins = Rigged(1e-6, top, other)
+            found = randomised_norm(gram, size, torch.tensor([scale]).double(), coins, terms)
+            assert float(found[0]) >= 1.0
+            if unit <= 1e-9 and scale == 1.01:
+                assert float(found[0]) < 1.05
