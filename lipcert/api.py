@@ -35,6 +35,7 @@ def load(
     value_range: tuple[float, float] = (0.0, 1.0),
     arch: str | None = None,
     image_shape: Sequence[int] | None = None,
+    output: str | None = None,
 ) -> Model:
     """Load a pretrained classifier.
 
@@ -43,7 +44,7 @@ def load(
     ``mean``, ``std`` (one a channel), ``layout`` (of the model's input, such as ``HWC``) and
     ``value_range`` (the model's numbers for black and white) say what the model expects; they
     become part of it, so that eps is always in pixels of [0, 1]. ``image_shape``: (C, H, W), for
-    ``arch`` alone. Raises ``UsageError`` and ``CannotCertify``.
+    ``arch`` alone. ``output`` names one of several. Raises ``UsageError`` and ``CannotCertify``.
     """
     preprocessing = Preprocessing(
         mean=None if mean is None else tuple(float(value) for value in mean),
@@ -51,7 +52,7 @@ def load(
         layout=layout,
         value_range=(float(value_range[0]), float(value_range[1])),
     )
-    source = ModelSource(Path(path), None if weights is None else Path(weights), arch)
+    source = ModelSource(Path(path), None if weights is None else Path(weights), arch, output)
     return open_model(source, preprocessing, image_shape=image_shape)
 
 

@@ -69,7 +69,7 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
         if name != main and name.endswith(".safetensors"):
             weights = sources.weights or _within(path.parent, name, claims)
             replace_weights(model, weights, path.name)
-    return affordable(model, path.name)
+    return affordable(model, path.name, claims.certificate["model"].get("output"))
 
 
 def find_data(claims: Claims, sources: Sources) -> Dataset:

@@ -28,6 +28,9 @@ def inspect(
         str | None,
         typer.Option(help="Of one image, such as 3,32,32, for --arch."),
     ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(help="Which one of several outputs is certified.")
+    ] = None,
     norms: Annotated[
         NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
@@ -49,7 +52,7 @@ def inspect(
     from lipcert.run.inspection import inspect_model, operators_of
 
     console = Console(stderr=True)
-    source = ModelSource(model, weights, arch)
+    source = ModelSource(model, weights, arch, output_name)
     shape = parse.shape("--input-shape", input_shape)
     # No radius matters to the norms; the options ask for one.
     options = Options(eps=(Epsilon.parse("0"),), norms=norms)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 
 from lipcert.errors import CannotCertify, UsageError
 
@@ -121,20 +122,36 @@ def deployed_part(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     """The model without what this output does not need, which a runtime would compute as well;
     itself where it needs all."""
     whole = inlined(model)
-    wanted, needed = {output}, list[onnx.NodeProto]()
+    part = part_for(whole, output)
+    everything = len(part.graph.node) == len(whole.graph.node) and len(whole.graph.output) == 1
+    return model if everything and whole.graph.output[0].name == output else part
+
+
+def part_for(whole: onnx.ModelProto, value: str) -> onnx.ModelProto:
+    """What leads to one value of a model without functions of its own, with it as the output."""
+    wanted, needed = {value}, list[onnx.NodeProto]()
     for node in reversed(whole.graph.node):
         if wanted.intersection(node.output):
             wanted.update(name for name in _names_in(node) if name)
             needed.append(node)
-    if len(needed) == len(whole.graph.node) and len(whole.graph.output) == 1:
-        return model
     part = onnx.ModelProto()
     part.CopyFrom(whole)
     del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
     part.graph.node.extend(reversed(needed))
-    part.graph.output.extend(value for value in whole.graph.output if value.name == output)
+    part.graph.output.append(_information(whole, value))
     part.graph.initializer.extend(t for t in whole.graph.initializer if t.name in wanted)
     return part
+
+
+def _information(whole: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
+    """Type and shape of a value, as far as they are known."""
+    for known in (whole.graph, None):
+        graph = onnx.shape_inference.infer_shapes(whole).graph if known is None else known
+        for told in (*graph.output, *graph.value_info, *graph.input):
+            if told.name == value:
+                found: onnx.ValueInfoProto = told
+                return found
+    return onnx.helper.make_empty_tensor_value_info(value)
 
 
 def _names_in(node: onnx.NodeProto) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, LipcertError, UsageError
-from lipcert.loading.activations import ACTIVATIONS
+from lipcert.loading.activations import ACTIVATIONS, left_out
 from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
@@ -37,6 +37,7 @@ from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
 RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
+FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"), left_out)
 
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
@@ -48,7 +49,8 @@ RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 @dataclass(frozen=True)
 class Reading:
-    """``network`` is None exactly where ``problems`` says why."""
+    """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
+    before the head that was ``stripped``."""
 
     network: Network | None
     problems: tuple[str, ...]
@@ -58,6 +60,7 @@ class Reading:
     double: bool
     any_batch: bool
     stripped: str | None
+    logits: str | None = None
 
 
 def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
@@ -141,14 +144,14 @@ class _Reader:
         self.stripped: str | None = None
         self.double = False
         # The format of every value that varies; whether it changes on the way; the coarsest from a
-        # softmax that was left out to the output.
+        # head that was left out to the output.
         self.formats: dict[str, Arithmetic] = {}
         self.mixed = False
         self.leaves: Arithmetic | None = None
         self.output = self._choose(output)
         self.nodes = self._needed()
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
-        self.final = self._final_softmax()
+        self.final = self._final_head()
 
     def read(self) -> Reading:
         source, shape, any_batch = self._input()
@@ -181,6 +184,7 @@ class _Reader:
             self.double,
             any_batch,
             self.stripped if network is not None else None,
+            self.final.input[0] if self.stripped and self.final is not None else None,
         )
 
     def _choose(self, output: str | None) -> str:
@@ -189,7 +193,8 @@ class _Reader:
             raise UsageError(f"{self.name}: no output {output!r}; it has {', '.join(names)}")
         if output is None and len(names) != 1:
             self.problems.append(
-                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits"
+                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits with "
+                "--output-name"
             )
         return output or next(iter(names), "")
 
@@ -202,15 +207,17 @@ class _Reader:
                 needed.append(node)
         return needed[::-1]
 
-    def _final_softmax(self) -> onnx.NodeProto | None:
-        """The softmax whose values, reshaped at most, are the output and go nowhere else."""
-        name = self.output
+    def _final_head(self) -> onnx.NodeProto | None:
+        """The softmax or sigmoid whose values, reshaped at most, are the output and go nowhere
+        else. Behind a sigmoid they may be padded, with the threshold of two classes."""
+        name, padded = self.output, False
         makers = {result: node for node in self.nodes for result in node.output}
         while name in makers:
             node = makers[name]
-            if node.op_type in SOFTMAX:
-                return node
-            if node.op_type not in RESHAPES or self.uses[node.input[0]] > 1:
+            if node.op_type in SOFTMAX or node.op_type == "Sigmoid":
+                return None if padded and node.op_type in SOFTMAX else node
+            padded |= node.op_type == "Pad"
+            if node.op_type not in (*RESHAPES, "Pad") or self.uses[node.input[0]] > 1:
                 return None
             name = node.input[0]
         return None
@@ -312,6 +319,8 @@ class _Reader:
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
         if node.domain not in ("", "ai.onnx"):
+            kind = f"{node.domain}.{kind}"
+        if kind not in RULES and node.domain not in ("", "ai.onnx"):
             raise Unsupported(f"operators of domain {node.domain!r} are not supported")
         depending = [varies(value) for value in inputs]
         if not any(depending):
@@ -329,17 +338,18 @@ class _Reader:
             self.formats.get(name) if varies(value) else None
             for name, value in zip(node.input, inputs, strict=True)
         )
-        after = self.stripped is not None
-        call = Call(node, self.version, tuple(known), assembler, formats, node is self.final, after)
-        results = RULES[kind](call)
-        if kind in SOFTMAX:
+        call = Call(
+            node, self.version, tuple(known), assembler, formats, node is self.final, self.stripped
+        )
+        results = (FINAL_RULES if node is self.final else RULES)[kind](call)
+        if node is self.final:
             self.stripped = kind
         return results if isinstance(results, list) else [results], "; ".join(call.notes)
 
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
-        if node.op_type not in FOLDABLE:
+        if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
             raise Unsupported("not supported")
         arrays = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(arrays) < len(inputs):
@@ -373,5 +383,7 @@ class _Reader:
                 f"the {MOST_OUTPUTS} classes that are certified; name the logits"
             )
         else:
-            return assembler.network(result, mixed=self.mixed, leaves=self.leaves)
+            return assembler.network(
+                result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
+            )
         return None

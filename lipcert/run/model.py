@@ -54,7 +54,7 @@ class Model:
             "parameters": loaded.network.parameters,
             "stripped": loaded.stripped,
             "preprocessing": self.preprocessing.to_json(),
-        }
+        } | ({} if loaded.output is None else {"output": loaded.output})
 
 
 def open_model(
@@ -72,5 +72,6 @@ def open_model(
         weights=source.weights,
         arch=source.arch,
         input_shape=None if image_shape is None else tuple(image_shape),
+        output=source.output,
     )
     return Model(loaded, preprocessing)
