@@ -26,7 +26,9 @@ def inspect(
     ] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(help="Of one image, such as 3,32,32, for --arch."),
+        typer.Option(
+            help="Of one image, such as 3,32,32: for --arch, or a file that leaves it free."
+        ),
     ] = None,
     output_name: Annotated[
         str | None, typer.Option(help="Which one of several outputs is certified.")
@@ -57,7 +59,7 @@ def inspect(
     # No radius matters to the norms; the options ask for one.
     options = Options(eps=(Epsilon.parse("0"),), norms=norms)
 
-    operators = operators_of(source)
+    operators = operators_of(source, shape)
     if operators:
         console.print(operator_table(operators))
     record = {"operators": operators}

@@ -12,7 +12,7 @@ from lipcert.loading.assembler import Variable, number
 from lipcert.loading.value import Call, Unsupported
 from lipcert.loading.windows import windows
 from lipcert.network.operators import Convolution
-from lipcert.rounding import SINGLE
+from lipcert.rounding import HALF, SINGLE
 
 PRODUCT = "a product of two values that both depend on the network's input"
 
@@ -42,6 +42,11 @@ def _batch_normalization(call: Call) -> Variable:
     training = call.attributes.get("training_mode") or any(list(call.node.output)[1:])
     if training or call.attributes.get("spatial", 1) != 1:
         raise Unsupported("only evaluation mode per channel; export the model with eval()")
+    if call.assembler.own == HALF:
+        raise Unsupported(
+            "in 16 bits, where its scale is not known; export the model with it folded into the "
+            "layer before it"
+        )
     x = call.variable(0)
     gamma, beta, mean, variance = (call.constant(k) for k in range(1, 5))
     deviation = torch.sqrt(variance + call.attributes["epsilon"])

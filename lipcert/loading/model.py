@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from lipcert.errors import UsageError
+from lipcert.loading.entry import WHOLE, bound, one_by_one, real
 from lipcert.loading.factory import build_model, export
 from lipcert.loading.heads import CUT, TWO, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.reader import Reading, network_of, read
-from lipcert.loading.weights import replace_weights
+from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
+from lipcert.rounding import HALF
+
+HALVES = "the file computes in float16: what it rounds there is charged under every --deployed"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class LoadedModel:
     to the file to make it one score a class. ``output`` names the one that was asked for.
     ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use, and without
     what the output does not need, so that running it takes no more than was allowed; it takes
-    ``any_batch`` or one sample at a time, in float64 (``double``) or float32.
+    ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
+    there its input of ``whole`` numbers is one of real numbers.
     """
 
     network: Network
@@ -46,6 +53,8 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     output: str | None = None
     logits: str | None = None
+    half: bool = False
+    whole: bool = False
 
 
 def load_model(
@@ -55,17 +64,20 @@ def load_model(
     arch: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     output: str | None = None,
+    layout: str | None = None,
 ) -> LoadedModel:
     """Reads ``model.onnx``, perhaps with ``weights`` from a safetensors file, or
     ``weights.safetensors`` with ``arch="package.module:factory"`` and the ``input_shape``, without
-    the batch, of its images. ``output`` names the logits of a graph with several outputs.
+    the batch, of its images. ``output`` names the logits of a graph with several outputs. Extents
+    of the input that a file leaves free are those of ``input_shape``, ``(C, H, W)``, in the order
+    ``layout``.
 
     ``UsageError``: a path or an option that does not fit, an error in the factory.
     ``CannotCertify``: a broken file, weights that do not fit, anything not supported, all listed.
     """
     path = Path(path)
     files: dict[str, str] = {}
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
         if arch is None or input_shape is None:
             raise UsageError(
                 f"{path.name}: weights alone are no model; add the factory (package.module:name) "
@@ -76,7 +88,9 @@ def load_model(
         module, files[path.name] = build_model(arch, path, input_shape)
         model, kind = export(module, arch, input_shape), "safetensors+arch"
     elif arch is not None:
-        raise UsageError(f"{path.name}: a factory ({arch}) goes with a .safetensors file")
+        raise UsageError(
+            f"{path.name}: a factory ({arch}) goes with a .safetensors file or a state dict"
+        )
     else:
         opened = open_onnx(path)
         model, files, kind = opened.model, opened.files, "onnx"
@@ -85,7 +99,7 @@ def load_model(
             files[weights.name] = replace_weights(model, weights, path.name)
     if arch is not None or weights is not None:
         check(model, path.name)
-    part = understood(model, path.name, output)
+    part = understood(model, path.name, output, input_shape, layout)
     reading = part.reading
     return LoadedModel(
         network=network_of(reading, path.name),
@@ -103,7 +117,14 @@ def load_model(
         notes=part.notes,
         output=output,
         logits=reading.logits,
+        half=reading.half,
+        whole=WHOLE in part.notes,
     )
+
+
+def rounds_to_half(network: Network) -> bool:
+    """Whether the file itself computes some value in 16 bits."""
+    return any(node.format is not None and node.format.unit >= HALF.unit for node in network.nodes)
 
 
 @dataclass(frozen=True)
@@ -116,14 +137,29 @@ class Understood:
     notes: tuple[str, ...] = ()
 
 
-def understood(model: onnx.ModelProto, name: str, output: str | None = None) -> Understood:
+def understood(
+    model: onnx.ModelProto,
+    name: str,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> Understood:
     """The checked model and its reading, whose problems may say why it cannot be certified.
 
     Raises ``UsageError`` where there is no such ``output``.
     """
+    notes: list[str] = []
+    for change in (
+        partial(bound, shape=input_shape, layout=layout),
+        partial(one_by_one, name=name),
+        real,
+    ):
+        model, note = change(model)
+        notes += [note] if note else []
     head = scores(model, name, output)
     reading = read(head.model, name, head.output)
-    notes: list[str] = []
+    if reading.network is not None and rounds_to_half(reading.network):
+        notes.append(HALVES)
     rows = tuple(OperatorRow.of(node, opset(model), True, CUT) for node in head.cut)
     if reading.network is not None and head.cut:
         shape = reading.network.nodes[-1].shape
@@ -144,18 +180,27 @@ def understood(model: onnx.ModelProto, name: str, output: str | None = None) -> 
     return Understood(part, replace(reading, operators=reading.operators + rows), tuple(notes))
 
 
-def affordable(model: onnx.ModelProto, name: str, output: str | None = None) -> onnx.ModelProto:
+def affordable(
+    model: onnx.ModelProto,
+    name: str,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> onnx.ModelProto:
     """The part of a checked model that its scores need, once it is known what running it takes.
 
     Raises ``CannotCertify`` where that is more than ``allowance`` has, or cannot be told.
     """
-    part = understood(model, name, output)
+    part = understood(model, name, output, input_shape, layout)
     network_of(part.reading, name)
     return part.model
 
 
-def inspect_operators(path: Path, output: str | None = None) -> tuple[OperatorRow, ...]:
+def inspect_operators(
+    path: Path, output: str | None = None, input_shape: Sequence[int] | None = None
+) -> tuple[OperatorRow, ...]:
     """Every node that the scores need, supported or not, with the reason, and those that are cut
     off behind them; only a file that cannot be opened is refused."""
     path = Path(path)
-    return understood(open_onnx(path).model, path.name, output).reading.operators
+    opened = open_onnx(path).model
+    return understood(opened, path.name, output, input_shape).reading.operators

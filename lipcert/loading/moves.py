@@ -16,10 +16,13 @@ import torch
 from lipcert.loading.assembler import Variable, places
 from lipcert.loading.fold import evaluate, result_size
 from lipcert.loading.value import Array, Call, Unsupported
-from lipcert.rounding import DOUBLE, SINGLE
+from lipcert.rounding import DOUBLE, HALF, SINGLE
 
 # The types that values may have, and the format of each.
-FLOATS = {onnx.TensorProto.FLOAT: SINGLE, onnx.TensorProto.DOUBLE: DOUBLE}
+FLOATS = {
+    onnx.TensorProto.FLOAT: SINGLE, onnx.TensorProto.DOUBLE: DOUBLE,
+    onnx.TensorProto.FLOAT16: HALF,
+}  # fmt: skip
 TYPES = {own: to for to, own in FLOATS.items()}
 
 
@@ -128,7 +131,7 @@ def _dropout(call: Call) -> Variable:
 
 
 def _cast(call: Call) -> Variable | Array:
-    """Between floating types of at least 32 bits: a narrower one rounds, a wider one does nothing.
+    """Between floating types: a narrower one rounds, a wider one does nothing.
 
     After a softmax that was left out the reader keeps account of the types.
     """

@@ -21,7 +21,10 @@ from lipcert.errors import CannotCertify, UsageError
 LARGEST_FILE = 2**31 - 1
 MOST_NODES = 2**15
 OLDEST_OPSET = 7
-NUMBERS_ONLY = "only an ONNX file is read, never a pickle; export the model to ONNX"
+NUMBERS_ONLY = (
+    "only an ONNX file is read, never a pickle, which could run code; export the model to ONNX, or "
+    "give its state dict with --arch package.module:factory"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def open_onnx(path: Path) -> OnnxFile:
         raise
     except Exception as error:
         raise CannotCertify(f"{path.name}: not a readable ONNX file: {one_line(error)}") from error
+    ordered(model)
     check(model, path.name)
     return OnnxFile(model, files)
 
@@ -58,6 +62,33 @@ def open_onnx(path: Path) -> OnnxFile:
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + " …"
+
+
+def ordered(model: onnx.ModelProto) -> None:
+    """Puts the nodes of a graph in an order in which each comes after those that it reads, as
+    onnxruntime does; those of a circle keep their places, which the checker refuses."""
+    nodes = list(model.graph.node)
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waits = [
+        {makers[n] for n in names_in(node) if n in makers} - {i} for i, node in enumerate(nodes)
+    ]
+    if all(max(wait, default=-1) < i for i, wait in enumerate(waits)):
+        return
+    readers: dict[int, list[int]] = {}
+    for i, wait in enumerate(waits):
+        for j in wait:
+            readers.setdefault(j, []).append(i)
+    ready = [i for i, wait in enumerate(waits) if not wait]
+    order: list[int] = []
+    while ready:
+        order.append(ready.pop())
+        for i in readers.get(order[-1], []):
+            waits[i].discard(order[-1])
+            if not waits[i]:
+                ready.append(i)
+    if len(order) == len(nodes):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes[i] for i in order)
 
 
 def check(model: onnx.ModelProto, name: str) -> None:
@@ -132,7 +163,7 @@ def part_for(whole: onnx.ModelProto, value: str) -> onnx.ModelProto:
     wanted, needed = {value}, list[onnx.NodeProto]()
     for node in reversed(whole.graph.node):
         if wanted.intersection(node.output):
-            wanted.update(name for name in _names_in(node) if name)
+            wanted.update(name for name in names_in(node) if name)
             needed.append(node)
     part = onnx.ModelProto()
     part.CopyFrom(whole)
@@ -154,13 +185,13 @@ def _information(whole: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
     return onnx.helper.make_empty_tensor_value_info(value)
 
 
-def _names_in(node: onnx.NodeProto) -> Iterator[str]:
+def names_in(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, in its inner graphs too."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                yield from _names_in(inner)
+                yield from names_in(inner)
             yield from (value.name for value in graph.output)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +14,12 @@ from lipcert.loading.activations import ACTIVATIONS, left_out
 from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
-from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.moves import MOVES
-from lipcert.loading.onnx_file import inlined, one_line, opset, own_numbers, tensor_array
+from lipcert.loading.moves import FLOATS, MOVES
+from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.runtime import Runtime
@@ -32,7 +33,7 @@ from lipcert.loading.value import (
     varies,
 )
 from lipcert.network import Network, Node
-from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
+from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
@@ -61,6 +62,7 @@ class Reading:
     any_batch: bool
     stripped: str | None
     logits: str | None = None
+    half: bool = False
 
 
 def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
@@ -69,12 +71,19 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
     ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
     """
     try:
-        whole = inlined(model)
-        reader = _Reader(whole, name, output)
-        reading = reader.read()
+        whole, conditions = inlined(model), dict[str, bool]()
+        while True:
+            reader = _Reader(whole, name, output, 1, conditions)
+            reading = reader.read()
+            if reader.branch is None:
+                break
+            node, condition = reader.branch
+            whole = taken(whole, node.output[0], condition)
+            conditions[node.input[0]] = condition
         if reading.network is None or not reading.any_batch:
             return reading
-        return _each_by_itself(reader, reading, _Reader(whole, name, output, PAIR), model)
+        pair = _Reader(whole, name, output, PAIR, conditions)
+        return _each_by_itself(reader, reading, pair, model)
     except LipcertError:
         raise
     except Exception as error:
@@ -118,7 +127,7 @@ def _each_by_itself(
 def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
     """Whether onnxruntime runs the file on two samples at once."""
     shape = (PAIR, *(reader.shape or ())[1:])
-    kind = np.float64 if reader.double else np.float32
+    kind = {DOUBLE: np.float64, HALF: np.float16}.get(reader.own, np.float32)
     try:
         Runtime(model.SerializeToString(), reader.name).run(np.zeros(shape, kind), reader.output)
     except CannotCertify:
@@ -128,9 +137,13 @@ def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
 
 class _Reader:
     def __init__(
-        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1
-    ) -> None:
+        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1,
+        conditions: Mapping[str, bool] | None = None,
+    ) -> None:  # fmt: skip
         self.samples = samples
+        # What the conditions of branches are that were taken; the first If that is to be taken.
+        self.conditions = conditions or {}
+        self.branch: tuple[onnx.NodeProto, bool] | None = None
         self.shape: tuple[int, ...] | None = None
         self.made: Sequence[Node] = ()
         self.graph, self.version, self.name = model.graph, opset(model), name
@@ -142,7 +155,7 @@ class _Reader:
         self.stuck: set[int] = set()
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
-        self.double = False
+        self.double, self.own = False, SINGLE
         # The format of every value that varies; whether it changes on the way; the coarsest from a
         # head that was left out to the output.
         self.formats: dict[str, Arithmetic] = {}
@@ -166,7 +179,9 @@ class _Reader:
             assembler = Assembler(shape or (1,), source, allowance, self.samples)
         except TooLarge as reason:
             raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
-        assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
+        assembler.own = self.formats[source] = self.own
+        # What is in 16 bits is charged there whatever is deployed: few run it in more.
+        self.mixed = self.own == HALF
         assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
         for node in self.nodes:
@@ -174,6 +189,10 @@ class _Reader:
                 if name in constants and name not in self.values:
                     self.values[name] = tensor_array(constants[name], self.name)
             self._node(node, assembler)
+        for name, condition in self.conditions.items():
+            found = self.values.get(name)
+            if not isinstance(found, np.ndarray) or bool(found) != condition:
+                self.problems.append(f"If: its condition {name!r} {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
@@ -185,6 +204,7 @@ class _Reader:
             any_batch,
             self.stripped if network is not None else None,
             self.final.input[0] if self.stripped and self.final is not None else None,
+            self.own == HALF,
         )
 
     def _choose(self, output: str | None) -> str:
@@ -200,10 +220,10 @@ class _Reader:
 
     def _needed(self) -> list[onnx.NodeProto]:
         """The nodes that the output depends on, in the file's order, which is topological."""
-        wanted, needed = {self.output}, []
+        wanted, needed = {self.output, *self.conditions}, []
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output):
-                wanted.update(name for name in node.input if name)
+                wanted.update(name for name in names_in(node) if name)
                 needed.append(node)
         return needed[::-1]
 
@@ -232,11 +252,15 @@ class _Reader:
             self.values |= {value.name: Unknown(varies=True) for value in inputs}
             return (inputs[0].name if inputs else "input"), None, False
         name, kind = inputs[0].name, inputs[0].type.tensor_type
-        self.double = kind.elem_type == onnx.TensorProto.DOUBLE
-        if not self.double and kind.elem_type != onnx.TensorProto.FLOAT:
+        if kind.elem_type not in FLOATS:
             type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
-            self.problems.append(f"input {name!r} has type {type_name}, not FLOAT or DOUBLE")
+            self.problems.append(
+                f"input {name!r} has type {type_name}, not FLOAT, DOUBLE or FLOAT16, or "
+                "UINT8 that is cast to one of them"
+            )
             return name, None, False
+        self.own = FLOATS[kind.elem_type]
+        self.double = self.own == DOUBLE
         dims = list(kind.shape.dim)
         extents = [d.dim_value if d.HasField("dim_value") else -1 for d in dims]
         open_axes = [d.dim_param or f"axis {k}" for k, d in enumerate(dims) if extents[k] < 1]
@@ -251,7 +275,8 @@ class _Reader:
         elif len(open_axes) > batch_is_open:
             named = ", ".join(open_axes[batch_is_open:])
             self.problems.append(
-                f"input {name!r} leaves {named} open; export the model with fixed extents"
+                f"input {name!r} leaves {named} open; export the model with fixed extents, or give "
+                "--input-shape where there is no data that says them"
             )
         else:
             return name, (1, *extents[1:]), batch_is_open
@@ -287,7 +312,7 @@ class _Reader:
     def _format(self, node: onnx.NodeProto) -> Arithmetic:
         """In which the file computes the node: that of its inputs which vary, all of one type."""
         found = (self.formats.get(n) for n in node.input if varies(self.values.get(n)))
-        return next(filter(None, found), DOUBLE if self.double else SINGLE)
+        return next(filter(None, found), self.own)
 
     def _results(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -318,6 +343,10 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
+        if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
+            if self.branch is None:
+                self.branch = node, bool(inputs[0])
+            raise Unsupported("its condition is a constant: to be taken")
         if node.domain not in ("", "ai.onnx"):
             kind = f"{node.domain}.{kind}"
         if kind not in RULES and node.domain not in ("", "ai.onnx"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lipcert.loading import LoadedModel, load_model, with_preprocessing
@@ -65,6 +65,7 @@ def open_model(
 ) -> Model:
     """Load a model; a factory is tried on an image of ``image_shape``.
 
+    A file that takes whole numbers has black at 0 and white at 255, unless that is said otherwise.
     Raises what ``load_model`` does.
     """
     loaded = load_model(
@@ -73,5 +74,8 @@ def open_model(
         arch=source.arch,
         input_shape=None if image_shape is None else tuple(image_shape),
         output=source.output,
+        layout=preprocessing.layout,
     )
+    if loaded.whole and preprocessing.value_range == (0.0, 1.0):
+        preprocessing = replace(preprocessing, value_range=(0.0, 255.0))
     return Model(loaded, preprocessing)
