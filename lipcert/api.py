@@ -39,6 +39,7 @@ def load(
     channels: Channels | None = None,
     arch: str | None = None,
     image_shape: Sequence[int] | None = None,
+    output: str | None = None,
 ) -> Model:
     """Load a pretrained classifier.
 
@@ -49,7 +50,7 @@ def load(
     images) and ``channels`` (``"bgr"`` for a model that reads blue first; ``"rgb"`` and ``"bgr"``
     repeat gray images for a model of three channels) say what the model expects; they become part
     of it, so that eps is always in the unit of the data, for images pixels of [0, 1].
-    ``image_shape``: (C, H, W), for ``arch`` alone. Raises ``UsageError`` and ``CannotCertify``.
+    ``image_shape``: (C, H, W), for ``arch`` alone. ``output`` names one of several. Raises ``UsageError`` and ``CannotCertify``.
     """
     preprocessing = Preprocessing(
         mean=None if mean is None else tuple(float(value) for value in mean),
@@ -58,7 +59,7 @@ def load(
         value_range=(float(value_range[0]), float(value_range[1])),
         channels=channels,
     )
-    source = ModelSource(Path(path), None if weights is None else Path(weights), arch)
+    source = ModelSource(Path(path), None if weights is None else Path(weights), arch, output)
     return open_model(source, preprocessing, image_shape=image_shape)
 
 

@@ -65,7 +65,7 @@ class Auditor:
     ) -> None:  # fmt: skip
         self.claims, self.effort = claims, effort
         record = claims.certificate["model"]
-        self.softmax = record["stripped"] is not None
+        self.softmax = record["stripped"] not in (None, "Sigmoid")
         self._preprocessing = Preprocessing.of(record, image_shape)
         self.deployed = Deployed(model, self._preprocessing)
         self._reading: Interpreter | None = None
@@ -75,6 +75,10 @@ class Auditor:
         self._checker: Checker | None = None
         self._proven: dict[int, Outcome] = {}
         self.reading = self.bound = "available"
+        if record["stripped"] == "Sigmoid":
+            # The certificate's margins are those before it, which this reading does not know.
+            self.reading = self.bound = "not available: a Sigmoid at the end was left out"
+            return
         try:
             self._reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
             if proofs is None:

@@ -74,7 +74,10 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
         if name != main and name.endswith(".safetensors"):
             weights = sources.weights or _within(path.parent, name, claims)
             replace_weights(model, weights, path.name)
-    return affordable(model, path.name)
+    record = claims.certificate["model"]
+    # The shape of the file's own input, in its own order.
+    layout = "CHW" if len(record["input_shape"]) == 4 else None
+    return affordable(model, path.name, record.get("output"), record["input_shape"][1:], layout)
 
 
 def find_data(claims: Claims, sources: Sources) -> Dataset:

@@ -162,7 +162,11 @@ class BackwardBatch:
             worth = torch.zeros_like(eps)
         else:
             each = sweep.logits(state)
-            pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + deployment.always
+            always = deployment.always(
+                lambda: deployment.propagation.boxes(self.deployed, self.rounded.ball(eps))[-1],
+                each, self.labels,
+            )  # fmt: skip
+            pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + always
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(state)
         charged = pair.scatter(1, labels, 0).amax(1) + worth
         self.charged = charged.nan_to_num(math.inf, math.inf)

@@ -17,6 +17,7 @@ norm's scale found from its statistics in 16 bits; float16 whose subnormals are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
+from lipcert.bounds.boxes import Box
 from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
@@ -37,6 +39,11 @@ from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest
 # largest: their difference errs by u (m + 2 log K) and the exponentials by a few u each, all below
 # this many units for up to 2^40 classes.
 SOFTMAX_TIE = 2.0**8
+# A sigmoid of each logit saturates. Where ``a`` and ``b`` are two logits, it is at least
+# ``min(a − b, 1) exp(−s) / 11`` larger at ``a``, ``s`` being the smallest size of a number between
+# them: its slope is ``exp(−|z|) / (1 + exp(−|z|))²``, and within 1 of that number. Both results err
+# by less than 8 units of 1 (libraries flatten the tails, so that these are not relative errors).
+SIGMOID_TIE = 11 * 2.0**4
 _AT_ONCE = 256
 
 
@@ -45,10 +52,10 @@ class Deployment:
     """The network as loaded, and the arithmetic that it is deployed in; None: real numbers.
 
     A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
-    also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax,
-    which was stripped; ``leaves``: the coarsest format from there to the file's output.
-    ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to which what underflows
-    was charged.
+    also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax, or
+    in a Sigmoid of ``each`` logit, which was stripped; ``leaves``: the coarsest format from there
+    to the file's output. ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to
+    which what underflows was charged.
     """
 
     propagation: Propagation
@@ -57,6 +64,7 @@ class Deployment:
     softmax: bool
     leaves: Arithmetic | None = None
     stretch: float = 1.0
+    each: bool = False
 
     @classmethod
     def of(
@@ -66,10 +74,10 @@ class Deployment:
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
         _check_range(network, arithmetic)
-        leaves, network = network.leaves, simplify(network, moves_only=True)
+        leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
-        return cls(propagation, roundoff, arithmetic, softmax, leaves, stretch)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, stretch, each)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -80,10 +88,25 @@ class Deployment:
         own, analysis = self.propagation.network, self.roundoff.analysis
         return Noise.of(own, analysed, self.arithmetic, analysis)
 
+    def always(self, box: Callable[[], Box], errors: Tensor, labels: Tensor) -> Tensor | float:
+        """What each margin needs beside, ``(B, K)``: for ties of a Softmax or Sigmoid at the end,
+        and for what underflows. ``box``: of the real logits; ``errors``: of each, ``(B, K)``."""
+        if not (self.softmax and self.each):
+            return self._tie + self._underflow
+        low, high = (side.flatten(1) for side in box())
+        low, high = low - errors, high + errors
+        sizes, own = torch.maximum(-low, high), labels[:, None]
+        smallest = torch.minimum(sizes, sizes.gather(1, own))
+        # Where 0 lies between both logits, that is the smallest.
+        around = (low.gather(1, own) >= 0) & (high <= 0)
+        smallest = smallest.masked_fill(around, 0.0)
+        unit = (coarsest(self.arithmetic, self.leaves) or DOUBLE).unit
+        tie = SIGMOID_TIE * unit * smallest.exp() * (1 + 16 * FLOAT64)
+        return tie.where(tie <= 1, math.inf) + self._underflow
+
     @property
-    def always(self) -> float:
-        """What every margin needs beside: for ties of a Softmax, and for what underflows."""
-        return self._tie + self.roundoff.underflow * max(1.0, self.stretch)
+    def _underflow(self) -> float:
+        return self.roundoff.underflow * max(1.0, self.stretch)
 
     @cached_property
     def usual(self) -> float:
@@ -108,7 +131,8 @@ class Deployment:
         """
         boxes = self.propagation.boxes(centre, eps)
         roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
-        each, always = roundings.total[-1].flatten(1), self.always
+        each = roundings.total[-1].flatten(1)
+        always = self.always(lambda: boxes[-1], each, labels)
         pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
         if margins is None:
@@ -120,7 +144,8 @@ class Deployment:
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
-            pair[row, other] = torch.fmin(error + always, pair[row, other])
+            also = always if isinstance(always, float) else always[row, other]
+            pair[row, other] = torch.fmin(error + also, pair[row, other])
         return pair
 
     @property

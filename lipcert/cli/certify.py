@@ -98,6 +98,7 @@ def certify(
         Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
     arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
+    output_name: Annotated[str | None, _model("Which one of several outputs is certified.")] = None,
     mean: Annotated[
         str | None, _model("One number a channel or feature, subtracted after --range.")
     ] = None,
@@ -210,7 +211,7 @@ def certify(
     from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job
 
     job = Job(
-        model=ModelSource(model, weights, arch),
+        model=ModelSource(model, weights, arch, output_name),
         data=DataSource(
             spec=data,
             split=split,

@@ -26,7 +26,12 @@ def inspect(
     ] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(help="Of one image, such as 3,32,32, for --arch."),
+        typer.Option(
+            help="Of one image, such as 3,32,32: for --arch, or a file that leaves it free."
+        ),
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(help="Which one of several outputs is certified.")
     ] = None,
     norms: Annotated[
         NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
@@ -49,12 +54,12 @@ def inspect(
     from lipcert.run.inspection import inspect_model, operators_of
 
     console = Console(stderr=True)
-    source = ModelSource(model, weights, arch)
+    source = ModelSource(model, weights, arch, output_name)
     shape = parse.shape("--input-shape", input_shape)
     # No radius matters to the norms; the options ask for one.
     options = Options(eps=(Epsilon.parse("0"),), norms=norms)
 
-    operators = operators_of(source)
+    operators = operators_of(source, shape)
     if operators:
         console.print(operator_table(operators))
     record = {"operators": operators}

@@ -186,16 +186,22 @@ def _largest(call: Call, parts: list[Variable], largest: bool) -> Variable:
     return call.assembler.group_extremum(call.assembler.stack(parts, -1), largest)
 
 
-def _softmax(call: Call) -> Variable:
-    """Left out as the last operator: it keeps the order of the logits before it."""
-    x = call.variable(0)
-    axis = call.attributes["axis"] % len(x.shape)
-    # Before opset 13 all axes from this one on are one.
-    classes = x.shape[axis] if call.version >= 13 else math.prod(x.shape[axis:])
-    if not call.final or classes * call.assembler.samples != x.size:
-        raise Unsupported("only as the last operator, over all classes")
+def left_out(call: Call) -> Variable:
+    """The last operator, which keeps the order of the logits before it: a softmax over all classes,
+    a sigmoid of each."""
+    x, kind = call.variable(0), call.node.op_type
+    if kind != "Sigmoid":
+        axis = call.attributes["axis"] % len(x.shape)
+        # Before opset 13 all axes from this one on are one.
+        classes = x.shape[axis] if call.version >= 13 else math.prod(x.shape[axis:])
+        if classes * call.assembler.samples != x.size:
+            raise Unsupported("only as the last operator, over all classes")
     call.notes.append("left out: the logits before it are certified")
     return x
+
+
+def _softmax(call: Call) -> Variable:
+    raise Unsupported("only as the last operator, over all classes")
 
 
 ACTIVATIONS: dict[str, Callable[[Call], Variable | list[Variable]]] = {

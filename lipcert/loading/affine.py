@@ -12,6 +12,7 @@ from lipcert.loading.assembler import Variable, number
 from lipcert.loading.value import Call, Unsupported
 from lipcert.loading.windows import windows
 from lipcert.network.operators import Convolution
+from lipcert.rounding import HALF, SINGLE
 
 PRODUCT = "a product of two values that both depend on the network's input"
 
@@ -41,6 +42,11 @@ def _batch_normalization(call: Call) -> Variable:
     training = call.attributes.get("training_mode") or any(list(call.node.output)[1:])
     if training or call.attributes.get("spatial", 1) != 1:
         raise Unsupported("only evaluation mode per channel; export the model with eval()")
+    if call.assembler.own == HALF:
+        raise Unsupported(
+            "in 16 bits, where its scale is not known; export the model with it folded into the "
+            "layer before it"
+        )
     x = call.variable(0)
     gamma, beta, mean, variance = (call.constant(k) for k in range(1, 5))
     deviation = torch.sqrt(variance + call.attributes["epsilon"])
@@ -156,6 +162,20 @@ def _divide(call: Call) -> Variable:
     return _scale(call, call.variable(0), 1 / divisor)
 
 
+def _scaler(call: Call) -> Variable:
+    """scikit-learn's, of the domain ai.onnx.ml: ``(x − offset) scale`` along the last axis."""
+    x, (offset, scale) = call.variable(0), (
+        torch.tensor(list(call.attributes.get(name, [])), dtype=torch.float64)
+        for name in ("offset", "scale")
+    )  # fmt: skip
+    if call.assembler.own != SINGLE:
+        raise Unsupported("only of float32 values")
+    if not all(part.numel() in (1, x.shape[-1]) for part in (offset, scale)):
+        raise Unsupported(f"offset or scale does not fit {list(x.shape)}")
+    centred = call.assembler.diagonal(x, None, -offset)
+    return call.assembler.diagonal(centred, scale, None)
+
+
 def _scale(call: Call, x: Variable, scale: Tensor) -> Variable:
     x = call.assembler.expand(x, np.broadcast_shapes(x.shape, tuple(scale.shape)))
     return call.assembler.diagonal(x, scale, None)
@@ -170,6 +190,7 @@ AFFINE: dict[str, Callable[[Call], Variable]] = {
     "MatMul": _matmul,
     "Mean": _linear(),
     "Mul": _multiply,
+    "ai.onnx.ml.Scaler": _scaler,
     "Neg": _linear(-1.0),
     "Sub": _linear(1.0, -1.0),
     "Sum": _linear(1.0),

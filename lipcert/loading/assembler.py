@@ -102,9 +102,11 @@ class Assembler:
         """The value, which nothing is known of where it could pass ``±largest / 2``."""
         return self.stored(x, Arithmetic(0.0, 0.0, largest))
 
-    def network(self, output: Variable, *, mixed: bool, leaves: Arithmetic | None) -> Network:
+    def network(
+        self, output: Variable, *, mixed: bool, leaves: Arithmetic | None, each: bool = False
+    ) -> Network:
         """The network that was built. ``mixed``: the file changes type on the way, and each value
-        rounds in its own."""
+        rounds in its own. ``leaves`` and ``each``: as of the network."""
         if mixed:
             self.formats[0] = self.formats.get(0, self.own)
             self.builder.nodes = [
@@ -113,7 +115,7 @@ class Assembler:
                     (node, self.formats[i]) for i, node in enumerate(self.builder.nodes)
                 )
             ]
-        return replace(self.builder.build(output.node), leaves=leaves)
+        return replace(self.builder.build(output.node), leaves=leaves, each=each)
 
     def diagonal(self, x: Variable, scale: Tensor | None, bias: Tensor | None) -> Variable:
         """``scale ∘ x + bias``, both broadcast to the shape of ``x``."""

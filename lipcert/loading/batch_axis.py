@@ -40,7 +40,7 @@ _MOVED = {
 }  # fmt: skip
 _LINEAR = ("Add", "Mul", "Sub")
 # What is shaped by it, in these inputs.
-_SHAPED = {"ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,)}
+_SHAPED = {"ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,), "Resize": (3,)}
 # What a constant with a number for every sample may meet.
 _TOGETHER = (
     "Add", "Cast", "CastLike", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum", "Unsqueeze",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify
 from lipcert.loading.allowance import NUMBERS
-from lipcert.loading.model import LoadedModel
+from lipcert.loading.model import LoadedModel, rounds_to_half
 from lipcert.loading.runtime import Runtime
 from lipcert.network import Network
 
@@ -19,19 +19,23 @@ Array = NDArray[Any]
 
 # For files in float32, and in float64.
 TOLERANCE, DOUBLE_TOLERANCE = 1e-4, 1e-9
+# And where the file itself rounds to 16 bits.
+HALF_TOLERANCE = 2e-2
 
 
 class DeployedFile:
     """``file(pixels)``: what onnxruntime makes of the file behind the preprocessing of ``network``;
     a softmax at the end of the file is in there.
 
-    ``double``: the file takes float64, else float32. The session is opened when it is first needed,
+    ``double``: the file takes float64, ``half``: float16, else float32; ``rough``: some of it is in
+    16 bits. The session is opened when it is first needed,
     and again in a process that was given a copy. Raises ``CannotCertify`` where the file does not
     run.
     """
 
     def __init__(self, model: LoadedModel, network: Network) -> None:
-        self.name, self.double = model.path.name, model.double
+        self.name, self.double, self.half = model.path.name, model.double, model.half
+        self.rough = rounds_to_half(model.network)
         self._content, self._output = model.runtime_bytes, model.output_name
         self._classes, self._front = model.network.classes, _preprocessing(model, network)
         self._in_batches, self._checked = model.any_batch, False
@@ -43,6 +47,8 @@ class DeployedFile:
     def tolerance(self) -> float:
         """What the logits of two readings of one function may differ by, relative to the largest
         one."""
+        if self.rough:
+            return HALF_TOLERANCE
         return DOUBLE_TOLERANCE if self.double else TOLERANCE
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +71,8 @@ class DeployedFile:
         """``(n, *in_shape)`` in the file's type: behind the preprocessing, found in float64."""
         with torch.no_grad():
             values = self._front.values(torch.from_numpy(np.asarray(pixels)).double())[-1]
-        return values.numpy().astype(np.float64 if self.double else np.float32)
+        kind = np.float64 if self.double else np.float16 if self.half else np.float32
+        return values.numpy().astype(kind)
 
     def one_by_one(self, samples: Array) -> Array:
         """``(n, outputs)`` in float64 of the file's own inputs."""
@@ -102,7 +109,9 @@ class DeployedFile:
         result = self.together(samples)
         if result is not None and not self._checked:
             ends = self.one_by_one(samples[[0, -1]])
-            alike = (relative_difference(result[[0, -1]], ends) <= TOLERANCE).all()
+            alike = (
+                relative_difference(result[[0, -1]], ends) <= max(TOLERANCE, self.tolerance)
+            ).all()
             result = result if alike else None
         self._in_batches = self._checked = result is not None
         return result

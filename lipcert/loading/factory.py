@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.onnx_file import LARGEST_FILE, one_line
 from lipcert.loading.runtime import Runtime
-from lipcert.loading.weights import differences, read_weights, refuse
+from lipcert.loading.weights import differences, fitted, read_weights, refuse
 
 
 def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple[nn.Module, str]:
@@ -29,6 +29,7 @@ def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple
     tensors, digest = read_weights(weights)
     module = _call(arch)
     state = {key: (tuple(value.shape), value.dtype) for key, value in module.state_dict().items()}
+    tensors = with_tied(module, fitted(tensors, state))
     refuse(differences(tensors, state), weights.name, arch)
     module.load_state_dict({key: tensors[key] for key in state})
     module.eval()
@@ -40,6 +41,22 @@ def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple
             f"{arch}: the model does not take {[1, *input_shape]}: {_told(error)}"
         ) from error
     return module, digest
+
+
+def with_tied(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with those beside that the module shares with one of them under another name, of
+    which ``safetensors.torch.save_model`` keeps a single one."""
+    shared: dict[tuple[object, ...], list[str]] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if value.numel():
+            key = value.data_ptr(), value.dtype, tuple(value.shape), value.stride()
+            shared.setdefault(key, []).append(name)
+    found = dict(tensors)
+    for names in shared.values():
+        there = [name for name in names if name in tensors]
+        if len(there) == 1:
+            found |= dict.fromkeys(names, tensors[there[0]])
+    return found
 
 
 def _call(arch: str) -> nn.Module:

@@ -45,7 +45,7 @@ ELEMENTWISE = _names("""
 """)
 
 NOT_LARGER = _names("""
-    ArgMax ArgMin Cast CastLike Concat Constant CumSum DepthToSpace Dropout Flatten
+    ArgMax ArgMin Cast CastLike Concat Constant CumSum DepthToSpace DequantizeLinear Dropout Flatten
     GatherElements Identity LogSoftmax ReduceL1 ReduceL2 ReduceLogSum ReduceMax ReduceMean
     ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape ScatterElements ScatterND Shape Size
     Slice Softmax SpaceToDepth Split Squeeze Transpose Trilu Unsqueeze
@@ -127,7 +127,7 @@ def _check_order(
 ) -> None:
     """Raises ``ValueError`` where the order of a sum matters to a constant: where it is further
     than a few roundings from the same in float64."""
-    if not all(output.dtype in (np.float32, np.float64) for output in outputs):
+    if not all(output.dtype in (np.float16, np.float32, np.float64) for output in outputs):
         return
     wide = [v.astype(np.float64) if v is not None and v.dtype.kind == "f" else v for v in inputs]
     for output, exact in zip(outputs, _reference(node, version, wide), strict=True):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from lipcert.errors import UsageError
+from lipcert.loading.entry import WHOLE, bound, one_by_one, real
 from lipcert.loading.factory import build_model, export
+from lipcert.loading.heads import CUT, TWO, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.reader import network_of, read
-from lipcert.loading.weights import replace_weights
+from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
+from lipcert.rounding import HALF
+
+HALVES = "the file computes in float16: what it rounds there is charged under every --deployed"
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,13 @@ class LoadedModel:
     """A file's function of one sample, and what it takes to run the file itself.
 
     ``network`` is float64, as the file has it: not simplified, no preprocessing added.
-    ``files`` has the sha256 of every file read. ``stripped`` names a softmax left out at the end.
+    ``files`` has the sha256 of every file read. ``stripped`` names a softmax, or a sigmoid of each
+    logit, left out at the end, and ``logits`` the value before it. ``notes`` say what else was done
+    to the file to make it one score a class. ``output`` names the one that was asked for.
     ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use, and without
     what the output does not need, so that running it takes no more than was allowed; it takes
-    ``any_batch`` or one sample at a time, in float64 (``double``) or float32.
+    ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
+    there its input of ``whole`` numbers is one of real numbers.
     """
 
     network: Network
@@ -39,6 +50,11 @@ class LoadedModel:
     runtime_bytes: bytes
     double: bool
     any_batch: bool
+    notes: tuple[str, ...] = ()
+    output: str | None = None
+    logits: str | None = None
+    half: bool = False
+    whole: bool = False
 
 
 def load_model(
@@ -48,17 +64,20 @@ def load_model(
     arch: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     output: str | None = None,
+    layout: str | None = None,
 ) -> LoadedModel:
     """Reads ``model.onnx``, perhaps with ``weights`` from a safetensors file, or
     ``weights.safetensors`` with ``arch="package.module:factory"`` and the ``input_shape``, without
-    the batch, of its images. ``output`` names the logits of a graph with several outputs.
+    the batch, of its images. ``output`` names the logits of a graph with several outputs. Extents
+    of the input that a file leaves free are those of ``input_shape``, ``(C, H, W)``, in the order
+    ``layout``.
 
     ``UsageError``: a path or an option that does not fit, an error in the factory.
     ``CannotCertify``: a broken file, weights that do not fit, anything not supported, all listed.
     """
     path = Path(path)
     files: dict[str, str] = {}
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
         if arch is None or input_shape is None:
             raise UsageError(
                 f"{path.name}: weights alone are no model; add the factory (package.module:name) "
@@ -69,7 +88,9 @@ def load_model(
         module, files[path.name] = build_model(arch, path, input_shape)
         model, kind = export(module, arch, input_shape), "safetensors+arch"
     elif arch is not None:
-        raise UsageError(f"{path.name}: a factory ({arch}) goes with a .safetensors file")
+        raise UsageError(
+            f"{path.name}: a factory ({arch}) goes with a .safetensors file or a state dict"
+        )
     else:
         opened = open_onnx(path)
         model, files, kind = opened.model, opened.files, "onnx"
@@ -78,7 +99,8 @@ def load_model(
             files[weights.name] = replace_weights(model, weights, path.name)
     if arch is not None or weights is not None:
         check(model, path.name)
-    reading = read(model, path.name, output)
+    part = understood(model, path.name, output, input_shape, layout)
+    reading = part.reading
     return LoadedModel(
         network=network_of(reading, path.name),
         path=path,
@@ -89,24 +111,96 @@ def load_model(
         output_name=reading.output_name,
         stripped=reading.stripped,
         operators=reading.operators,
-        runtime_bytes=deployed_part(model, reading.output_name).SerializeToString(),
+        runtime_bytes=part.model.SerializeToString(),
         double=reading.double,
         any_batch=reading.any_batch,
+        notes=part.notes,
+        output=output,
+        logits=reading.logits,
+        half=reading.half,
+        whole=WHOLE in part.notes,
     )
 
 
-def affordable(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The part of a checked model that its output needs, once it is known what running it takes.
+def rounds_to_half(network: Network) -> bool:
+    """Whether the file itself computes some value in 16 bits."""
+    return any(node.format is not None and node.format.unit >= HALF.unit for node in network.nodes)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """``model``: what of a file is deployed, up to one score a class; how it was read, with a row
+    for every node of the file that counts; and what else was done."""
+
+    model: onnx.ModelProto
+    reading: Reading
+    notes: tuple[str, ...] = ()
+
+
+def understood(
+    model: onnx.ModelProto,
+    name: str,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> Understood:
+    """The checked model and its reading, whose problems may say why it cannot be certified.
+
+    Raises ``UsageError`` where there is no such ``output``.
+    """
+    notes: list[str] = []
+    for change in (
+        partial(bound, shape=input_shape, layout=layout),
+        partial(one_by_one, name=name),
+        real,
+    ):
+        model, note = change(model)
+        notes += [note] if note else []
+    head = scores(model, name, output)
+    reading = read(head.model, name, head.output)
+    if reading.network is not None and rounds_to_half(reading.network):
+        notes.append(HALVES)
+    rows = tuple(OperatorRow.of(node, opset(model), True, CUT) for node in head.cut)
+    if reading.network is not None and head.cut:
+        shape = reading.network.nodes[-1].shape
+        extents = [shape[axis] for axis in head.axes if -len(shape) <= axis < len(shape)]
+        if extents != [math.prod(shape)] * len(head.axes):
+            told = f"{head.cut[0].op_type} along axis {head.axes[0]} of {list(shape)}: decides at "
+            told += "every place by itself; only a decision among all classes is certified"
+            reading = replace(reading, network=None, problems=(told,))
+        else:
+            kinds = ", ".join(dict.fromkeys(node.op_type for node in head.cut))
+            notes.append(f"{kinds} at the end {CUT}, at {head.output!r}")
+    part = head.model if head.output is None else deployed_part(head.model, head.output)
+    if reading.network is not None and reading.network.classes == 1:
+        threshold = 0.5 if reading.stripped == "Sigmoid" else 0.0
+        part = two_classes(part, reading.output_name, threshold)
+        reading = replace(read(part, name), operators=reading.operators)
+        notes.append(TWO.format(threshold))
+    return Understood(part, replace(reading, operators=reading.operators + rows), tuple(notes))
+
+
+def affordable(
+    model: onnx.ModelProto,
+    name: str,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> onnx.ModelProto:
+    """The part of a checked model that its scores need, once it is known what running it takes.
 
     Raises ``CannotCertify`` where that is more than ``allowance`` has, or cannot be told.
     """
-    reading = read(model, name)
-    network_of(reading, name)
-    return deployed_part(model, reading.output_name)
+    part = understood(model, name, output, input_shape, layout)
+    network_of(part.reading, name)
+    return part.model
 
 
-def inspect_operators(path: Path) -> tuple[OperatorRow, ...]:
-    """Every node that the first output needs, supported or not, with the reason; only a file that
-    cannot be opened is refused."""
+def inspect_operators(
+    path: Path, output: str | None = None, input_shape: Sequence[int] | None = None
+) -> tuple[OperatorRow, ...]:
+    """Every node that the scores need, supported or not, with the reason, and those that are cut
+    off behind them; only a file that cannot be opened is refused."""
     path = Path(path)
-    return read(open_onnx(path).model, path.name).operators
+    opened = open_onnx(path).model
+    return understood(opened, path.name, output, input_shape).reading.operators

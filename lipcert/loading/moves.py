@@ -13,13 +13,16 @@ import numpy as np
 import onnx
 import torch
 
-from lipcert.loading.assembler import Variable
+from lipcert.loading.assembler import Variable, places
 from lipcert.loading.fold import evaluate, result_size
 from lipcert.loading.value import Array, Call, Unsupported
-from lipcert.rounding import DOUBLE, SINGLE
+from lipcert.rounding import DOUBLE, HALF, SINGLE
 
 # The types that values may have, and the format of each.
-FLOATS = {onnx.TensorProto.FLOAT: SINGLE, onnx.TensorProto.DOUBLE: DOUBLE}
+FLOATS = {
+    onnx.TensorProto.FLOAT: SINGLE, onnx.TensorProto.DOUBLE: DOUBLE,
+    onnx.TensorProto.FLOAT16: HALF,
+}  # fmt: skip
 TYPES = {own: to for to, own in FLOATS.items()}
 
 
@@ -91,7 +94,22 @@ def _pad(call: Call) -> list[Variable]:
     pads = call.axes(1, "pads")
     if pads is None or min(pads, default=0) < 0:
         raise Unsupported(f"negative pads {pads}: cut with Slice instead")
+    if call.after == "Sigmoid":
+        return [_threshold(call)]
     return _move(call, (0, 2))
+
+
+def _threshold(call: Call) -> Variable:
+    """Padding by one half behind a sigmoid that was left out is padding by 0 before it."""
+    value = call.constant(2).item() if call.has(2) else call.attributes.get("value", 0.0)
+    mode, axes = call.attributes.get("mode", "constant"), call.axes(3, "axes")
+    if value != 0.5 or mode != "constant" or axes is not None:
+        raise Unsupported(f"a pad of {value} behind a sigmoid at the end; only 0.5, a threshold")
+    pads, shape = call.axes(1, "pads") or [], call.variable(0).shape
+    sides = list(zip(pads[: len(shape)], pads[len(shape) :], strict=True))
+    call.assembler.allowance.move(math.prod(n + sum(s) for n, s in zip(shape, sides, strict=True)))
+    index = np.pad(places(shape), sides, constant_values=-1)
+    return call.assembler.select(call.variable(0), index)
 
 
 def _rule(*slots: int) -> Callable[[Call], list[Variable]]:
@@ -113,7 +131,7 @@ def _dropout(call: Call) -> Variable:
 
 
 def _cast(call: Call) -> Variable | Array:
-    """Between floating types of at least 32 bits: a narrower one rounds, a wider one does nothing.
+    """Between floating types: a narrower one rounds, a wider one does nothing.
 
     After a softmax that was left out the reader keeps account of the types.
     """

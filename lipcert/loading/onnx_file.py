@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 
 from lipcert.errors import CannotCertify, UsageError
 
 LARGEST_FILE = 2**31 - 1
 MOST_NODES = 2**15
 OLDEST_OPSET = 7
-NUMBERS_ONLY = "only an ONNX file is read, never a pickle; export the model to ONNX"
+NUMBERS_ONLY = (
+    "only an ONNX file is read, never a pickle, which could run code; export the model to ONNX, or "
+    "give its state dict with --arch package.module:factory"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def open_onnx(path: Path) -> OnnxFile:
         raise
     except Exception as error:
         raise CannotCertify(f"{path.name}: not a readable ONNX file: {one_line(error)}") from error
+    ordered(model)
     check(model, path.name)
     return OnnxFile(model, files)
 
@@ -57,6 +62,33 @@ def open_onnx(path: Path) -> OnnxFile:
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + " …"
+
+
+def ordered(model: onnx.ModelProto) -> None:
+    """Puts the nodes of a graph in an order in which each comes after those that it reads, as
+    onnxruntime does; those of a circle keep their places, which the checker refuses."""
+    nodes = list(model.graph.node)
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waits = [
+        {makers[n] for n in names_in(node) if n in makers} - {i} for i, node in enumerate(nodes)
+    ]
+    if all(max(wait, default=-1) < i for i, wait in enumerate(waits)):
+        return
+    readers: dict[int, list[int]] = {}
+    for i, wait in enumerate(waits):
+        for j in wait:
+            readers.setdefault(j, []).append(i)
+    ready = [i for i, wait in enumerate(waits) if not wait]
+    order: list[int] = []
+    while ready:
+        order.append(ready.pop())
+        for i in readers.get(order[-1], []):
+            waits[i].discard(order[-1])
+            if not waits[i]:
+                ready.append(i)
+    if len(order) == len(nodes):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes[i] for i in order)
 
 
 def check(model: onnx.ModelProto, name: str) -> None:
@@ -121,29 +153,45 @@ def deployed_part(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     """The model without what this output does not need, which a runtime would compute as well;
     itself where it needs all."""
     whole = inlined(model)
-    wanted, needed = {output}, list[onnx.NodeProto]()
+    part = part_for(whole, output)
+    everything = len(part.graph.node) == len(whole.graph.node) and len(whole.graph.output) == 1
+    return model if everything and whole.graph.output[0].name == output else part
+
+
+def part_for(whole: onnx.ModelProto, value: str) -> onnx.ModelProto:
+    """What leads to one value of a model without functions of its own, with it as the output."""
+    wanted, needed = {value}, list[onnx.NodeProto]()
     for node in reversed(whole.graph.node):
         if wanted.intersection(node.output):
-            wanted.update(name for name in _names_in(node) if name)
+            wanted.update(name for name in names_in(node) if name)
             needed.append(node)
-    if len(needed) == len(whole.graph.node) and len(whole.graph.output) == 1:
-        return model
     part = onnx.ModelProto()
     part.CopyFrom(whole)
     del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
     part.graph.node.extend(reversed(needed))
-    part.graph.output.extend(value for value in whole.graph.output if value.name == output)
+    part.graph.output.append(_information(whole, value))
     part.graph.initializer.extend(t for t in whole.graph.initializer if t.name in wanted)
     return part
 
 
-def _names_in(node: onnx.NodeProto) -> Iterator[str]:
+def _information(whole: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
+    """Type and shape of a value, as far as they are known."""
+    for known in (whole.graph, None):
+        graph = onnx.shape_inference.infer_shapes(whole).graph if known is None else known
+        for told in (*graph.output, *graph.value_info, *graph.input):
+            if told.name == value:
+                found: onnx.ValueInfoProto = told
+                return found
+    return onnx.helper.make_empty_tensor_value_info(value)
+
+
+def names_in(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, in its inner graphs too."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                yield from _names_in(inner)
+                yield from names_in(inner)
             yield from (value.name for value in graph.output)
 
 

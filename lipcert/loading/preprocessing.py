@@ -69,7 +69,7 @@ def with_preprocessing(
     moved = [
         replace(node, inputs=tuple(x.node + i for i in node.inputs)) for node in network.nodes[1:]
     ]
-    return Network((*front, *moved), leaves=network.leaves)
+    return Network((*front, *moved), leaves=network.leaves, each=network.each)
 
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, LipcertError, UsageError
-from lipcert.loading.activations import ACTIVATIONS
+from lipcert.loading.activations import ACTIVATIONS, left_out
 from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
-from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.moves import MOVES
-from lipcert.loading.onnx_file import inlined, one_line, opset, own_numbers, tensor_array
+from lipcert.loading.moves import FLOATS, MOVES
+from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.runtime import Runtime
@@ -32,11 +33,12 @@ from lipcert.loading.value import (
     varies,
 )
 from lipcert.network import Network, Node
-from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest
+from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
 RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
+FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"), left_out)
 
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
@@ -48,7 +50,8 @@ RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 @dataclass(frozen=True)
 class Reading:
-    """``network`` is None exactly where ``problems`` says why."""
+    """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
+    before the head that was ``stripped``."""
 
     network: Network | None
     problems: tuple[str, ...]
@@ -58,6 +61,8 @@ class Reading:
     double: bool
     any_batch: bool
     stripped: str | None
+    logits: str | None = None
+    half: bool = False
 
 
 def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
@@ -66,12 +71,19 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
     ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
     """
     try:
-        whole = inlined(model)
-        reader = _Reader(whole, name, output)
-        reading = reader.read()
+        whole, conditions = inlined(model), dict[str, bool]()
+        while True:
+            reader = _Reader(whole, name, output, 1, conditions)
+            reading = reader.read()
+            if reader.branch is None:
+                break
+            node, condition = reader.branch
+            whole = taken(whole, node.output[0], condition)
+            conditions[node.input[0]] = condition
         if reading.network is None or not reading.any_batch:
             return reading
-        return _each_by_itself(reader, reading, _Reader(whole, name, output, PAIR), model)
+        pair = _Reader(whole, name, output, PAIR, conditions)
+        return _each_by_itself(reader, reading, pair, model)
     except LipcertError:
         raise
     except Exception as error:
@@ -115,7 +127,7 @@ def _each_by_itself(
 def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
     """Whether onnxruntime runs the file on two samples at once."""
     shape = (PAIR, *(reader.shape or ())[1:])
-    kind = np.float64 if reader.double else np.float32
+    kind = {DOUBLE: np.float64, HALF: np.float16}.get(reader.own, np.float32)
     try:
         Runtime(model.SerializeToString(), reader.name).run(np.zeros(shape, kind), reader.output)
     except CannotCertify:
@@ -125,9 +137,13 @@ def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
 
 class _Reader:
     def __init__(
-        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1
-    ) -> None:
+        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1,
+        conditions: Mapping[str, bool] | None = None,
+    ) -> None:  # fmt: skip
         self.samples = samples
+        # What the conditions of branches are that were taken; the first If that is to be taken.
+        self.conditions = conditions or {}
+        self.branch: tuple[onnx.NodeProto, bool] | None = None
         self.shape: tuple[int, ...] | None = None
         self.made: Sequence[Node] = ()
         self.graph, self.version, self.name = model.graph, opset(model), name
@@ -139,16 +155,16 @@ class _Reader:
         self.stuck: set[int] = set()
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
-        self.double = False
+        self.double, self.own = False, SINGLE
         # The format of every value that varies; whether it changes on the way; the coarsest from a
-        # softmax that was left out to the output.
+        # head that was left out to the output.
         self.formats: dict[str, Arithmetic] = {}
         self.mixed = False
         self.leaves: Arithmetic | None = None
         self.output = self._choose(output)
         self.nodes = self._needed()
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
-        self.final = self._final_softmax()
+        self.final = self._final_head()
 
     def read(self) -> Reading:
         source, shape, any_batch = self._input()
@@ -163,7 +179,9 @@ class _Reader:
             assembler = Assembler(shape or (1,), source, allowance, self.samples)
         except TooLarge as reason:
             raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
-        assembler.own = self.formats[source] = DOUBLE if self.double else SINGLE
+        assembler.own = self.formats[source] = self.own
+        # What is in 16 bits is charged there whatever is deployed: few run it in more.
+        self.mixed = self.own == HALF
         assembler.formats[0] = assembler.own
         self.values[source] = Unknown(varies=True) if shape is None else assembler.input
         for node in self.nodes:
@@ -171,6 +189,10 @@ class _Reader:
                 if name in constants and name not in self.values:
                     self.values[name] = tensor_array(constants[name], self.name)
             self._node(node, assembler)
+        for name, condition in self.conditions.items():
+            found = self.values.get(name)
+            if not isinstance(found, np.ndarray) or bool(found) != condition:
+                self.problems.append(f"If: its condition {name!r} {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
@@ -181,6 +203,8 @@ class _Reader:
             self.double,
             any_batch,
             self.stripped if network is not None else None,
+            self.final.input[0] if self.stripped and self.final is not None else None,
+            self.own == HALF,
         )
 
     def _choose(self, output: str | None) -> str:
@@ -189,28 +213,31 @@ class _Reader:
             raise UsageError(f"{self.name}: no output {output!r}; it has {', '.join(names)}")
         if output is None and len(names) != 1:
             self.problems.append(
-                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits"
+                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits with "
+                "--output-name"
             )
         return output or next(iter(names), "")
 
     def _needed(self) -> list[onnx.NodeProto]:
         """The nodes that the output depends on, in the file's order, which is topological."""
-        wanted, needed = {self.output}, []
+        wanted, needed = {self.output, *self.conditions}, []
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output):
-                wanted.update(name for name in node.input if name)
+                wanted.update(name for name in names_in(node) if name)
                 needed.append(node)
         return needed[::-1]
 
-    def _final_softmax(self) -> onnx.NodeProto | None:
-        """The softmax whose values, reshaped at most, are the output and go nowhere else."""
-        name = self.output
+    def _final_head(self) -> onnx.NodeProto | None:
+        """The softmax or sigmoid whose values, reshaped at most, are the output and go nowhere
+        else. Behind a sigmoid they may be padded, with the threshold of two classes."""
+        name, padded = self.output, False
         makers = {result: node for node in self.nodes for result in node.output}
         while name in makers:
             node = makers[name]
-            if node.op_type in SOFTMAX:
-                return node
-            if node.op_type not in RESHAPES or self.uses[node.input[0]] > 1:
+            if node.op_type in SOFTMAX or node.op_type == "Sigmoid":
+                return None if padded and node.op_type in SOFTMAX else node
+            padded |= node.op_type == "Pad"
+            if node.op_type not in (*RESHAPES, "Pad") or self.uses[node.input[0]] > 1:
                 return None
             name = node.input[0]
         return None
@@ -225,11 +252,15 @@ class _Reader:
             self.values |= {value.name: Unknown(varies=True) for value in inputs}
             return (inputs[0].name if inputs else "input"), None, False
         name, kind = inputs[0].name, inputs[0].type.tensor_type
-        self.double = kind.elem_type == onnx.TensorProto.DOUBLE
-        if not self.double and kind.elem_type != onnx.TensorProto.FLOAT:
+        if kind.elem_type not in FLOATS:
             type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
-            self.problems.append(f"input {name!r} has type {type_name}, not FLOAT or DOUBLE")
+            self.problems.append(
+                f"input {name!r} has type {type_name}, not FLOAT, DOUBLE or FLOAT16, or "
+                "UINT8 that is cast to one of them"
+            )
             return name, None, False
+        self.own = FLOATS[kind.elem_type]
+        self.double = self.own == DOUBLE
         dims = list(kind.shape.dim)
         extents = [d.dim_value if d.HasField("dim_value") else -1 for d in dims]
         open_axes = [d.dim_param or f"axis {k}" for k, d in enumerate(dims) if extents[k] < 1]
@@ -244,7 +275,8 @@ class _Reader:
         elif len(open_axes) > batch_is_open:
             named = ", ".join(open_axes[batch_is_open:])
             self.problems.append(
-                f"input {name!r} leaves {named} open; export the model with fixed extents"
+                f"input {name!r} leaves {named} open; export the model with fixed extents, or give "
+                "--input-shape where there is no data that says them"
             )
         else:
             return name, (1, *extents[1:]), batch_is_open
@@ -280,7 +312,7 @@ class _Reader:
     def _format(self, node: onnx.NodeProto) -> Arithmetic:
         """In which the file computes the node: that of its inputs which vary, all of one type."""
         found = (self.formats.get(n) for n in node.input if varies(self.values.get(n)))
-        return next(filter(None, found), DOUBLE if self.double else SINGLE)
+        return next(filter(None, found), self.own)
 
     def _results(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -311,7 +343,13 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
+        if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
+            if self.branch is None:
+                self.branch = node, bool(inputs[0])
+            raise Unsupported("its condition is a constant: to be taken")
         if node.domain not in ("", "ai.onnx"):
+            kind = f"{node.domain}.{kind}"
+        if kind not in RULES and node.domain not in ("", "ai.onnx"):
             raise Unsupported(f"operators of domain {node.domain!r} are not supported")
         depending = [varies(value) for value in inputs]
         if not any(depending):
@@ -329,17 +367,18 @@ class _Reader:
             self.formats.get(name) if varies(value) else None
             for name, value in zip(node.input, inputs, strict=True)
         )
-        after = self.stripped is not None
-        call = Call(node, self.version, tuple(known), assembler, formats, node is self.final, after)
-        results = RULES[kind](call)
-        if kind in SOFTMAX:
+        call = Call(
+            node, self.version, tuple(known), assembler, formats, node is self.final, self.stripped
+        )
+        results = (FINAL_RULES if node is self.final else RULES)[kind](call)
+        if node is self.final:
             self.stripped = kind
         return results if isinstance(results, list) else [results], "; ".join(call.notes)
 
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
-        if node.op_type not in FOLDABLE:
+        if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
             raise Unsupported("not supported")
         arrays = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(arrays) < len(inputs):
@@ -373,5 +412,7 @@ class _Reader:
                 f"the {MOST_OUTPUTS} classes that are certified; name the logits"
             )
         else:
-            return assembler.network(result, mixed=self.mixed, leaves=self.leaves)
+            return assembler.network(
+                result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
+            )
         return None

@@ -47,7 +47,8 @@ class Call:
     """One node with the values of its inputs: what a rule turns into operators.
 
     ``version`` is the model's opset; ``formats`` are those of the inputs that vary, else None;
-    ``final``: the node is the softmax whose result is the output; ``after``: it comes after that.
+    ``final``: the node is the softmax or sigmoid whose result is the output; ``after``: the name of
+    the one that it comes after.
     """
 
     node: onnx.NodeProto
@@ -56,13 +57,15 @@ class Call:
     assembler: Assembler
     formats: tuple[Arithmetic | None, ...] = ()
     final: bool = False
-    after: bool = False
+    after: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
         """The attributes, with the operator's own defaults for those that are not set."""
-        schema = onnx.defs.get_schema(self.node.op_type, self.version, "")
+        known = self.node.domain in ("", "ai.onnx")
+        version, domain = (self.version, "") if known else (1, self.node.domain)
+        schema = onnx.defs.get_schema(self.node.op_type, version, domain)
         found = {
             name: attribute.default_value
             for name, attribute in schema.attributes.items()

@@ -1,8 +1,11 @@
-"""Weights from a safetensors file, which holds numbers and nothing that runs."""
+"""Weights from a safetensors file, or a state dict of torch read as numbers alone, so that nothing
+in it runs."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,23 +24,88 @@ FLOATS = {
     onnx.TensorProto.BFLOAT16: torch.bfloat16,
 }
 
+HALVES, WIDE = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
+# What wrappers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+STATE_DICTS = (".pt", ".pth", ".ckpt")
+
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors by name and the file's sha256."""
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
-        raise UsageError(f"{path}: {what}; give the path of a .safetensors file")
+        raise UsageError(f"{path}: {what}; give the path of a .safetensors file or a state dict")
     if path.stat().st_size > LARGEST_FILE:
         raise CannotCertify(f"{path.name}: larger than 2 GiB, which is not read")
     content = path.read_bytes()
-    try:
-        tensors = safetensors.torch.load(content)
-    except Exception as error:
-        raise CannotCertify(f"{path.name}: not a safetensors file: {one_line(error)}") from error
+    tensors = _state_dict(content, path) if path.suffix in STATE_DICTS else _safe(content, path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise CannotCertify(f"{path.name}: tensor {name!r} has values that are not finite")
     return tensors, hashlib.sha256(content).hexdigest()
+
+
+def _safe(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(content)
+    except Exception as error:
+        raise CannotCertify(f"{path.name}: not a safetensors file: {one_line(error)}") from error
+
+
+def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Tensors by name, as ``torch.save(model.state_dict())`` writes them, perhaps under
+    ``state_dict`` or ``model`` in a checkpoint; never a pickled module, which would run code."""
+    _check_unpacked(content, path)
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CannotCertify(
+            f"{path.name}: holds more than a state dict, which is not read as it could run code; "
+            f"save model.state_dict() as .safetensors, or export the model to ONNX "
+            f"({one_line(error)[:120]})"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping) or not found or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):  # fmt: skip
+        raise CannotCertify(f"{path.name}: no state dict: expected tensors by name")
+    if any(value.layout != torch.strided or value.is_quantized for value in found.values()):
+        raise CannotCertify(f"{path.name}: has sparse or quantised tensors; store them dense")
+    return {name: value.detach() for name, value in found.items()}
+
+
+def _check_unpacked(content: bytes, path: Path) -> None:
+    """A state dict is an archive: what it unpacks to must not pass what a file may hold."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return
+    if size > LARGEST_FILE:
+        raise CannotCertify(f"{path.name}: unpacks to more than 2 GiB, which is not read")
+
+
+def fitted(
+    found: Mapping[str, Tensor], wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> dict[str, Tensor]:
+    """The tensors under the names and in the types that are wanted, as far as no number changes.
+
+    A prefix of a wrapper (DataParallel, torch.compile, Lightning) goes where all names have it, and
+    are wanted without; float16 and bfloat16 are widened, which every number survives.
+    """
+    tensors = dict(found)
+    for _ in PREFIXES:
+        for prefix in PREFIXES:
+            missing = tensors.keys() - wanted.keys()
+            if missing and tensors and all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if name in wanted and value.dtype in HALVES and wanted[name][1] in WIDE:
+            tensors[name] = value.to(wanted[name][1])
+    return tensors
 
 
 def differences(
@@ -81,6 +149,7 @@ def replace_weights(model: onnx.ModelProto, path: Path, name: str) -> str:
         for key, tensor in initializers.items()
         if tensor.data_type in FLOATS and (tensor.dims or key in tensors)
     }
+    tensors = fitted(tensors, wanted)
     refuse(differences(tensors, wanted), path.name, name)
     for key in wanted:
         if tensors[key].dtype == torch.bfloat16:

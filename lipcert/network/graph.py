@@ -27,11 +27,13 @@ class Network:
 
     ``rough``: a copy to guess by; what its own rounding adds is not charged. ``leaves``: the
     coarsest format that a softmax behind the logits, which was left out, and what follows it have.
+    ``each``: it is no softmax but a sigmoid of each logit, which a large one saturates.
     """
 
     nodes: tuple[Node, ...]
     rough: bool = False
     leaves: Arithmetic | None = None
+    each: bool = False
 
     @property
     def in_shape(self) -> Shape:
@@ -126,6 +128,7 @@ class Network:
             ),
             self.rough,
             self.leaves,
+            self.each,
         )
 
     def to_guess_by(self) -> Network:

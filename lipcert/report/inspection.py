@@ -31,6 +31,8 @@ def model_tables(record: Record) -> Iterator[Table]:
     _add(table, "output", f"{record['classes']} logits")
     if record["stripped"]:
         _add(table, "left out", f"{record['stripped']} at the end")
+    for note in record.get("notes", ()):
+        _add(table, "note", note)
     _add(table, "normalisation", record["normalisation"] or "none found: see --mean and --std")
     _add(table, "parameters", f"{record['parameters']:,}")
     yield table

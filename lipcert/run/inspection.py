@@ -17,7 +17,7 @@ from lipcert.run.result import assurance
 Record = dict[str, Any]
 
 
-def operators_of(source: ModelSource) -> list[Record]:
+def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) -> list[Record]:
     """The nodes of an ONNX file, those of one operator, version and note together.
 
     ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
@@ -27,7 +27,7 @@ def operators_of(source: ModelSource) -> list[Record]:
     if source.arch is not None:
         return []
     grouped: dict[tuple[object, ...], list[str]] = {}
-    for row in inspect_operators(source.path):
+    for row in inspect_operators(source.path, source.output, input_shape):
         kind = (row.operator, row.domain, row.version, row.supported, row.note)
         grouped.setdefault(kind, []).append(row.module or row.name)
     names = ("operator", "domain", "version", "supported", "note")
@@ -60,4 +60,5 @@ def inspect_model(
         }
     record = model.to_json() | {"normalisation": normalisation_found(network), "norms": norms}
     del record["preprocessing"]
+    record["notes"] = list(model.loaded.notes)
     return record

@@ -42,11 +42,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """An ONNX file, perhaps with other ``weights``; or weights and the factory they are for."""
+    """An ONNX file, perhaps with other ``weights``; or weights and the factory they are for.
+
+    ``output``: which one of several outputs.
+    """
 
     path: Path
     weights: Path | None = None
     arch: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)

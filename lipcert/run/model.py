@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -60,7 +60,7 @@ class Model:
             "parameters": loaded.network.parameters,
             "stripped": loaded.stripped,
             "preprocessing": self.preprocessing.to_json(),
-        }
+        } | ({} if loaded.output is None else {"output": loaded.output})
 
 
 def expected_by(source: ModelSource) -> Expected:
@@ -96,6 +96,7 @@ def open_model(
 ) -> Model:
     """Load a model; a factory is tried on an image of ``image_shape``.
 
+    A file that takes whole numbers has black at 0 and white at 255, unless that is said otherwise.
     Raises what ``load_model`` does.
     """
     if image_shape is not None and preprocessing.channels is not None and image_shape[0] == 1:
@@ -105,5 +106,9 @@ def open_model(
         weights=source.weights,
         arch=source.arch,
         input_shape=None if image_shape is None else tuple(image_shape),
+        output=source.output,
+        layout=preprocessing.layout,
     )
+    if loaded.whole and preprocessing.value_range == (0.0, 1.0):
+        preprocessing = replace(preprocessing, value_range=(0.0, 255.0))
     return Model(loaded, preprocessing)

@@ -126,7 +126,7 @@ def certify_dataset(
     check_proofs(options, execution)
     check_domain(options, dataset)
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
-    notes: list[str] = []
+    notes: list[str] = list(model.loaded.notes)
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
     workers = suitable_workers(network, options, execution, len(part))
     with threads(execution.threads or (1 if workers > 1 else suitable_threads(network))):

@@ -68,7 +68,7 @@ def test_an_epoch_ends_well_and_can_be_resumed(tmp_path: Path, capsys, head: str
     run = ["finetune", str(path), *QUICK, "--output", str(folder)]
     assert main(run) == 0, capsys.readouterr().err
     tuned = lipcert.load(folder / "model.onnx")
-    stripped = HEADS[head][0][0] if "oftmax" in head else None
+    stripped = HEADS[head][0][0] if head == "Sigmoid" or "oftmax" in head else None
     assert tuned.loaded.stripped == stripped
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["results"]["after"]["n"] == 2
@@ -100,5 +100,6 @@ def test_every_head_that_is_left_out_is_put_back() -> None:
     softmax = as_deployed("Softmax", logits)
     assert np.allclose(softmax, np.exp(logits) / np.exp(logits).sum())
     assert np.allclose(as_deployed("LogSoftmax", logits), np.log(softmax))
+    assert np.allclose(as_deployed("Sigmoid", logits), 1 / (1 + np.exp(-logits)))
     with pytest.raises(InternalError, match="no rule puts back"):
         as_deployed("Hardmax", logits)
