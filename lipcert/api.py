@@ -50,7 +50,8 @@ def load(
     images) and ``channels`` (``"bgr"`` for a model that reads blue first; ``"rgb"`` and ``"bgr"``
     repeat gray images for a model of three channels) say what the model expects; they become part
     of it, so that eps is always in the unit of the data, for images pixels of [0, 1].
-    ``image_shape``: (C, H, W), for ``arch`` alone. ``output`` names one of several. Raises ``UsageError`` and ``CannotCertify``.
+    ``image_shape``: (C, H, W), for ``arch`` alone. ``output`` names one of several. Raises
+    ``UsageError`` and ``CannotCertify``.
     """
     preprocessing = Preprocessing(
         mean=None if mean is None else tuple(float(value) for value in mean),
