@@ -50,12 +50,12 @@ Rounding = Callable[[int, State, Box], Tensor]
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
 _ALPHA, _LARGEST, _LARGEST_NORMAL = 2.0**-8, 2.0**22, 16.0
-# A claim leaves room for what two passes differ by: of a neuron that stays on its side of a kink
-# that costs nothing.
-_DEVIATIONS, _ROOM_WHERE_FREE = 2.5, 1.5
+# A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
+# neuron that stays on its side of a kink.
+_DEVIATIONS, _ROOM_WHERE_FREE, _LITTLE = 2.5, 1.5, 2.0**-8
 # Within how many times its claim a neuron must stay, as roundings are found for that; and how large
 # an exact column may be, in the largest that a tangent may be.
-_MOST, _SMALL_COLUMN = 2.0, 2.0**-10
+_MOST, _SMALL_COLUMN = 2.0, 2.0**-14
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
@@ -330,7 +330,7 @@ class _Claiming(Forward[_Flow]):
         drawn = drawn + 2 * _LARGEST_NORMAL * self.assurance.factor * before.slipped
         spread = spread + 2 * _LARGEST / self.assurance.divisor * before.rounded
         width = (drawn + spread) * (1 + 2 * _ALPHA) + _ALPHA * spread
-        width = width * self._room(activation, anchor + before.shift, width)
+        width = width * self._room(activation, sink, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
@@ -354,11 +354,13 @@ class _Claiming(Forward[_Flow]):
             8 * FLOAT64 * moved,
         )
 
-    def _room(self, activation: Elementwise, middle: Tensor, width: Tensor) -> Tensor:
-        """By how much wider a claim is: more where slopes over the box stay what they are."""
-        wide = _ROOM_WHERE_FREE * width
-        flat, steep = activation.slopes(middle - wide, middle + wide)
-        return torch.where(flat == steep, _ROOM_WHERE_FREE, 1.0)
+    def _room(self, activation: Elementwise, sink: int, shift: Tensor, width: Tensor) -> Tensor:
+        """By how much wider a claim is: more where next to nothing remains over the wider box."""
+        anchor = self.centre.values[sink]
+        low, high = around(anchor + shift, _ROOM_WHERE_FREE * width)
+        low, high = torch.minimum(low, anchor), torch.maximum(high, anchor)
+        _, rest = remainder(activation, _chord(activation, low, high), anchor, low, high)
+        return torch.where(rest <= _LITTLE * width, _ROOM_WHERE_FREE, 1.0)
 
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
@@ -468,7 +470,8 @@ class _Proving(Forward[_Proven]):
         ball = (ball + _ALPHA * scale) * sure.factor * slack
         sizes, count = before.columns.abs(), len(before.columns)
         exact = torch.zeros_like(mean).index_add(0, self.owners[:count], sizes)
-        exact = (exact + count * _SMALL_COLUMN * (scale + _LARGEST * place.rounded)) * slack
+        rounded = count * _SMALL_COLUMN * (_ALPHA * scale + _LARGEST * place.rounded)
+        exact = (exact + rounded) * slack
         return (ball + scale + exact + place.own) * (1 + 8 * FLOAT64)
 
     def _beyond(

@@ -38,7 +38,8 @@ MAXMIN = FOLDER / "families" / "gs_pairs.onnx"
 
 # What differs from run to run or from machine to machine, wherever it stands in a record.
 IGNORED = {
-    "seconds", "images_per_second", "environment", "lipcert", "options_digest", "source",
+    "seconds", "images_per_second", "samples_sha256", "finished", "environment", "lipcert",
+    "options_digest", "source",
 }  # fmt: skip
 # Nothing, for what one of the two folders does not have.
 ABSENT = "absent"
