@@ -1,8 +1,8 @@
 """What a file says of its input, its order and its branches, made definite before it is read.
 
 Each change is the identity on what onnxruntime computes for the shapes that are certified: free
-extents become those of the data; a fixed batch becomes a free one; an input of whole numbers becomes
-one of real numbers; a branch whose condition is a constant takes its place.
+extents become those of the data; a fixed batch becomes a free one; whole numbers as input become
+real ones; a branch whose condition is a constant takes its place.
 """
 
 from __future__ import annotations
