@@ -360,7 +360,7 @@ class _Reader:
             raise Unsupported("its condition is a constant: to be taken")
         if node.domain not in ("", "ai.onnx"):
             kind = f"{node.domain}.{kind}"
-        if node.domain == "com.microsoft":
+        if node.domain == "com.microsoft" and node.op_type.startswith("Fused"):
             raise Unsupported(
                 "written by onnxruntime's optimiser; give the model as it was before that"
             )
@@ -396,6 +396,10 @@ class _Reader:
         """Whether both factors are element-wise functions of one value, as those of SiLU and GELU
         are: behind a refused node that may be an activation written out."""
         makers = {result: maker for maker in self.nodes for result in maker.output}
+        if node.input[0] == node.input[1]:
+            # A square; a cube begins with one.
+            readers = [n.op_type for n in self.nodes if node.output[0] in n.input]
+            return "Mul" in readers
 
         def sources(name: str) -> set[str]:
             found, front = {name}, [name]
