@@ -30,7 +30,15 @@ from lipcert.network.activations import (
     Softplus,
     Tanh,
 )
-from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+from lipcert.network.operators import (
+    Convolution,
+    Dense,
+    Diagonal,
+    Operator,
+    Select,
+    Shape,
+    TransposedConvolution,
+)
 from lipcert.norms import Budget, NormCoins
 
 OperatorBuilder = Callable[[torch.dtype, Generator], Operator]
@@ -109,6 +117,33 @@ def _convolution(
     return build
 
 
+def _transposed(
+    in_shape: Shape,
+    weight_shape: Shape,
+    space: Sequence[int],
+    *,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]] | None = None,
+    dilation: Sequence[int] | None = None,
+    groups: int = 1,
+    bias: bool = True,
+) -> OperatorBuilder:
+    def build(dtype: torch.dtype, generator: Generator) -> TransposedConvolution:
+        outputs = weight_shape[1] * groups
+        return TransposedConvolution.of(
+            normal(weight_shape, generator, dtype),
+            normal((outputs,), generator, dtype) if bias else None,
+            in_shape,
+            space,
+            stride=stride,
+            padding=padding or [(0, 0)] * len(space),
+            dilation=dilation or [1] * len(space),
+            groups=groups,
+        )
+
+    return build
+
+
 def _diagonal(shape: Shape, scale: Shape | None, bias: Shape | None) -> OperatorBuilder:
     def build(dtype: torch.dtype, generator: Generator) -> Diagonal:
         return Diagonal.of(
@@ -167,6 +202,20 @@ OPERATOR_CASES: dict[str, OperatorBuilder] = {
     "conv 2-D, unread cells": _convolution((1, 2, 7, 6), (2, 2, 2, 2), stride=(3, 4)),
     "conv 2-D, outputs of padding only": _convolution(
         (1, 1, 2, 2), (2, 1, 1, 1), stride=(7, 2), padding=[(5, 0), (3, 3)]
+    ),
+    "transposed 1-D": _transposed((1, 3, 5), (3, 2, 3), [11], stride=[2]),
+    "transposed 2-D, stride 2, more": _transposed(
+        (1, 3, 3, 4), (3, 2, 3, 3), [6, 8], stride=[2, 2], padding=[(1, 1), (1, 1)]
+    ),
+    "transposed 2-D, groups, dilation, asymmetric": _transposed(
+        (1, 4, 3, 3),
+        (4, 1, 2, 3),
+        [6, 4],
+        stride=[2, 1],
+        padding=[(0, 1), (1, 2)],
+        dilation=[2, 2],
+        groups=2,
+        bias=False,
     ),
     "conv 2-D, two images": _convolution(
         (2, 2, 4, 4), (3, 2, 3, 3), stride=(2, 1), padding=[(1, 1), (1, 1)]

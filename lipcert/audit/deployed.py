@@ -97,7 +97,10 @@ class Deployed:
             raise _refusal(error) from error
         given = self._session.get_inputs()[0]
         self._input = given.name
-        self._type = np.float64 if given.type == "tensor(double)" else np.float32
+        kinds: dict[str, type[np.floating[Any]]] = {
+            "tensor(double)": np.float64, "tensor(float16)": np.float16,
+        }  # fmt: skip
+        self._type = kinds.get(given.type, np.float32)
         self._preprocessing = preprocessing
 
     def __call__(self, pixels: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from lipcert.loading.assembler import Variable, number
 from lipcert.loading.value import Call, Unsupported
 from lipcert.loading.windows import windows
-from lipcert.network.operators import Convolution
+from lipcert.network.operators import Convolution, TransposedConvolution
 from lipcert.rounding import HALF, SINGLE
 
 PRODUCT = "a product of two values that both depend on the network's input"
@@ -35,6 +36,82 @@ def _conv(call: Call) -> Variable:
         ),
         x,
     )
+
+
+def _conv_transpose(call: Call) -> Variable:
+    """The transpose of a convolution; its pads crop."""
+    x, weight, attributes = call.variable(0), call.constant(1), call.attributes
+    kernel, dims = tuple(weight.shape[2:]), len(x.shape) - 2
+    if tuple(attributes.get("kernel_shape", kernel)) != kernel:
+        raise Unsupported(f"attribute kernel_shape contradicts weight {list(weight.shape)}")
+    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or attributes.get(
+        "output_shape"
+    ):
+        raise Unsupported("its padding follows from auto_pad or output_shape; export it with pads")
+    stride = tuple(attributes.get("strides", (1,) * dims))
+    dilation = tuple(attributes.get("dilations", (1,) * dims))
+    more = tuple(attributes.get("output_padding", (0,) * dims))
+    pads = tuple(attributes.get("pads", (0,) * 2 * dims))
+    lengths = {len(kernel), len(stride), len(dilation), len(more), len(pads) / 2, dims}
+    if len(lengths) != 1 or not dims or min(*stride, *dilation, *kernel) < 1:
+        raise Unsupported(f"kernel, strides, dilations or pads do not fit {dims} spatial axes")
+    if min(*pads, *more) < 0:
+        raise Unsupported(f"negative pads {list(pads)} or output_padding {list(more)}")
+    space = tuple(
+        step * (size - 1) + extra + (width - 1) * gap + 1 - before - after
+        for size, step, extra, width, gap, before, after in zip(
+            x.shape[2:], stride, more, kernel, dilation, pads[:dims], pads[dims:], strict=True
+        )
+    )
+    if min(space) < 1:
+        raise Unsupported(f"an empty result {list(space)}")
+    return call.assembler.operator(
+        TransposedConvolution.of(
+            weight, call.optional(2), x.shape, space, stride=stride, dilation=dilation,
+            padding=tuple(zip(pads[:dims], pads[dims:], strict=True)), groups=attributes["group"],
+        ),
+        x,
+    )  # fmt: skip
+
+
+def _einsum(call: Call) -> Variable:
+    """A value and a constant, multiplied and summed along some of their axes: a matrix along the
+    last axis, or one for each of the axes that all have, as a convolution in groups."""
+    if len(call.inputs) != 2 or all(isinstance(value, Variable) for value in call.inputs):
+        raise Unsupported(PRODUCT if len(call.inputs) == 2 else "only of a value and a constant")
+    slot = 0 if isinstance(call.inputs[0], Variable) else 1
+    x, weight = call.variable(slot), call.constant(1 - slot)
+    terms, arrow, result = call.attributes["equation"].replace(" ", "").partition("->")
+    parts = terms.split(",")
+    if not arrow or len(parts) != 2 or not (terms.replace(",", "") + result).isalpha():
+        raise Unsupported(f"equation {call.attributes['equation']!r}")
+    own, other = parts[slot], parts[1 - slot]
+    once = all(len(set(labels)) == len(labels) for labels in (own, other, result))
+    fits = len(own) == len(x.shape) and len(other) == weight.dim()
+    extents = dict(zip(own, x.shape, strict=False))
+    same = all(extents.setdefault(a, n) == n for a, n in zip(other, weight.shape, strict=False))
+    unknown = set(result) - set(own) - set(other)
+    alone = (set(own) ^ set(other)) - set(result)
+    if not (once and fits and same) or unknown or alone:
+        raise Unsupported(f"equation {call.attributes['equation']!r} for these shapes")
+    groups = [a for a in own if a in other and a in result]
+    summed = [a for a in own if a in other and a not in result]
+    kept = [a for a in own if a not in other]
+    fresh = [a for a in other if a not in own]
+    g, s, k, f = (math.prod(extents[a] for a in axes) for axes in (groups, summed, kept, fresh))
+    assembler = call.assembler
+    matrix = weight.permute([other.index(a) for a in (*groups, *fresh, *summed)])
+    if not groups:
+        x = assembler.transpose(x, [own.index(a) for a in (*kept, *summed)])
+        y = assembler.dense(assembler.reshape(x, (k, s)), matrix.reshape(f, s))
+        order = [*kept, *fresh]
+    else:
+        x = assembler.transpose(x, [own.index(a) for a in (*groups, *summed, *kept)])
+        layer = Convolution.of(matrix.reshape(g * f, s, 1), None, (1, g * s, k), groups=g)
+        y = assembler.operator(layer, assembler.reshape(x, (1, g * s, k)))
+        order = [*groups, *fresh, *kept]
+    y = assembler.reshape(y, [extents[a] for a in order])
+    return assembler.transpose(y, [order.index(a) for a in result])
 
 
 def _batch_normalization(call: Call) -> Variable:
@@ -185,7 +262,9 @@ AFFINE: dict[str, Callable[[Call], Variable]] = {
     "Add": _linear(1.0, 1.0),
     "BatchNormalization": _batch_normalization,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Div": _divide,
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Mean": _linear(),

@@ -15,7 +15,15 @@ from torch import Tensor
 from lipcert.loading.allowance import Allowance
 from lipcert.network import Network, NetworkBuilder, Node
 from lipcert.network.activations import Activation, GroupMax, MaxMin
-from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
+from lipcert.network.operators import (
+    Convolution,
+    Dense,
+    Diagonal,
+    Operator,
+    Select,
+    Shape,
+    TransposedConvolution,
+)  # fmt: skip
 from lipcert.rounding import SINGLE, Arithmetic, coarsest
 
 Index = NDArray[np.int64]
@@ -65,13 +73,14 @@ class Assembler:
         for part in (operator.bias, operator.scale if isinstance(operator, Diagonal) else None):
             if part is not None and not _fits(part.shape, operator.out_shape):
                 raise ValueError(f"{list(part.shape)} does not fit {list(operator.out_shape)}")
-        if isinstance(operator, Convolution):
+        twin = operator.convolution if isinstance(operator, TransposedConvolution) else operator
+        if isinstance(twin, Convolution):
             # Its padded input, and its columns, as libraries lay them out.
-            pads = zip(operator.in_shape[2:], operator.padding, strict=True)
+            pads = zip(twin.in_shape[2:], twin.padding, strict=True)
             padded = math.prod(size + sum(max(0, side) for side in pad) for size, pad in pads)
-            self.allowance.borrow(math.prod(operator.in_shape[:2]) * padded)
-            spots = math.prod(operator.out_shape[2:])
-            self.allowance.borrow(operator.terms * operator.groups * spots)
+            self.allowance.borrow(math.prod(twin.in_shape[:2]) * padded)
+            spots = math.prod(twin.out_shape[2:])
+            self.allowance.borrow(twin.terms * twin.groups * spots)
         for numbers in (operator.entries(), operator.bias):
             if numbers is not None and not bool(numbers.isfinite().all()):
                 raise ValueError("its constants, multiplied out, are not finite")

@@ -22,6 +22,7 @@ from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
+from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import (
     Array,
@@ -37,13 +38,19 @@ from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
 
-RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **ACTIVATIONS}
+RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **RESIZE, **ACTIVATIONS}
 FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"), left_out)
 
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
 PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
+# What activations are written out with, and what of that no rule reads alone.
+PARTS = ("Greater", "Pow")
+WRITTEN_OUT = (
+    *PARTS, "Add", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Sigmoid", "Softplus",
+    "Sub", "Tanh", "Where",
+)  # fmt: skip
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -343,24 +350,34 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
+        if kind == "If" and isinstance(inputs[0], Unknown) and type(inputs[0]) is Unknown:
+            if not inputs[0].varies:
+                return [Unknown(varies=True)] * len(node.output), "after a refused node"
+            raise Unsupported("its condition depends on the network's input")
         if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
             if self.branch is None:
                 self.branch = node, bool(inputs[0])
             raise Unsupported("its condition is a constant: to be taken")
         if node.domain not in ("", "ai.onnx"):
             kind = f"{node.domain}.{kind}"
+        if node.domain == "com.microsoft" and node.op_type.startswith("Fused"):
+            raise Unsupported(
+                "written by onnxruntime's optimiser; give the model as it was before that"
+            )
         if kind not in RULES and node.domain not in ("", "ai.onnx"):
             raise Unsupported(f"operators of domain {node.domain!r} are not supported")
         depending = [varies(value) for value in inputs]
         if not any(depending):
             return self._fold(node, inputs, assembler)
+        if kind in PARTS and any(type(value) is Unknown for value in inputs):
+            return [Unknown(varies=True)] * len(node.output), "after a refused node"
         if kind not in RULES:
             raise Unsupported("not supported for values that depend on the network's input")
         if kind in SOFTMAX and node is not self.final:
             raise Unsupported("only as the last operator, over all classes")
         known = [value for value in inputs if not isinstance(value, Unknown)]
         if len(known) < len(inputs):
-            if kind in PRODUCTS and all(depending[:2]):
+            if kind in PRODUCTS and all(depending[:2]) and not self._of_one(node):
                 raise Unsupported(PRODUCT)
             return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
         formats = tuple(
@@ -374,6 +391,28 @@ class _Reader:
         if node is self.final:
             self.stripped = kind
         return results if isinstance(results, list) else [results], "; ".join(call.notes)
+
+    def _of_one(self, node: onnx.NodeProto) -> bool:
+        """Whether both factors are element-wise functions of one value, as those of SiLU and GELU
+        are: behind a refused node that may be an activation written out."""
+        makers = {result: maker for maker in self.nodes for result in maker.output}
+        if node.input[0] == node.input[1]:
+            # A square; a cube begins with one.
+            readers = [n.op_type for n in self.nodes if node.output[0] in n.input]
+            return "Mul" in readers
+
+        def sources(name: str) -> set[str]:
+            found, front = {name}, [name]
+            while front and len(found) < 64:
+                maker = makers.get(front.pop())
+                if maker is None or maker.op_type not in WRITTEN_OUT:
+                    continue
+                more = {n for n in maker.input if varies(self.values.get(n))} - found
+                found |= more
+                front += more
+            return found
+
+        return bool(sources(node.input[0]) & sources(node.input[1]))
 
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler

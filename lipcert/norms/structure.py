@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Segment, Sum
-from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
+from lipcert.network.operators import (
+    Convolution,
+    Dense,
+    Diagonal,
+    Operator,
+    Select,
+    TransposedConvolution,
+)  # fmt: skip
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
@@ -118,6 +125,8 @@ def _norm_by_structure(operator: Operator) -> float:
         case Convolution():
             found = convolution_norm(operator)
             return math.inf if found is None else found
+        case TransposedConvolution():
+            return _norm_by_structure(operator.convolution)
         case Diagonal():
             return 1.0 if operator.scale is None else float(operator.scale.abs().max())
         case Select():

@@ -335,8 +335,9 @@ def in_double(case: Case) -> onnx.ModelProto | None:
 def test_every_rule_has_a_case() -> None:
     covered = {kind for case in CASES for kind, *_ in case.nodes}
     # The softmax only as the last operator, Cast, whose target is one type, and Swish, newer than
-    # onnxruntime; scikit-learn's is with its ends.
+    # onnxruntime; scikit-learn's is with its ends; the rest has tests of its own below.
     other = {"Cast", "LogSoftmax", "Softmax", "Swish", "ai.onnx.ml.Scaler"}
+    other |= {"ConvTranspose", "Einsum", "Resize", "Upsample"}
     assert set(RULES) - covered == other
 
 
@@ -344,3 +345,131 @@ def test_double_precision_is_compared_for_most() -> None:
     """The comparison in float64 is the sharp one: it must not fall away unnoticed."""
     some = CASES[::7]
     assert sum(in_double(case) is not None for case in some) > len(some) / 2
+
+
+RESIZES: list[tuple[str, dict[str, Any], Any, int]] = [
+    ("scales", {"mode": "nearest"}, [1, 1, 2, 2], 13),
+    ("scales down", {"mode": "nearest", "nearest_mode": "ceil"}, [1, 1, 0.5, 0.6], 13),
+    ("asymmetric", {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
+                    "nearest_mode": "floor"}, [1, 1, 1.5, 2], 19),
+    ("linear", {"mode": "linear"}, [1, 1, 2, 2], 13),
+    ("linear, aligned", {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+     [1, 1, 1.7, 2.3], 13),
+    ("linear, of torch", {"mode": "linear",
+                          "coordinate_transformation_mode": "pytorch_half_pixel"},
+     [1, 1, 1.5, 0.4], 13),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("named", "attributes", "scales", "opset"), RESIZES)
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_resize_agrees_with_onnxruntime(
+    named: str, attributes: dict[str, Any], scales: Any, opset: int, by: str
+) -> None:
+    sizes = [int(np.floor(n * s)) for n, s in zip(IMAGE, scales, strict=True)]
+    inits: dict[str, Any] = {"s": np.array(scales, np.float32)}
+    inputs = "x  s"
+    if by == "sizes":
+        inits, inputs = {"s": ints(*sizes)}, "x   s"
+    # Sizes say how many samples there are.
+    batch: Any = "N" if by == "scales" else 1
+    case = Case(f"R {named}", [("Resize", inputs, "y", attributes)], IMAGE, opset, inits, batch)
+    ours = assert_agrees(case.model(FLOAT), 2e-6)
+    assert ours.nodes[-1].shape == tuple(sizes)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("operator", "opset"), [("Upsample", 7), ("Upsample", 9), ("Resize", 10)])
+def test_the_old_upsample(operator: str, opset: int, mode: str) -> None:
+    scales = [1.0, 1.0, 2.0, 3.0]
+    attributes: dict[str, Any] = {"mode": mode} | ({"scales": scales} if opset == 7 else {})
+    inits = {} if opset == 7 else {"s": np.array(scales, np.float32)}
+    node = (operator, "x s" if inits else "x", "y", attributes)
+    assert_agrees(Case("old", [node], IMAGE, opset, inits).model(FLOAT), 2e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"mode": "cubic"}, {"mode": "linear", "antialias": 1},
+                   {"coordinate_transformation_mode": "tf_crop_and_resize"}],
+)  # fmt: skip
+def test_other_resizes_are_refused(attributes: dict[str, Any]) -> None:
+    inits = {"r": np.zeros(8, np.float32) + np.repeat([0, 1], 4).astype(np.float32),
+             "s": np.array([1, 1, 0.5, 0.5], np.float32)}  # fmt: skip
+    case = Case("Resize", [("Resize", "x r s", "y", attributes)], IMAGE, 18, inits)
+    [problem] = reading(case.model(FLOAT)).problems
+    assert problem.startswith("Resize-18 at y: ")
+
+
+EINSUMS = [
+    ("bi,oi->bo", (2, 6), (4, 6), 0), ("oi,bi->bo", (2, 6), (4, 6), 1),
+    ("bchw,dc->bdhw", (1, 4, 6, 5), (3, 4), 0), ("bhi,hij->bhj", (1, 3, 4), (3, 4, 5), 0),
+    ("bhi,hj->bijh", (1, 3, 4), (3, 2), 0), ("bij,ij->b", (1, 3, 4), (3, 4), 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("equation", "x", "w", "slot"), EINSUMS)
+def test_einsum_with_a_constant(equation: str, x: Any, w: Any, slot: int) -> None:
+    node = ("Einsum", "w x" if slot else "x w", "y", {"equation": equation})
+    case = Case("Einsum", [node], x, 13, {"w": w}, batch=x[0])
+    model = case.model(FLOAT)
+    if x[0] == 1:
+        assert_agrees(model, 1e-5)
+    else:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        model.graph.output[0].type.tensor_type.shape.dim[0].Clear()
+        assert_agrees(model, 1e-5)
+
+
+@pytest.mark.parametrize("equation", ["bi,oi->b", "bi,oi", "bii,oi->bo", "...i,oi->...o"])
+def test_other_equations_are_refused(equation: str) -> None:
+    shape = (1, 6, 6) if equation.startswith("bii") else (1, 6)
+    node = ("Einsum", "x w", "y", {"equation": equation})
+    model = Case("Einsum", [node], shape, 13, {"w": (4, 6)}).model(FLOAT)
+    [problem] = reading(model).problems
+    assert "equation" in problem
+
+
+TRANSPOSED: list[dict[str, Any]] = [
+    {}, {"strides": [2, 2]}, {"strides": [2, 1], "pads": [1, 0, 1, 2]},
+    {"strides": [3, 2], "output_padding": [1, 1], "pads": [1, 1, 1, 1]},
+    {"dilations": [2, 2]}, {"group": 2, "strides": [2, 2]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes", TRANSPOSED)
+@pytest.mark.parametrize("kind", [FLOAT, DOUBLE])
+def test_conv_transpose(attributes: dict[str, Any], kind: int) -> None:
+    weight = (4, 3 if attributes.get("group", 1) == 1 else 1, 3, 2)
+    outputs = weight[1] * attributes.get("group", 1)
+    node = ("ConvTranspose", "x w b", "y", attributes)
+    case = Case("t", [node], IMAGE, 17, {"w": weight, "b": (outputs,)})
+    try:
+        model = case.model(kind)
+    except (NoKernel, InvalidGraph):
+        model = case.model(FLOAT)
+    assert_agrees(model, 1e-5)
+
+
+@pytest.mark.parametrize("attributes", [{"auto_pad": "SAME_UPPER"}, {"output_shape": [12, 10]}])
+def test_a_transposed_padding_that_is_not_written_down(attributes: dict[str, Any]) -> None:
+    node = ("ConvTranspose", "x w", "y", {"strides": [2, 2]} | attributes)
+    case = Case("t", [node], IMAGE, 17, {"w": (4, 3, 3, 3)})
+    [problem] = reading(case.model(FLOAT)).problems
+    assert "export it with pads" in problem
+
+
+def test_what_follows_a_refused_node_is_no_obstacle_of_its_own() -> None:
+    """SiLU, GELU and the like behind a refused node are what they are without it."""
+    gelu = [("Div", "h r", "d", {}), ("Erf", "d", "e", {}), ("Add", "e one", "p", {}),
+            ("Mul", "h p", "m", {}), ("Mul", "m half", "g", {})]  # fmt: skip
+    cube = [("Pow", "g three", "u", {}), ("Mul", "u k", "v", {}), ("Add", "g v", "w", {}),
+            ("Tanh", "w", "t", {}), ("Add", "t one", "q", {}), ("Mul", "g q", "z", {})]  # fmt: skip
+    silu = [("Sigmoid", "s", "a", {}), ("Mul", "s a", "h", {})]
+    real = [("Neg", "s", "n", {}), ("Mul", "z n", "o", {}), ("ReduceMax", "s", "b", {}),
+            ("Mul", "o b", "y", {})]  # fmt: skip
+    nodes = [("Sin", "x", "s", {}), *silu, *gelu, *cube, *real]
+    inits = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5),
+             "three": np.float32(3), "k": np.float32(0.044715)}  # fmt: skip
+    problems = reading(Case("after", nodes, (1, 6), 17, inits).model()).problems
+    assert [problem.split(" ")[0] for problem in problems] == ["Sin-7", "Mul-14"]
+    assert "at y" in problems[1]

@@ -17,7 +17,15 @@ from laws import (
     uniform,
 )
 
-from lipcert.network.operators import OPERATORS, Convolution, Dense, Diagonal, Operator, Select
+from lipcert.network.operators import (
+    OPERATORS,
+    Convolution,
+    Dense,
+    Diagonal,
+    Operator,
+    Select,
+    TransposedConvolution,
+)
 
 BATCHES = (0, 1, 3)
 MAPS = {
@@ -40,6 +48,30 @@ def zeros(operator):
     return torch.zeros(
         math.prod(operator.out_shape), math.prod(operator.in_shape), dtype=torch.float64
     )
+
+
+@entrywise.register
+def _(operator: TransposedConvolution) -> torch.Tensor:
+    """Each input cell adds its kernel, at its place, to each output that it reaches."""
+    matrix = torch.zeros(*operator.out_shape, *operator.in_shape, dtype=torch.float64)
+    weight = operator.weight.double()
+    _, outputs, *kernel = weight.shape
+    share = operator.in_shape[1] // operator.groups
+    spots = list(itertools.product(*(range(n) for n in operator.in_shape[2:])))
+    for image, channel in itertools.product(*(range(n) for n in operator.in_shape[:2])):
+        for at, tap in itertools.product(spots, itertools.product(*(range(n) for n in kernel))):
+            place = [
+                a * step + t * gap - pad[0]
+                for a, step, t, gap, pad in zip(
+                    at, operator.stride, tap, operator.dilation, operator.padding, strict=True
+                )
+            ]
+            space = operator.out_shape[2:]
+            if all(0 <= p < n for p, n in zip(place, space, strict=True)):
+                for k in range(outputs):
+                    to = (image, channel // share * outputs + k, *place)
+                    matrix[(*to, image, channel, *at)] += weight[(channel, k, *tap)]
+    return matrix.reshape(math.prod(operator.out_shape), math.prod(operator.in_shape))
 
 
 @entrywise.register

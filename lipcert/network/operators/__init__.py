@@ -5,7 +5,13 @@ from lipcert.network.operators.convolution import Convolution
 from lipcert.network.operators.dense import Dense
 from lipcert.network.operators.diagonal import Diagonal
 from lipcert.network.operators.select import Select
+from lipcert.network.operators.transposed import TransposedConvolution
 
-OPERATORS: tuple[type[Operator], ...] = (Dense, Convolution, Diagonal, Select)
+OPERATORS: tuple[type[Operator], ...] = (
+    Dense, Convolution, TransposedConvolution, Diagonal, Select,
+)  # fmt: skip
 
-__all__ = ["OPERATORS", "Convolution", "Dense", "Diagonal", "Operator", "Select", "Shape"]
+__all__ = [
+    "OPERATORS", "Convolution", "Dense", "Diagonal", "Operator", "Select", "Shape",
+    "TransposedConvolution",
+]  # fmt: skip
