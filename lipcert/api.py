@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from lipcert.coins import parse_seed
 from lipcert.data.dataset import to_dataset
+from lipcert.errors import UsageError
+from lipcert.loading import load_module
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
 from lipcert.run import (
     Execution,
@@ -26,8 +29,9 @@ from lipcert.run.progress import ConsoleWatch, Watch
 
 
 def load(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | torch.nn.Module,
     *,
+    example_input: Any = None,
     weights: str | PathLike[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -39,7 +43,9 @@ def load(
     """Load a pretrained classifier.
 
     ``path``: an ONNX file, where ``weights`` (a .safetensors file) may replace its own; or a
-    .safetensors file with ``arch``, the ``package.module:factory`` of the model.
+    .safetensors file with ``arch``, the ``package.module:factory`` of the model; or a
+    ``torch.nn.Module`` with ``example_input``, an array or tensor (1, C, H, W) of any values, which
+    is exported to ONNX in evaluation mode and left as it is.
     ``mean``, ``std`` (one a channel), ``layout`` (of the model's input, such as ``HWC``) and
     ``value_range`` (the model's numbers for black and white) say what the model expects; they
     become part of it, so that eps is always in pixels of [0, 1]. ``image_shape``: (C, H, W), for
@@ -51,8 +57,34 @@ def load(
         layout=layout,
         value_range=(float(value_range[0]), float(value_range[1])),
     )
+    if isinstance(path, torch.nn.Module):
+        shape = _example_shape(path, example_input, weights, arch, image_shape)
+        return Model(load_module(path, shape), preprocessing)
+    if example_input is not None:
+        raise UsageError(f"example_input: goes with a torch.nn.Module, not with the file {path}")
     source = ModelSource(Path(path), None if weights is None else Path(weights), arch)
     return open_model(source, preprocessing, image_shape=image_shape)
+
+
+def _example_shape(
+    module: torch.nn.Module, example: Any, weights: Any, arch: Any, image_shape: Any
+) -> tuple[int, ...]:
+    """The shape of one sample. Raises ``UsageError``, naming the argument at fault."""
+    name = type(module).__name__
+    for argument, value in (("weights", weights), ("arch", arch), ("image_shape", image_shape)):
+        if value is not None:
+            raise UsageError(f"{argument}: goes with a file; the module {name} has all of it")
+    if example is None:
+        raise UsageError(
+            f"example_input: give one with the module {name}, such as torch.zeros(1, 3, 32, 32)"
+        )
+    shape = tuple(int(extent) for extent in np.shape(example))
+    if len(shape) < 2 or shape[0] != 1:
+        raise UsageError(
+            f"example_input: has the shape {shape}; give one sample with its batch axis, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
+    return shape[1:]
 
 
 def certify(

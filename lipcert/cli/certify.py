@@ -152,7 +152,7 @@ def certify(
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")
     ] = None,
     threads: Annotated[
-        int | None, _run("CPU threads of each; by default one, few for a small network alone.")
+        int | None, _run("CPU threads of each; 1 by default, on a GPU one a core.")
     ] = None,
     device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,

@@ -49,7 +49,7 @@ def inspect_model(
     """
     model = open_model(source, Preprocessing(), image_shape=input_shape)
     network = model.loaded.network
-    with threads(suitable_threads(network)):
+    with threads(suitable_threads("cpu")):
         certifier = Certifier(network, options, samples=1)
         kind = assurance(options, certifier.global_failure_probability, ())
         norms = {

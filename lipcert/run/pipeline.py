@@ -125,7 +125,7 @@ def certify_dataset(
     notes: list[str] = []
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
     workers = suitable_workers(network, options, execution, len(part))
-    with threads(execution.threads or (1 if workers > 1 else suitable_threads(network))):
+    with threads(execution.threads or suitable_threads(device)):
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
