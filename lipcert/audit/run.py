@@ -46,6 +46,7 @@ def audit(
     """
     began = time.perf_counter()
     watch, sources = watch or Watch(), sources or Sources()
+    watch.stage(f"reading the certificate {path}, its data and its model")
     claims = read(path)
     dataset = find_data(claims, sources)
     found = _labels(claims, dataset)
@@ -57,9 +58,11 @@ def audit(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        watch.stage("reading the model a second time, and bounding its norms")
         auditor = Auditor(claims, model, shape, effort or Effort())
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
         auditor.check_reading(np.stack(first))
+        watch.stage(f"auditing {len(chosen)} of {len(claims.samples)} samples")
         watch.start(len(chosen))
         audited = []
         for sample in chosen:

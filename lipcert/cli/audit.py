@@ -84,6 +84,7 @@ def audit(
       lipcert audit results --model model.onnx --samples all --seed 7 --json
     """
     from rich.console import Console
+    from rich.text import Text
 
     from lipcert import audit as auditing
     from lipcert.audit.progress import ConsoleWatch
@@ -122,9 +123,10 @@ def audit(
     if json:
         typer.echo(found.text(), nl=False)
     if not quiet:
-        console.print(table(found))
+        shown = Console(stderr=json)
         for line in lines(found):
-            typer.echo(line, err=True)
+            shown.print(Text(line, style="bold red"), soft_wrap=True)
+        shown.print(table(found))
     if found.contradictions:
         raise InternalError(first(found.contradictions))
 

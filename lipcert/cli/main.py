@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -64,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome = _run(arguments)
+        with _terminable():
+            outcome = _run(arguments)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        print(f"lipcert: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
     except SystemExit as error:
         # typer's answer to a reader of stdout that has gone, as in `lipcert … --json | head`.
         return 0 if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
@@ -78,6 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         stop_log()
     return outcome if isinstance(outcome, int) else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is answered as Ctrl-C is: what was computed is kept, and the exit code is 130."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from lipcert.errors import UsageError
 from lipcert.gate import levels
-from lipcert.gate.outcome import NO_LEVEL, Level
+from lipcert.gate.outcome import NO_LEVEL, Level, check_warning
 from lipcert.options import Epsilon
 
 GateOn = Literal["value", "lower"]
@@ -71,8 +71,11 @@ class Thresholds:
         """From texts such as ``0.60``, ``36/255=0.60`` and ``0.5pp``; raises ``UsageError``."""
         failing = levels.shares_at("--min-certified", min_certified)
         warning = levels.shares_at("--warn-certified", warn_certified)
+        certified = {e: Level(failing.get(e), warning.get(e)) for e in failing | warning}
+        for level in certified.values():
+            check_warning("certified", level, sense="min")
         return cls(
-            min_certified={e: Level(failing.get(e), warning.get(e)) for e in failing | warning},
+            min_certified=certified,
             min_clean=_level(levels.share, "clean", min_clean, warn_clean),
             min_radius_median=_level(
                 levels.number, "radius-median", min_radius_median, warn_radius_median
@@ -99,7 +102,10 @@ def _level(
     *,
     sense: str = "min",
 ) -> Level:
-    return Level(
+    level = Level(
         None if fail is None else parse(f"--{sense}-{name}", fail),
         None if warn is None else parse(f"--warn-{name}", warn),
     )
+    most = Fraction(1) if name == "drop" else None
+    check_warning(name, level, sense=sense, most=most)
+    return level

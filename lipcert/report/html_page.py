@@ -51,7 +51,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
     count, upper = results.counts[eps], results.upper.get(eps)
     note = f"{count} of {n}{doubt}"
     if upper is not None and not results.estimate:
-        note += f"; not falsified: {percent_up(upper, n)}"
+        note += "; none is open" if upper == count else f"; not falsified: {percent_up(upper, n)}"
     yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
     yield percent(right, n), "clean accuracy", f"{right} of {n}"

@@ -91,12 +91,17 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     alone = execution.shard or execution.device != "cpu" or os.environ.get("WORLD_SIZE", "1") != "1"
     if execution.workers or alone:
         return execution.workers or 1
-    values = sum(math.prod(node.shape) for node in network.nodes)
-    guesses = options.method == "auto" and options.effort == "fast"
-    seconds = samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+    seconds = least_seconds(network, options, samples)
     cores = usable_cores() // (execution.threads or 1)
     batches = number(samples, execution.batch_size)
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))
+
+
+def least_seconds(network: Network, options: Options, samples: int) -> float:
+    """Of processor time, for so many samples, by the size of the network."""
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    guesses = options.method == "auto" and options.effort == "fast"
+    return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
 def usable_cores() -> int:

@@ -36,6 +36,7 @@ from lipcert.run.checks import (
 from lipcert.run.environment import (
     check_device,
     environment,
+    least_seconds,
     suitable_threads,
     suitable_workers,
     threads,
@@ -49,6 +50,9 @@ from lipcert.run.workers import Certifier as Certifying
 from lipcert.run.workers import check_main, crew
 
 Indices = NDArray[np.int64]
+
+# Seconds from which on it is said what a run will take.
+_MUCH = 120.0
 
 
 class Certify(Certifying, Protocol):
@@ -82,6 +86,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     check_counterexamples(job.options, job.execution)
     check_device(job.execution.device)
     data, watch = job.data, watch or Watch()
+    watch.stage(f"reading the data: {data.spec}, {data.split}")
     dataset = load_dataset(
         data.spec,
         split=data.split,
@@ -97,6 +102,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
         seed=(job.options.seed or 0) if data.random else None,
     )
     watch.say(f"data: {dataset.source}, {len(indices)} of {len(dataset)} samples chosen")
+    watch.stage(f"reading the model: {job.model.path}")
     model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
     watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
     return certify_dataset(model, dataset, indices, job.options, job.execution, watch)
@@ -126,6 +132,7 @@ def certify_dataset(
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
     workers = suitable_workers(network, options, execution, len(part))
     with threads(execution.threads or suitable_threads(device)):
+        watch.stage("comparing the model with onnxruntime")
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
@@ -133,6 +140,7 @@ def certify_dataset(
         coins = coins or Coins.of(options.seed)
         header = _header(model, dataset, indices, options) | {"coins": coins.to_json()}
         with Journal(execution, header, _frame(network, dataset, indices, options)) as journal:
+            watch.stage(f"bounding operator norms: {network.parameters:,} parameters")
             certifier = make_certifier(
                 network,
                 options,
@@ -245,6 +253,7 @@ def _certify(
 
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
+        watch.stage(_told(network, options, len(todo), few))
         with watch, crew(certifier, load, workers=few, threads=get_num_threads()) as all_of_them:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
             for computed in in_batches(all_of_them, todo, failed, size=execution.batch_size):
@@ -262,6 +271,18 @@ def _certify(
     return samples
 
 
+def _told(network: Network, options: Options, samples: int, workers: int) -> str:
+    """What is about to be done; where that is much, what it takes at the least, and what less."""
+    text = f"certifying {samples} samples, eps {', '.join(eps.text for eps in options.eps)}"
+    if workers > 1:
+        text += f", in {workers} processes"
+    seconds = least_seconds(network, options, samples)
+    if options.method != "auto" or seconds < _MUCH:
+        return text
+    fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
+    return f"{text}: {seconds / 60:.0f} min of processor time or more; less with {fewer}"
+
+
 def _part(indices: Indices, execution: Execution) -> list[int]:
     shard = execution.shard
     part = indices if shard is None else indices[shard.number - 1 :: shard.count]
@@ -275,6 +296,8 @@ def _header(model: Model, dataset: Dataset, indices: Indices, options: Options) 
     return {
         "lipcert": lipcert.__version__,
         "options": options.digest,
+        # For the words of a refusal; what counts is the digest.
+        "settings": options.to_json() | {"eps": sorted(eps.text for eps in options.eps)},
         # The digest is the same for 0.1 and 0.10, but samples name the radii as written.
         "eps": sorted(eps.text for eps in options.eps),
         "model": dict(model.loaded.files),

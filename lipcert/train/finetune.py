@@ -77,6 +77,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
+    if job.processes.first:
+        watch.stage("reading the training data and the model")
     training_data = _training_data(job)
     source = open_source(
         job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed

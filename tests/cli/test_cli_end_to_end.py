@@ -147,18 +147,25 @@ def uninterrupted(folder, tmp_path_factory) -> list[dict]:
     assert process.returncode == 0, errors
     certificate, samples = valid(output)
     assert json.loads(out) == certificate
+    # The table gives way to the JSON; every stage has its line.
     assert "certified accuracy at eps 1/10" in errors
+    stages = ("reading the data: slow:digits", "reading the model: model.onnx", "comparing the",
+              "bounding operator norms", "certifying 60 samples, eps 0.05, 1/10")  # fmt: skip
+    places = [errors.index(f"\n{stage}" if place else stage) for place, stage in enumerate(stages)]
+    assert places == sorted(places)
     assert certificate["summary"]["n"] == 60
     assert certificate["summary"]["clean_accuracy"] > 0.8
     assert certificate["model"]["stripped"]
     return samples
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("workers", "how"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)]
+)
 def test_an_interrupted_run_keeps_its_samples_and_says_how_to_go_on(
-    folder, tmp_path, uninterrupted, workers
+    folder, tmp_path, uninterrupted, workers, how
 ):
-    code, errors = stop_midway(folder, tmp_path / "run", signal.SIGINT, "--workers", workers)
+    code, errors = stop_midway(folder, tmp_path / "run", how, "--workers", workers)
     assert code == 130
     assert "--resume" in errors
     assert "Traceback" not in errors
@@ -213,13 +220,14 @@ def test_an_estimate_says_so_everywhere_and_certifies_nothing(here, tmp_path, ca
 
 def test_the_library_gives_what_the_command_gives(here, tmp_path, capsys):
     output = tmp_path / "run"
-    arguments = ["certify", "model.onnx", "--data", "digits", "--eps", "0.05,0.1"]
+    # Fresh coins move the search, and so the digits of some radii.
+    arguments = ["certify", "model.onnx", "--data", "digits", "--eps", "0.05,0.1", "--seed", "0"]
     assert main([*arguments, "--limit", "40", "--output", str(output), "--quiet"]) == 0
     certificate, samples = valid(output)
 
     digits = load_dataset("digits")
     images, labels = digits.images[:40], digits.labels[:40]
-    result = lipcert.certify(lipcert.load("model.onnx"), images, labels, [0.05, "0.1"])
+    result = lipcert.certify(lipcert.load("model.onnx"), images, labels, [0.05, "0.1"], seed=0)
     same = json.loads(json.dumps([sample.to_json() for sample in result.samples]))
     assert timeless(same) == timeless(samples)
     assert result.summary == certificate["summary"]
@@ -234,6 +242,20 @@ def test_inspect_shows_norms_and_product(here, capsys):
     assert record["norms"]["product"] > 0
     assert len(record["norms"]["layers"]) >= 1
     assert "product" in shown.err
+    assert main(["inspect", "model.onnx"]) == 0
+    shown = capsys.readouterr()
+    assert "product" in shown.out
+    assert {line.split()[0] for line in shown.err.splitlines()} == {"reading", "bounding"}
+
+
+def test_inspect_without_norms_finds_none(here, capsys):
+    assert main(["inspect", "model.onnx", "--no-norms", "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert record["classes"] == 10
+    assert "norms" not in record
+    assert "10 logits" in shown.err
+    assert "product" not in shown.err
 
 
 def test_inspect_marks_an_estimate(here, capsys):
@@ -261,6 +283,16 @@ def test_a_failure_is_one_line_and_debug_adds_the_traceback(folder):
         assert out == ""
         assert len(errors.splitlines()) >= lines
         assert ("Traceback" in errors) is bool(extra)
+
+
+STAGES = ("reading ", "comparing ", "bounding ", "certifying ", "auditing ")
+
+
+def the_failure(errors: str) -> str:
+    """The last line; those before it say what was being done."""
+    *stages, line = errors.splitlines()
+    assert all(stage.startswith(STAGES) for stage in stages), errors
+    return line
 
 
 BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", "40")
@@ -318,7 +350,7 @@ def test_wrong_use_is_one_line_that_names_the_fix(here, capsys, arguments, code,
     assert main([*arguments]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
-    (line,) = shown.err.splitlines()
+    line = the_failure(shown.err)
     assert line.startswith("lipcert: error: ")
     assert "Traceback" not in line
     assert re.search(fix, line)
@@ -326,7 +358,7 @@ def test_wrong_use_is_one_line_that_names_the_fix(here, capsys, arguments, code,
 
 def test_a_defect_is_told_from_wrong_use(here, capsys):
     assert main([*BASE[:3], "slow:broken", *BASE[4:]]) == 4
-    (line,) = capsys.readouterr().err.splitlines()
+    line = the_failure(capsys.readouterr().err)
     assert line.startswith("lipcert: internal error: RuntimeError: a defect of two lines")
     assert "report this" in line
     assert "--debug" in line
