@@ -123,10 +123,9 @@ def audit(
     if json:
         typer.echo(found.text(), nl=False)
     if not quiet:
-        shown = Console(stderr=json)
         for line in lines(found):
-            shown.print(Text(line, style="bold red"), soft_wrap=True)
-        shown.print(table(found))
+            console.print(Text(line, style="bold red"), soft_wrap=True)
+        Console(stderr=json).print(table(found))
     if found.contradictions:
         raise InternalError(first(found.contradictions))
 

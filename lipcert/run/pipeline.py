@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from lipcert.run.checks import (
     CROSS_CHECK_SAMPLES,
     PLAUSIBILITY_SAMPLES,
     check_counterexamples,
+    classes_of,
     implausible,
     outcome,
     predictions,
@@ -177,6 +179,7 @@ def certify_dataset(
             ),
             environment=environment(device, workers),
             seconds=time.perf_counter() - began,
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             notes=(*_notes(options, samples), *notes),
             threat_model=threat_model(pixel_domain=options.pixel_domain),
             cascade=cascade(samples),
@@ -189,7 +192,14 @@ def certify_dataset(
             falsified = [sample.index for sample in samples if sample.verdict == "falsified"]
             points = {index: journal.points[index] for index in falsified}
             shape = dataset.pixels(indices[:1]).shape[1:]
-            thumbnails.write_counterexamples(execution.output, points, shape, suffix=suffix)
+            found = classes_of(network, list(points.values()))
+            thumbnails.write_counterexamples(
+                execution.output,
+                points,
+                shape,
+                dict(zip(points, found, strict=True)),
+                suffix=suffix,
+            )
         json_file.write(execution.output, certificate, samples)
         thumbnails.write(execution.output, samples, dataset.pixels, suffix=suffix)
     return Result(certificate, tuple(samples))
