@@ -16,12 +16,12 @@ from lipcert.data.dataset import to_dataset
 from lipcert.errors import UsageError
 from lipcert.loading import load_module
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.result import Result
 from lipcert.run import (
     Execution,
     Model,
     ModelSource,
     Preprocessing,
-    Result,
     certify_dataset,
     open_model,
 )
@@ -124,8 +124,9 @@ def certify(
     ``workers``: processes that share the batches, None for as many as suit; each imports the script
     that calls this, which then needs ``if __name__ == "__main__":`` around the call.
 
-    The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
-    those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
+    The ``Result`` has ``samples`` in the order of ``images``, ``summary`` and ``certificate``,
+    those that the command line gives, and ``save``, ``to_pandas``, ``gate``, ``audit`` and
+    ``report``. Raises ``UsageError`` and ``CannotCertify``.
     """
     dataset = to_dataset(
         "arrays", "given", np.asarray(images), np.asarray(labels), source="images", layout="nchw"
@@ -155,4 +156,5 @@ def certify(
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
-    return certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+    found = certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+    return Result(found.certificate, found.samples)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lipcert.errors import UsageError
 from lipcert.gate import levels
@@ -14,6 +17,8 @@ from lipcert.gate.outcome import NO_LEVEL, Level, check_warning
 from lipcert.options import Epsilon
 
 GateOn = Literal["value", "lower"]
+# The thresholds by eps.
+_LISTS = ("min_certified", "warn_certified")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,23 @@ class Thresholds:
             self.min_clean, self.min_radius_median, self.max_drop, self.max_seconds_per_sample,
         )  # fmt: skip
         return bool(self.min_certified) or any(single)
+
+    @classmethod
+    def of(cls, *, baseline: str | PathLike[str] | None = None, **asked: Any) -> Thresholds:
+        """As ``parse``, from Python: numbers as well as text, and one share in place of a list.
+        Raises ``UsageError``, for a name that is none of them too."""
+        known = [name for name in inspect.signature(cls.parse).parameters if name != "baseline"]
+        for name in asked:
+            if name not in known:
+                (near,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise UsageError(f"{name}: is no threshold; did you mean {near}?")
+        texts: dict[str, Any] = {}
+        for name, value in asked.items():
+            several = value if isinstance(value, list | tuple) else [value]
+            texts[name] = [str(one) for one in several] if name in _LISTS else str(value)
+        if not texts:
+            raise UsageError("no gate is asked for; give one such as min_certified=0.60")
+        return cls.parse(baseline=None if baseline is None else Path(baseline), **texts)
 
     @classmethod
     def parse(
