@@ -20,6 +20,7 @@ from lipcert.cli import data, settings
 from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
 from lipcert.cli.compare import compare
+from lipcert.cli.demo import demo
 from lipcert.cli.doctor import doctor
 from lipcert.cli.finetune import finetune
 from lipcert.cli.gate import gate
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, finetune, audit, gate, report, compare, inspect, doctor):
+for command in (certify, finetune, audit, gate, report, compare, inspect, doctor, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

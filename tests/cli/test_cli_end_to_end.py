@@ -248,6 +248,24 @@ def test_inspect_shows_norms_and_product(here, capsys):
     assert {line.split()[0] for line in shown.err.splitlines()} == {"reading", "bounding"}
 
 
+def test_the_demo_needs_no_file_of_the_repository(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--limit", "20"]) == 0
+    shown = capsys.readouterr()
+    assert "digits.onnx on digits test" in shown.out
+    assert "of 20)" in shown.out
+    root = Path(__file__).resolve().parents[2]
+    example, packaged = root / "examples" / "digits.onnx", root / "lipcert" / "data" / "digits.onnx"
+    assert example.read_bytes() == packaged.read_bytes()
+
+
+def test_the_doctor_tells_the_build_of_torch_and_whether_torchvision_is_there(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert re.fullmatch(r"CPU only|CUDA [\d.]+", found["torch build"])
+    assert found["torchvision"]
+
+
 def test_inspect_without_norms_finds_none(here, capsys):
     assert main(["inspect", "model.onnx", "--no-norms", "--json", "--quiet"]) == 0
     shown = capsys.readouterr()
@@ -354,7 +372,7 @@ BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", 
          r"--method auto"),
         ((*BASE, "--overwrite"), 2, r"--output"),
         ((*BASE, "--range", "a"), 2, r"--range.*such as 0"),
-        ((*BASE, "--layout", "XYZ"), 2, r"--layout|layout.*CHW"),
+        ((*BASE, "--layout", "XYZ"), 2, r"layout 'XYZ'.*C, H and W"),
         ((*BASE, "--std", "0"), 2, r"std.*0"),
         ((*BASE, "--weights", "absent.safetensors"), 2, r"absent\.safetensors"),
         ((*BASE, "--weights", "model.onnx"), 3, r"model\.onnx: not a safetensors file"),
