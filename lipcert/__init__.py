@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lipcert.api import certify, load
-    from lipcert.run import Model, Result
+    from lipcert.result import Result
+    from lipcert.run import Model
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Result", "__version__", "certify", "load"]
 
-_HOMES = {"certify": "api", "load": "api", "Model": "run", "Result": "run"}
+_HOMES = {"certify": "api", "load": "api", "Model": "run", "Result": "result"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from lipcert.coins import parse_seed
 from lipcert.data import Dataset, Expected, load_dataset, relabelled
 from lipcert.data.arrays import to_dataset
 from lipcert.data.collect import as_array, collect
+from lipcert.errors import UsageError
+from lipcert.loading import load_module
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.result import Result
 from lipcert.run import (
     Execution,
     Model,
     ModelSource,
     Preprocessing,
-    Result,
     certify_dataset,
     open_model,
 )
@@ -29,8 +32,9 @@ from lipcert.run.progress import ConsoleWatch, Watch
 
 
 def load(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | torch.nn.Module,
     *,
+    example_input: Any = None,
     weights: str | PathLike[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -44,7 +48,9 @@ def load(
     """Load a pretrained classifier.
 
     ``path``: an ONNX file, where ``weights`` (a .safetensors file) may replace its own; or a
-    .safetensors file with ``arch``, the ``package.module:factory`` of the model.
+    .safetensors file with ``arch``, the ``package.module:factory`` of the model; or a
+    ``torch.nn.Module`` with ``example_input``, an array or tensor (1, C, H, W) of any values, which
+    is exported to ONNX in evaluation mode and left as it is.
     ``mean``, ``std`` (one a channel or feature), ``layout`` (of the model's input, such as
     ``HWC``), ``value_range`` (the model's numbers for 0 and 1 of the data, black and white of
     images) and ``channels`` (``"bgr"`` for a model that reads blue first; ``"rgb"`` and ``"bgr"``
@@ -60,8 +66,34 @@ def load(
         value_range=(float(value_range[0]), float(value_range[1])),
         channels=channels,
     )
+    if isinstance(path, torch.nn.Module):
+        shape = _example_shape(path, example_input, weights, arch, image_shape)
+        return Model(load_module(path, shape), preprocessing)
+    if example_input is not None:
+        raise UsageError(f"example_input: goes with a torch.nn.Module, not with the file {path}")
     source = ModelSource(Path(path), None if weights is None else Path(weights), arch, output)
     return open_model(source, preprocessing, image_shape=image_shape)
+
+
+def _example_shape(
+    module: torch.nn.Module, example: Any, weights: Any, arch: Any, image_shape: Any
+) -> tuple[int, ...]:
+    """The shape of one sample. Raises ``UsageError``, naming the argument at fault."""
+    name = type(module).__name__
+    for argument, value in (("weights", weights), ("arch", arch), ("image_shape", image_shape)):
+        if value is not None:
+            raise UsageError(f"{argument}: goes with a file; the module {name} has all of it")
+    if example is None:
+        raise UsageError(
+            f"example_input: give one with the module {name}, such as torch.zeros(1, 3, 32, 32)"
+        )
+    shape = tuple(int(extent) for extent in np.shape(example))
+    if len(shape) < 2 or shape[0] != 1:
+        raise UsageError(
+            f"example_input: has the shape {shape}; give one sample with its batch axis, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
+    return shape[1:]
 
 
 def certify(
@@ -106,8 +138,9 @@ def certify(
     ``workers``: processes that share the batches, None for as many as suit; each imports the script
     that calls this, which then needs ``if __name__ == "__main__":`` around the call.
 
-    The result has ``samples`` in the order of ``images``, ``summary`` and ``certificate``; they are
-    those that the command line gives. Raises ``UsageError`` and ``CannotCertify``.
+    The ``Result`` has ``samples`` in the order of ``images``, ``summary`` and ``certificate``,
+    those that the command line gives, and ``save``, ``to_pandas``, ``gate``, ``audit`` and
+    ``report``. Raises ``UsageError`` and ``CannotCertify``.
     """
     dataset = _dataset(model, images, labels)
     radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
@@ -136,7 +169,8 @@ def certify(
         allow_implausible=allow_implausible,
     )
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
-    return certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+    found = certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+    return Result(found.certificate, found.samples)
 
 
 def _dataset(model: Model, images: Any, labels: Any) -> Dataset:

@@ -133,7 +133,7 @@ class Certificate:
 
     ``coins``: where those of randomised norms came from, with the seed that repeats the run and
     what the probability then speaks of; None where none count. ``samples_sha256``: the digest of
-    the file of the samples.
+    the file of the samples. ``finished``: when the run ended, in UTC.
     """
 
     lipcert: str
@@ -151,6 +151,7 @@ class Certificate:
     layers: list[dict[str, Any]] = field(default_factory=list)
     coins: dict[str, Any] | None = None
     threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
+    finished: str | None = None
     schema: str = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import write_api
 from cli.lipcert_process import environment
 
 from lipcert.cli.main import app
@@ -43,7 +44,7 @@ def test_the_documents_are_there():
     names = {str(path.relative_to(ROOT)) for path in DOCUMENTS}
     assert names >= {
         "README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "lipcert/ARCHITECTURE.md",
-        "lipcert/GLOSSARY.md", "lipcert/SOUNDNESS.md", "lipcert/bounds/BOUNDS.md",
+        "lipcert/API.md", "lipcert/GLOSSARY.md", "lipcert/SOUNDNESS.md", "lipcert/bounds/BOUNDS.md",
         "tests/README.md", "tests/benchmarks/RESULTS.md", "examples/README.md",
     }  # fmt: skip
     assert len(README.splitlines()) <= 180
@@ -97,6 +98,10 @@ def test_options_exist(path):
     everywhere = set().union(*known.values())
     for option in re.findall(r"`(--[a-z][a-z-]*)[ `]", prose(text)):
         assert option in everywhere | {"--only"}, option
+
+
+def test_the_page_of_the_library_is_that_of_its_docstrings():
+    assert write_api.PAGE.read_text(encoding="utf-8") == write_api.page(), write_api.__doc__
 
 
 def imports(folder: Path) -> set[str]:

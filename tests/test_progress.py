@@ -1,4 +1,6 @@
-"""Every watch shows one line on a terminal while it lasts, and nothing elsewhere."""
+"""Every watch shows one line on a terminal while it lasts, and a line now and then elsewhere."""
+
+import time
 
 import pytest
 from rich.console import Console
@@ -59,5 +61,50 @@ def test_a_line_that_is_not_wanted_is_not_shown():
     line = ProgressLine(console, "steps", shown=False)
     line.start(2)
     line.advance(1, "figures")
+    line.stop()
+    assert console.export_text() == ""
+
+
+@pytest.mark.parametrize("make", [CertifyWatch, AuditWatch, ConsoleTrainingWatch])
+def test_every_stage_is_a_line_where_there_is_no_terminal(make):
+    console = Console(force_terminal=False, record=True, stderr=True, width=40)
+    with make(console) as watch:
+        watch.stage("reading the data: a path that is longer than the console is wide")
+        watch.stage("reading the model: [bold]model.onnx[/]")
+    lines = console.export_text().splitlines()
+    assert lines == [
+        "reading the data: a path that is longer than the console is wide",
+        "reading the model: [bold]model.onnx[/]",
+    ]
+
+
+def test_a_stage_that_lasts_says_again_how_far_it_is_until_it_ends():
+    console = Console(force_terminal=False, record=True, stderr=True)
+    line = ProgressLine(console, "samples", every=0.05)
+
+    def waited(sign):
+        deadline = time.monotonic() + 20
+        while sign not in (text := console.export_text(clear=False)):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.01)
+
+    line.stage("reading the model: large.onnx")
+    waited("reading the model: large.onnx: 0 s so far")
+    line.start(10, 2, "1 certified")
+    line.advance(3, "4 certified")
+    waited("5 of 10 samples after 0 s, 4 certified")
+    line.stop()
+    time.sleep(0.1)
+    before = console.export_text(clear=False)
+    time.sleep(0.2)
+    assert console.export_text(clear=False) == before
+
+
+def test_a_quiet_line_says_nothing_without_a_terminal():
+    console = Console(force_terminal=False, record=True, stderr=True)
+    line = ProgressLine(console, "samples", shown=False, every=0.01)
+    line.stage("reading")
+    line.start(2)
+    time.sleep(0.05)
     line.stop()
     assert console.export_text() == ""

@@ -1,4 +1,4 @@
-"""How an audit is watched: a line of progress on a terminal, nothing elsewhere."""
+"""How an audit is watched: a line of progress on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ class ConsoleWatch(Watch):
     def __init__(self, console: Console, *, bar: bool = True) -> None:
         self._line = ProgressLine(console, "samples", shown=bar)
         self._outcomes: list[Outcome] = []
+
+    def stage(self, text: str) -> None:
+        self._line.stage(text)
 
     def start(self, total: int) -> None:
         self._line.start(total)

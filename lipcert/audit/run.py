@@ -51,6 +51,7 @@ def audit(
     """
     began = time.perf_counter()
     watch, sources = watch or Watch(), sources or Sources()
+    watch.stage(f"reading the certificate {path}, its data and its model")
     claims = read(path)
     dataset = find_data(claims, sources)
     found = _labels(claims, dataset)
@@ -63,9 +64,11 @@ def audit(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        watch.stage("reading the model a second time, and bounding its norms")
         auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
         auditor.check_reading(np.stack(first))
+        watch.stage(f"auditing {len(chosen)} of {len(claims.samples)} samples")
         watch.start(len(chosen))
         for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
             auditor.replay(few, np.stack([pixels(dataset, sample["index"]) for sample in few]))

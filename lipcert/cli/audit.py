@@ -90,6 +90,7 @@ def audit(
       lipcert audit results --model model.onnx --samples all --seed 7 --json
     """
     from rich.console import Console
+    from rich.text import Text
 
     from lipcert import audit as auditing
     from lipcert.audit.progress import ConsoleWatch
@@ -130,9 +131,9 @@ def audit(
     if json:
         typer.echo(found.text(), nl=False)
     if not quiet:
-        console.print(table(found))
         for line in lines(found):
-            typer.echo(line, err=True)
+            console.print(Text(line, style="bold red"), soft_wrap=True)
+        Console(stderr=json).print(table(found))
     if found.contradictions:
         raise InternalError(first(found.contradictions))
     if strict and found.unconfirmed:

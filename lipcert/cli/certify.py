@@ -14,9 +14,9 @@ from lipcert.cli.gates import (
     fail_where_one_failed,
     fail_where_samples_failed,
     gated,
-    lines,
     outcomes_of,
     read_baseline,
+    show,
 )
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
@@ -165,7 +165,7 @@ def certify(
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")
     ] = None,
     threads: Annotated[
-        int | None, _run("CPU threads of each; by default one, few for a small network alone.")
+        int | None, _run("CPU threads of each; 1 by default, on a GPU one a core.")
     ] = None,
     device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
@@ -264,19 +264,19 @@ def certify(
     console = Console(stderr=True)
     start_log(console, quiet=quiet, verbose=verbose, file=log_file)
     try:
-        result = run_job(job, LoggingWatch(console, bar=not quiet))
+        with LoggingWatch(console, bar=not quiet) as watch:
+            result = run_job(job, watch)
     except KeyboardInterrupt as stop:
         typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
-    if not quiet:
-        console.print(table(result.certificate))
-    if json:
-        typer.echo(certificate_text(result.certificate), nl=False)
     results = of_run(result.certificate, result.samples)
     outcomes = outcomes_of(thresholds, results, baseline)
     if not quiet:
-        for line in lines(outcomes):
-            typer.echo(line, err=True)
+        shown = Console(stderr=json)
+        show(outcomes, shown)
+        shown.print(table(result.certificate, width=shown.width))
+    if json:
+        typer.echo(certificate_text(result.certificate), nl=False)
     add_to_summary(markdown.render(results, outcomes) + "\n")
     fail_where_samples_failed(results)
     fail_where_one_failed(outcomes)

@@ -17,7 +17,7 @@ from lipcert.config import file_in
 from lipcert.errors import CannotCertify
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
-_USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow")
+_USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow", "torchvision")
 
 
 def doctor(
@@ -67,6 +67,8 @@ def _devices() -> Iterator[tuple[str, str]]:
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus = ", ".join(f"cuda:{i} {name}" for i, name in enumerate(names))
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    yield "torch build", build
     yield "devices", f"cpu with {torch.get_num_threads()} threads" + (f", {gpus}" if gpus else "")
 
 

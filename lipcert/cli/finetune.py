@@ -270,15 +270,17 @@ def finetune(
     console = Console(stderr=True)
     start_log(console, quiet=quiet, verbose=verbose, file=log_file)
     try:
-        record = run(
-            job, LoggingTrainingWatch(console, quiet=quiet), LoggingWatch(console, bar=not quiet)
-        )
+        with (
+            LoggingTrainingWatch(console, quiet=quiet) as watch,
+            LoggingWatch(console, bar=not quiet) as certify_watch,
+        ):
+            record = run(job, watch, certify_watch)
     except KeyboardInterrupt as stop:
         if processes.first:
             typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     if not quiet and "results" in record:
-        console.print(table(record["results"]))
+        Console(stderr=json).print(table(record["results"]))
     if json and processes.first:
         typer.echo(recipe_text(record), nl=False)
     figures = [one for one in record.get("results", {}).values() if isinstance(one, dict)]

@@ -14,9 +14,9 @@ from lipcert.cli.gates import (
     fail_where_one_failed,
     fail_where_samples_failed,
     gated,
-    lines,
     outcomes_of,
     read_baseline,
+    show,
 )
 from lipcert.cli.shared import Debug, ShowConfig
 from lipcert.errors import UsageError
@@ -45,6 +45,8 @@ def gate(
 
       lipcert gate results/certificate.json --baseline old/certificate.json --max-drop 0.5pp
     """
+    from rich.console import Console
+
     from lipcert.report import markdown
     from lipcert.report.reading import read_results
 
@@ -56,7 +58,7 @@ def gate(
     if json:
         typer.echo(dumps([asdict(outcome) for outcome in outcomes], indent=2, ensure_ascii=False))
     elif not quiet:
-        typer.echo("\n".join(lines(outcomes)))
+        show(outcomes, Console())
     add_to_summary(f"## Gates: {markdown.escaped(results.title)}\n\n{markdown.gates(outcomes)}\n\n")
     fail_where_samples_failed(results)
     fail_where_one_failed(outcomes)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipcert.errors import CannotCertify, InternalError, UsageError
-from lipcert.gate import Outcome, Thresholds, evaluate
+from lipcert.gate import Outcome, Status, Thresholds, evaluate, worst
 from lipcert.gate.thresholds import GateOn
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lipcert.report.results import Results
 
 _PANEL = "Gates"
@@ -113,9 +115,24 @@ def outcomes_of(
     return evaluate(thresholds, results.certificate, results.samples, older)
 
 
-def lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """What people read of the outcomes, a line each."""
-    return [f"{_WORDS[o.status]}  {o.gate}: {o.message}" for o in outcomes]
+def show(outcomes: Sequence[Outcome], console: Console) -> None:
+    """What people read of the outcomes: the verdict of all, then a line each, in colour where the
+    console has some. Nothing where no gate was asked for."""
+    from rich.text import Text
+
+    if not outcomes:
+        return
+    overall = worst(outcomes)
+    counts = {status: sum(o.status == status for o in outcomes) for status in _WORDS}
+    said = {
+        "fail": f"{counts['fail']} of {len(outcomes)} gates failed",
+        "warn": f"no gate failed, {counts['warn']} of {len(outcomes)} warn",
+        "pass": f"{len(outcomes)} of {len(outcomes)} gates held",
+    }
+    console.print(Text(f"{overall.upper()}: {said[overall]}", style=f"bold {_COLOURS[overall]}"))
+    for o in outcomes:
+        line = Text(_WORDS[o.status], style=_COLOURS[o.status])
+        console.print(line.append(f"  {o.gate}: {o.message}", style="default"), soft_wrap=True)
 
 
 def fail_where_one_failed(outcomes: Sequence[Outcome]) -> None:
@@ -148,4 +165,5 @@ def add_to_summary(text: str) -> None:
         append_summary(Path(path), text)
 
 
-_WORDS = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
+_WORDS: dict[Status, str] = {"pass": "pass", "warn": "WARN", "fail": "FAIL"}
+_COLOURS: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "red"}

@@ -36,40 +36,51 @@ def inspect(
     norms: Annotated[
         NormMethod, typer.Option(help="How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
+    no_norms: Annotated[
+        bool, typer.Option("--no-norms", help="Leave out the norms, which can take long.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what is being done.")] = False,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
 ) -> None:
     """Show a model's operators, shapes and operator norms, and whether it can be certified.
 
-    Example:
+    Examples:
 
       lipcert inspect model.onnx
+
+      lipcert inspect large.onnx --no-norms
     """
     from rich.console import Console
 
     from lipcert.report.inspection import model_tables, operator_table
     from lipcert.run import ModelSource
     from lipcert.run.inspection import inspect_model, operators_of
+    from lipcert.run.progress import ConsoleWatch
 
-    console = Console(stderr=True)
+    # What was found is what is asked for: on stdout, unless the JSON goes there.
+    console, shown = Console(stderr=True), Console(stderr=json)
     source = ModelSource(model, weights, arch, output_name)
     shape = parse.shape("--input-shape", input_shape)
     # No radius matters to the norms; the options ask for one.
-    options = Options(eps=(Epsilon.parse("0"),), norms=norms)
+    options = None if no_norms else Options(eps=(Epsilon.parse("0"),), norms=norms)
 
-    operators = operators_of(source, shape)
-    if operators:
-        console.print(operator_table(operators))
-    record = {"operators": operators}
-    try:
-        found = inspect_model(source, options, input_shape=shape)
-    except CannotCertify:
-        if json:
-            typer.echo(dumps(record, indent=2))
-        raise
+    with ConsoleWatch(console, bar=not quiet) as watch:
+        watch.stage(f"reading the operators of {model}")
+        operators = operators_of(source, shape)
+        watch.stop()
+        if operators:
+            shown.print(operator_table(operators))
+        record = {"operators": operators}
+        try:
+            found = inspect_model(source, options, input_shape=shape, watch=watch)
+        except CannotCertify:
+            if json:
+                typer.echo(dumps(record, indent=2))
+            raise
     for table in model_tables(found):
-        console.print(table)
+        shown.print(table)
     if json:
         typer.echo(dumps(record | found, indent=2))

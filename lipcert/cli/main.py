@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +20,7 @@ from lipcert.cli import data, settings
 from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
 from lipcert.cli.compare import compare
+from lipcert.cli.demo import demo
 from lipcert.cli.doctor import doctor
 from lipcert.cli.finetune import finetune
 from lipcert.cli.gate import gate
@@ -36,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, finetune, audit, gate, report, compare, inspect, doctor):
+for command in (certify, finetune, audit, gate, report, compare, inspect, doctor, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
 
@@ -64,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome = _run(arguments)
+        with _terminable():
+            outcome = _run(arguments)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        print(f"lipcert: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
     except SystemExit as error:
         # typer's answer to a reader of stdout that has gone, as in `lipcert … --json | head`.
         return 0 if isinstance(error.__context__, BrokenPipeError) else int(error.code or 0)
@@ -78,6 +87,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         stop_log()
     return outcome if isinstance(outcome, int) else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is answered as Ctrl-C is: what was computed is kept, and the exit code is 130."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str]) -> Any:

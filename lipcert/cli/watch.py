@@ -11,6 +11,10 @@ from lipcert.train.watch import ConsoleTrainingWatch
 class LoggingWatch(ConsoleWatch):
     """A progress bar; what it is told is a log message, which ``start_log`` sends on."""
 
+    def stage(self, text: str) -> None:
+        super().stage(text)
+        logging.getLogger("lipcert").debug(text)
+
     def say(self, text: str) -> None:
         logging.getLogger("lipcert").info(text)
 

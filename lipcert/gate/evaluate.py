@@ -8,8 +8,17 @@ from typing import Any
 
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.gate.outcome import NO_LEVEL, AtLeast, AtMost, Level, Outcome, Share, judge
-from lipcert.gate.pairing import require_same_samples
+from lipcert.gate.outcome import (
+    NO_LEVEL,
+    AtLeast,
+    AtMost,
+    Level,
+    Outcome,
+    Share,
+    check_warning,
+    judge,
+)
+from lipcert.gate.pairing import differences, require_same_samples
 from lipcert.gate.thresholds import Thresholds
 from lipcert.options import Epsilon
 
@@ -108,6 +117,8 @@ def by_eps(thresholds: Thresholds, eps: Sequence[str]) -> dict[str, Level]:
             level.fail if merged.fail is None else merged.fail,
             level.warn if merged.warn is None else merged.warn,
         )
+    for level in levels.values():
+        check_warning("certified", level, sense="min")
     return levels
 
 
@@ -128,10 +139,12 @@ def _drops(level: Level, certificate: Record, baseline: Record) -> list[Outcome]
         Epsilon.parse(text).value: count
         for text, count in baseline["summary"]["certified_count"].items()
     }
+    others = differences(baseline, certificate)
+    differing = f"; the baseline has another {', another '.join(others)}" if others else ""
     outcomes = []
     for eps, count in counts.items():
         old = before[Epsilon.parse(eps).value]
         drop = AtMost(Fraction(old - count, n), " pp", places=2, scale=100)
-        note = f" (from {old}/{n} to {count}/{n})"
+        note = f" (from {old}/{n} to {count}/{n}{differing})"
         outcomes.append(judge(f"drop of certified accuracy at eps {eps}", drop, level, note))
     return outcomes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Protocol
 
+from lipcert.errors import UsageError
 from lipcert.gate.interval import clopper_pearson, lower_end_reaches
 from lipcert.gate.levels import decimals, rounded, written
 
@@ -34,6 +35,33 @@ class Level:
 
 
 NO_LEVEL = Level()
+
+
+def check_warning(name: str, level: Level, *, sense: str, most: Fraction | None = None) -> None:
+    """Refuse a level to warn at that can never warn: where it is reached the gate has failed, or
+    nothing is beyond it.
+
+    ``sense``: ``min`` where values below the level count, ``max`` where those above do; ``most``:
+    the largest value that there is. Raises ``UsageError``.
+    """
+    warn, fail, least = level.warn, level.fail, sense == "min"
+    if warn is None:
+        return
+
+    def shown(value: Fraction) -> str:
+        return f"{written(value * 100)}pp" if name == "drop" else written(value)
+
+    option = f"--warn-{name} {shown(warn)}"
+    if (least and warn <= 0) or (not least and most is not None and warn >= most):
+        raise UsageError(
+            f"{option}: can never warn, as nothing is {'below' if least else 'above'} it; leave it "
+            "out, or choose another level"
+        )
+    if fail is not None and (warn <= fail if least else warn >= fail):
+        raise UsageError(
+            f"{option}: can never warn, as --{sense}-{name} {shown(fail)} fails first; choose a "
+            f"level {'above' if least else 'below'} {shown(fail)}"
+        )
 
 
 class Measure(Protocol):

@@ -12,6 +12,9 @@ from lipcert.options import Epsilon
 
 Record = dict[str, Any]
 
+# What an option is called where the record has another name.
+_OPTIONS = {"value_range": "range"}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -34,7 +37,8 @@ class Comparison:
     ``changes`` and ``by_class``: at each eps, as A writes it. ``gained`` and ``lost``: the samples
     that B certifies at the largest eps and A does not, and the other way round. ``failures``: what
     is to be said of samples of A, and of B, that failed inside lipcert. ``radii``: of each sample,
-    first A's, then B's, with its index. ``class_names``: B's, if it has any.
+    first A's, then B's, with its index. ``options``: what else than the model differs, in words.
+    ``class_names``: B's, if it has any.
     """
 
     names: tuple[str, str]
@@ -46,6 +50,7 @@ class Comparison:
     lost: tuple[int, ...]
     failures: tuple[str | None, str | None]
     radii: tuple[tuple[int, float, float], ...]
+    options: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
 
@@ -68,6 +73,33 @@ def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None
             f"{name_a} and {name_b} do not compare: another {', another '.join(differing)}; "
             "certify both on the same samples with the same --eps"
         )
+
+
+def differences(a: Record, b: Record) -> tuple[str, ...]:
+    """What else than the model differs between two runs on the same samples, in words: options,
+    preprocessing and the version of lipcert, ``effort (fast, now standard)``.
+
+    The seed is left out, where both drew fresh coins it differs always.
+    """
+    pairs = [("lipcert", a["lipcert"], b["lipcert"])]
+    for one, other in (
+        (a["options"], b["options"]),
+        (a["model"]["preprocessing"], b["model"]["preprocessing"]),
+    ):
+        names = [name for name in one | other if name not in ("eps", "seed")]
+        pairs += [
+            (_OPTIONS.get(name, name.replace("_", "-")), one.get(name), other.get(name))
+            for name in names
+        ]
+    return tuple(
+        f"{name} ({_said(one)}, now {_said(other)})" for name, one, other in pairs if one != other
+    )
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_said, value))
+    return "not given" if value is None else str(value)
 
 
 def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]) -> Comparison:
@@ -108,6 +140,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
         gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
         lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
         failures=(failures(a["summary"]), failures(b["summary"])),
+        options=differences(a, b),
         radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
         class_names=tuple(b["data"].get("class_names", ())),
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lipcert.errors import UsageError
 from lipcert.gate import levels
-from lipcert.gate.outcome import NO_LEVEL, Level
+from lipcert.gate.outcome import NO_LEVEL, Level, check_warning
 from lipcert.options import Epsilon
 
 GateOn = Literal["value", "lower"]
+# The thresholds by eps.
+_LISTS = ("min_certified", "warn_certified")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,23 @@ class Thresholds:
         return bool(self.min_certified) or any(single)
 
     @classmethod
+    def of(cls, *, baseline: str | PathLike[str] | None = None, **asked: Any) -> Thresholds:
+        """As ``parse``, from Python: numbers as well as text, and one share in place of a list.
+        Raises ``UsageError``, for a name that is none of them too."""
+        known = [name for name in inspect.signature(cls.parse).parameters if name != "baseline"]
+        for name in asked:
+            if name not in known:
+                (near,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise UsageError(f"{name}: is no threshold; did you mean {near}?")
+        texts: dict[str, Any] = {}
+        for name, value in asked.items():
+            several = value if isinstance(value, list | tuple) else [value]
+            texts[name] = [str(one) for one in several] if name in _LISTS else str(value)
+        if not texts:
+            raise UsageError("no gate is asked for; give one such as min_certified=0.60")
+        return cls.parse(baseline=None if baseline is None else Path(baseline), **texts)
+
+    @classmethod
     def parse(
         cls,
         *,
@@ -71,8 +93,11 @@ class Thresholds:
         """From texts such as ``0.60``, ``36/255=0.60`` and ``0.5pp``; raises ``UsageError``."""
         failing = levels.shares_at("--min-certified", min_certified)
         warning = levels.shares_at("--warn-certified", warn_certified)
+        certified = {e: Level(failing.get(e), warning.get(e)) for e in failing | warning}
+        for level in certified.values():
+            check_warning("certified", level, sense="min")
         return cls(
-            min_certified={e: Level(failing.get(e), warning.get(e)) for e in failing | warning},
+            min_certified=certified,
             min_clean=_level(levels.share, "clean", min_clean, warn_clean),
             min_radius_median=_level(
                 levels.number, "radius-median", min_radius_median, warn_radius_median
@@ -99,7 +124,10 @@ def _level(
     *,
     sense: str = "min",
 ) -> Level:
-    return Level(
+    level = Level(
         None if fail is None else parse(f"--{sense}-{name}", fail),
         None if warn is None else parse(f"--warn-{name}", warn),
     )
+    most = Fraction(1) if name == "drop" else None
+    check_warning(name, level, sense=sense, most=most)
+    return level

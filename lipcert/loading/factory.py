@@ -33,14 +33,19 @@ def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple
     refuse(differences(tensors, state), weights.name, arch)
     module.load_state_dict({key: tensors[key] for key in state})
     module.eval()
+    try_on(module, arch, input_shape)
+    return module, digest
+
+
+def try_on(module: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
+    """Raises ``UsageError`` where the module does not take a sample of that shape."""
     try:
         with torch.no_grad():
             module(torch.zeros(1, *input_shape))
     except Exception as error:
         raise UsageError(
-            f"{arch}: the model does not take {[1, *input_shape]}: {_told(error)}"
+            f"{name}: the model does not take {[1, *input_shape]}: {_told(error)}"
         ) from error
-    return module, digest
 
 
 def with_tied(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+import torch
+from torch import nn
 
 from lipcert.errors import UsageError
 from lipcert.loading.entry import WHOLE, bound, one_by_one, real
-from lipcert.loading.factory import build_model, export
+from lipcert.loading.factory import build_model, export, try_on
 from lipcert.loading.heads import CUT, TWO, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
@@ -99,6 +103,42 @@ def load_model(
             files[weights.name] = replace_weights(model, weights, path.name)
     if arch is not None or weights is not None:
         check(model, path.name)
+    return _loaded(model, path, files, kind, output, input_shape, layout)
+
+
+def load_module(module: nn.Module, input_shape: tuple[int, ...]) -> LoadedModel:
+    """A module as it is, by torch's export to ONNX for one sample of ``input_shape``; the export
+    must compute what the module does.
+
+    A copy on the CPU is put in evaluation mode; the module itself stays as it is. The name is that
+    of its class, and ``files`` has the sha256 of the export. ``UsageError``: it does not take such
+    a sample, or its weights are not float32. ``CannotCertify``: it cannot be exported, or anything
+    in it is not supported, all listed.
+    """
+    name = type(module).__name__
+    other = {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}
+    if other:
+        raise UsageError(
+            f"{name}: has weights of {', '.join(sorted(other))}; give module.float(), or export it "
+            "to an ONNX file in its own type and load that"
+        )
+    kept = copy.deepcopy(module).cpu().eval()
+    try_on(kept, name, input_shape)
+    model = export(kept, name, input_shape)
+    check(model, name)
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return _loaded(model, Path(name), {name: digest}, "torch")
+
+
+def _loaded(
+    model: onnx.ModelProto,
+    path: Path,
+    files: dict[str, str],
+    kind: str,
+    output: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    layout: str | None = None,
+) -> LoadedModel:
     part = understood(model, path.name, output, input_shape, layout)
     reading = part.reading
     return LoadedModel(

@@ -49,7 +49,8 @@ def radius_chart(results: Results) -> str:
     heights = [0] * _BINS
     for radius in radii:
         heights[min(int(radius / most * _BINS), _BINS - 1)] += 1
-    axes = Axes((0, most), (0, max(heights) * 1.08 or 1), results.radius_name, "samples")
+    high = max(heights) * 1.08 or 1
+    axes = Axes((0, most), (0, high), results.radius_name, "samples", whole="y")
     style = "estimated" if results.estimate else "certified"
     half = results.median_of(results.samples)
     said = "no sample is correct" if half is None else f"median {rounded_down(half)}"

@@ -101,6 +101,8 @@ def _failures(comparison: Comparison) -> Iterator[str]:
 
 
 def _sentences(comparison: Comparison) -> Iterator[str]:
+    if comparison.options:
+        yield f"Besides the model differ: {', '.join(comparison.options)}."
     larger = sum(b > a for _, a, b in comparison.radii)
     smaller = sum(b < a for _, a, b in comparison.radii)
     same = len(comparison.radii) - larger - smaller

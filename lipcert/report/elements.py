@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from lipcert.gate import Outcome
+from lipcert.gate import Outcome, worst
 from lipcert.report.style import style_sheet
 
 _ICON = "data:,"
@@ -35,6 +35,11 @@ def section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{inner}\n</section>" if inner else ""
 
 
+def details(summary: str, inner: str) -> str:
+    """What opens on request; ``inner`` is HTML, and printed open."""
+    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
+
+
 def cards(pairs: Iterable[tuple[str, str, str]]) -> str:
     """The main numbers: a value, its name, and a line below."""
     items = "".join(
@@ -60,7 +65,8 @@ def table(
         first, *others = row
         cells = [f'<th scope="row">{escape(first)}</th>']
         cells += [
-            f"<td{_number(i, texts)}>{escape(cell)}</td>" for i, cell in enumerate(others, start=1)
+            f"<td{_number(i, texts)}{_name(head, i)}>{escape(cell)}</td>"
+            for i, cell in enumerate(others, start=1)
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     if not lines:
@@ -69,7 +75,9 @@ def table(
         f'<th scope="col"{_number(i, texts)}>{escape(name)}</th>' for i, name in enumerate(head)
     )
     above = f"<thead><tr>{heads}</tr></thead>" if head else ""
-    kind = ' class="wrap"' if wrap else ""
+    # What is too wide for a telephone gets a block a row there.
+    wide = len(head) > 5 or (texts > 1 and len(head) > 4)
+    kind = ' class="wrap"' if wrap else ' class="stack"' if wide else ""
     return (
         f'<p class="caption">{escape(caption)}</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
@@ -109,6 +117,20 @@ def gate_table(outcomes: Sequence[Outcome]) -> str:
     )
 
 
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """PASS, WARN or FAIL, with the figure of the first gate that decided it; empty without any."""
+    if not outcomes:
+        return ""
+    overall = worst(outcomes)
+    deciding = [outcome for outcome in outcomes if outcome.status == overall]
+    more = f" (and {len(deciding) - 1} more)" if len(deciding) > 1 else ""
+    said = f"{deciding[0].gate}: {deciding[0].message}{more}"
+    return (
+        f'<p class="verdict {overall}" role="status"><strong>{overall.upper()}</strong> '
+        f"<span>{escape(said)}</span></p>"
+    )
+
+
 def images(entries: Iterable[tuple[Sequence[tuple[str, str]], str, str]]) -> str:
     """Pictures in a row: each entry is (address, alt) pairs side by side and two lines below."""
     items = []
@@ -119,6 +141,10 @@ def images(entries: Iterable[tuple[Sequence[tuple[str, str]], str, str]]) -> str
         )
         items.append(f"<li>{shown}<span>{escape(above)}</span><span>{escape(below)}</span></li>")
     return f'<ul class="images">{"".join(items)}</ul>' if items else ""
+
+
+def _name(head: Sequence[str], column: int) -> str:
+    return f' data-name="{escape(head[column])}"' if head else ""
 
 
 def _number(column: int, texts: int) -> str:

@@ -5,36 +5,71 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lipcert.gate import Outcome
-from lipcert.report import charts, elements, training
+from lipcert.report import charts, elements, sample_table, terms, training
 from lipcert.report.numbers import distance_up, percent, percent_up, rounded_down, rounded_up
 from lipcert.report.provenance import provenance
 from lipcert.report.results import Record, Results, correct
-from lipcert.report.thumbnails import EACH, data_uri
+from lipcert.report.thumbnails import EACH, data_uri, difference
 
 
 def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     """The page. What the certificate lacks, an attack, a cascade, images, is left out."""
-    lipcert = results.certificate["lipcert"]
     samples = results.samples
     return elements.page(
         f"{results.title}: robustness",
         f"<header><h1>{escape(results.title)}</h1>"
-        f'<p class="muted">L2 robustness in {escape(results.unit)} · lipcert {escape(lipcert)}</p>'
-        f"</header>{_banner(results)}",
+        f'<p class="muted">L2 robustness in {escape(results.unit)}{escape(_made(results))}</p>'
+        f"{_files(results)}</header>{elements.verdict(outcomes)}{_banner(results)}",
         elements.cards(_cards(results)),
         elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
         elements.section("Robustness", _figures(results) if samples else _by_eps(results)),
         training.section(results.training),
         elements.section("By class", _by_class(results)),
         elements.section("Cascade", _cascade(results)),
+        elements.section("Audit", _audit(results)),
         elements.section("Layers", _layers(results)),
         elements.section("Worst and best", _worst_and_best(results)),
         elements.section("Counterexamples", _counterexamples(results)),
+        sample_table.section(results),
         elements.section(
             "How this came about",
             elements.table("Provenance", (), provenance(results), texts=2, wrap=True),
         ),
+        terms.section(results),
+    )
+
+
+def _made(results: Results) -> str:
+    """With what, and when."""
+    finished = results.certificate.get("finished")
+    when = f" · {finished[:16].replace('T', ' ')} UTC" if finished else ""
+    return f" · lipcert {results.certificate['lipcert']}{when}"
+
+
+def _files(results: Results) -> str:
+    """The digests of the model's files."""
+    return "".join(
+        f'<p class="muted">{escape(name)}: sha256 <code>{escape(digest)}</code></p>'
+        for name, digest in results.certificate["model"]["files"].items()
+    )
+
+
+def _audit(results: Results) -> str:
+    """What became of the samples that ``lipcert audit`` looked at."""
+    if results.audit is None:
+        return ""
+    counts, agreed = results.audit["counts"], results.audit["agreement"]
+    said = "Nothing is contradicted" if agreed else "The audit CONTRADICTS the certificate"
+    looked = f"{len(results.audit['samples'])} of {results.audit['of']} samples"
+    rows = [[name, str(count)] for name, count in counts.items()]
+    text = f"{said}, by means that share no bound with the run: {looked} were audited."
+    kind = "pass" if agreed else "fail"
+    return f'<p class="{kind}">{escape(text)}</p>' + elements.table(
+        "Outcomes of the audit", ("outcome", "samples"), rows
     )
 
 
@@ -51,7 +86,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
     count, upper = results.counts[eps], results.upper.get(eps)
     note = f"{count} of {n}{doubt}"
     if upper is not None and not results.estimate:
-        note += f"; not falsified: {percent_up(upper, n)}"
+        note += "; none is open" if upper == count else f"; not falsified: {percent_up(upper, n)}"
     yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
     yield percent(right, n), "clean accuracy", f"{right} of {n}"
@@ -77,8 +112,10 @@ def _figures(results: Results) -> str:
             "Circles: the eps asked for.",
             elements.legend(lines, line=True),
         ),
-        elements.figure(charts.radius_chart(results), "Radii of the correctly classified samples."),
     ]
+    if results.median_of(results.samples) is not None:
+        caption = "Radii of the correctly classified samples."
+        figures.append(elements.figure(charts.radius_chart(results), caption))
     if marks:
         caption = "One mark a sample; the verdict is at the largest eps."
         chart = charts.margin_chart(results)
@@ -185,14 +222,23 @@ def _counterexamples(results: Results) -> str:
         if sample is None or sample["verdict"] != "falsified":
             continue
         found = (data_uri(image), f"counterexample to sample {index}")
-        pictures = [_original(results, sample), found] if index in results.images else [found]
+        pictures = [found]
+        if (original := results.images.get(index)) is not None:
+            pictures = [_original(results, sample), found]
+            if original.shape == image.shape:
+                pictures.append(_difference(original, image, index))
         broken = sample.get("attack_radius")
         distance = "" if broken is None else f"L2 distance ≤ {distance_up(broken)}"
         named = f"no. {index}, class {results.class_name(sample['label'])}"
+        if index in results.taken_for:
+            named += f", taken for {results.class_name(results.taken_for[index])}"
         entries.append((pictures, named, distance))
     left = results.summary["verdicts"].get("falsified", 0) - len(entries)
     more = f'<p class="muted">{left} more in counterexamples.npz.</p>' if left and entries else ""
-    caption = '<p class="muted">Original on the left, what the model gets wrong on the right.</p>'
+    caption = (
+        '<p class="muted">The original, what the model gets wrong, and the difference, enlarged '
+        "around a middle grey.</p>"
+    )
     return caption + elements.images(entries) + more if entries else ""
 
 
@@ -200,6 +246,13 @@ def _original(results: Results, sample: Record) -> tuple[str, str]:
     index, label = sample["index"], results.class_name(sample["label"])
     alt = f"sample {index}, of class {label}, predicted {results.class_name(sample['prediction'])}"
     return data_uri(results.images[index]), alt
+
+
+def _difference(
+    original: NDArray[np.uint8], found: NDArray[np.uint8], index: int
+) -> tuple[str, str]:
+    change, times = difference(original, found)
+    return data_uri(change), f"difference of sample {index}, {times} times as large"
 
 
 def _radius(results: Results, sample: Record) -> str:

@@ -37,7 +37,9 @@ def model_tables(record: Record) -> Iterator[Table]:
     _add(table, "parameters", f"{record['parameters']:,}")
     yield table
 
-    norms = record["norms"]
+    norms = record.get("norms")
+    if norms is None:
+        return
     estimate = norms["assurance"] == "ESTIMATE"
     title = "ESTIMATE: operator norms, bound nothing" if estimate else "Operator norms"
     table = _table(title, "from", "to", "operator", "norm", "assurance")

@@ -16,11 +16,13 @@ def percent_up(count: int, n: int) -> str:
 
 
 def share(count: int, n: int, upper: int | None = None) -> str:
-    """``54.00 % (54 of 100)``; with an upper bound the interval of both."""
+    """``54.00 % (54 of 100)``; with an upper bound the interval of both, where they differ."""
     if not n:
         return "no samples"
     if upper is None:
         return f"{percent(count, n)} ({count} of {n})"
+    if upper == count:
+        return f"{percent(count, n)} ({count} certified, none open, of {n})"
     interval = f"[{percent(count, n)}, {percent_up(upper, n)}]"
     return f"{interval} ({count} certified, {upper} not falsified, of {n})"
 

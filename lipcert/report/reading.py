@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from lipcert import records
 from lipcert.errors import CannotCertify
-from lipcert.report.results import Results
-from lipcert.report.thumbnails import COUNTEREXAMPLES, THUMBNAILS, read_images
+from lipcert.records.reading import read_bytes
+from lipcert.records.strict_json import parse
+from lipcert.report.results import Record, Results
+from lipcert.report.thumbnails import (
+    COUNTEREXAMPLES,
+    THUMBNAILS,
+    read_images,
+    read_predictions,
+)
 from lipcert.report.training import Training
+
+# Bytes: an audit of a million samples is less.
+_LARGEST_AUDIT = 1 << 31
 
 
 def read_results(path: Path) -> Results:
@@ -27,7 +38,30 @@ def read_results(path: Path) -> Results:
         images=read_images(file.with_name(f"{THUMBNAILS}{end}.npz")),
         counterexamples=read_images(file.with_name(f"{COUNTEREXAMPLES}{end}.npz")),
         training=_training(file.parent),
+        taken_for=read_predictions(file.with_name(f"{COUNTEREXAMPLES}{end}.npz")),
+        audit=_audit(file.with_name(f"audit{end}.json"), found.digests),
     )
+
+
+def _audit(path: Path, digests: Mapping[str, str]) -> Record | None:
+    """The audit beside a certificate; None where there is none, or where it was one of other files.
+
+    Raises ``CannotCertify`` where it is damaged.
+    """
+    if not path.is_file():
+        return None
+    record = parse(read_bytes(path, _LARGEST_AUDIT), str(path))
+    try:
+        files, counts = record["files"], record["counts"]
+        same = all(files.get(name) == digest for name, digest in digests.items())
+        whole = isinstance(record["agreement"], bool) and all(
+            isinstance(count, int) for count in counts.values()
+        )
+        if not whole:
+            raise ValueError("its counts are no whole numbers")
+    except (KeyError, AttributeError, ValueError) as error:
+        raise CannotCertify(f"{path}: is damaged: {error}; remove it, or audit again") from error
+    return record if same else None
 
 
 def _training(folder: Path) -> Training | None:

@@ -24,7 +24,9 @@ class Results:
 
     ``digests``: sha256 of the files that were read, by name; empty for results that were never
     written. ``images``: small originals by sample index; ``counterexamples`` likewise. A report
-    must not need either. ``training``: how the model was fine-tuned, if lipcert did it.
+    must not need either. ``taken_for``: the class that each counterexample is taken for.
+    ``training``: how the model was fine-tuned, if lipcert did it. ``audit``: what ``lipcert audit``
+    found about these very files.
     """
 
     certificate: Record
@@ -33,6 +35,8 @@ class Results:
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
     training: Training | None = None
+    taken_for: dict[int, int] = field(default_factory=dict)
+    audit: Record | None = None
 
     @property
     def summary(self) -> Record:

@@ -1,5 +1,9 @@
 """The style sheet of the HTML report: light, dark and print, from one set of names."""
 
+from typing import get_args
+
+from lipcert.certificate import Verdict
+
 LIGHT = {
     "page": "#ffffff", "panel": "#f5f7fa", "text": "#1a222d", "muted": "#505c6b",
     "rule": "#d3dae2", "certified": "#0a5fc2", "estimated": "#7a4a00", "attacked": "#b23c0a",
@@ -27,6 +31,15 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem } h3 { font-size: 1rem; margin: 
 p { margin: .3rem 0 } .muted, figcaption { color: var(--muted) }
 .banner { border: 2px solid var(--estimated); color: var(--estimated); padding: .5rem .8rem;
   border-radius: .5rem; font-weight: 700 }
+.verdict { border: 2px solid currentColor; border-radius: .5rem; padding: .6rem .9rem;
+  margin: .8rem 0; overflow-wrap: anywhere }
+.verdict strong { font-size: 1.35rem; margin-right: .4rem } .verdict span { font-weight: 400 }
+code { font: .85em/1.4 ui-monospace, monospace; overflow-wrap: anywhere }
+summary { cursor: pointer; padding: .3rem 0 } dt { font-weight: 600; margin-top: .5rem }
+dd { margin: 0 0 0 1rem; color: var(--muted) }
+.filter { border: 0; margin: 0; padding: 0; min-width: 0 } .filter legend { padding: 0 }
+.filter label { display: inline-block; margin: .1rem 1rem .3rem 0; cursor: pointer }
+__FILTERS__
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11.5rem), 1fr));
   gap: .8rem; margin: 1.2rem 0; padding: 0; list-style: none }
 .cards li, figure, .panel { background: var(--panel); border: 1px solid var(--rule);
@@ -71,11 +84,23 @@ th { font-weight: 600 } .number { text-align: right; white-space: nowrap }
   display: inline-block; margin-right: .2rem; border: 1px solid var(--rule); background: #000 }
 .images span { display: block }
 @media (max-width: 36rem) { svg text { font-size: 17px } table { font-size: .9rem }
-  .cards li, figure, .panel { padding: .6rem } }
+  .cards li, figure, .panel { padding: .6rem }
+  .stack thead { display: none }
+  .stack tr { display: block; padding: .4rem 0; border-bottom: 1px solid var(--rule) }
+  .stack th, .stack td { display: inline-block; border: 0; padding: 0 .9rem 0 0;
+    text-align: left; white-space: normal; overflow-wrap: anywhere }
+  .stack td::before { content: attr(data-name) " "; color: var(--muted) } }
 @media print { body { max-width: none; font-size: 12px } .skip { display: none }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)) }
   figure, tr, .images li { break-inside: avoid } h2, h3, .caption, .muted { break-after: avoid } }
 """
+
+
+# A button that is on leaves the rows of its verdict alone.
+_FILTERS = "\n".join(
+    f".filter:has(#only-{name}:checked) tbody tr:not(.is-{name}) {{ display: none }}"
+    for name in get_args(Verdict)
+)
 
 
 def style_sheet() -> str:
@@ -83,7 +108,7 @@ def style_sheet() -> str:
     return (
         f":root {{ {_variables(LIGHT)} }}\n"
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}"
-        f"{_RULES}"
+        f"{_RULES.replace('__FILTERS__', _FILTERS)}"
     )
 
 

@@ -19,13 +19,15 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axes:
-    """A frame from ``x[0]`` to ``x[1]`` and ``y[0]`` to ``y[1]``; ``per_cent`` labels y so."""
+    """A frame from ``x[0]`` to ``x[1]`` and ``y[0]`` to ``y[1]``; ``per_cent`` labels y so;
+    ``whole``: the axes, of ``xy``, that count something and have whole numbers alone."""
 
     x: Point
     y: Point
     x_label: str
     y_label: str
     per_cent: bool = False
+    whole: str = ""
 
     def at_x(self, value: float) -> float:
         low, high = self.x
@@ -42,12 +44,12 @@ class Axes:
         """Grid lines, tick labels and the names of the axes."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         parts = []
-        for tick in ticks(*self.y):
+        for tick in ticks(*self.y, whole="y" in self.whole):
             y = self.at_y(tick)
             text = f"{tick * 100:.10g} %" if self.per_cent else f"{tick:.10g}"
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" class="end">{text}</text>')
-        for tick in ticks(*self.x):
+        for tick in ticks(*self.x, whole="x" in self.whole):
             x = self.at_x(tick)
             parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{bottom}"/>')
             parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" class="middle">{tick:.10g}</text>')
@@ -126,10 +128,12 @@ def rings(axes: Axes, points: Iterable[Point], style: str) -> str:
     )
 
 
-def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, some ``about`` of them."""
+def ticks(low: float, high: float, *, about: int = 5, whole: bool = False) -> list[float]:
+    """Round numbers from ``low`` to ``high``, some ``about`` of them; ``whole`` ones if asked."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    steps = (power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    step = next(one for one in steps if not whole or one < 1 or one == int(one))
+    step = max(1.0, step) if whole else step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]

@@ -15,8 +15,13 @@ from lipcert.report.provenance import arithmetic, assurance, norms, threats
 Row = tuple[str, str]
 
 
-def table(certificate: Certificate) -> Table:
-    """What was found, how sure it is, and against what, as a table of two columns.
+# Columns of a terminal below which the names of the rows are broken.
+_NARROW = 76
+
+
+def table(certificate: Certificate, *, width: int = 80) -> Table:
+    """What was found, how sure it is, and against what, as a table of two columns for a terminal of
+    ``width`` columns.
 
     For an ESTIMATE every result row says so, and none speaks of a certificate.
     """
@@ -27,7 +32,10 @@ def table(certificate: Certificate) -> Table:
         show_header=False,
         title_justify="left",
     )
-    made.add_column(style="bold", no_wrap=True)
+    if width < _NARROW:
+        made.add_column(style="bold", max_width=max(12, width // 4))
+    else:
+        made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows(certificate):
         made.add_row(Text(name), Text(value))
@@ -41,7 +49,7 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
     if certificate.cascade:
-        yield "decided by", ", ".join(map(_rung, certificate.cascade))
+        yield "decided by", "\n".join(map(_rung, certificate.cascade))
     yield "time", f"{certificate.seconds:.1f} s"
     yield "threat model", threats(certificate.threat_model)
     yield "assurance", assurance(certificate.assurance)
@@ -83,7 +91,8 @@ def _verdicts(counts: dict[str, int]) -> str:
 
 
 def _rung(rung: dict[str, Any]) -> str:
-    return f"{rung['rung']} {rung['decided']} of {rung['samples']} ({rung['seconds']:.1f} s)"
+    reached = f"{rung['decided']} of the {rung['samples']} that reached it"
+    return f"{rung['rung']}: {reached}, {rung['seconds']:.1f} s in all"
 
 
 def _method(options: dict[str, Any]) -> str:

@@ -63,15 +63,22 @@ def write(folder: Path, samples: Sequence[Sample], pixels: Pixels, *, suffix: st
 
 
 def write_counterexamples(
-    folder: Path, points: Mapping[int, NDArray[Any]], shape: Sequence[int], *, suffix: str = ""
+    folder: Path,
+    points: Mapping[int, NDArray[Any]],
+    shape: Sequence[int],
+    taken_for: Mapping[int, int],
+    *,
+    suffix: str = "",
 ) -> None:
     """Write ``counterexamples.npz``: ``points`` by sample index, as they were attacked, each of
-    ``shape``; the file is there where nothing was found too. Raises ``UsageError`` where the folder
+    ``shape``, and the class that the network takes each for, as the array ``prediction`` (N,); the
+    file is there where nothing was found too. Raises ``UsageError`` where the folder
     cannot be written.
     """
     _, path = paths(folder, suffix)
     found = np.stack(list(points.values())) if points else np.zeros((0, *shape), np.float32)
-    _save(path, np.asarray(list(points), dtype=np.int64), found)
+    classes = np.asarray([taken_for[index] for index in points], dtype=np.int64)
+    _save(path, np.asarray(list(points), dtype=np.int64), found, prediction=classes)
 
 
 def read_images(path: Path) -> Images:
@@ -91,6 +98,29 @@ def read_images(path: Path) -> Images:
         return {int(i): _small(one) for i, one in zip(index, image, strict=True)}
 
 
+def read_predictions(path: Path) -> dict[int, int]:
+    """What the first ``MOST`` counterexamples are taken for, by sample index; empty where the file
+    is not there or does not say it. Raises ``CannotCertify`` for a damaged file."""
+    if not path.is_file():
+        return {}
+    with bounded.opened(path, str(path), "; remove it or certify again") as archive:
+        if "prediction" not in archive:
+            return {}
+        index, taken_for = (
+            archive.read(name, bounded.PICTURES_BYTES, rows=MOST)
+            for name in ("index", "prediction")
+        )
+        return {int(i): int(one) for i, one in zip(index, taken_for, strict=True)}
+
+
+def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """``other`` − ``image`` around a middle grey, and how many times as large as it is: as much as
+    fits."""
+    change = other.astype(np.int16) - image.astype(np.int16)
+    times = max(1, 127 // max(1, int(np.abs(change).max())))
+    return (128 + times * change).clip(0, 255).astype(np.uint8), times
+
+
 def data_uri(image: NDArray[np.uint8]) -> str:
     """A PNG of (C, H, W) bytes, grey or RGB, as a ``data:`` address."""
     channels, height, width = image.shape
@@ -103,12 +133,14 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _save(path: Path, index: NDArray[np.int64], image: NDArray[Any]) -> None:
+def _save(
+    path: Path, index: NDArray[np.int64], image: NDArray[Any], **more: NDArray[np.int64]
+) -> None:
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, index=index, image=image)
+            np.savez_compressed(file, allow_pickle=False, index=index, image=image, **more)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -43,10 +43,12 @@ def section(training: Training | None) -> str:
         return ""
     shown = [entry for entry in _ACCURACIES if _points(training.metrics, entry[1])]
     key = elements.legend([(style, name) for style, _, name in shown], line=True)
-    figures = [
-        elements.figure(accuracy_curve(training.metrics), _NOTE, key),
-        elements.figure(loss_curve(training.metrics), "Loss of the training images, each epoch."),
-    ]
+    figures = []
+    if shown:
+        figures.append(elements.figure(accuracy_curve(training.metrics), _NOTE, key))
+    if _points(training.metrics, "loss"):
+        caption = "Loss of the training images, each epoch."
+        figures.append(elements.figure(loss_curve(training.metrics), caption))
     compared = before_and_after(training.results)
     return elements.section("Training", f'<div class="figures">{"".join(figures)}</div>', compared)
 
@@ -54,7 +56,7 @@ def section(training: Training | None) -> str:
 def accuracy_curve(metrics: Sequence[Record]) -> str:
     """Clean accuracy and the estimate of the certified one, by epoch."""
     last = max(record["epoch"] for record in metrics)
-    axes = Axes((0, max(1, last)), (0, 1), "epoch", "of validation images", True)
+    axes = Axes((0, max(1, last)), (0, 1), "epoch", "of validation images", True, "x")
     parts, said = [axes.frame()], []
     for style, key, name in _ACCURACIES:
         points = _points(metrics, key)
@@ -68,7 +70,7 @@ def loss_curve(metrics: Sequence[Record]) -> str:
     points = _points(metrics, "loss")
     last = max(record["epoch"] for record in metrics)
     most = max((loss for _, loss in points), default=0.0) or 1.0
-    axes = Axes((0, max(1, last)), (0, most * 1.08), "epoch", "loss")
+    axes = Axes((0, max(1, last)), (0, most * 1.08), "epoch", "loss", whole="x")
     text = f"{len(points)} epochs, {points[-1][1]:.4g} at the end." if points else "No epoch ended."
     line = polyline(axes, points, "certified") if points else ""
     marks = dots(axes, points, "certified")

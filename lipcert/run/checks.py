@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +78,14 @@ def outcome(network: Network, pixels: NDArray[np.float32]) -> tuple[int, float]:
         return -1, math.nan
     first, second = logits[0].topk(2).values.tolist()
     return int(logits[0].argmax()), first - second
+
+
+def classes_of(network: Network, points: Sequence[NDArray[Any]], *, batch: int = 32) -> list[int]:
+    """The class that the network, in float64, takes each point for."""
+    exact = network.to(device="cpu", dtype=torch.float64)
+    parts = [points[start : start + batch] for start in range(0, len(points), batch)]
+    logits = (exact.logits(torch.from_numpy(np.stack(part)).double()) for part in parts)
+    return [int(one) for some in logits for one in some.argmax(1)]
 
 
 def implausible(predicted: Indices, labels: Indices, classes: int) -> str | None:

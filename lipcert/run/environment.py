@@ -23,9 +23,9 @@ from lipcert.run.job import Execution
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
 _ONE_THREAD = 32768
-# What a sample takes for each value of its network, at the least: 1 to 3 times as much on small
-# ones, a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
-_SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 1e-5, 2e-6, 2.0
+# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
+# a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
+_SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 2e-5, 4e-6, 2.0
 # Microseconds of processor time in so many of wall clock.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -65,12 +65,18 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def suitable_threads(network: Network) -> int:
-    """As many as the widest layer of a batch of 32 keeps busy, up to one a core.
+def suitable_threads(device: str) -> int:
+    """One on a CPU, where processes share the work; beside a GPU one a core.
 
-    Threads that have too little to do wait for each other in loops: a network of a few neurons
-    was ten times slower with one a core, where other programs were running.
+    Threads wait for each other in loops that take a whole core: with one a core, where other
+    programs were running too, certification took 7 to 15 times as long.
     """
+    return 1 if device == "cpu" else min(torch.get_num_threads(), usable_cores())
+
+
+def training_threads(network: Network) -> int:
+    """For a training, which one process does: as many as the widest layer of a batch of 32 keeps
+    busy, up to one a core."""
     cores = min(torch.get_num_threads(), usable_cores())
     widest = max(math.prod(node.shape) for node in network.nodes)
     return max(1, min(cores, 32 * widest // _ONE_THREAD))
@@ -85,12 +91,17 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     alone = execution.shard or execution.device != "cpu" or os.environ.get("WORLD_SIZE", "1") != "1"
     if execution.workers or alone:
         return execution.workers or 1
-    values = sum(math.prod(node.shape) for node in network.nodes)
-    guesses = options.method == "auto" and options.effort == "fast"
-    seconds = samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+    seconds = least_seconds(network, options, samples)
     cores = usable_cores() // (execution.threads or 1)
     batches = number(samples, execution.batch_size)
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))
+
+
+def least_seconds(network: Network, options: Options, samples: int) -> float:
+    """Of processor time, for so many samples, by the size of the network."""
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    guesses = options.method == "auto" and options.effort == "fast"
+    return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
 def usable_cores() -> int:

@@ -12,6 +12,7 @@ from lipcert.options import Options
 from lipcert.run.environment import suitable_threads, threads
 from lipcert.run.job import ModelSource, Preprocessing
 from lipcert.run.model import open_model
+from lipcert.run.progress import Watch
 from lipcert.run.result import assurance
 
 Record = dict[str, Any]
@@ -39,17 +40,30 @@ def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) 
 
 
 def inspect_model(
-    source: ModelSource, options: Options, *, input_shape: Sequence[int] | None = None
+    source: ModelSource,
+    options: Options | None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> Record:
     """The model's shapes, its normalisation, its operator norms and their product.
 
     ``norms.layers`` are the norms between activations, ``norms.product`` an upper bound of the
-    logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE.
+    logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE;
+    without ``options`` there are none.
     Raises ``UsageError`` and ``CannotCertify``.
     """
+    watch = watch or Watch()
+    watch.stage(f"reading the model {source.path}")
     model = open_model(source, Preprocessing(), image_shape=input_shape)
     network = model.loaded.network
-    with threads(suitable_threads(network)):
+    record = model.to_json() | {"normalisation": normalisation_found(network)}
+    del record["preprocessing"]
+    record["notes"] = list(model.loaded.notes)
+    if options is None:
+        return record
+    watch.stage(f"bounding operator norms: {network.parameters:,} parameters")
+    with threads(suitable_threads("cpu")):
         certifier = Certifier(network, options, samples=1)
         kind = assurance(options, certifier.global_failure_probability, ())
         norms = {
@@ -58,7 +72,4 @@ def inspect_model(
             "layers": [asdict(layer) for layer in certifier.layer_norms],
             "product": certifier.product,
         }
-    record = model.to_json() | {"normalisation": normalisation_found(network), "norms": norms}
-    del record["preprocessing"]
-    record["notes"] = list(model.loaded.notes)
-    return record
+    return record | {"norms": norms}

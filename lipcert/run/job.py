@@ -118,7 +118,8 @@ class Execution:
     """How the run is carried out; nothing here changes what a certified number means.
 
     ``batch_size``: 20 where it is None; it halves where memory runs out. ``workers``: processes
-    that share the batches; ``threads``: of each of them; None suits the network and the machine.
+    that share the batches; ``threads``: of each of them. None of ``workers`` suits the network and
+    the machine; None of ``threads`` is one on a CPU.
     ``output``: the folder of the journal and the results; None keeps both in memory.
     ``save_counterexamples``: keep the points of falsified samples there too.
     ``save_proofs``: write proofs of what is certified there, for ``lipcert audit --proofs``.

@@ -237,15 +237,51 @@ def check_output(execution: Execution) -> None:
         )
 
 
+# What else a header holds, for people, and how they would say what it differs in.
+_WORDS = {
+    "lipcert": "version of lipcert",
+    "model": "model file, or other weights",
+    "data": "data set: the images or labels are not the same",
+    "samples": "choice of samples (--limit, --indices or --random)",
+}
+_SETTINGS, _OPTIONS = "settings", {"value_range": "--range"}
+
+
 def _compare(path: Path, found: dict[str, Any], expected: Header) -> None:
     wanted = json.loads(json.dumps(dict(expected)))
-    for name in wanted | found:
-        if found.get(name) != wanted.get(name):
-            raise UsageError(
-                f"{path}: was written with another {name} "
-                f"({_short(found.get(name))}, now {_short(wanted.get(name))}); "
-                f"resume with the same, {_REMEDY}"
-            )
+    differing = [
+        name for name in wanted | found if name != _SETTINGS and found.get(name) != wanted.get(name)
+    ]
+    if not differing:
+        return
+    said = [text for name in differing for text in _in_words(name, found, wanted)]
+    raise UsageError(
+        f"{path}: was written with another {', another '.join(dict.fromkeys(said))}; "
+        f"resume with the same, {_REMEDY}"
+    )
+
+
+def _in_words(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Which options differ, or what else does."""
+    of, now = found.get(name), wanted.get(name)
+    if name == "options":
+        of, now = found.get(_SETTINGS), wanted.get(_SETTINGS)
+    if isinstance(of, dict) and isinstance(now, dict) and name in ("options", "preprocessing"):
+        differing = [key for key in of | now if of.get(key) != now.get(key)]
+        return [_option(key) + _changed(of.get(key), now.get(key)) for key in differing] or [name]
+    if name == "coins":
+        return ["--seed"]
+    if name in ("eps", "lipcert"):
+        return [_WORDS.get(name, f"--{name}") + _changed(of, now)]
+    return [_WORDS.get(name, name + _changed(of, now))]
+
+
+def _option(key: str) -> str:
+    return _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+
+
+def _changed(of: Any, now: Any) -> str:
+    return f" ({_short(of)}, now {_short(now)})"
 
 
 def text_of(array: NDArray[Any]) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ from lipcert.run.checks import (
     check_counterexamples,
     check_domain,
     check_proofs,
+    classes_of,
     implausible,
     outcome,
     predictions,
@@ -41,6 +43,7 @@ from lipcert.run.checks import (
 from lipcert.run.environment import (
     check_device,
     environment,
+    least_seconds,
     suitable_threads,
     suitable_workers,
     threads,
@@ -55,6 +58,9 @@ from lipcert.run.workers import Certifier as Certifying
 from lipcert.run.workers import check_main, crew
 
 Indices = NDArray[np.int64]
+
+# Seconds from which on it is said what a run will take.
+_MUCH = 120.0
 
 
 class Certify(Certifying, Protocol):
@@ -90,7 +96,9 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     check_proofs(job.options, job.execution)
     check_device(job.execution.device)
     data, watch = job.data, watch or Watch()
+    watch.stage(f"reading the data: {data.spec}, {data.split}")
     dataset = data.load(expected=expected_by(job.model))
+    watch.stage(f"reading the model: {job.model.path}")
     model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
     watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
     dataset = relabelled(dataset, data.labelling, model.classes)
@@ -129,7 +137,8 @@ def certify_dataset(
     notes: list[str] = list(model.loaded.notes)
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
     workers = suitable_workers(network, options, execution, len(part))
-    with threads(execution.threads or (1 if workers > 1 else suitable_threads(network))):
+    with threads(execution.threads or suitable_threads(device)):
+        watch.stage("comparing the model with onnxruntime")
         check = _check(model, network, dataset, indices, execution, notes)
         difference = check.max_relative_difference
         watch.say(f"cross-check: {check.samples} samples, relative difference {difference}")
@@ -137,6 +146,7 @@ def certify_dataset(
         coins = coins or Coins.of(options.seed)
         header = _header(model, dataset, indices, options) | {"coins": coins.to_json()}
         with Journal(execution, header, _frame(network, dataset, indices, options)) as journal:
+            watch.stage(f"bounding operator norms: {network.parameters:,} parameters")
             certifier = make_certifier(
                 network,
                 options,
@@ -174,6 +184,7 @@ def certify_dataset(
             ),
             environment=environment(device, workers),
             seconds=time.perf_counter() - began,
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             notes=(*_notes(options, samples), *notes),
             threat_model=threat_model(pixel_domain=options.pixel_domain, space=dataset.unit),
             cascade=cascade(samples),
@@ -186,7 +197,14 @@ def certify_dataset(
             falsified = [sample.index for sample in samples if sample.verdict == "falsified"]
             points = {index: journal.points[index] for index in falsified}
             shape = dataset.pixels(indices[:1]).shape[1:]
-            thumbnails.write_counterexamples(execution.output, points, shape, suffix=suffix)
+            found = classes_of(network, list(points.values()))
+            thumbnails.write_counterexamples(
+                execution.output,
+                points,
+                shape,
+                dict(zip(points, found, strict=True)),
+                suffix=suffix,
+            )
         json_file.write(execution.output, certificate, samples)
         thumbnails.write(execution.output, samples, dataset.pixels, suffix=suffix)
         if execution.save_proofs:
@@ -279,6 +297,7 @@ def _certify(
 
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
+        watch.stage(_told(network, options, len(todo), few))
         with watch, crew(certifier, load, workers=few, threads=get_num_threads()) as all_of_them:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
             for computed in in_batches(all_of_them, todo, failed, size=execution.batch_size):
@@ -296,6 +315,18 @@ def _certify(
     return samples
 
 
+def _told(network: Network, options: Options, samples: int, workers: int) -> str:
+    """What is about to be done; where that is much, what it takes at the least, and what less."""
+    text = f"certifying {samples} samples, eps {', '.join(eps.text for eps in options.eps)}"
+    if workers > 1:
+        text += f", in {workers} processes"
+    seconds = least_seconds(network, options, samples)
+    if options.method != "auto" or seconds < _MUCH:
+        return text
+    fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
+    return f"{text}: {seconds / 60:.0f} min of processor time or more; less with {fewer}"
+
+
 def _part(indices: Indices, execution: Execution) -> list[int]:
     shard = execution.shard
     part = indices if shard is None else indices[shard.number - 1 :: shard.count]
@@ -309,6 +340,8 @@ def _header(model: Model, dataset: Dataset, indices: Indices, options: Options) 
     return {
         "lipcert": lipcert.__version__,
         "options": options.digest,
+        # For the words of a refusal; what counts is the digest.
+        "settings": options.to_json() | {"eps": sorted(eps.text for eps in options.eps)},
         # The digest is the same for 0.1 and 0.10, but samples name the radii as written.
         "eps": sorted(eps.text for eps in options.eps),
         "model": dict(model.loaded.files),

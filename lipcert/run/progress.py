@@ -1,4 +1,4 @@
-"""How a run is watched: a line of progress on a terminal, nothing elsewhere."""
+"""How a run is watched: a line of progress on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Watch(Silent):
 
 
 class ConsoleWatch(Watch):
-    """Progress on a console: done of total, rate, time left, and how many are certified so far.
-
-    The bar appears only where the console is a terminal; ``verbose`` prints the stations.
+    """Progress on a console: what is done now, then done of total, rate, time left, and how many
+    are certified so far; see ``ProgressLine``. ``verbose`` prints the stations as well.
     """
 
     def __init__(self, console: Console, *, verbose: bool = False, bar: bool = True) -> None:
@@ -36,6 +35,9 @@ class ConsoleWatch(Watch):
     def say(self, text: str) -> None:
         if self._verbose:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def stage(self, text: str) -> None:
+        self._line.stage(text)
 
     def start(self, total: int, finished: Sequence[Sample], *, estimate: bool) -> None:
         self._count = _positive(finished)

@@ -210,13 +210,14 @@ class _Worker:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C from their first moment on; this one answers it."""
+    """Processes started here ignore Ctrl-C and SIGTERM, which whole groups of processes get, from
+    their first moment on; this one answers them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # It would let interrupts through again when it is started.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -225,7 +226,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _serve(link: Connection[Any, Any], threads: int) -> None:
     """The life of a worker: it gets the certifier, then batches, and ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     link.send(None)

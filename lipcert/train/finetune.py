@@ -20,7 +20,7 @@ from lipcert.data.load import FILES
 from lipcert.errors import UsageError
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
-from lipcert.run.environment import check_device, environment, suitable_threads, threads
+from lipcert.run.environment import check_device, environment, threads, training_threads
 from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
@@ -83,6 +83,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
+    if job.processes.first:
+        watch.stage("reading the training data and the model")
     training_data, labelling = _training_data(job), job.data.labelling
     named = job.arch is not None and ":" not in job.arch
     if named:  # it gets as many outputs as the data have classes
@@ -95,7 +97,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
     recipe, network = job.recipe, trainable.network()
     _check_labels(source.model, training_data)
-    with threads(job.execution.threads or suitable_threads(network)):
+    with threads(job.execution.threads or training_threads(network)):
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)

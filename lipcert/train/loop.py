@@ -240,7 +240,7 @@ def _weights(objective: Objective) -> Weights:
 
 @contextmanager
 def _interrupts(training: Training) -> Iterator[None]:
-    """Ctrl-C ends the run after the step under way; a second one at once."""
+    """Ctrl-C or SIGTERM ends the run after the step under way; a second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if training.stopped:
@@ -250,8 +250,9 @@ def _interrupts(training: Training) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -38,6 +38,9 @@ class ConsoleTrainingWatch(TrainingWatch):
         if not self._quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def stage(self, text: str) -> None:
+        self._line.stage(text)
+
     def start(self, steps: int, done: int) -> None:
         self._line.start(steps, done)
 

@@ -147,18 +147,25 @@ def uninterrupted(folder, tmp_path_factory) -> list[dict]:
     assert process.returncode == 0, errors
     certificate, samples = valid(output)
     assert json.loads(out) == certificate
+    # The table gives way to the JSON; every stage has its line.
     assert "certified accuracy at eps 1/10" in errors
+    stages = ("reading the data: slow:digits", "reading the model: model.onnx", "comparing the",
+              "bounding operator norms", "certifying 60 samples, eps 0.05, 1/10")  # fmt: skip
+    places = [errors.index(f"\n{stage}" if place else stage) for place, stage in enumerate(stages)]
+    assert places == sorted(places)
     assert certificate["summary"]["n"] == 60
     assert certificate["summary"]["clean_accuracy"] > 0.8
     assert certificate["model"]["stripped"]
     return samples
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("workers", "how"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("2", signal.SIGTERM)]
+)
 def test_an_interrupted_run_keeps_its_samples_and_says_how_to_go_on(
-    folder, tmp_path, uninterrupted, workers
+    folder, tmp_path, uninterrupted, workers, how
 ):
-    code, errors = stop_midway(folder, tmp_path / "run", signal.SIGINT, "--workers", workers)
+    code, errors = stop_midway(folder, tmp_path / "run", how, "--workers", workers)
     assert code == 130
     assert "--resume" in errors
     assert "Traceback" not in errors
@@ -213,13 +220,14 @@ def test_an_estimate_says_so_everywhere_and_certifies_nothing(here, tmp_path, ca
 
 def test_the_library_gives_what_the_command_gives(here, tmp_path, capsys):
     output = tmp_path / "run"
-    arguments = ["certify", "model.onnx", "--data", "digits", "--eps", "0.05,0.1"]
+    # Fresh coins move the search, and so the digits of some radii.
+    arguments = ["certify", "model.onnx", "--data", "digits", "--eps", "0.05,0.1", "--seed", "0"]
     assert main([*arguments, "--limit", "40", "--output", str(output), "--quiet"]) == 0
     certificate, samples = valid(output)
 
     digits = load_dataset("digits")
     images, labels = digits.images[:40], digits.labels[:40]
-    result = lipcert.certify(lipcert.load("model.onnx"), images, labels, [0.05, "0.1"])
+    result = lipcert.certify(lipcert.load("model.onnx"), images, labels, [0.05, "0.1"], seed=0)
     same = json.loads(json.dumps([sample.to_json() for sample in result.samples]))
     assert timeless(same) == timeless(samples)
     assert result.summary == certificate["summary"]
@@ -234,6 +242,38 @@ def test_inspect_shows_norms_and_product(here, capsys):
     assert record["norms"]["product"] > 0
     assert len(record["norms"]["layers"]) >= 1
     assert "product" in shown.err
+    assert main(["inspect", "model.onnx"]) == 0
+    shown = capsys.readouterr()
+    assert "product" in shown.out
+    assert {line.split()[0] for line in shown.err.splitlines()} == {"reading", "bounding"}
+
+
+def test_the_demo_needs_no_file_of_the_repository(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--limit", "20"]) == 0
+    shown = capsys.readouterr()
+    assert "digits.onnx on digits test" in shown.out
+    assert "of 20)" in shown.out
+    root = Path(__file__).resolve().parents[2]
+    example, packaged = root / "examples" / "digits.onnx", root / "lipcert" / "data" / "digits.onnx"
+    assert example.read_bytes() == packaged.read_bytes()
+
+
+def test_the_doctor_tells_the_build_of_torch_and_whether_torchvision_is_there(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert re.fullmatch(r"CPU only|CUDA [\d.]+", found["torch build"])
+    assert found["torchvision"]
+
+
+def test_inspect_without_norms_finds_none(here, capsys):
+    assert main(["inspect", "model.onnx", "--no-norms", "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert record["classes"] == 10
+    assert "norms" not in record
+    assert "10 logits" in shown.err
+    assert "product" not in shown.err
 
 
 def test_inspect_marks_an_estimate(here, capsys):
@@ -261,6 +301,16 @@ def test_a_failure_is_one_line_and_debug_adds_the_traceback(folder):
         assert out == ""
         assert len(errors.splitlines()) >= lines
         assert ("Traceback" in errors) is bool(extra)
+
+
+STAGES = ("reading ", "comparing ", "bounding ", "certifying ", "auditing ")
+
+
+def the_failure(errors: str) -> str:
+    """The last line; those before it say what was being done."""
+    *stages, line = errors.splitlines()
+    assert all(stage.startswith(STAGES) for stage in stages), errors
+    return line
 
 
 BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", "40")
@@ -312,13 +362,52 @@ BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", 
         ((*BASE, "--mean", "9", "--std", "0.1"), 3, r"--mean.*--allow-implausible"),
         (("inspect", "model.onnx", "--input-shape", "3,x"), 2, r"such as 3,32,32"),
         (("inspect", "absent.onnx"), 2, r"absent\.onnx"),
+        ((*BASE, "--time-per-sample", "0"), 2, r"--time-per-sample.*above 0"),
+        ((*BASE, "--time-per-sample", "soon"), 2, r"--time-per-sample.*--help"),
+        ((*BASE, "--effort", "most"), 2, r"fast.*standard.*max"),
+        ((*BASE, "--limit", "many"), 2, r"--limit.*--help"),
+        ((*BASE, "--mean"), 2, r"--mean.*requires an argument"),
+        ((*BASE, "--save-counterexamples"), 2, r"--output"),
+        ((*BASE, "--method", "local", "--save-counterexamples", "--output", "o"), 2,
+         r"--method auto"),
+        ((*BASE, "--overwrite"), 2, r"--output"),
+        ((*BASE, "--range", "a"), 2, r"--range.*such as 0"),
+        ((*BASE, "--layout", "XYZ"), 2, r"layout 'XYZ'.*C, H and W"),
+        ((*BASE, "--std", "0"), 2, r"std.*0"),
+        ((*BASE, "--weights", "absent.safetensors"), 2, r"absent\.safetensors"),
+        ((*BASE, "--weights", "model.onnx"), 3, r"model\.onnx: not a safetensors file"),
+        ((*BASE, "--arch", "slow:digits"), 2, r"goes with a \.safetensors"),
+        ((*BASE, "--log-file", "text.onnx/log"), 2, r"--log-file.*cannot be written"),
+        ((*BASE, "--min-certified", "60"), 2, r"such as 0\.60 or 60%"),
+        ((*BASE, "--min-certified", "0.5=0.6"), 2, r"not certified; choose one of 0\.1"),
+        ((*BASE, "--min-clean", "high"), 2, r"such as 0\.60"),
+        ((*BASE, "--max-drop", "0.5pp"), 2, r"with --baseline"),
+        ((*BASE, "--baseline", "absent"), 2, r"--max-drop"),
+        ((*BASE, "--baseline", "absent", "--max-drop", "1pp"), 2, r"--baseline absent"),
+        ((*BASE, "--min-clean", "0.9", "--warn-clean", "0.8"), 2, r"above 0\.9"),
+        ((*BASE, "--gate-on", "lower"), 2, r"--min-certified or --min-clean"),
+        ((*BASE, "--norms", "estimate", "--min-clean", "0.5"), 2, r"--norms randomised"),
+        (("gate", "absent", "--min-clean", "0.5"), 2, r"absent"),
+        (("gate", "many.npz"), 2, r"such as --min-certified 0\.60"),
+        (("gate", "many.npz", "--min-clean", "0.5"), 3, r"many\.npz"),
+        (("report", "absent"), 2, r"absent"),
+        (("report", "absent", "--format", "pdf"), 2, r"html.*markdown"),
+        (("compare", "absent"), 2, r"'B'"),
+        (("compare", "absent", "absent"), 2, r"absent"),
+        (("audit", "absent"), 2, r"absent"),
+        (("audit", "absent", "--samples", "0"), 2, r"at least 1, or all"),
+        (("audit", "absent", "--restarts", "0"), 2, r"--restarts 0.*at least 1"),
+        (("audit", "absent", "--seed", "-1"), 2, r"--seed.*from 0"),
+        (("data", "fetch", "cifar11"), 2, r"cifar10"),
+        (("data", "verify", "absent.npz"), 2, r"absent\.npz"),
+        (("finetune", "model.onnx", "--data", "digits"), 2, r"--eps"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line_that_names_the_fix(here, capsys, arguments, code, fix):
     assert main([*arguments]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
-    (line,) = shown.err.splitlines()
+    line = the_failure(shown.err)
     assert line.startswith("lipcert: error: ")
     assert "Traceback" not in line
     assert re.search(fix, line)
@@ -326,7 +415,7 @@ def test_wrong_use_is_one_line_that_names_the_fix(here, capsys, arguments, code,
 
 def test_a_defect_is_told_from_wrong_use(here, capsys):
     assert main([*BASE[:3], "slow:broken", *BASE[4:]]) == 4
-    (line,) = capsys.readouterr().err.splitlines()
+    line = the_failure(capsys.readouterr().err)
     assert line.startswith("lipcert: internal error: RuntimeError: a defect of two lines")
     assert "report this" in line
     assert "--debug" in line

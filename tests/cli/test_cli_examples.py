@@ -18,7 +18,7 @@ EXAMPLES = ROOT / "examples"
 
 # What stands in for pip: it installs nothing but lipcert, which is there.
 PIP = """#!/bin/sh
-[ "$*" = "install lipcert" ] || { echo "pip $*: not in a test" >&2; exit 1; }
+[ "$*" = "install git+REPOSITORY" ] || { echo "pip $*: not in a test" >&2; exit 1; }
 """
 
 
@@ -104,7 +104,10 @@ def test_the_workflow_fails_where_a_gate_does_and_still_reports(project, tmp_pat
 
 def test_a_workflow_that_is_wrong_is_found_out(project):
     text = the_workflow()
-    for right, wrong in (("certify model", "certfy model"), ("install lipcert", "install lipcrt")):
+    for right, wrong in (
+        ("certify model", "certfy model"),
+        ("install git+REPOSITORY", "install lipcrt"),
+    ):
         codes = run_workflow(project, yaml.safe_load(text.replace(right, wrong)))
         assert any(codes)
     with pytest.raises(AssertionError):
@@ -130,7 +133,8 @@ def test_the_pre_commit_hook_gates_a_committed_certificate(project):
     results = made.plain()
     made.save(project / "results", results)
     failed = shell(project, hook["entry"], {})
-    assert (failed.returncode, failed.stdout.count("FAIL")) == (1, 1)
+    assert (failed.returncode, failed.stdout.count("FAIL  ")) == (1, 1)
+    assert failed.stdout.startswith("FAIL: 1 of 2 gates failed")
     for row in results.samples[:200]:
         if row["verdict"] != "misclassified":
             row |= {"radius": 0.4, "certified": list(made.EPS), "verdict": "certified"}

@@ -88,6 +88,23 @@ def test_a_drop_is_held_against_percentage_points():
     assert gained.message.startswith("-0.80 pp ≤ 0 pp")
 
 
+def test_options_that_differ_from_the_baseline_are_named():
+    old, new = counted(620, 1000), counted(612, 1000)
+    old["options"] |= {"effort": "fast", "pixel_domain": True}
+    old["model"]["preprocessing"] |= {"value_range": [0.0, 255.0]}
+    (held,) = outcomes(new, old=old, baseline="old", max_drop="0.8pp")
+    assert held.status == "pass"
+    assert held.message.endswith(
+        "; the baseline has another effort (fast, now standard), another pixel-domain (True, now "
+        "False), another range (0.0,255.0, now 0.0,1.0))"
+    )
+
+
+def test_a_level_for_the_largest_eps_and_one_for_it_by_name_are_held_against_each_other():
+    with pytest.raises(UsageError, match=r"--min-certified 0\.6 fails first"):
+        outcomes(counted(620, 1000), min_certified=["0.60"], warn_certified=["36/255=0.5"])
+
+
 @pytest.mark.parametrize(
     ("place", "value", "named"),
     [

@@ -40,6 +40,13 @@ def test_levels_are_read_exactly():
         ({"gate_on": "lower"}, "--min-certified"),
         ({"gate_on": "upper"}, "value, lower"),
         ({"min_clean": "1", "confidence": "1"}, "below 1, such as 0.95"),
+        ({"warn_clean": "0"}, "nothing is below it"),
+        ({"min_clean": "0.9", "warn_clean": "0.9"}, r"--min-clean 0\.9 fails first.*above 0\.9"),
+        ({"min_certified": ["0.6"], "warn_certified": ["0.5"]}, "above 0.6"),
+        ({"min_radius_median": "0.2", "warn_radius_median": "0.1"}, "above 0.2"),
+        ({"baseline": "b", "max_drop": "1pp", "warn_drop": "2pp"}, "--max-drop 1pp fails first"),
+        ({"baseline": "b", "warn_drop": "100pp"}, "nothing is above it"),
+        ({"max_seconds_per_sample": "1", "warn_seconds_per_sample": "2"}, "below 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_remedy(values, fix):
@@ -50,7 +57,7 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(values, fix):
 
 def test_only_what_is_asked_for_is_a_gate():
     assert not Thresholds.parse()
-    assert Thresholds.parse(warn_clean="0")
+    assert Thresholds.parse(warn_clean="0.01")
     both = Thresholds.parse(min_certified=["0.1=0.5"], warn_certified=["0.1=0.6", "0.7"])
     assert both.min_certified == {
         Epsilon.parse("0.1"): Level(Fraction(1, 2), Fraction(3, 5)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import lipcert
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import LoadedModel, cross_check, load_model
 from lipcert.network import Network, simplify
@@ -328,3 +330,39 @@ def test_logits_agree_in_float64_to_the_last_digits(small: Path) -> None:
     with torch.no_grad():
         difference = load_model(small).network.logits(x) - net(x)
     assert float(np.abs(difference.numpy()).max()) < 1e-14
+
+
+def test_a_module_is_loaded_as_it_is_and_left_so():
+    net = seeded(Net)
+    net.train()
+    model = lipcert.load(net, example_input=torch.zeros(1, *SHAPE, requires_grad=True))
+    assert net.training
+    assert model.name == "Net"
+    assert re.fullmatch(r"[0-9a-f]{64}", model.loaded.files["Net"])
+    net.eval()
+    x = torch.rand(3, *SHAPE)
+    with torch.no_grad():
+        expected = net(x).double()
+    found = model.loaded.network.logits(x[:, None].double())
+    assert torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        ({}, "example_input: give one .*torch.zeros"),
+        ({"example_input": torch.zeros(*SHAPE)}, "example_input: has the shape .*batch axis"),
+        ({"example_input": torch.zeros(1, 3, 8, 8)}, "does not take"),
+        ({"example_input": torch.zeros(1, *SHAPE), "arch": "a:b"}, "arch: goes with a file"),
+    ],
+)
+def test_a_module_that_cannot_be_loaded_is_told_by_its_argument(arguments, fix):
+    with pytest.raises(UsageError, match=fix):
+        lipcert.load(seeded(Net), **arguments)
+
+
+def test_a_module_of_another_type_and_an_example_without_one_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"float64; give module\.float\(\)"):
+        lipcert.load(seeded(Net).double(), example_input=torch.zeros(1, *SHAPE))
+    with pytest.raises(UsageError, match="example_input: goes with a"):
+        lipcert.load("model.onnx", example_input=torch.zeros(1, *SHAPE))

@@ -134,7 +134,7 @@ def test_everything_fits_the_width_and_can_be_read(pages, tmp_path, width):
     assert found["wide"] <= 0
     assert found["outside"] == 0
     assert found["images"] == 0
-    assert found["pictures"] == 32
+    assert found["pictures"] == 40
     assert found["smallest"] >= 9
 
 

@@ -229,12 +229,15 @@ def test_comparisons_tell_the_same_in_every_format():
     newer = tuple(row | {"radius": row["radius"] * 1.2} for row in older)
     lost = next(row for row in newer if "0.3" in row["certified"])
     lost["certified"] = []
-    found = compare(made.certificate(older), made.certificate(newer), older, newer)
+    of_newer = made.certificate(newer)
+    of_newer["options"]["effort"] = "max"
+    found = compare(made.certificate(older), of_newer, older, newer)
     texts = {name: make(found) for name, make in comparison.FORMATS.items()}
     for name in ("text", "markdown", "html"):
         assert "certified at eps 0.3" in texts[name]
         assert f"Lost at eps 0.3: {lost['index']}." in texts[name]
         assert "-1.00 pp" in texts[name]
+        assert "Besides the model differ: effort (standard, now max)." in texts[name]
     assert "<svg" in texts["html"]
     assert json.loads(texts["json"])["lost"] == [lost["index"]]
     assert len(json.loads(texts["json"])["radii"]) == 100

@@ -1,14 +1,25 @@
+import hashlib
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import get_args
 
+import numpy as np
 import pytest
 from report import made
 
+from lipcert.certificate import Verdict
+from lipcert.errors import CannotCertify
 from lipcert.gate import Outcome
 from lipcert.report import html_page
+from lipcert.report.reading import read_results
+from lipcert.report.results import Results
 from lipcert.report.style import DARK, LIGHT
 from lipcert.report.svg import Axes, steps, ticks
+from lipcert.report.terms import VERDICTS
+from lipcert.report.thumbnails import difference
 
 GATES = [Outcome("clean accuracy", "fail", "1/2 = 50.00 % < 60 %")]
 
@@ -16,7 +27,7 @@ GATES = [Outcome("clean accuracy", "fail", "1/2 = 50.00 % < 60 %")]
 class Reader(HTMLParser):
     """Collects tags, and whether all of them are closed in order."""
 
-    EMPTY = ("meta", "link", "img", "br")
+    EMPTY = ("meta", "link", "img", "br", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -98,7 +109,7 @@ def test_the_page_shows_all_there_is():
     ):  # fmt: skip
         assert part in text
     pictures = Reader(PAGES["full"]).all("img")
-    assert len(pictures) == 8 + 8 + 2 * 8
+    assert len(pictures) == 8 + 8 + 3 * 8
 
 
 def test_what_a_certificate_lacks_is_left_out():
@@ -167,3 +178,106 @@ def test_ticks_are_round_numbers_inside():
         marks = ticks(0, high)
         assert 2 <= len(marks) <= 7
         assert marks[-1] <= high * (1 + 1e-9)
+
+
+def verdict_of(page: str) -> str:
+    (found,) = re.findall(r'<p class="verdict (\w+)" role="status">(.*?)</p>', page)
+    return f"{found[0]}: {re.sub('<[^>]*>', '', found[1])}"
+
+
+def test_the_verdict_of_the_gates_stands_first_with_the_figure_that_decided():
+    good = Outcome("clean accuracy", "pass", "95/100 = 95.00 % ≥ 90 %")
+    bad = Outcome("certified accuracy at eps 0.3", "fail", "59/100 = 59.00 % < 60 %")
+    page = html_page.render(made.full(), [good, bad])
+    assert verdict_of(page) == f"fail: FAIL {bad.gate}: {bad.message}".replace("<", "&lt;")
+    assert page.index('class="verdict') < page.index('class="cards"')
+    assert verdict_of(html_page.render(made.full(), [good])).startswith("pass: PASS clean accuracy")
+    assert 'class="verdict' not in html_page.render(made.full())
+
+
+def test_the_head_has_the_date_and_the_digest_of_the_model():
+    results = made.full()
+    dated = results.certificate | {"finished": "2026-11-30T08:40:12Z"}
+    head = html_page.render(replace(results, certificate=dated)).split("</header>")[0]
+    assert "2026-11-30 08:40 UTC" in head
+    assert made.DIGEST in head
+
+
+def test_counterexamples_tell_what_they_are_taken_for_and_show_the_difference():
+    results = made.full()
+    index = next(i for i in results.counterexamples if i in results.images)
+    page = html_page.render(replace(results, taken_for={index: 7}))
+    assert f"no. {index}, class {results.samples[index]['label']}, taken for 7" in page
+    assert f"difference of sample {index}, " in page
+    image = np.full((1, 2, 2), 100, np.uint8)
+    other = image + np.array([[[0, 1], [10, 3]]], np.uint8)
+    shown, times = difference(image, other)
+    assert times == 12
+    assert shown.tolist() == [[[128, 140], [248, 164]]]
+
+
+def test_single_samples_are_listed_open_ones_first_and_can_be_filtered():
+    results = made.full()
+    page = html_page.render(results)
+    rows = re.findall(r'<tr class="is-(\w+)"><th scope="row">(\d+)</th>', page)
+    assert sorted(int(index) for _, index in rows) == list(range(len(results.samples)))
+    verdicts = [verdict for verdict, _ in rows]
+    assert verdicts == sorted(verdicts, key=("falsified unknown misclassified certified").index)
+    for verdict in {*verdicts, "all"}:
+        assert f'id="only-{verdict}"' in page
+    assert "<script" not in page
+    large = html_page.render(made.full(1200))
+    assert large.count('<tr class="is-') == 500
+    assert "700 more in samples.jsonl" in large
+
+
+def test_an_audit_is_shown_where_it_is_of_these_files(tmp_path):
+    made.save(tmp_path, made.full())
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "certificate.json", tmp_path / "samples.jsonl")
+    }
+    audit = {
+        "agreement": True, "of": 300, "samples": [{}] * 20, "files": digests | {"m.onnx": "0"},
+        "counts": {"confirmed": 18, "not contradicted": 2, "contradicted": 0},
+    }  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    page = html_page.render(read_results(tmp_path))
+    assert "20 of 300 samples were audited" in page
+    assert "Nothing is contradicted" in page
+    (tmp_path / "audit.json").write_text(json.dumps(audit | {"agreement": False}))
+    assert "CONTRADICTS the certificate" in html_page.render(read_results(tmp_path))
+    other = audit | {"files": digests | {"certificate.json": "0" * 64}}
+    (tmp_path / "audit.json").write_text(json.dumps(other))
+    assert "were audited" not in html_page.render(read_results(tmp_path))
+    (tmp_path / "audit.json").write_text('{"files": []}')
+    with pytest.raises(CannotCertify, match=r"audit\.json: is damaged.*audit again"):
+        read_results(tmp_path)
+
+
+def test_axes_that_count_have_whole_numbers():
+    assert ticks(0, 3.24, whole=True) == [0, 1, 2, 3]
+    assert ticks(0, 12, whole=True) == [0, 5, 10]
+    assert ticks(0, 1, whole=True) == [0, 1]
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+
+
+def test_a_report_without_a_correct_sample_has_no_empty_charts():
+    rows = tuple(
+        row | {"prediction": (row["label"] + 1) % 10, "verdict": "misclassified", "radius": 0.0,
+               "certified": [], "lipschitz": None}
+        for row in made.samples(20, attacked=False)
+    )  # fmt: skip
+    page = html_page.render(Results(made.certificate(rows), rows))
+    assert "Histogram of radii" not in page
+    assert "none correct" in page
+    assert 'd=""' not in page
+
+
+def test_the_glossary_has_the_words_of_the_page():
+    assert set(VERDICTS) == set(get_args(Verdict))
+    page = html_page.render(made.full())
+    for name in (*made.full().summary["verdicts"], "certified accuracy", "rung", "eps"):
+        assert f"<dt>{name}</dt>" in page
+    assert "<dt>rung</dt>" not in html_page.render(made.plain())
+    assert "<dt>timeout</dt>" not in page

@@ -85,7 +85,7 @@ def test_large_images_become_means_of_blocks(tmp_path):
 def test_no_more_is_read_than_a_report_shows(tmp_path, monkeypatch):
     number = 40 * thumbnails.MOST
     points = {i: np.full((3, 16, 16), i / number, np.float32) for i in range(number)}
-    thumbnails.write_counterexamples(tmp_path, points, (3, 16, 16))
+    thumbnails.write_counterexamples(tmp_path, points, (3, 16, 16), dict.fromkeys(points, 4))
     taken = []
     real = np.frombuffer
     monkeypatch.setattr(np, "frombuffer", lambda b, d: taken.append(len(b)) or real(b, d))
@@ -93,7 +93,7 @@ def test_no_more_is_read_than_a_report_shows(tmp_path, monkeypatch):
     assert list(found) == list(range(thumbnails.MOST))
     assert sum(taken) == thumbnails.MOST * (8 + 4 * 3 * 16 * 16)
     assert (found[5] == round(5 / number * 255)).all()
-    thumbnails.write_counterexamples(tmp_path, {}, (3, 16, 16))
+    thumbnails.write_counterexamples(tmp_path, {}, (3, 16, 16), {})
     assert thumbnails.read_images(tmp_path / "counterexamples.npz") == {}
 
 

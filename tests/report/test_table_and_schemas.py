@@ -91,9 +91,9 @@ def certificate(*, kind: str = "randomised", **changes) -> Certificate:
     return dataclasses.replace(made, **changes)
 
 
-def shown(made: Certificate) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table(made))
+def shown(made: Certificate, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(made, width=width))
     return console.export_text()
 
 
@@ -143,6 +143,24 @@ def test_certified_accuracy_is_an_interval_where_an_attack_closes_it():
     assert "falsified" not in shown(certificate())
 
 
+def test_one_count_is_no_interval():
+    summary = attacked().summary
+    closed = summary | {"upper_count": summary["certified_count"]}
+    text = shown(dataclasses.replace(attacked(), summary=closed))
+    assert "20.00 % (1 certified, none open, of 5)" in text
+    assert "[" not in text.split("threat model")[0]
+
+
+def test_a_narrow_terminal_leaves_most_of_its_columns_to_the_values():
+    lines = shown(certificate(), 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    names, values = zip(*(line.split("│")[1:3] for line in lines if "│" in line), strict=True)
+    assert {len(value) for value in values} == {60 - 3 - len(names[0])}
+    assert len(values[0]) >= 38
+    said = " ".join(" ".join(names).split())
+    assert "certified accuracy at eps 36/255" in said
+
+
 def test_an_estimate_is_no_end_of_an_interval():
     text = shown(attacked(estimate=True))
     assert "20.00 % (1 of 5), bounds nothing" in text
@@ -167,7 +185,9 @@ def test_deterministic_norms_speak_of_no_probability():
 def test_every_rung_tells_what_it_decided_and_cost():
     rung = {"rung": "local", "samples": 4, "decided": 3, "seconds": 1.25}
     made = certificate(cascade=[rung, rung | {"rung": "dual", "samples": 1, "decided": 0}])
-    assert "local 3 of 4 (1.2 s), dual 0 of 1 (1.2 s)" in shown(made)
+    text = shown(made)
+    assert "local: 3 of the 4 that reached it, 1.2 s in all" in text
+    assert "dual: 0 of the 1 that reached it, 1.2 s in all" in text
     assert "decided by" not in shown(certificate())
 
 

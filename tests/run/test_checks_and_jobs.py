@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lipcert
 from lipcert.certificate import Sample
 from lipcert.errors import InternalError, UsageError
 from lipcert.network import NetworkBuilder
@@ -15,6 +16,7 @@ from lipcert.run.environment import (
     suitable_threads,
     suitable_workers,
     threads,
+    training_threads,
     usable_cores,
 )
 from lipcert.run.job import Execution, Shard
@@ -81,10 +83,28 @@ def test_threads_are_given_back():
     assert torch.get_num_threads() == before
 
 
-def test_small_networks_get_few_threads():
+def test_a_process_on_a_cpu_has_one_thread_and_a_training_those_that_it_keeps_busy():
     with threads(4):
-        assert suitable_threads(NetworkBuilder((1, 64)).build(0)) == 1
-        assert 1 <= suitable_threads(NetworkBuilder((64, 32, 32)).build(0)) <= 4
+        assert suitable_threads("cpu") == 1
+        assert 1 <= suitable_threads("cuda") <= 4
+        assert training_threads(NetworkBuilder((1, 64)).build(0)) == 1
+        assert 1 <= training_threads(NetworkBuilder((64, 32, 32)).build(0)) <= 4
+
+
+def test_a_run_uses_one_thread_however_wide_its_network_is():
+    weight = np.zeros((2, 4096), np.float32)
+    weight[0, 0] = weight[1, 1] = 1
+    pixels = np.zeros((4, 4096), np.float32)
+    pixels[[0, 1], 0] = pixels[[2, 3], 1] = 1
+    model = torch.nn.Sequential(torch.nn.Linear(4096, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.from_numpy(weight))
+    with threads(2):
+        result = lipcert.certify(
+            lipcert.load(model, example_input=torch.zeros(1, 4096)), pixels, [0, 0, 1, 1], 0.1,
+            effort="fast",
+        )  # fmt: skip
+    assert result.certificate.environment["threads"] == 1
 
 
 def test_workers_are_as_many_as_the_work_and_the_machine_have_room_for(monkeypatch):
@@ -97,8 +117,12 @@ def test_workers_are_as_many_as_the_work_and_the_machine_have_room_for(monkeypat
         return suitable_workers(network, options, Execution(workers=None, **execution), samples)
 
     assert (count(200), count(200, threads=2), count(200, threads=8)) == (4, 2, 1)
-    assert (count(60), count(20), count(20, batch_size=5)) == (3, 1, 1)
+    assert (count(60), count(20), count(20, batch_size=5)) == (3, 1, 3)
     assert (count(60, options=fast), count(600, options=fast)) == (1, 4)
+    # As large as examples/digits.onnx: a hundred samples of it are shared, two batches are not.
+    network = NetworkBuilder((3092,)).build(0)
+    assert (count(100), count(40)) == (3, 1)
+    network = NetworkBuilder((64, 16, 16)).build(0)
     assert (count(200, shard=Shard(1, 2)), count(200, device="cuda")) == (1, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert count(200) == 1

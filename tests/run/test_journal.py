@@ -159,8 +159,21 @@ def test_a_damaged_counterexample_is_refused_with_its_line(tmp_path):
 @pytest.mark.parametrize("name", HEADER)
 def test_another_header_is_refused_naming_the_field(tmp_path, name):
     write(tmp_path, [sample(0)])
-    with pytest.raises(UsageError, match=f"another {name} "):
+    word = {"samples": "choice of samples .--limit", "data": "data set", "model": "model file"}
+    with pytest.raises(UsageError, match=f"another (--)?{word.get(name, name)}"):
         resume(tmp_path, HEADER | {name: "other"})
+
+
+def test_options_that_differ_are_told_by_their_names(tmp_path):
+    before = HEADER | {"options": "1", "settings": {"effort": "fast", "pixel_domain": False}}
+    after = HEADER | {"options": "2", "settings": {"effort": "max", "pixel_domain": True}}
+    with Journal(Execution(output=tmp_path), before, FRAME):
+        pass
+    said = r'another --effort \("fast", now "max"\), another --pixel-domain \(false, now true\);'
+    with pytest.raises(UsageError, match=said):
+        resume(tmp_path, after)
+    # The words alone refuse nothing.
+    resume(tmp_path, before | {"settings": {}})
 
 
 def test_an_earlier_run_is_not_written_over(tmp_path):

@@ -139,12 +139,14 @@ def files(folder: Path, model, workers: int):
     certificate = json.loads((folder / "certificate.json").read_text())
     assert certificate["environment"].pop("workers") == workers
     with np.load(folder / "counterexamples.npz") as points:
+        # Each is taken for another class than its own.
+        assert (points["prediction"] != DIGITS.labels[points["index"]]).all()
         images = {int(i): image for i, image in zip(points["index"], points["image"], strict=True)}
     return result.samples, certificate, images
 
 
 def timeless(record: dict) -> dict:
-    timed = ("seconds", "rungs", "cascade", "samples_sha256")
+    timed = ("seconds", "rungs", "cascade", "samples_sha256", "finished")
     untimed = {k: v for k, v in record.items() if k not in timed}
     rungs = [{**rung, "seconds": 0} for rung in record.get("cascade", ())]
     return untimed | {"cascade": rungs}
