@@ -164,7 +164,7 @@ class BackwardBatch:
             each = sweep.logits(state)
             always = deployment.always(
                 lambda: deployment.propagation.boxes(self.deployed, self.rounded.ball(eps))[-1],
-                each, self.labels,
+                each, self.labels, self.rounded.ball(eps),
             )  # fmt: skip
             pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + always
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(state)

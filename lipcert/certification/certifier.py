@@ -107,9 +107,8 @@ class Certifier:
         cube = math.sqrt(math.prod(network.in_shape))
         reach = cube if reach is None else reach
         deployment = Deployment.of(
-            network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic,
-            stretch=max(reach, options.largest.rounded_up) / cube,
-        )  # fmt: skip
+            network, arithmetic=arithmetic, softmax=softmax, analysis=layers.network.arithmetic
+        )
         self.tools = Tools(bound, rough, self.norms, deployment, reach)
         self.backward: Backward | TubeBound | None = None
         if both:

@@ -54,8 +54,7 @@ class Deployment:
     A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
     also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax, or
     in a Sigmoid of ``each`` logit, which was stripped; ``leaves``: the coarsest format from there
-    to the file's output. ``stretch``: by how much radii can pass the diameter of [0, 1]^n, up to
-    which what underflows was charged.
+    to the file's output.
     """
 
     propagation: Propagation
@@ -63,13 +62,12 @@ class Deployment:
     arithmetic: Arithmetic | None
     softmax: bool
     leaves: Arithmetic | None = None
-    stretch: float = 1.0
     each: bool = False
 
     @classmethod
     def of(
         cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
-        analysis: Arithmetic = DOUBLE, stretch: float = 1.0,
+        analysis: Arithmetic = DOUBLE,
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
@@ -77,7 +75,7 @@ class Deployment:
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
-        return cls(propagation, roundoff, arithmetic, softmax, leaves, stretch, each)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, each)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -88,11 +86,13 @@ class Deployment:
         own, analysis = self.propagation.network, self.roundoff.analysis
         return Noise.of(own, analysed, self.arithmetic, analysis)
 
-    def always(self, box: Callable[[], Box], errors: Tensor, labels: Tensor) -> Tensor | float:
+    def always(self, box: Callable[[], Box], errors: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
         """What each margin needs beside, ``(B, K)``: for ties of a Softmax or Sigmoid at the end,
-        and for what underflows. ``box``: of the real logits; ``errors``: of each, ``(B, K)``."""
+        and for what underflows in balls of radius ``eps``, ``(B,)``. ``box``: of the real logits;
+        ``errors``: of each, ``(B, K)``."""
+        lost = self._lost(eps)[:, None].expand_as(errors)
         if not (self.softmax and self.each):
-            return self._tie + self._underflow
+            return self._tie + lost
         low, high = (side.flatten(1) for side in box())
         low, high = low - errors, high + errors
         sizes, own = torch.maximum(-low, high), labels[:, None]
@@ -102,11 +102,12 @@ class Deployment:
         smallest = smallest.masked_fill(around, 0.0)
         unit = (coarsest(self.arithmetic, self.leaves) or DOUBLE).unit
         tie = SIGMOID_TIE * unit * smallest.exp() * (1 + 16 * FLOAT64)
-        return tie.where(tie <= 1, math.inf) + self._underflow
+        return tie.where(tie <= 1, math.inf) + lost
 
-    @property
-    def _underflow(self) -> float:
-        return self.roundoff.underflow * max(1.0, self.stretch)
+    def _lost(self, eps: Tensor) -> Tensor:
+        """What underflows: up to the diameter of [0, 1]^n it is the same for all radii."""
+        diameter = math.sqrt(math.prod(self.propagation.network.in_shape))
+        return self.roundoff.underflow * (eps / diameter).clamp(min=1.0)
 
     @cached_property
     def usual(self) -> float:
@@ -132,7 +133,7 @@ class Deployment:
         boxes = self.propagation.boxes(centre, eps)
         roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
         each = roundings.total[-1].flatten(1)
-        always = self.always(lambda: boxes[-1], each, labels)
+        always = self.always(lambda: boxes[-1], each, labels, eps)
         pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
         if margins is None:
@@ -144,8 +145,7 @@ class Deployment:
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
-            also = always if isinstance(always, float) else always[row, other]
-            pair[row, other] = torch.fmin(error + also, pair[row, other])
+            pair[row, other] = torch.fmin(error + always[row, other], pair[row, other])
         return pair
 
     @property
