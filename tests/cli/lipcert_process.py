@@ -30,3 +30,13 @@ def lipcert_process(
         timeout=120,
         check=False,
     )
+
+
+STAGES = ("reading ", "comparing ", "bounding ", "certifying ", "auditing ")
+
+
+def the_failure(errors: str) -> str:
+    """The last line; those before it say what was being done."""
+    *stages, line = errors.splitlines()
+    assert all(stage.startswith(STAGES) for stage in stages), errors
+    return line

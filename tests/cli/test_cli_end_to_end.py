@@ -13,6 +13,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from cli.lipcert_process import the_failure
 from onnx import TensorProto, helper, numpy_helper
 
 import lipcert
@@ -301,16 +302,6 @@ def test_a_failure_is_one_line_and_debug_adds_the_traceback(folder):
         assert out == ""
         assert len(errors.splitlines()) >= lines
         assert ("Traceback" in errors) is bool(extra)
-
-
-STAGES = ("reading ", "comparing ", "bounding ", "certifying ", "auditing ")
-
-
-def the_failure(errors: str) -> str:
-    """The last line; those before it say what was being done."""
-    *stages, line = errors.splitlines()
-    assert all(stage.startswith(STAGES) for stage in stages), errors
-    return line
 
 
 BASE = ("certify", "model.onnx", "--data", "digits", "--eps", "0.1", "--limit", "40")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from lipcert_process import ROOT, environment, lipcert_process
+from lipcert_process import ROOT, environment, lipcert_process, the_failure
 from report import made
 
 from lipcert.report import json_file
@@ -61,11 +61,13 @@ def test_a_run_s_files_are_what_the_schemas_say(here):
 
 def test_a_gate_that_holds_ends_with_0_and_says_why(here):
     run = lipcert_process("gate", "results", "--min-certified", "0.1=0", cwd=here)
+    verdict, line = run.stdout.splitlines()
     count = certificate(here)["summary"]["certified_count"]["0.1"]
     assert run.returncode == 0
     assert run.stderr == ""
     share = f"{count}/24 = {percent(count, 24)} ≥ 0 %"
-    assert run.stdout.startswith(f"pass  certified accuracy at eps 0.1: {share}; Clopper-Pearson")
+    assert verdict == "PASS: 1 of 1 gates held"
+    assert line.startswith(f"pass  certified accuracy at eps 0.1: {share}; Clopper-Pearson")
 
 
 def test_a_gate_that_fails_ends_with_1_and_a_warning_with_0(here):
@@ -81,7 +83,9 @@ def test_a_gate_that_fails_ends_with_1_and_a_warning_with_0(here):
     assert "< 100 %" in line
     warned = lipcert_process("gate", "results", "--warn-clean", "100%", cwd=here)
     assert warned.returncode == 0
-    assert warned.stdout.startswith("WARN  clean accuracy: ")
+    verdict, line = warned.stdout.splitlines()
+    assert verdict == "WARN: no gate failed, 1 of 1 warn"
+    assert line.startswith("WARN  clean accuracy: ")
 
 
 def test_quiet_says_only_what_failed(here):
@@ -228,7 +232,7 @@ def test_a_defect_ends_with_4_in_one_line(here):
     arguments = ("certify", "digits.onnx", "--data", "faulty:data", "--eps", "0.1")
     run = lipcert_process(*arguments, cwd=here)
     assert (run.returncode, run.stdout) == (4, "")
-    (line,) = run.stderr.splitlines()
+    line = the_failure(run.stderr)
     assert line.startswith("lipcert: internal error: RuntimeError: of two lines")
 
 
@@ -358,7 +362,7 @@ def test_wrong_use_is_one_line_that_names_the_fix(here, arguments, code, fix):
     run = lipcert_process(*arguments, cwd=here)
     assert run.returncode == code, run.stderr
     assert run.stdout == ""
-    (line,) = run.stderr.splitlines()
+    line = the_failure(run.stderr)
     assert line.startswith("lipcert: error: ")
     assert "Traceback" not in line
     assert re.search(fix, line), line
