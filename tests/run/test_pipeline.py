@@ -186,10 +186,14 @@ def test_shards_spend_the_failure_probability_of_the_whole_run(model):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"options": Options(eps=OPTIONS.eps, seed=1)}, "options"),
-        ({"options": Options(eps=(Epsilon.parse("0.10"),))}, "eps"),
-        ({"indices": CHOSEN[:-1]}, "samples"),
-        ({"model": Preprocessing(mean=(0.01,))}, "preprocessing"),
+        ({"options": Options(eps=OPTIONS.eps, seed=1)}, "--seed .null, now 1"),
+        (
+            {"options": Options(eps=OPTIONS.eps, deployed="real")},
+            '--deployed ."float32", now "real"',
+        ),
+        ({"options": Options(eps=(Epsilon.parse("0.10"),))}, "--eps"),
+        ({"indices": CHOSEN[:-1]}, "choice of samples .--limit"),
+        ({"model": Preprocessing(mean=(0.01,))}, "--mean .null, now "),
     ],
 )
 def test_a_journal_is_not_continued_under_other_conditions(model, path, tmp_path, change, field):
@@ -197,7 +201,7 @@ def test_a_journal_is_not_continued_under_other_conditions(model, path, tmp_path
     if "model" in change:
         change = {"model": open_model(ModelSource(path), change["model"])}
     arguments = {"model": model, "fake": FakeCertifier()} | change
-    with pytest.raises(UsageError, match=f"another {field} "):
+    with pytest.raises(UsageError, match=f"another {field}"):
         run(**arguments, output=tmp_path, resume=True)
 
 
