@@ -49,7 +49,7 @@ def test_what_only_the_dearest_rungs_certify_is_not_broken(
 ) -> None:
     # All leaves of the effort take long where they are in vain.
     monkeypatch.setitem(PACES, "max", replace(PACES["max"], leaves=300))
-    generator, threat = seeded(2), Threat(pixel_domain=True)
+    generator, threat = seeded(3), Threat(pixel_domain=True)
     network = spoiled_network(generator, "dead", blocks=2)
     x, labels = samples_of(network, generator, 12)
     samples = threat.certified(network, x, labels, "auto standard", ["1e-3"])
