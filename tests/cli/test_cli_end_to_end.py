@@ -230,8 +230,16 @@ def test_the_library_gives_what_the_command_gives(here, tmp_path, capsys):
     images, labels = digits.images[:40], digits.labels[:40]
     result = lipcert.certify(lipcert.load("model.onnx"), images, labels, [0.05, "0.1"], seed=0)
     same = json.loads(json.dumps([sample.to_json() for sample in result.samples]))
-    assert timeless(same) == timeless(samples)
-    assert result.summary == certificate["summary"]
+    # The coins are mixed with the digest of the data, which arrays and a named set do not share:
+    # searches for radii, and what these are charged, come out within a percent.
+    searched = ("radius", "deployed_error")
+    for one, other in zip(timeless(same), timeless(samples), strict=True):
+        assert [one.pop(key, None) or 0.0 for key in searched] == pytest.approx(
+            [other.pop(key, None) or 0.0 for key in searched], rel=1e-2
+        )
+        assert one == other
+    for key in ("certified_count", "verdicts", "clean_accuracy"):
+        assert result.summary[key] == certificate["summary"][key]
     assert result.certificate.options_digest == certificate["options_digest"]
 
 
@@ -427,7 +435,7 @@ def test_an_earlier_run_is_neither_replaced_nor_continued_with_other_options(
     output = ("--output", str(tmp_path / "run"), "--quiet")
     assert main([*BASE, *output]) == 0
     before = valid(tmp_path / "run")
-    for extra, fix in (((), "--resume"), (("--resume", "--method", "global"), "another options")):
+    for extra, fix in (((), "--resume"), (("--resume", "--method", "global"), "another --method")):
         assert main([*BASE, *output, *extra]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert fix in line

@@ -172,7 +172,9 @@ def test_data_is_listed_and_verified(here, tmp_path):
     assert listed.returncode == 0
     rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert ["digits", "test", "embedded"] in rows
-    assert {row[0] for row in rows} == {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
+    assert {row[0] for row in rows} == {
+        "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "gtsrb",
+    }  # fmt: skip
     for command in ("verify", "fetch"):
         run = lipcert_process("data", command, "digits", cwd=here)
         assert run.returncode == 0
@@ -352,7 +354,7 @@ WRONG = [
     (("certify", "digits.onnx", "--eps", "0.1"), 2, "--data.*Try 'lipcert certify --help'"),
     (("data", "fetch"), 2, "Try 'lipcert data fetch --help'"),
     (("certify", "gone.onnx", *CERTIFY[2:]), 2, "give the path of an ONNX file"),
-    ((*CERTIFY, "--data", "gone.npz"), 2, r"give an \.npz file"),
+    ((*CERTIFY, "--data", "gone.npz"), 2, r"give a file of \.npz"),
     ((*CERTIFY, "--indices", "digits.onnx"), 2, "one whole number a line"),
 ]
 
