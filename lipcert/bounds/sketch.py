@@ -100,18 +100,22 @@ class Assurance:
     @classmethod
     def of(cls, count: int, risk: float) -> Assurance:
         """Raises ``ValueError`` where so few projections assure nothing."""
+        nothing = ValueError(f"{count} projections assure nothing at a risk of {risk:g}")
+        if count < 8 or risk <= 0:
+            raise nothing
         log = math.log(risk)
         low, high = 0.0, 1.0
         for _ in range(80):
             t = (low + high) / 2
             small = count / 2 * (math.log(t) + 1 - t) <= log if t > 0 else True
             low, high = (t, high) if small else (low, t)
-        if low < 1e-6:
-            raise ValueError(f"{count} projections assure nothing at a risk of {risk:g}")
         best = max(
             ((_divisor(rank, count, log), rank) for rank in range(count // 4, count)),
             key=lambda found: found[0] / math.tan(math.pi / 2 * found[1] / count),
         )
+        # The pass's own rounding takes a share of the divisor (``_ALPHA``): most must be left.
+        if low < 1e-6 or best[0] < 4 * _ALPHA:
+            raise nothing
         return cls(count, (1 + 1e-9) / math.sqrt(low), best[1], best[0] * (1 - 1e-9))
 
 

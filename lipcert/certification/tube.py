@@ -25,6 +25,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.findings import Findings
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius, on_grid
+from lipcert.errors import UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Budget
 from lipcert.options import Options
@@ -36,6 +37,8 @@ _DEEP = 2.0**20
 _MEMORY = 3.0 * 2**30
 # Nodes whose tangents are held at the same time, a branch's among them.
 _HELD = 4
+# Fewer projections than this assure next to nothing.
+_FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
 _SMALLER = 0.85
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
@@ -46,10 +49,18 @@ _SMALLEST_BALL = 1e-30
 
 def is_deep(network: Network) -> bool:
     """Whether the tube is to be taken: how many values lead to all activations, counted for each,
-    is what chains of norms would cost."""
+    is what chains of norms would cost. Not where a layer is so large that memory has no room for
+    as many tangents of one sample as assure something."""
     simple = simplify(lower(simplify(network)))
     sizes = [math.prod(node.shape) for node in simple.nodes]
-    return sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink)) > _DEEP
+    work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
+    return work > _DEEP and _room(simple) >= _FEWEST
+
+
+def _room(network: Network) -> int:
+    """How many projections of one sample memory has room for, each with two tangents."""
+    largest = max(math.prod(node.shape) for node in network.nodes)
+    return int(_MEMORY / (_HELD * largest * 2 * 8))
 
 
 class TubeBound:
@@ -78,10 +89,17 @@ class TubeBound:
             draws=len(simple.sources),
             events=2 * widths,
         )
-        self.assurance = Assurance.of(self.pace.tube.projections, self.account.single)
-        largest = max(math.prod(node.shape) for node in simple.nodes)
-        one = _HELD * largest * 2 * self.pace.tube.projections * 8
-        self.at_once = max(1, int(_MEMORY / one))
+        room = _room(simple)
+        count = min(self.pace.tube.projections, room)
+        try:
+            self.assurance = Assurance.of(count, self.account.single)
+        except ValueError as error:
+            raise UsageError(
+                f"--failure-probability {options.failure_probability:g}: is too small for this "
+                f"deep network at --effort {options.effort}: {error}; choose a larger one, or "
+                "--norms deterministic"
+            ) from error
+        self.at_once = max(1, room // self.assurance.count)
 
     def climb(self, batch: Batch, findings: Findings, rows: Tensor, limit: Tensor) -> None:
         """The radius of each sample up to ``limit``, ``(B,)``, then each eps that is near it.

@@ -90,8 +90,9 @@ def test_projections_fail_no_more_often_than_they_say(count: int) -> None:
 
 
 def test_so_few_projections_assure_nothing() -> None:
-    with pytest.raises(ValueError, match="assure nothing"):
-        Assurance.of(4, 1e-30)
+    for count, risk in ((4, 1e-3), (192, 0.0), (64, 1e-300)):
+        with pytest.raises(ValueError, match="assure nothing"):
+            Assurance.of(count, risk)
 
 
 @pytest.mark.parametrize("seed", range(12))
