@@ -31,7 +31,7 @@ from lipcert.norms import Budget
 from lipcert.options import Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
-# 36 pretrained networks: the shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
+# pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
 _DEEP = 2.0**20
 # What all tangents of the samples that are followed at once may take, in bytes.
 _MEMORY = 3.0 * 2**30
