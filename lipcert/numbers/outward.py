@@ -79,6 +79,17 @@ class Outward:
         return 1 + self.gamma(roundings + 3)
 
     @overload
+    def up(self, value: float, roundings: float) -> float: ...
+
+    @overload
+    def up(self, value: Tensor, roundings: float) -> Tensor: ...
+
+    def up(self, value: Tensor | float, roundings: float) -> Tensor | float:
+        """A number that is 0 or more and was made with so many roundings on the way of each of its
+        parts, none of which lost anything to underflow."""
+        return value * self.grown(roundings) if self.unit else value
+
+    @overload
     def times(self, first: float, /, *others: float) -> float: ...
 
     @overload
@@ -100,13 +111,13 @@ class Outward:
             return one * other
         if isinstance(one, Tensor):
             other = self._like(other, one)
-            found = one * other * self.grown(1)
+            found: Tensor = one * other * self.grown(1)
             # Compared before they are broadcast, which is cheap where one is a number a sample.
             lost = (found < self.tiny) & (one > 0) & (other > 0)
             return found.masked_fill(lost, self.tiny)
-        assert isinstance(other, float | int)
-        found = one * other * self.grown(1)
-        return self.tiny if found < self.tiny and one > 0 and other > 0 else found
+        assert not isinstance(other, Tensor)
+        product = one * other * self.grown(1)
+        return self.tiny if product < self.tiny and one > 0 and other > 0 else product
 
     @overload
     def add(self, first: float, /, *others: float) -> float: ...
