@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import Chain, ChainMap, chain_sources
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import Weights, local_margins
@@ -30,6 +30,7 @@ from lipcert.bounds.rows import explicit_chain
 from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.norms import WeightedMap
+from lipcert.numbers import Box
 
 # A segment has no chain where a value of its sink is put together from so few of its source.
 _THIN = 8

@@ -7,14 +7,14 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import Edge, node_constants
+from lipcert.bounds.ball import Edge, Scalar, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.lipschitz import (
     Layers,
@@ -41,12 +41,13 @@ class Bound(ABC):
 
     layers: Layers
     norms: Mapping[Edge, SegmentNorms]
-    constants: list[float]
+    constants: Sequence[Scalar]
     propagation: Propagation
 
     @classmethod
     def of(cls, layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> Self:
-        constants = node_constants(layers.network, norms)
+        whole = {edge: found.norm.value for edge, found in norms.items()}
+        constants = node_constants(layers.network, whole)
         return cls(layers, norms, constants, Propagation.of(layers.network, constants))
 
     def replaced(self, kind: type[AnyBound]) -> AnyBound:
@@ -84,7 +85,7 @@ class GlobalBound(Bound):
             one = rows.new_ones(1, rows.shape[1])
             last = float(self.layers.last_norm(source, one)[0])
             last = OUT64.add(last, float(self.layers.noise_norm(source)))
-            total = OUT64.add(total, OUT64.times(last, self.constants[source]))
+            total = OUT64.add(total, OUT64.times(last, float(self.constants[source])))
         return total
 
 

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from lipcert.bounds.anchored import Facts, State, select, to_dtype
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import Chain
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.windows import Windows
 from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Box
 from lipcert.rounding import FLOAT64, rounded_up
 
 _CHUNK = 2**19

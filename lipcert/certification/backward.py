@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
 from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.noise import NoiseSweep
@@ -27,6 +27,7 @@ from lipcert.certification.pace import PACES
 from lipcert.certification.seeds import Seeds
 from lipcert.network import Network, lower, simplify
 from lipcert.norms import Allowance, Budget, GramMap, SegmentNorms
+from lipcert.numbers import OUT64, Box
 from lipcert.options import Options
 from lipcert.rounding import FLOAT64
 
@@ -166,7 +167,7 @@ class BackwardBatch:
                 lambda: deployment.propagation.boxes(self.deployed, self.rounded.ball(eps))[-1],
                 each, self.labels, self.rounded.ball(eps),
             )  # fmt: skip
-            pair = (each.gather(1, labels) + each) * (1 + 4 * FLOAT64) + always
+            pair = OUT64.add(each.gather(1, labels), each, always)
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(state)
         charged = pair.scatter(1, labels, 0).amax(1) + worth
         self.charged = charged.nan_to_num(math.inf, math.inf)
@@ -289,7 +290,8 @@ class BackwardBatch:
         label, other = self.labels[forms.rows][:, None], others[:, None]
         clean = logits.gather(1, label) - logits.gather(1, other)
         error = errors.gather(1, label) + errors.gather(1, other)
-        return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
+        # The difference of logits is rounded.
+        return OUT64.below(clean, error, 4 * OUT64.unit * clean.abs()).squeeze(1)
 
     def certified(self, state: State, forms: Forms, others: Tensor, found: Multipliers) -> Tensor:
         """Margins proven, ``(N,)``."""

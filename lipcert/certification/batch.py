@@ -15,7 +15,8 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
 from lipcert.norms import Allowance, GramMap, SegmentNorms
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import OUT64
+from lipcert.rounding import gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Rounded:
 
     def ball(self, eps: Tensor) -> Tensor:
         """The radius around the rounded samples that covers ``eps`` around the given ones."""
-        return eps if self.distance is None else (eps + self.distance) * (1 + 2 * FLOAT64)
+        return eps if self.distance is None else OUT64.add(eps, self.distance)
 
 
 class Batch:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Prepared
 from lipcert.bounds.anchored import State, select
-from lipcert.bounds.boxes import Box
 from lipcert.bounds.forms import Forms
 from lipcert.certification.backward import FORMS_AT_ONCE, BackwardBatch
 from lipcert.certification.search import largest_radius
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.numbers import Box
 
 # After its first radius a guess looks only at margins that come within so much of the clean one of
 # the nearest.
