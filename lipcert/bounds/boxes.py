@@ -63,7 +63,11 @@ class Propagation:
     reach: list[Tensor | None]
 
     @classmethod
-    def of(cls, network: Network, constants: list[float]) -> Propagation:
+    def of(cls, network: Network, constants: list[float] | None = None) -> Propagation:
+        """``constants``: the Lipschitz constant from the input to each node; None where these are
+        not known, so that boxes come from the boxes before them alone."""
+        if constants is None:
+            return cls(network, [None] * len(network.nodes))
         return cls(network, coordinate_reach(network, constants))
 
     @cached_property

@@ -21,11 +21,11 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.ascent import Gait, ascend
 from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.network import Network
 from lipcert.network.activations import Crossing, Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear

@@ -32,16 +32,6 @@ _EXACT_SIDE = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """What one set of boxes says of every source: gains ``w``, masks ``M`` of the inputs that
-    vary, and the box of ``Δa``."""
-
-    gain: dict[int, Tensor]
-    varying: dict[int, Tensor]
-    change: dict[int, Box]
-
-
-@dataclass(frozen=True, eq=False)
 class Layers:
     """A network as segments: those between its sources, and the rows that lead to the logits.
 
@@ -91,22 +81,33 @@ class Layers:
         return rows[labels][:, None] - rows[None]
 
 
-def weights(network: Network, centre: Centre, boxes: list[Box]) -> Weights:
-    """The gains and masks of every source, from boxes that hold all its values."""
-    gain, unit = {0: torch.ones_like(centre.values[0])}, network.arithmetic.unit
-    varying: dict[int, Tensor] = {}
-    change: dict[int, Box] = {}
+def gains(network: Network, boxes: list[Box]) -> dict[int, Tensor]:
+    """The gain ``w`` of every source, 1 of the input, from boxes that hold all its values."""
+    found = {0: torch.ones_like(boxes[0][0])}
     for i in network.activations:
-        node = network.nodes[i]
-        assert isinstance(node.kind, Activation)
-        before = boxes[node.inputs[0]]
-        gain[i] = node.kind.gain(*before)
-        varying[i] = node.kind.varying(*before).to(gain[i].dtype)
-    for i in network.sources:
-        (lower, upper), value, error = boxes[i], centre.values[i], centre.errors[i]
-        slack = error + 4 * unit * (value.abs() + lower.abs() + upper.abs())
-        change[i] = (lower - value - slack, upper - value + slack)
-    return Weights(gain, varying, change)
+        kind, before = network.nodes[i].kind, boxes[network.nodes[i].inputs[0]]
+        assert isinstance(kind, Activation)
+        found[i] = kind.gain(*before)
+    return found
+
+
+def masks(network: Network, boxes: list[Box]) -> dict[int, Tensor]:
+    """The mask ``M`` of the neurons that vary, by the inputs of activations; where one node feeds
+    two activations, what either needs varies."""
+    found: dict[int, Tensor] = {}
+    for i in network.activations:
+        kind, sink = network.nodes[i].kind, network.nodes[i].inputs[0]
+        assert isinstance(kind, Activation)
+        varying = kind.varying(*boxes[sink]).to(boxes[sink][0].dtype)
+        found[sink] = torch.maximum(found[sink], varying) if sink in found else varying
+    return found
+
+
+def change_box(network: Network, centre: Centre, source: int, box: Box) -> Box:
+    """The box of ``Δa`` of a source whose values lie in the ``box``."""
+    (lower, upper), value, error = box, centre.values[source], centre.errors[source]
+    slack = error + 4 * network.arithmetic.unit * (value.abs() + lower.abs() + upper.abs())
+    return lower - value - slack, upper - value + slack
 
 
 def local_radii(layers: Layers, norms: Mapping[Edge, Tensor], eps: Tensor) -> dict[int, Tensor]:
@@ -126,30 +127,32 @@ def local_margins(
     layers: Layers,
     centre: Centre,
     labels: Tensor,
-    state: Weights,
+    gain: Mapping[int, Tensor],
+    change: Mapping[int, Box],
     radii: Mapping[int, Tensor],
     *,
     cut: bool = True,
 ) -> Tensor:
-    """Lower bounds of the margins: ``(B, K)``; 0 at the label itself.
+    """Lower bounds of the margins: ``(B, K)``; 0 at the label itself; from the gain, the box of
+    ``Δa`` and the radius of the ball of every source that leads to the logits.
 
     ``cut=False`` leaves out the box in the last layer: the plain ``‖c diag(w)‖ ρ``.
     """
     margins = _clean(centre, labels)
     for source in layers.last:
         form = layers.forms(source, labels)
-        gain = state.gain[source].flatten(1).to(form.dtype)
+        slope = gain[source].flatten(1).to(form.dtype)
         if cut:
-            low, high = (side.flatten(1).to(form.dtype) for side in state.change[source])
-            live = torch.where(gain > 0, gain, 1) * (1 - 4 * FLOAT64)
-            walls = [torch.where(gain > 0, side / live, 0) for side in (low, high)]
+            low, high = (side.flatten(1).to(form.dtype) for side in change[source])
+            live = torch.where(slope > 0, slope, 1) * (1 - 4 * FLOAT64)
+            walls = [torch.where(slope > 0, side / live, 0) for side in (low, high)]
             # What the margin can lose: the most of −c·Δa.
-            drop = ball_box_support(-form * gain[:, None], walls[0], walls[1], radii[source])
+            drop = ball_box_support(-form * slope[:, None], walls[0], walls[1], radii[source])
         else:
-            drop = (form * gain[:, None]).norm(dim=2) * radii[source][:, None]
+            drop = (form * slope[:, None]).norm(dim=2) * radii[source][:, None]
             drop = drop * (1 + gamma(form.shape[2] + 8))
         # What the rows' own rounding can add, whatever its direction.
-        noise = (gain.square() @ layers.last_noise[source].square().mT).sqrt()
+        noise = (slope.square() @ layers.last_noise[source].square().mT).sqrt()
         noise = (noise.gather(1, labels[:, None]) + noise) * radii[source][:, None]
         margins = margins - (drop + noise * (1 + gamma(form.shape[2] + 8))) * (1 + 4 * FLOAT64)
     return margins.scatter(1, labels[:, None], 0)
@@ -172,7 +175,9 @@ def global_margins(
     return margins
 
 
-def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor]) -> Tensor:
+def logit_constant(
+    layers: Layers, gain: Mapping[int, Tensor], growth: Mapping[int, Tensor]
+) -> Tensor:
     """An upper bound of the local Lipschitz constant of all logits in the ball: ``(B,)``.
 
     Between any two points ``x, x'`` of the ball ``‖f(x) − f(x')‖₂`` is at most
@@ -181,9 +186,9 @@ def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor])
     """
     total = torch.zeros_like(growth[0])
     for source in layers.last:
-        gain = state.gain[source].flatten(1).double()
-        noise = product(layers.noise_norm(source), gain.amax(1))
-        total = total + product(layers.last_norm(source, gain) + noise, growth[source])
+        slope = gain[source].flatten(1).double()
+        noise = product(layers.noise_norm(source), slope.amax(1))
+        total = total + product(layers.last_norm(source, slope) + noise, growth[source])
     return total * (1 + (len(layers.last) + 6) * FLOAT64)
 
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, Reach, State, joined, through
+from lipcert.bounds.anchored import Reach, joined, through
 from lipcert.bounds.boxes import Box, around
 from lipcert.bounds.rounding_sweep import ForwardSweep
 from lipcert.bounds.roundoff import Roundoff
+from lipcert.bounds.state import Layer, State
 from lipcert.network import Input, Network, Sum, ancestors
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
