@@ -67,9 +67,14 @@ class Propagation:
     def of(
         cls,
         network: Network,
-        constants: Sequence[Scalar],
+        constants: Sequence[Scalar] | None = None,
         norm_of: Callable[[Operator], float] = operator_norm,
     ) -> Propagation:
+        """``constants``: the Lipschitz constant from the input to each node; None where these are
+        not known, so that boxes come from the boxes before them alone. ``norm_of``: an upper bound
+        of an operator's norm."""
+        if constants is None:
+            return cls(network, [None] * len(network.nodes), norm_of)
         return cls(network, coordinate_reach(network, constants), norm_of)
 
     @cached_property

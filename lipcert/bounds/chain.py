@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.state import Layer, State
 from lipcert.network import Backward, Forward, Network, Sum, ancestors, backward, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator

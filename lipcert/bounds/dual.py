@@ -22,11 +22,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.ascent import Gait, ascend
 from lipcert.bounds.coupled import Price, Prices, coupled_minimum
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.bounds.terms import against, least_at_input, rounding_of
 from lipcert.network import Network
 from lipcert.network.activations import Crossing, Elementwise

@@ -33,16 +33,6 @@ _EXACT_SIDE = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """What one set of boxes says of every source: gains ``w``, masks ``M`` of the inputs that
-    vary, and the box of ``Δa``."""
-
-    gain: dict[int, Tensor]
-    varying: dict[int, Tensor]
-    change: dict[int, Box]
-
-
-@dataclass(frozen=True, eq=False)
 class Layers:
     """A network as segments: those between its sources, and the rows that lead to the logits.
 
@@ -97,21 +87,31 @@ class Layers:
         return rows[labels][:, None] - rows[None]
 
 
-def weights(network: Network, centre: Centre, boxes: list[Box]) -> Weights:
-    """The gains and masks of every source, from boxes that hold all its values."""
-    gain = {0: torch.ones_like(centre.values[0])}
-    varying: dict[int, Tensor] = {}
+def gains(network: Network, boxes: list[Box]) -> dict[int, Tensor]:
+    """The gain ``w`` of every source, 1 of the input, from boxes that hold all its values."""
+    found = {0: torch.ones_like(boxes[0][0])}
     for i in network.activations:
-        node = network.nodes[i]
-        assert isinstance(node.kind, Activation)
-        before = boxes[node.inputs[0]]
-        gain[i] = node.kind.gain(*before)
-        varying[i] = node.kind.varying(*before).to(gain[i].dtype)
-    change = {
-        i: moved(boxes[i], centre.values[i], centre.errors[i], network.outward)
-        for i in network.sources
-    }
-    return Weights(gain, varying, change)
+        kind, before = network.nodes[i].kind, boxes[network.nodes[i].inputs[0]]
+        assert isinstance(kind, Activation)
+        found[i] = kind.gain(*before)
+    return found
+
+
+def masks(network: Network, boxes: list[Box]) -> dict[int, Tensor]:
+    """The mask ``M`` of the neurons that vary, by the inputs of activations; where one node feeds
+    two activations, what either needs varies."""
+    found: dict[int, Tensor] = {}
+    for i in network.activations:
+        kind, sink = network.nodes[i].kind, network.nodes[i].inputs[0]
+        assert isinstance(kind, Activation)
+        varying = kind.varying(*boxes[sink]).to(boxes[sink][0].dtype)
+        found[sink] = torch.maximum(found[sink], varying) if sink in found else varying
+    return found
+
+
+def change_box(network: Network, centre: Centre, source: int, box: Box) -> Box:
+    """The box of ``Δa`` of a source whose values lie in the ``box``."""
+    return moved(box, centre.values[source], centre.errors[source], network.outward)
 
 
 def local_radii(layers: Layers, norms: Mapping[Edge, Tensor], eps: Tensor) -> dict[int, Tensor]:
@@ -128,12 +128,14 @@ def local_margins(
     layers: Layers,
     centre: Centre,
     labels: Tensor,
-    state: Weights,
+    gain: Mapping[int, Tensor],
+    change: Mapping[int, Box],
     radii: Mapping[int, Tensor],
     *,
     cut: bool = True,
 ) -> Tensor:
-    """Lower bounds of the margins: ``(B, K)``; 0 at the label itself.
+    """Lower bounds of the margins: ``(B, K)``; 0 at the label itself; from the gain, the box of
+    ``Δa`` and the radius of the ball of every source that leads to the logits.
 
     ``cut=False`` leaves out the box in the last layer: the plain ``‖c diag(w)‖ ρ``.
     """
@@ -141,22 +143,22 @@ def local_margins(
     margins = _clean(centre, labels, own)
     for source in layers.last:
         form = layers.forms(source, labels)
-        gain = state.gain[source].flatten(1).to(form.dtype)
+        slope = gain[source].flatten(1).to(form.dtype)
         if cut:
-            low, high = (side.flatten(1).to(form.dtype) for side in state.change[source])
-            live = torch.where(gain > 0, gain, 1)
-            low, high = (torch.where(gain > 0, own.up(t / live, 1), 0) for t in (low, high))
+            low, high = (side.flatten(1).to(form.dtype) for side in change[source])
+            live = torch.where(slope > 0, slope, 1)
+            low, high = (torch.where(slope > 0, own.up(t / live, 1), 0) for t in (low, high))
             # What the margin can lose: the most of −c·Δa.
-            drop = ball_box_support(-form * gain[:, None], low, high, radii[source], own)
+            drop = ball_box_support(-form * slope[:, None], low, high, radii[source], own)
         else:
-            length = own.length((form * gain[:, None]).flatten(0, 1)).reshape(form.shape[:2])
+            length = own.length((form * slope[:, None]).flatten(0, 1)).reshape(form.shape[:2])
             drop = own.times(length, radii[source][:, None])
         # A product with the gain is rounded.
         lost = [own.up(drop, 1)]
         if own.unit:
             # What the rows' own rounding can add, whatever its direction.
-            squares = own.up(gain.square() @ layers.last_noise[source].square().mT, gain.shape[1])
-            noise = own.root(squares + 4 * gain.shape[1] * own.tiny)
+            squares = own.up(slope.square() @ layers.last_noise[source].square().mT, slope.shape[1])
+            noise = own.root(squares + 4 * slope.shape[1] * own.tiny)
             noise = own.add(noise.gather(1, labels[:, None]), noise)
             lost.append(own.times(noise, radii[source][:, None]))
         margins = own.below(margins, *lost)
@@ -179,7 +181,9 @@ def global_margins(
     return margins.scatter(1, labels[:, None], 0)
 
 
-def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor]) -> Tensor:
+def logit_constant(
+    layers: Layers, gain: Mapping[int, Tensor], growth: Mapping[int, Tensor]
+) -> Tensor:
     """An upper bound of the local Lipschitz constant of all logits in the ball: ``(B,)``.
 
     Between any two points ``x, x'`` of the ball ``‖f(x) − f(x')‖₂`` is at most
@@ -188,9 +192,9 @@ def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor])
     """
     own, total = layers.own, torch.zeros_like(growth[0])
     for source in layers.last:
-        gain = state.gain[source].flatten(1).double()
-        noise = product(layers.noise_norm(source), gain.amax(1))
-        norm = own.add(layers.last_norm(source, gain), noise)
+        slope = gain[source].flatten(1).double()
+        noise = product(layers.noise_norm(source), slope.amax(1))
+        norm = own.add(layers.last_norm(source, slope), noise)
         total = own.add(total, product(norm, growth[source]))
     return total
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.reach import Reach, joined, through
 from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
+from lipcert.bounds.state import Layer, State
 from lipcert.network import Input, Network, Node, Sum, ancestors, forward
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered

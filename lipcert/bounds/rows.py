@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.chain import (
     BALANCING,
     Chain,
@@ -19,6 +18,7 @@ from lipcert.bounds.chain import (
     safe,
 )
 from lipcert.bounds.reverse import RigorousSweep, length
+from lipcert.bounds.state import State, select, to_dtype
 from lipcert.network.activations import Elementwise
 from lipcert.norms import largest_eigenvalue
 from lipcert.numbers import OUT64

@@ -36,8 +36,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, half_diagonal
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.state import Layer, State, half_diagonal
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer
 from lipcert.bounds.coupled import Price, taken_sizes
 from lipcert.bounds.reverse import length
+from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
 from lipcert.rounding import FLOAT64, gamma
 

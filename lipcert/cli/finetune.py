@@ -51,14 +51,15 @@ def finetune(
         Path | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="An ONNX file, or .safetensors with --arch; left out, --arch from scratch.",
+            help="An ONNX file; or weights, .safetensors or a state dict (.pt), with --arch; left "
+            "out, --arch from scratch.",
         ),
     ] = None,
     arch: Annotated[
         str | None,
         typer.Option(
-            help="4c3f, 6c2f or 8c2f, from scratch or for a .safetensors file; or "
-            "package.module:factory for a .safetensors file.",
+            help="4c3f, 6c2f or 8c2f, from scratch or for weights; or package.module:factory for "
+            "weights.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -67,6 +68,12 @@ def finetune(
         typer.Option(
             help="A .safetensors file that replaces the ONNX file's weights.",
             rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Which one of several outputs is trained and certified.", rich_help_panel=_MODEL
         ),
     ] = None,
     mean: options.Mean = None,
@@ -273,6 +280,7 @@ def finetune(
             threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
         ),
         certify=certify,
+        output_name=output_name,
         tensorboard=tensorboard,
         processes=processes,
     )
@@ -286,7 +294,7 @@ def finetune(
             record = run(job, watch, certify_watch)
     except KeyboardInterrupt as stop:
         if processes.first:
-            typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
+            typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     if not quiet and "results" in record:
         Console(stderr=json).print(table(record["results"]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lipcert.norms.weighted import GramMap
 from lipcert.numbers import OUT64
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+from lipcert.rounding import FLOAT64, FLOAT64_TINY
 
 
 def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
@@ -68,8 +68,8 @@ def chebyshev_bound(
     """An upper bound of ``‖M‖₂`` that fails with at most this probability: ``(B,)``, float64.
 
     ``probes``: ``(P·B, *shape)``, for each sample P independent uniform unit vectors on the
-    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``, chosen
-    without knowledge of the probes. ``absolute``: an upper bound of ``‖ |M| ‖₂``.
+    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``.
+    ``absolute``: an upper bound of ``‖ |M| ‖₂``.
 
     A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
     ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
@@ -93,10 +93,13 @@ def chebyshev_bound(
     5. For any ``θ₀ > 0``, then, ``θ ≤ θ₀`` or ``cosh(kθ) ≤ ‖w_k‖ / (τ − g(θ₀))``.
 
     Step j is made of vectors no longer than ``L_j = max(‖w_{j−2}‖, ‖w_{j−1}‖, ‖w_j‖)``. Its Gram
-    map errs by ``γ_terms ‖ |M| ‖² L_j`` and what underflows; the product with ``4/t``, itself
-    rounded, by two roundings more, which 8 added to ``terms`` pay for; the two differences, by one
-    rounding each of their result and one of the first result again, ``3u L_j`` in all, for which
-    ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
+    map errs by ``L_j`` times ``mapping.rounding`` and what underflows; the product with ``4/t``,
+    itself rounded, by two roundings more, for which there is room in that; the two differences, by
+    one rounding each of their result and one of the first result again, ``3u L_j`` in all, for
+    which ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
+
+    The same probes may be asked again with any other scale and degree: what can fail is that their
+    component along ``u`` is small, whatever polynomial they are given to.
     """
     batch = mapping.batch
     copies = probes.shape[0] // batch
@@ -116,8 +119,7 @@ def chebyshev_bound(
     y = lengths[-1]
 
     lost = mapping.underflow.to(torch.float64).repeat(copies)
-    size_of = absolute.double().repeat(copies)
-    per_gram = OUT64.add(OUT64.times(size_of, size_of, gamma(mapping.terms + 8)), lost)
+    per_gram = OUT64.add(mapping.rounding(absolute).repeat(copies), lost)
     first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
     first = torch.maximum(first, torch.full_like(first, 1 / degree))
     # Step j starts from the two vectors before it.

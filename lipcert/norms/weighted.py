@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Network, Segment
-from lipcert.norms.scaling import exponents, power
+from lipcert.norms.scaling import exponents, power, product
 from lipcert.norms.structure import Sizes
+from lipcert.norms.sweeps import Sweeps
 from lipcert.numbers import OUT64
-from lipcert.rounding import FLOAT64_TINY
+from lipcert.rounding import FLOAT64_TINY, gamma
 
 # A map of a size from 2^-64 to 2^64 is taken as it is.
 _USUAL = 64
@@ -53,6 +54,11 @@ class GramMap(ABC):
     def underflow(self) -> Tensor:
         """``(B,)``: what numbers too small for a sweep take at most from the length of ``G v``,
         divided by ``1 + ‖v‖``."""
+
+    def rounding(self, absolute: Tensor) -> Tensor:
+        """``(B,)``: how far a computed ``G v`` is off at most, for each unit of ``‖v‖``, and once
+        more a few roundings of ``‖M‖²``; ``absolute`` bounds ``‖ |M| ‖₂``. Without underflow."""
+        return gamma(self.terms + 8) * absolute.square()
 
     @abstractmethod
     def scaled(self, by: Tensor) -> GramMap:
@@ -148,6 +154,16 @@ class WeightedMap(GramMap):
         weighted = add(times(far, far, swept), times(add(times(near, sums), 2.0), tiny))
         found = add(times(near, add(times(weighted, sums_back), lost_back)), tiny)
         return torch.nan_to_num(times(found, size), torch.inf, torch.inf)
+
+    @cached_property
+    def _sweeps(self) -> float:
+        return Sweeps.of(self.segment).gram
+
+    def rounding(self, absolute: Tensor) -> Tensor:
+        inner, outer = (side.double().flatten(1).amax(1) for side in (self.inner, self.outer))
+        size = product(inner, outer)
+        by_lengths = OUT64.times(size, size, self._sweeps)
+        return torch.minimum(super().rounding(absolute), by_lengths)
 
     def scaled(self, by: Tensor) -> WeightedMap:
         if not bool(by.any()):
