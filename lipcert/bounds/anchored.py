@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre, Propagation
-from lipcert.bounds.facts import Facts, Finder, NoiseOf
+from lipcert.bounds.facts import Facts, Finds, NoiseOf
 from lipcert.bounds.reach import Reach, joined, through
 from lipcert.bounds.state import Coupling, Layer, State, half_diagonal
 from lipcert.network import Forward, Network, Node, forward
@@ -54,7 +54,7 @@ class Motion:
 
 def anchored_state(
     propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
-    facts: Facts, finder: Finder | None = None, noise_of: NoiseOf | None = None,
+    facts: Facts, finder: Finds | None = None, noise_of: NoiseOf | None = None,
 ) -> State:  # fmt: skip
     """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
     of a ``Propagation``.
@@ -79,7 +79,7 @@ class _Anchoring(Forward[Motion]):
     centre: Centre
     eps: Tensor
     facts: Facts
-    finder: Finder | None
+    finder: Finds | None
     noise_of: NoiseOf | None
     state: State = field(default_factory=dict)
 

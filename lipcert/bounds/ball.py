@@ -82,7 +82,8 @@ def coordinate_reach(network: Network, constants: Sequence[Scalar]) -> list[Tens
     exact = network.exact
     for i, operator in exact.operators.items():
         constant = constants[network.nodes[i].inputs[0]]
-        if math.isfinite(float(constant)):
+        number = constant.detach() if isinstance(constant, Tensor) else constant
+        if math.isfinite(float(number)):
             rows = row_norms(operator, exact.anchor, exact.outward)
             reach[i] = rounded_up(exact.outward.times(rows, constant), network.anchor.dtype)
     return reach

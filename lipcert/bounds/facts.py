@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -102,6 +103,16 @@ class Plan:
         """How many values the chains of all wide inputs lead past."""
         paths = (ancestors(layers.network, sink) for sink in self.wide(layers))
         return sum(math.prod(layers.network.nodes[i].shape) for path in paths for i in path)
+
+
+class Finds(Protocol):
+    """What finds facts; ``Finder`` says what of its methods mean."""
+
+    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor: ...
+
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> tuple[Box, Tensor] | None: ...
+
+    def chain(self, node: int, state: State, mask: Tensor) -> Chain | None: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,6 +44,14 @@ class Layers:
     edges: tuple[Segment, ...]
     last: dict[int, Tensor]
     last_noise: dict[int, Tensor]
+
+    @cached_property
+    def edges_into(self) -> dict[int, list[Edge]]:
+        """The segments that end in each activation's input, by their ends."""
+        found: dict[int, list[Edge]] = {}
+        for edge in self.edges:
+            found.setdefault(edge.sink, []).append((edge.source, edge.sink))
+        return found
 
     @property
     def own(self) -> Outward:

@@ -155,4 +155,4 @@ def _norm_by_structure(operator: Operator) -> float:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
+    return float(values.detach().max()) if values.numel() else 0.0
