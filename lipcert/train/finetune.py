@@ -85,7 +85,8 @@ class FineTuning:
 def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None = None) -> Record:
     """Train, export, certify before and after; the record that ``recipe.json`` holds.
 
-    Processes other than the first return after the training, with an empty record.
+    Processes other than the first return after the training, with an empty record. Raises
+    ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
@@ -126,7 +127,11 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     write_recipe(job.folder, record)
     if job.certify:
         classes = training_data.names if training_data.by_name else ()
-        record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        try:
+            record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        except KeyboardInterrupt as stop:
+            kept = f"interrupted; the tuned file is {job.folder / MODEL}: repeat the command with "
+            raise KeyboardInterrupt(str(stop) or kept + "--resume to certify it") from None
         write_recipe(job.folder, record)
     return record
 

@@ -63,9 +63,9 @@ def commands(page: str) -> list[str]:
 def left_out(command: str) -> bool:
     """Beside those with a reason: the mere names of commands that need more."""
     name_alone = re.fullmatch(r"lipcert (\w+)", command)
-    return bool(name_alone and name_alone[1] not in ("demo", "doctor")) or any(
-        command.startswith(start) for start in ELSEWHERE
-    )
+    if name_alone and name_alone[1] not in ("demo", "doctor"):
+        return True
+    return any(command.startswith(start) for start in ELSEWHERE)
 
 
 def shortened(command: str) -> str:
