@@ -2,7 +2,7 @@
 
 from lipcert.bounds.anchored_bound import AnchoredBound
 from lipcert.bounds.ball import node_constants
-from lipcert.bounds.boxes import Centre, Propagation, rounding_errors
+from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.facts import Facts, Plan
 from lipcert.bounds.lipschitz import (
     Layers,
@@ -22,5 +22,5 @@ from lipcert.bounds.support import ball_box_support
 __all__ = [
     "AnchoredBound", "Bound", "Centre", "Facts", "GlobalBound", "Layers",
     "LocalBallBound", "LocalBound", "Plan", "Propagation", "ball_box_support", "global_margins",
-    "local_margins", "local_radii", "logit_constant", "node_constants", "rounding_errors",
+    "local_margins", "local_radii", "logit_constant", "node_constants",
 ]  # fmt: skip

@@ -19,43 +19,27 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import (
+from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.facts import Facts, Finds, NoiseOf
+from lipcert.bounds.reach import Reach, joined, through
+from lipcert.bounds.state import Coupling, Layer, State, half_diagonal
+from lipcert.network import Forward, Network, Node, forward
+from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.operators import Operator
+from lipcert.numbers import (
     Box,
-    Centre,
-    Propagation,
-    affine_box,
+    Outward,
     around,
+    for_samples,
+    image,
     meet,
     sum_box,
     widened,
 )
-from lipcert.bounds.facts import Facts, Finder, NoiseOf
-from lipcert.bounds.state import Coupling, Layer, State, half_diagonal
-from lipcert.network import Forward, Network, Node, forward
-from lipcert.network.activations import Activation, Elementwise
-from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import (
-    DOUBLE,
-    FLOAT64,
-    FLOAT64_TINY,
-    Arithmetic,
-    column,
-    gamma,
-    rounded_up,
-)
+from lipcert.rounding import FLOAT64_TINY, column, rounded_up
 
 # The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
 _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """How far a node moves, from balls alone: ``|Δv| ≤ width`` and ``Δv = diag(√squares) r`` with
-    ``‖r‖₂ ≤ radius``; ``squares`` None for ones."""
-
-    width: Tensor
-    radius: Tensor
-    squares: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +54,7 @@ class Motion:
 
 def anchored_state(
     propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
-    facts: Facts, finder: Finder | None = None, noise_of: NoiseOf | None = None,
+    facts: Facts, finder: Finds | None = None, noise_of: NoiseOf | None = None,
 ) -> State:  # fmt: skip
     """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
     of a ``Propagation``.
@@ -95,7 +79,7 @@ class _Anchoring(Forward[Motion]):
     centre: Centre
     eps: Tensor
     facts: Facts
-    finder: Finder | None
+    finder: Finds | None
     noise_of: NoiseOf | None
     state: State = field(default_factory=dict)
 
@@ -104,8 +88,8 @@ class _Anchoring(Forward[Motion]):
         return self.propagation.network
 
     @property
-    def own(self) -> Arithmetic:
-        return self.network.arithmetic
+    def own(self) -> Outward:
+        return self.network.outward
 
     def input(self, i: int) -> Motion:
         x, error = self.centre.values[i], self.centre.errors[i]
@@ -122,7 +106,7 @@ class _Anchoring(Forward[Motion]):
         rows = self.propagation.rows[i]
         assert rows is not None
         reach = through(operator, before.reach, rows, self.propagation.norms[i], self.own)
-        return Motion(affine_box(operator, before.box, self.own), reach, self.centre.errors[i])
+        return Motion(image(operator, before.box, self.own), reach, self.centre.errors[i])
 
     def activation(self, i: int, activation: Activation, before: Motion) -> Motion:
         source = self.network.nodes[i].inputs[0]
@@ -134,10 +118,10 @@ class _Anchoring(Forward[Motion]):
         layer = self._with_ball(layer, source, before.off)
         self.state[i] = layer
         # Gains are seen from the computed value.
-        width = (before.reach.width + before.off) * (1 + 2 * self.own.unit)
+        width = self.own.add(before.reach.width, before.off)
         width = torch.minimum(column(layer.radius, layer.gain), width)
-        moved = width * layer.gain * (1 + 4 * self.own.unit)
-        reach = Reach(moved, layer.radius, layer.gain.square())
+        squares = self.own.times(layer.gain, layer.gain)
+        reach = Reach(self.own.times(width, layer.gain), layer.radius, squares)
         return Motion(activation.image(layer.lower, layer.upper), reach, self.centre.errors[i])
 
     def _known(self, node: int, box: Box, off: Tensor) -> Box:
@@ -167,20 +151,20 @@ class _Anchoring(Forward[Motion]):
         # Both bound the same changes: the enclosure of a smaller box need not be the smaller one.
         gain = torch.minimum(torch.where(varying != 0, steepest, 0), self.facts.gains[node])
         width = torch.maximum(upper - anchor, anchor - lower) * varying
-        radius = half_diagonal(width, self.centre.logits.dtype) * (1 + 2 * self.own.unit)
+        # A difference is rounded.
+        radius = self.own.up(half_diagonal(width, self.centre.logits.dtype), 1)
         return Layer(anchor, lower, upper, radius, gain, varying)
 
     def _with_ball(self, layer: Layer, source: int, off: Tensor) -> Layer:
         """The layer, whose ball was its box's half-diagonal, with the least ball that is known."""
-        state, facts = self.state, self.facts
+        state, facts, own = self.state, self.facts, for_samples(self.eps.dtype)
         for edge in self.edges[source]:
             if self.finder is not None and edge not in facts.norms:
                 facts.norms[edge] = self.finder.norm(edge, state[edge[0]].gain, layer.varying)
         norms = {edge[0]: facts.norms[edge] for edge in self.edges[source]}
         total = torch.zeros_like(self.eps)
         for j, norm in norms.items():
-            total = total + norm * state[j].radius
-        total = total * (1 + (len(norms) + 2) * FLOAT64)
+            total = own.add(total, own.times(norm, state[j].radius))
         total = torch.minimum(total, layer.radius)
         if self.finder is not None and source not in facts.chains:
             chain = self.finder.chain(source, state, layer.varying)
@@ -192,21 +176,21 @@ class _Anchoring(Forward[Motion]):
         error = half_diagonal(off, self.eps.dtype)
         return replace(
             layer,
-            radius=(total + error) * (1 + 4 * FLOAT64),
-            coupling=_coupling(norms, state, error),
+            radius=own.add(total, error),
+            coupling=_coupling(norms, state, error, own),
             drift=off,
         )
 
     def found(self, i: int, node: Node, value: Motion) -> Motion:
         """Met with what balls alone say; and with noise, where an activation reads it."""
         off, reach, own = value.off, value.reach, self.own
-        near = around(self.centre.values[i], reach.width + off, own)
+        near = around(self.centre.values[i], own.add(reach.width, off), own)
         box = meet(widened(value.box, off, own), near)
         if i in self.network.sinks:
             noise = self._noise(i, box)
             if noise is not None:
                 noise = rounded_up(noise, off.dtype)
-                off = (off + noise) * (1 + 2 * own.unit)
+                off = own.add(off, noise)
                 box = widened(box, noise, own)
         return Motion(box, reach, off)
 
@@ -222,9 +206,11 @@ class _Anchoring(Forward[Motion]):
         return here
 
 
-def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling | None:
+def _coupling(
+    norms: dict[int, Tensor], state: State, error: Tensor, own: Outward
+) -> Coupling | None:
     """With any shares ``t_j > 0`` of 1, ``(Σ_j n_j r_j)² ≤ Σ_j (n_j²/t_j) r_j²``: shares as the
-    balls have them. ``norms`` by source.
+    balls have them. ``norms`` by source. What is rounded in the shares counts with the rest.
 
     The anchor is within ``error`` of what the sources' anchors give, and
     ``(a + b)² ≤ (1 + τ) a² + (1 + 1/τ) b²``.
@@ -236,44 +222,11 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     floor = _SMALLEST_SHARE * whole + FLOAT64_TINY
     whole = whole + len(norms) * floor
     drift = (error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
-    slack = (1 + drift) * (1 + gamma(2 * len(norms) + 32))
-    factors = {j: norm.square() * whole / (sizes[j] + floor) * slack for j, norm in norms.items()}
-    rest = error.square() * (1 + 1 / drift)
+    factors = {
+        j: own.up(norm.square() * whole / (sizes[j] + floor) * (drift + 1), 2 * len(norms) + 32)
+        for j, norm in norms.items()
+    }
+    rest = own.times(error, error, own.up(1 / drift + 1, 2))
     if 0 in factors:
-        rest = rest + factors.pop(0) * state[0].radius.square()
-    return Coupling(factors, rest * (1 + 16 * FLOAT64))
-
-
-def through(operator: Operator, before: Reach, rows: Tensor, norm: float, own: Arithmetic) -> Reach:
-    """Row by row, ``rows`` the norms of all rows; and whole, by the operator's own norm."""
-    slack = 1 + own.gamma(operator.terms + 8)
-    squares, ball = None, rows
-    if before.squares is not None:
-        squares = operator.squared(before.squares) * slack
-        ball = squares.sqrt()
-    ball = ball * column(before.radius, ball) * (1 + 8 * own.unit)
-    width = torch.minimum(ball, operator.magnitude(before.width) * slack)
-    if isinstance(operator, Diagonal) or (
-        isinstance(operator, Select) and operator.multiplicity <= 1
-    ):
-        return Reach(width, before.radius, rows.square() if squares is None else squares)
-    return Reach(width, _whole(before) * norm * (1 + 4 * FLOAT64))
-
-
-def joined(parts: list[Reach], own: Arithmetic) -> Reach:
-    """Of a sum."""
-    radius = _total([_whole(part) for part in parts], DOUBLE)
-    return Reach(_total([part.width for part in parts], own), radius)
-
-
-def _whole(reach: Reach) -> Tensor:
-    """``‖Δv‖₂`` of a node."""
-    if reach.squares is None:
-        return reach.radius
-    steepest = reach.squares.flatten(1).amax(1).to(reach.radius.dtype).sqrt()
-    return reach.radius * steepest * (1 + 8 * FLOAT64)
-
-
-def _total(widths: list[Tensor], own: Arithmetic) -> Tensor:
-    """Their sum, rounded up."""
-    return torch.stack(widths).sum(0) * (1 + own.gamma(len(widths)))
+        rest = own.add(rest, own.times(factors.pop(0), state[0].radius, state[0].radius))
+    return Coupling(factors, rest)

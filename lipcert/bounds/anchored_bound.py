@@ -8,7 +8,6 @@ from functools import cached_property
 from torch import Tensor
 
 from lipcert.bounds.anchored import anchored_state
-from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import chain_sources
 from lipcert.bounds.dual import DualBound
@@ -34,14 +33,6 @@ class AnchoredBound(Bound):
     rough: Network | None = None
     plan: Plan = field(default_factory=Plan)
     images: bool = False
-
-    @cached_property
-    def edges_into(self) -> dict[int, list[Edge]]:
-        """The segments that end in each activation's input."""
-        found: dict[int, list[Edge]] = {}
-        for edge in self.layers.edges:
-            found.setdefault(edge.sink, []).append((edge.source, edge.sink))
-        return found
 
     @cached_property
     def duals(self) -> tuple[DualBound, DualBound]:
@@ -82,14 +73,14 @@ class AnchoredBound(Bound):
             centre,
             norm_of,
         )
-        facts, edges = Facts(), self.edges_into
+        facts, edges = Facts(), self.layers.edges_into
         return facts, anchored_state(self.propagation, edges, centre, eps, facts, finder, noise_of)
 
     def state(
         self, centre: Centre, eps: Tensor, facts: Facts, noise_of: NoiseOf | None = None
     ) -> State:
         """The state at ``eps``, from what was found at this radius or a larger one."""
-        edges = self.edges_into
+        edges = self.layers.edges_into
         return anchored_state(self.propagation, edges, centre, eps, facts, noise_of=noise_of)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:

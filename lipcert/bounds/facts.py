@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import Chain, ChainMap, chain_sources
 from lipcert.bounds.lipschitz import Layers
 from lipcert.bounds.refined import Refinement, View, refined_box
@@ -27,6 +28,7 @@ from lipcert.bounds.state import State
 from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.numbers import Box
 
 # A local norm: of a segment (with its shared norm) or of a chain (None), and its number. The map is
 # in float64, unless it is of a rough copy.
@@ -101,6 +103,16 @@ class Plan:
         """How many values the chains of all wide inputs lead past."""
         paths = (ancestors(layers.network, sink) for sink in self.wide(layers))
         return sum(math.prod(layers.network.nodes[i].shape) for path in paths for i in path)
+
+
+class Finds(Protocol):
+    """What finds facts; ``Finder`` says what of its methods mean."""
+
+    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor: ...
+
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> tuple[Box, Tensor] | None: ...
+
+    def chain(self, node: int, state: State, mask: Tensor) -> Chain | None: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,20 +13,22 @@ the gains ``w`` and masks ``M`` of the boxes (``network.activations.base``), fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.ball import Edge, Scalar
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.support import ball_box_support
 from lipcert.network import Network, Segment, segments
 from lipcert.network.activations import Activation
 from lipcert.norms import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
-from lipcert.rounding import FLOAT64, gamma, rounded_up
+from lipcert.numbers import Box, Outward, moved
+from lipcert.rounding import gamma, rounded_up
 
 _EXACT_SIDE = 256
 
@@ -43,6 +45,19 @@ class Layers:
     last: dict[int, Tensor]
     last_noise: dict[int, Tensor]
 
+    @cached_property
+    def edges_into(self) -> dict[int, list[Edge]]:
+        """The segments that end in each activation's input, by their ends."""
+        found: dict[int, list[Edge]] = {}
+        for edge in self.edges:
+            found.setdefault(edge.sink, []).append((edge.source, edge.sink))
+        return found
+
+    @property
+    def own(self) -> Outward:
+        """The arithmetic of norms and margins."""
+        return self.network.exact.outward
+
     @classmethod
     def of(cls, network: Network) -> Layers:
         exact = network.exact
@@ -51,14 +66,14 @@ class Layers:
             for i in network.activations
             for segment in segments(exact, network.nodes[i].inputs[0])
         ]
-        outer = segments(exact, network.output)
+        outer = {s.source: rows_of(s) for s in segments(exact, network.output)}
         # The same affine node can feed two activations: its segments are shared.
         unique = {(segment.source, segment.sink): segment for segment in inner}
         return cls(
             network,
             tuple(unique.values()),
-            {segment.source: rows_of(segment)[0] for segment in outer},
-            {segment.source: rows_of(segment)[1] for segment in outer},
+            {source: rows for source, (rows, _) in outer.items()},
+            {source: noise for source, (_, noise) in outer.items()},
         )
 
     def last_norm(self, source: int, gain: Tensor) -> Tensor:
@@ -73,7 +88,7 @@ class Layers:
         """At least how far a row matrix may be from the truth, by its Frobenius norm, ``(1,)``."""
         noise = self.last_noise[source].flatten()
         by = exponents(noise.max()) if noise.numel() else exponents(noise.new_zeros(()))
-        return lifted(divided(noise, by).norm()[None] * (1 + gamma(noise.numel() + 4)), by)
+        return lifted(self.own.length(divided(noise, by)[None]), by)
 
     def forms(self, source: int, labels: Tensor) -> Tensor:
         """``c_s = row_y − row_j`` for every class j: ``(B, K, n)``; 0 at ``j = y``."""
@@ -105,21 +120,16 @@ def masks(network: Network, boxes: list[Box]) -> dict[int, Tensor]:
 
 def change_box(network: Network, centre: Centre, source: int, box: Box) -> Box:
     """The box of ``Δa`` of a source whose values lie in the ``box``."""
-    (lower, upper), value, error = box, centre.values[source], centre.errors[source]
-    slack = error + 4 * network.arithmetic.unit * (value.abs() + lower.abs() + upper.abs())
-    return lower - value - slack, upper - value + slack
+    return moved(box, centre.values[source], centre.errors[source], network.outward)
 
 
 def local_radii(layers: Layers, norms: Mapping[Edge, Tensor], eps: Tensor) -> dict[int, Tensor]:
     """``ρ_s`` for every source: ``(B,)`` each; ``norms`` holds one local norm a sample and edge."""
-    radii = {0: eps}
+    radii, own = {0: eps}, layers.own
     for i in layers.network.activations:
         sink = layers.network.nodes[i].inputs[0]
-        arriving = [edge for edge in norms if edge[1] == sink]
-        total = torch.zeros_like(eps, dtype=torch.float64)
-        for edge in arriving:
-            total = total + product(norms[edge], radii[edge[0]])
-        radii[i] = rounded_up(total * (1 + (len(arriving) + 2) * FLOAT64), eps.dtype)
+        ways = [own.times(norms[edge], radii[edge[0]]) for edge in norms if edge[1] == sink]
+        radii[i] = rounded_up(own.add(*ways), eps.dtype)
     return radii
 
 
@@ -138,41 +148,46 @@ def local_margins(
 
     ``cut=False`` leaves out the box in the last layer: the plain ``‖c diag(w)‖ ρ``.
     """
-    margins = _clean(centre, labels)
+    own = layers.own
+    margins = _clean(centre, labels, own)
     for source in layers.last:
         form = layers.forms(source, labels)
         slope = gain[source].flatten(1).to(form.dtype)
         if cut:
             low, high = (side.flatten(1).to(form.dtype) for side in change[source])
-            live = torch.where(slope > 0, slope, 1) * (1 - 4 * FLOAT64)
-            walls = [torch.where(slope > 0, side / live, 0) for side in (low, high)]
+            live = torch.where(slope > 0, slope, 1)
+            low, high = (torch.where(slope > 0, own.up(t / live, 1), 0) for t in (low, high))
             # What the margin can lose: the most of −c·Δa.
-            drop = ball_box_support(-form * slope[:, None], walls[0], walls[1], radii[source])
+            drop = ball_box_support(-form * slope[:, None], low, high, radii[source], own)
         else:
-            drop = (form * slope[:, None]).norm(dim=2) * radii[source][:, None]
-            drop = drop * (1 + gamma(form.shape[2] + 8))
-        # What the rows' own rounding can add, whatever its direction.
-        noise = (slope.square() @ layers.last_noise[source].square().mT).sqrt()
-        noise = (noise.gather(1, labels[:, None]) + noise) * radii[source][:, None]
-        margins = margins - (drop + noise * (1 + gamma(form.shape[2] + 8))) * (1 + 4 * FLOAT64)
+            length = own.length((form * slope[:, None]).flatten(0, 1)).reshape(form.shape[:2])
+            drop = own.times(length, radii[source][:, None])
+        # A product with the gain is rounded.
+        lost = [own.up(drop, 1)]
+        if own.unit:
+            # What the rows' own rounding can add, whatever its direction.
+            squares = own.up(slope.square() @ layers.last_noise[source].square().mT, slope.shape[1])
+            noise = own.root(squares + 4 * slope.shape[1] * own.tiny)
+            noise = own.add(noise.gather(1, labels[:, None]), noise)
+            lost.append(own.times(noise, radii[source][:, None]))
+        margins = own.below(margins, *lost)
     return margins.scatter(1, labels[:, None], 0)
 
 
 def global_margins(
-    layers: Layers, centre: Centre, labels: Tensor, constants: list[float], eps: Tensor
+    layers: Layers, centre: Centre, labels: Tensor, constants: Sequence[Scalar], eps: Tensor
 ) -> Tensor:
     """Lower bounds of the margins by the product of norms: ``(B, K)``; 0 at the label itself."""
-    margins = _clean(centre, labels)
+    own = layers.own
+    margins = _clean(centre, labels, own)
     for source, rows in layers.last.items():
-        size = layers.last_noise[source].norm(dim=1)
-        distance = torch.stack([(rows[j] - rows).norm(dim=1) for j in range(len(rows))])
-        distance = distance + size[:, None] + size
-        distance = distance * (1 + gamma(rows.shape[1] + 8))
-        distance.fill_diagonal_(0)
-        margins = margins - distance[labels] * (eps * constants[source])[:, None] * (
-            1 + 8 * FLOAT64
-        )
-    return margins
+        size = own.length(layers.last_noise[source])
+        # A difference is rounded.
+        distance = torch.stack([own.up(own.length(row - rows), 1) for row in rows])
+        distance = own.add(distance, size[:, None], size)
+        radius = own.times(eps, constants[source])[:, None]
+        margins = own.below(margins, own.times(distance[labels], radius))
+    return margins.scatter(1, labels[:, None], 0)
 
 
 def logit_constant(
@@ -184,24 +199,29 @@ def logit_constant(
     ``(Σ_s ‖A_s diag(w_s)‖ ρ_s) ‖x − x'‖₂``, with the ``growth`` ``ρ_s`` ``(B,)`` for each unit of
     the radius: gains hold for any two points, so this constant needs no anchor.
     """
-    total = torch.zeros_like(growth[0])
+    own, total = layers.own, torch.zeros_like(growth[0])
     for source in layers.last:
         slope = gain[source].flatten(1).double()
         noise = product(layers.noise_norm(source), slope.amax(1))
-        total = total + product(layers.last_norm(source, slope) + noise, growth[source])
-    return total * (1 + (len(layers.last) + 6) * FLOAT64)
+        norm = own.add(layers.last_norm(source, slope), noise)
+        total = own.add(total, product(norm, growth[source]))
+    return total
 
 
 def rows_of(segment: Segment) -> tuple[Tensor, Tensor]:
     """A segment's rows ``(outputs, n)``, and how far each entry may be from the truth, fused
     coefficients included."""
+    rows = segment.rows().flatten(1)
+    if segment.network.rough:
+        return rows, torch.zeros_like(rows)
     magnitudes = segment.rows(magnitude=True).flatten(1)
-    return segment.rows().flatten(1), gamma(segment.transposed_terms + 16) * magnitudes
+    return rows, gamma(segment.transposed_terms + 16) * magnitudes
 
 
-def _clean(centre: Centre, labels: Tensor) -> Tensor:
-    logits, errors = centre.logits, centre.logit_errors
-    own = labels[:, None]
-    margin = logits.gather(1, own) - logits - (errors.gather(1, own) + errors) * (1 + 4 * FLOAT64)
-    margin = margin - 2 * FLOAT64 * (logits.gather(1, own).abs() + logits.abs())
-    return margin.scatter(1, own, 0)
+def _clean(centre: Centre, labels: Tensor, own: Outward) -> Tensor:
+    """Lower bounds of the margins at the samples."""
+    logits, errors, column = centre.logits, centre.logit_errors, labels[:, None]
+    margin = logits.gather(1, column) - logits
+    # The difference itself is rounded.
+    made = 2 * own.unit * margin.abs()
+    return own.below(margin, errors.gather(1, column), errors, made).scatter(1, column, 0)

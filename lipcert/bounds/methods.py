@@ -7,14 +7,14 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import Edge, node_constants
+from lipcert.bounds.ball import Edge, Scalar, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.facts import Facts, NormOf, exact_map
 from lipcert.bounds.lipschitz import (
@@ -27,8 +27,8 @@ from lipcert.bounds.lipschitz import (
     logit_constant,
     masks,
 )
-from lipcert.norms import SegmentNorms, WeightedMap, at_least_tiny
-from lipcert.rounding import FLOAT64
+from lipcert.norms import SegmentNorms, WeightedMap
+from lipcert.numbers import OUT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
 
@@ -39,12 +39,13 @@ class Bound(ABC):
 
     layers: Layers
     norms: Mapping[Edge, SegmentNorms]
-    constants: list[float]
+    constants: Sequence[Scalar]
     propagation: Propagation
 
     @classmethod
     def of(cls, layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> Self:
-        constants = node_constants(layers.network, norms)
+        whole = {edge: found.norm.value for edge, found in norms.items()}
+        constants = node_constants(layers.network, whole)
         return cls(layers, norms, constants, Propagation.of(layers.network, constants))
 
     def replaced(self, kind: type[AnyBound]) -> AnyBound:
@@ -76,9 +77,9 @@ class GlobalBound(Bound):
         for source, rows in self.layers.last.items():
             one = rows.new_ones(1, rows.shape[1])
             last = float(self.layers.last_norm(source, one)[0])
-            noise = float(self.layers.noise_norm(source))
-            total += at_least_tiny(last + noise, self.constants[source])
-        return total * (1 + (len(self.layers.last) + 6) * FLOAT64)
+            last = OUT64.add(last, float(self.layers.noise_norm(source)))
+            total = OUT64.add(total, OUT64.times(last, float(self.constants[source])))
+        return total
 
 
 class LocalBound(Bound):

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.state import State, select, to_dtype
 from lipcert.bounds.windows import Windows
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Box
 from lipcert.rounding import FLOAT64, rounded_up
 
 _CHUNK = 2**19

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lipcert.rounding import gamma
+from lipcert.numbers import for_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,5 @@ def to_dtype(state: State, dtype: torch.dtype) -> State:
 
 
 def half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of boxes of these half-widths, summed in this type: ``(B,)``."""
-    flat = widths.flatten(1)
-    length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
-    return length * (1 + gamma(flat.shape[1] + 8))
+    """Of boxes of these half-widths, summed in the type of radii: ``(B,)``."""
+    return for_samples(dtype).length(widths, dtype)

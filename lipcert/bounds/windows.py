@@ -21,7 +21,6 @@ from lipcert.network import Input, Network, NetworkBuilder, Node, Sum, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Convolution, Diagonal, Select, Shape
 from lipcert.network.operators.base import move_tensors
-from lipcert.rounding import FLOAT64
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,9 @@ class Windows:
             )
             width = torch.maximum(upper - anchor, anchor - lower) * varying
             around = half_diagonal(width, layer.radius.dtype)
-            unit = torch.finfo(anchor.dtype).eps
             found[number] = Layer(
                 anchor, lower, upper,
-                torch.minimum(layer.radius[rows], around * (1 + 2 * unit) * (1 + 2 * FLOAT64)),
+                torch.minimum(layer.radius[rows], self.network.outward.up(around, 1)),
                 cut(layer.gain), varying,
                 drift=None if layer.drift is None else cut(layer.drift),
             )  # fmt: skip

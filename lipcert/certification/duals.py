@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Facts, Layers, Plan
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import NoiseOf
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import State
@@ -18,6 +18,7 @@ from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.margins import MarginProver, Region
 from lipcert.certification.samples import Samples
 from lipcert.norms import Allowance, GramMap, SegmentNorms
+from lipcert.numbers import Box
 
 # How far above the truth norms may be where they take long.
 _ROUGHLY = 0.04

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipcert.bounds import Facts
 from lipcert.bounds.anchored_bound import state_margins
-from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import Plan
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.refined import Refinement
@@ -25,6 +25,7 @@ from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.certification.warm_start import WarmStart
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.numbers import Box
 
 # After its first radius a guess looks only at margins that come within so much of the clean one of
 # the nearest.

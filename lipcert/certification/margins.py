@@ -24,6 +24,7 @@ from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.samples import Samples
 from lipcert.certification.warm_start import WarmStart
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
 # Forms are sought, and proven in twice the precision, in parts that caches hold.
@@ -110,7 +111,7 @@ class MarginProver:
                 lambda: deployment.propagation.boxes(samples.deployed, ball)[-1],
                 each, labels, ball,
             )  # fmt: skip
-            pair = (each.gather(1, own) + each) * (1 + 4 * FLOAT64) + always
+            pair = OUT64.add(each.gather(1, own), each, always)
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(samples, state)
         deployed = pair.scatter(1, own, 0).amax(1) + worth
         return pair.scatter(1, own, -math.inf), deployed.nan_to_num(math.inf, math.inf)
@@ -211,5 +212,7 @@ def _clean_of(samples: Samples, forms: Forms, others: Tensor) -> Tensor:
     errors = samples.centre.logit_errors[forms.rows]
     label, other = samples.labels[forms.rows][:, None], others[:, None]
     clean = logits.gather(1, label) - logits.gather(1, other)
-    error = errors.gather(1, label) + errors.gather(1, other)
-    return (clean - error - 8 * FLOAT64 * (clean.abs() + error)).squeeze(1)
+    # The difference of logits is rounded.
+    made = 2 * OUT64.unit * clean.abs()
+    found = OUT64.below(clean, errors.gather(1, label), errors.gather(1, other), made)
+    return found.squeeze(1)

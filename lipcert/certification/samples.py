@@ -13,7 +13,8 @@ from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.certification.analysis import Analysis
 from lipcert.network import Network
 from lipcert.norms import Allowance
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import OUT64
+from lipcert.rounding import gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Samples:
 
     def ball(self, eps: Tensor) -> Tensor:
         """The radius around the near samples that covers ``eps`` ``(B,)`` around the given ones."""
-        return eps if self.distance is None else (eps + self.distance) * (1 + 2 * FLOAT64)
+        return eps if self.distance is None else OUT64.add(eps, self.distance)
 
     @property
     def logits(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from lipcert.data.keys import splits_in
 from lipcert.data.layouts import Expected
 from lipcert.data.load import FILES
 from lipcert.errors import UsageError
+from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
 from lipcert.run.environment import check_device, environment, threads, training_threads
@@ -30,6 +32,7 @@ from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
+from lipcert.train.plan import Plan
 from lipcert.train.processes import Processes
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
@@ -41,7 +44,9 @@ BEFORE = "before"
 # What a run leaves in its folder.
 _FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
           "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
-_THRESHOLD_IMAGES = 2000
+WIDENED = "the file computes in float16: it is trained in float32, and the tuned file is of float32"
+# So many images tell where thresholds start, and as few as all their activations take 1 GiB.
+_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS, _FEWEST_IMAGES = 2000, 2**28, 64
 _COMPARED_IMAGES = 8
 
 Record = dict[str, Any]
@@ -51,9 +56,9 @@ Record = dict[str, Any]
 class FineTuning:
     """What is asked for.
 
-    ``model``, ``weights``, ``arch``: see ``open_source``. ``data`` names the test images, and with
-    its split ``train`` the training images, unless ``train_data`` does. ``options``: how both files
-    are certified at the end. ``certify``: whether they are.
+    ``model``, ``weights``, ``arch``, ``output_name``: see ``open_source``. ``data`` names the test
+    images, and with its split ``train`` the training images, unless ``train_data`` does.
+    ``options``: how both files are certified at the end. ``certify``: whether they are.
     """
 
     model: Path | None
@@ -66,6 +71,7 @@ class FineTuning:
     options: Options
     execution: Execution
     certify: bool = True
+    output_name: str | None = None
     tensorboard: bool = False
     processes: Processes = field(default_factory=Processes)
 
@@ -79,7 +85,8 @@ class FineTuning:
 def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None = None) -> Record:
     """Train, export, certify before and after; the record that ``recipe.json`` holds.
 
-    Processes other than the first return after the training, with an empty record.
+    Processes other than the first return after the training, with an empty record. Raises
+    ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
@@ -90,8 +97,9 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     if named:  # it gets as many outputs as the data have classes
         training_data = relabelled(training_data, labelling)
     source = open_source(
-        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed
-    )
+        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed,
+        job.output_name,
+    )  # fmt: skip
     if not named:
         training_data = relabelled(training_data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
@@ -99,13 +107,14 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     _check_labels(source.model, training_data)
     with threads(job.execution.threads or training_threads(network)):
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
-        some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
+        some = train.batch(np.arange(min(len(train), _threshold_images(network))))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
         # No TF32 in the bound either.
         with job.processes.joined(device), ieee_arithmetic():
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
-            for note in training_data.notes:
+            wide = (WIDENED,) if rewritten.widened else ()
+            for note in (*source.model.loaded.notes, *wide, *training_data.notes):
                 watch.say(note)
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
@@ -118,7 +127,11 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     write_recipe(job.folder, record)
     if job.certify:
         classes = training_data.names if training_data.by_name else ()
-        record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        try:
+            record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        except KeyboardInterrupt as stop:
+            kept = f"interrupted; the tuned file is {job.folder / MODEL}: repeat the command with "
+            raise KeyboardInterrupt(str(stop) or kept + "--resume to certify it") from None
         write_recipe(job.folder, record)
     return record
 
@@ -180,7 +193,9 @@ def _has_splits(path: Path) -> bool:
 
 
 def _expected(job: FineTuning) -> Expected | None:
-    return None if job.model is None else expected_by(ModelSource(job.model, job.weights, job.arch))
+    if job.model is None:
+        return None
+    return expected_by(ModelSource(job.model, job.weights, job.arch, job.output_name))
 
 
 def _check_labels(model: Model, data: Dataset) -> None:
@@ -233,6 +248,11 @@ def _training(
     )
 
 
+def _threshold_images(network: Network) -> int:
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // values))
+
+
 def _told(source: Source, trainable: Trainable, train: Images, validation: Images) -> str:
     numbers = sum(tensor.numel() for tensor in trainable.tensors)
     frozen = trainable.frozen
@@ -259,6 +279,7 @@ def _record(
         "recipe": job.recipe.to_json(),
         "recipe_sha256": job.recipe.digest,
         "training_eps": job.recipe.training_eps,
+        "planned": None if progress.plan is None else vars(Plan(*progress.plan)),
         "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
         "frozen": list(trainable.frozen),
         "data": {
@@ -292,7 +313,8 @@ def _certify(
     seed = job.recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps
-    tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)
+    # What the file that came in asks for, that which is handed back does too.
+    tuned = open_model(ModelSource(job.folder / MODEL), source.model.preprocessing)
     results: Record = {"eps": eps.text, "method": job.options.method, "unit": dataset.unit}
     todo = [("after", tuned, job.folder)]
     if source.pretrained:

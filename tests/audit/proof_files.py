@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnx
 import torch
 from audit_models import model, node
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.deployed import Deployed, Preprocessing, margins
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.proofs.check import Checker, Claim, Outcome
@@ -41,13 +41,14 @@ def dense(
     return model(nodes, widths[:1], **arrays)
 
 
-def network_of(made: onnx.ModelProto, front: Preprocessing, deployed: str = "float32") -> Network:
-    return Network(Graph(Interpreter(made, front.shape, softmax=False), front, deployed))
+def network_of(made: onnx.ModelProto, front: Preprocessing, *, softmax: bool = False) -> Network:
+    return Network(Graph(Interpreter(made, front.shape, softmax=softmax), front))
 
 
 def replay_of(network: Network, deployed: str = "float32", *, pixel_domain: bool = False) -> Replay:
     coins = Coins(1e-9, 1000)
-    return Replay(network, deployed, coins, pixel_domain=pixel_domain, softmax=False)
+    arithmetic = Arithmetic.of(deployed)
+    return Replay(network, arithmetic, coins, pixel_domain=pixel_domain, softmax=False)
 
 
 def proofs(
@@ -68,8 +69,9 @@ def checker(
     deployed: str = "float32", *, pixel_domain: bool = False,
 ) -> Checker:  # fmt: skip
     reading = Interpreter(made, front.shape, softmax=False)
+    arithmetic = Arithmetic.of(deployed, reading.inside, reading.leaves)
     return Checker(
-        reading, front, path, samples, deployed=deployed, pixel_domain=pixel_domain, softmax=False
+        reading, front, path, samples, arithmetic, pixel_domain=pixel_domain, softmax=False
     )
 
 
@@ -83,7 +85,7 @@ def checked(
 
 def changed(arrays: Arrays, **others: Any) -> Arrays:
     """Some arrays replaced, or made by functions of the old ones, in their types."""
-    own = {one.name: getattr(arrays, one.name) for one in fields(arrays)}
+    own = dict(vars(arrays))
     for name, value in others.items():
         made = value(own[name]) if isinstance(value, Callable) else value
         own[name] = np.asarray(made, dtype=own[name].dtype)
