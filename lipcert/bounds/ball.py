@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lipcert.bounds.residual import Block, residual_blocks
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
@@ -28,9 +29,11 @@ def node_constants(
 
     ``norms`` holds whole segments, by (source, sink); a sink whose segments are all there is
     bounded by them, any other affine node by its operator's own norm; ``own`` has these where they
-    are known already, an entry a node.
+    are known already, an entry a node. A residual block that does not expand counts as such
+    (``bounds.residual``), unless no norm is given.
     """
-    return list(forward(network, _Constants(network, norms, own)).values())
+    blocks = residual_blocks(network) if norms else {}
+    return list(forward(network, _Constants(network, norms, own, blocks)).values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +41,21 @@ class _Constants(Forward[float]):
     network: Network
     norms: Mapping[Edge, SegmentNorms]
     own: Sequence[float] | None
+    blocks: Mapping[int, Block]
     reached: dict[int, float] = field(default_factory=dict)
 
     def input(self, i: int) -> float:
         return 1.0
 
     def sum(self, i: int, parts: list[float]) -> float:
+        if i in self.blocks:
+            block = self.blocks[i]
+            return min(sum(parts), block.factor * self.reached[block.source])
         return sum(parts)
 
     def affine(self, i: int, operator: Operator, before: float) -> float:
-        if self._arriving(i):
-            return 0.0
+        if self._arriving(i) and not self.blocks:
+            return math.inf
         return at_least_tiny(before, operator_norm(operator) if self.own is None else self.own[i])
 
     def activation(self, i: int, activation: Activation, before: float) -> float:
@@ -57,9 +64,11 @@ class _Constants(Forward[float]):
     def found(self, i: int, node: Node, value: float) -> float:
         arriving = self._arriving(i)
         if i and arriving and not isinstance(node.kind, Activation):
-            value = sum(
+            together = sum(
                 at_least_tiny(norm.norm.value, self.reached[source]) for source, norm in arriving
             )
+            # On the way itself there may be blocks that whole segments do not see.
+            value = min(together, value) if self.blocks else together
         terms = len(arriving) + len(node.inputs) + 4
         self.reached[i] = value * (1 + terms * FLOAT64)
         return self.reached[i]

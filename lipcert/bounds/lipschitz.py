@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
+from lipcert.bounds.residual import Tail
 from lipcert.bounds.support import ball_box_support
 from lipcert.network import Network, Segment, segments
 from lipcert.network.activations import Activation
@@ -170,6 +171,17 @@ def global_margins(
             1 + 8 * FLOAT64
         )
     return margins
+
+
+def tail_margins(tail: Tail, centre: Centre, labels: Tensor, eps: Tensor) -> Tensor:
+    """Lower bounds of the margins through the tail alone: ``(B, K)``; 0 at the label itself."""
+    size = tail.noise.norm(dim=1)
+    distance = (tail.rows[labels][:, None] - tail.rows[None]).norm(dim=2)
+    distance = distance + size[labels][:, None] + size
+    distance = distance * (1 + gamma(tail.rows.shape[1] + 8)) * tail.constant
+    lost = distance * eps[:, None].to(distance.dtype) * (1 + 8 * FLOAT64)
+    margins: Tensor = _clean(centre, labels) - lost
+    return margins.scatter(1, labels[:, None], 0)
 
 
 def logit_constant(layers: Layers, state: Weights, growth: Mapping[int, Tensor]) -> Tensor:

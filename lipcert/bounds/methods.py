@@ -6,9 +6,11 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
@@ -22,10 +24,13 @@ from lipcert.bounds.lipschitz import (
     local_margins,
     local_radii,
     logit_constant,
+    rows_of,
+    tail_margins,
     weights,
 )
 from lipcert.bounds.refined import Prepared
-from lipcert.network import Network
+from lipcert.bounds.residual import Tail, residual_blocks, tail_of
+from lipcert.network import Network, Segment
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap, at_least_tiny
 from lipcert.rounding import FLOAT64
 
@@ -53,6 +58,22 @@ class Bound(ABC):
         """Another bound on the same network and norms."""
         return kind(self.layers, self.norms, self.constants, self.propagation)
 
+    @cached_property
+    def tail(self) -> Tail | None:
+        """What follows the last residual block that does not expand, where that is all."""
+        network = self.layers.network
+        end = tail_of(network, residual_blocks(network))
+        if end is None or not math.isfinite(self.constants[end]):
+            return None
+        rows, noise = rows_of(Segment(network.exact, end, network.output))
+        return Tail(rows, noise, self.constants[end])
+
+    def through_tail(self, margins: Tensor, centre: Centre, labels: Tensor, eps: Tensor) -> Tensor:
+        """The margins, or those of the tail where they are larger."""
+        if self.tail is None:
+            return margins
+        return torch.maximum(margins, tail_margins(self.tail, centre, labels, eps))
+
     @property
     def chain_norms(self) -> int:
         """How many norms of chains one preparation takes, beside those of the segments."""
@@ -74,7 +95,8 @@ class GlobalBound(Bound):
         return Prepared()
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
-        return global_margins(self.layers, centre, labels, self.constants, eps)
+        found = global_margins(self.layers, centre, labels, self.constants, eps)
+        return self.through_tail(found, centre, labels, eps)
 
     @property
     def product(self) -> float:
@@ -85,7 +107,8 @@ class GlobalBound(Bound):
             last = float(self.layers.last_norm(source, one)[0])
             noise = float(self.layers.noise_norm(source))
             total += at_least_tiny(last + noise, self.constants[source])
-        return total * (1 + (len(self.layers.last) + 6) * FLOAT64)
+        total *= 1 + (len(self.layers.last) + 6) * FLOAT64
+        return total if self.tail is None else min(total, self.tail.product)
 
 
 class LocalBound(Bound):
@@ -115,13 +138,15 @@ class LocalBound(Bound):
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
         radii = local_radii(self.layers, prepared.edges, eps)
-        return local_margins(self.layers, centre, labels, state, radii, cut=self.cut)
+        found = local_margins(self.layers, centre, labels, state, radii, cut=self.cut)
+        return self.through_tail(found, centre, labels, eps)
 
     def constant(self, centre: Centre, eps: Tensor, prepared: Prepared) -> Tensor:
         """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
         state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
         growth = local_radii(self.layers, prepared.edges, torch.ones_like(eps))
-        return logit_constant(self.layers, state, growth)
+        found = logit_constant(self.layers, state, growth)
+        return found if self.tail is None else found.clamp(max=self.tail.product)
 
 
 class LocalBallBound(LocalBound):

@@ -67,7 +67,8 @@ def chebyshev_bound(
     """An upper bound of ``‖M‖₂`` that fails with at most this probability: ``(B,)``, float64.
 
     ``probes``: ``(P·B, *shape)``, for each sample P independent uniform unit vectors on the
-    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``. ``absolute``: an upper bound of ``‖ |M| ‖₂``.
+    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``.
+    ``absolute``: an upper bound of ``‖ |M| ‖₂``.
 
     A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
     ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
