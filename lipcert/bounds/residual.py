@@ -44,12 +44,12 @@ from lipcert.network.operators import (
 )
 from lipcert.norms import (
     SegmentNorms,
-    at_least_tiny,
     largest_sums,
     operator_norm,
     spectral_norm,
 )
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import OUT64
+from lipcert.rounding import FLOAT64
 
 # Monotone, and nowhere steeper than 1 where ``lipschitz`` says so.
 _MONOTONE = (Clip, Elu, Sigmoid, Softplus, Tanh)
@@ -250,6 +250,6 @@ class Tail:
     @property
     def product(self) -> float:
         """An upper bound of the network's Lipschitz constant."""
-        spread = float(self.noise.square().sum().sqrt()) * (1 + gamma(self.noise.numel() + 8))
-        norm = float(spectral_norm(self.rows[None])[0]) + spread
-        return at_least_tiny(norm, self.constant) * (1 + 8 * FLOAT64)
+        spread = float(OUT64.length(self.noise.reshape(1, -1))[0])
+        norm = OUT64.add(float(spectral_norm(self.rows[None])[0]), spread)
+        return OUT64.times(norm, self.constant)

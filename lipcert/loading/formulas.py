@@ -52,6 +52,12 @@ class Formula(Unknown):
     rows: frozenset[int] = frozenset()
     formats: frozenset[Arithmetic] = frozenset()
 
+    @property
+    def compares(self) -> bool:
+        """Whether it is the result of a comparison."""
+        alone = self.polynomial.alone
+        return alone is not None and alone.name == "greater"
+
 
 def combined(
     node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler

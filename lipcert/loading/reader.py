@@ -22,11 +22,13 @@ from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.pooling import POOLING
+from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, of_product, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import (
     Array,
     Call,
+    Condition,
     Unknown,
     Unsupported,
     Value,
@@ -45,11 +47,10 @@ FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"
 MOST_OUTPUTS = 2**14
 PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
-# What activations are written out with, and what of that no rule reads alone.
-PARTS = ("Greater", "Pow")
+# What activations are written out with.
 WRITTEN_OUT = (
-    *PARTS, "Add", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Sigmoid", "Softplus",
-    "Sub", "Tanh", "Where",
+    *COMPARISONS, "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Pow",
+    "Sigmoid", "Softplus", "Sub", "Tanh", "Where",
 )  # fmt: skip
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -327,21 +328,27 @@ class _Reader:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
         formulas = [value for value in inputs if isinstance(value, Formula)]
         note = "after a refused node"
-        if not formulas:
+        compares = node.op_type == "Greater"
+        if not formulas and not compares:
             try:
                 return *self._ruled(node, inputs, assembler), True
-            except Unsupported as reason:
-                note = str(reason)
+            except Unsupported as refused:
+                note = str(refused)
+        if note == PRODUCT:
+            note = of_product(node, self.nodes)
         made = combined(node, inputs, assembler)
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
                 self.absorbed |= waiting
                 return [made], "", True
+            case Formula() if node.op_type == "Where":
+                # Known at once, or never.
+                raise Unsupported(CHOICE)
             case Formula():
                 rows = made.rows | {len(self.rows)}
-                return [replace(made, rows=rows)], note, bool(formulas)
-            case None if formulas:
+                return [replace(made, rows=rows)], note, bool(formulas) or made.compares
+            case None if formulas or compares:
                 self.stuck |= waiting
                 return *self._ruled(node, inputs, assembler), True
         raise Unsupported(note)
@@ -369,10 +376,15 @@ class _Reader:
         depending = [varies(value) for value in inputs]
         if not any(depending):
             return self._fold(node, inputs, assembler)
-        if kind in PARTS and any(type(value) is Unknown for value in inputs):
+        compared = any(_compares(value) for value in inputs)
+        if kind in COMPARISONS or (compared and is_move(node)):
+            return [Condition(varies=True)], "part of a choice"
+        if compared:
+            raise Unsupported(CHOICE)
+        if kind in ("DequantizeLinear", "Pow") and any(type(value) is Unknown for value in inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"
         if kind not in RULES:
-            raise Unsupported("not supported for values that depend on the network's input")
+            raise Unsupported(reason(kind))
         if kind in SOFTMAX and node is not self.final:
             raise Unsupported("only as the last operator, over all classes")
         known = [value for value in inputs if not isinstance(value, Unknown)]
@@ -441,7 +453,9 @@ class _Reader:
         self.problems += self.refused.values()
         if self.problems:
             return None
-        if not isinstance(result, Variable):
+        if _compares(result):
+            self.problems.append(f"output {self.output!r}: is true or false; name the logits")
+        elif not isinstance(result, Variable):
             self.problems.append(f"output {self.output!r} does not depend on the input")
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
@@ -455,3 +469,7 @@ class _Reader:
                 result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
             )
         return None
+
+
+def _compares(value: Value | None) -> bool:
+    return isinstance(value, Condition) or (isinstance(value, Formula) and value.compares)

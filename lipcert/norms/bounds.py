@@ -28,6 +28,7 @@ from lipcert.norms.scaling import divided, exponents, lifted, product
 from lipcert.norms.structure import Sizes, is_known_exactly, structural_norm
 from lipcert.norms.weighted import GramMap, WeightedMap
 from lipcert.norms.written import WRITTEN_SIDE, rough_norm, written_norm
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma, rounded_up
 
 # A matrix with a side up to this is written down, and its norms are found from its entries.
@@ -144,9 +145,8 @@ class SegmentNorms:
             unit, by = mapping.normalised()
             rows = self.segment.magnitude(unit.inner) * unit.outer
             columns = self.segment.transpose_magnitude(rows * unit.outer) * unit.inner
-            relative = gamma(unit.terms + 8)
-            top = columns.flatten(1).amax(1) * (1 + relative) + unit.underflow
-            return lifted(top.sqrt() * (1 + relative), by) + slack
+            top = OUT64.up(columns.flatten(1).amax(1).double(), unit.terms + 4)
+            return lifted(OUT64.root(OUT64.add(top, unit.underflow)), by) + slack
         matrix = self.matrix
         # Each side and the matrix are brought to 1, so that no product underflows that counts.
         by = exponents(matrix.abs().amax()) if matrix.numel() else exponents(matrix.new_zeros(()))
@@ -172,7 +172,7 @@ class SegmentNorms:
         """The whole segment's norm times the largest weights: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
         found = product(inner.new_tensor(self.norm.value), inner.amax(1), outer.amax(1))
-        return rounded_up(found * (1 + 4 * FLOAT64), inner.dtype)
+        return rounded_up(found, inner.dtype)
 
     def deterministic(self, mapping: WeightedMap) -> Tensor:
         """An upper bound without coins: ``(B,)``."""
@@ -269,4 +269,4 @@ def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
         top = rows.flatten(1).amax(1).reshape(-1, *(1,) * (rows.dim() - 1))
         q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=_FLOOR), 0)
     lost = mapping.underflow * (2 + math.sqrt(q[0].numel())) / _FLOOR
-    return lifted((best + lost).sqrt() * (1 + gamma(mapping.terms + 12)), by)
+    return lifted(OUT64.root(OUT64.up((best + lost).double(), mapping.terms + 4)), by)

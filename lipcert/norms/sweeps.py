@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from lipcert.network import Backward, Forward, Segment, backward, forward
 from lipcert.network.operators import Operator
-from lipcert.norms.structure import at_least_tiny, largest_sums, operator_norm
+from lipcert.norms.structure import largest_sums, operator_norm
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64, gamma
 
 _SLACK = 1 + 32 * FLOAT64
@@ -32,8 +33,8 @@ class Length:
         absolute = math.sqrt(rows) * math.sqrt(columns) * _SLACK
         norm = min(operator_norm(operator), absolute)
         made = gamma(terms) * absolute * (self.size + self.error)
-        error = at_least_tiny(norm, self.error) + made
-        return Length(at_least_tiny(norm, self.size) * _SLACK, error * _SLACK)
+        error = OUT64.times(norm, self.error) + made
+        return Length(OUT64.times(norm, self.size) * _SLACK, error * _SLACK)
 
     def gathered(self, other: Length) -> Length:
         """The sum of two, as it is rounded once."""

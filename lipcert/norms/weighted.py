@@ -14,6 +14,7 @@ from lipcert.network import Network, Segment
 from lipcert.norms.scaling import exponents, power, product
 from lipcert.norms.structure import Sizes
 from lipcert.norms.sweeps import Sweeps
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
 # A map of a size from 2^-64 to 2^64 is taken as it is.
@@ -147,11 +148,12 @@ class WeightedMap(GramMap):
         else:
             near, far, sums, sums_back = outer, inner, there.columns, back.rows
             lost, lost_back = there.lost_back, back.lost
-        swept = tiny * sums + lost
+        times, add = OUT64.times, OUT64.add
+        swept = add(times(tiny, sums), lost)
         # The squares of the weights lose η too, of the values that they meet.
-        weighted = far.square() * swept + tiny * (2 + sums * near)
-        found = near * (sums_back * weighted + lost_back) + tiny
-        return torch.nan_to_num(found * size * (1 + 1e-9), torch.inf, torch.inf)
+        weighted = add(times(far, far, swept), times(add(times(near, sums), 2.0), tiny))
+        found = add(times(near, add(times(weighted, sums_back), lost_back)), tiny)
+        return torch.nan_to_num(times(found, size), torch.inf, torch.inf)
 
     @cached_property
     def _sweeps(self) -> float:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from load_models import DOUBLE, Case, assert_agrees, network, reading
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from lipcert.errors import CannotCertify
@@ -133,9 +134,9 @@ REFUSED: list[tuple[Case, list[str]]] = [
      ["Mul-14 at y: a product"]),
     (written("softplus, early threshold", "p = Softplus x", "g = Greater x five",
              "y = Where g x p", five=np.array(5.0)),
-     ["Greater-13 at g: not supported", "Where-16 at y: softplus with a threshold of 5 jumps"]),
+     ["Where-16 at y: softplus with a threshold of 5 jumps"]),
     (written("another branch", "n = Neg x", "p = Softplus x", "g = Greater x twenty",
-             "y = Where g n p", twenty=np.array(20.0)), ["Greater-13 at g: not supported"]),
+             "y = Where g n p", twenty=np.array(20.0)), ["Where-16 at y: chooses by a comparison"]),
     # Read once as a part of GELU and once as a value of its own.
     (written("a part that is needed", "p = Pow x three", "c = Mul p k", "s = Add x c",
              "i = Mul s f", *TANH, "h = Mul x half", "g = Mul h o", "v = Relu p", "y = Add g v",
@@ -270,3 +271,59 @@ def test_what_torch_exports_is_read(name: str, tmp_path: Path) -> None:
         theirs = net(x).detach().double()
         found = ours.logits(x[:, None].double())
         assert bool(((found - theirs).abs() <= 1e-5).all()), (opset, dynamo)
+
+
+JUMPS = {
+    "hardshrink": [
+        ("Greater", "x t", "above", {}), ("Less", "x u", "below", {}),
+        ("Or", "above below", "kept", {}), ("Where", "kept x z", "y", {}),
+    ],
+    "threshold": [("LessOrEqual", "x t", "below", {}), ("Where", "below z x", "y", {})],
+    "threshold by a number": [
+        ("Greater", "x t", "above", {}), ("Cast", "above", "mask", {"to": 1}),
+        ("Mul", "x mask", "y", {}),
+    ],
+    "between": [
+        ("GreaterOrEqual", "x u", "a", {}), ("LessOrEqual", "x t", "b", {}),
+        ("And", "a b", "c", {}),
+        ("Not", "c", "d", {}), ("Identity", "d", "e", {}), ("Where", "e x z", "y", {}),
+    ],
+    "heaviside": [("Sign", "x", "s", {}), ("Relu", "s", "y", {})],
+    "shrink": [("Shrink", "x", "y", {"lambd": 0.5})],
+    "thresholded relu": [("ThresholdedRelu", "x", "y", {"alpha": 0.5})],
+    "rounded": [("Round", "x", "y", {})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_what_jumps_is_one_obstacle_and_says_so(name: str) -> None:
+    inits = {"t": np.float32(0.5), "u": np.float32(-0.5), "z": np.float32(0)}
+    found = reading(Case(name, JUMPS[name], SHAPE, 17, inits).model())
+    [problem] = found.problems
+    assert "jump" in problem
+    refused = [row.operator for row in found.operators if not row.supported]
+    assert len(refused) == 1
+    assert not {"Greater", "Less", "LessOrEqual", "And", "Or", "Not"} & set(refused)
+
+
+def test_an_output_that_is_true_or_false_is_no_logits() -> None:
+    model = Case("above", [("Sub", "x t", "y", {})], SHAPE, 17, {"t": np.float32(0.5)}).model()
+    model.graph.node[0].op_type = "Greater"
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+    [problem] = reading(model).problems
+    assert "true or false" in problem
+
+
+@pytest.mark.parametrize("pooled", ["AveragePool", "ReduceMean"])
+def test_a_normalisation_by_the_input_is_called_so(pooled: str) -> None:
+    how = {"kernel_shape": [1, 1]} if pooled == "AveragePool" else {"axes": [1]}
+    nodes = [
+        ("Mul", "x x", "s", {}), (pooled, "s", "m", how), ("Mul", "m t", "a", {}),
+        ("Add", "a k", "b", {}), ("Pow", "b p", "d", {}), ("Div", "x d", "y", {}),
+    ]  # fmt: skip
+    inits = {"t": np.float32(1e-4), "k": np.float32(1), "p": np.float32(0.75)}
+    [problem] = reading(Case("lrn", nodes, (1, 2, 3, 3), 17, inits).model()).problems
+    assert "(LRN)" in problem
+    size = {"size": 3, "alpha": 1e-4}
+    [problem] = reading(Case("lrn", [("LRN", "x", "y", size)], (1, 2, 3, 3)).model()).problems
+    assert "local response normalisation" in problem
