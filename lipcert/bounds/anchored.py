@@ -70,7 +70,8 @@ class Layer:
 
     ``drift``: how far each value of the anchor is from what the layers before make of their own
     anchors, ``|z0 − (W σ(z0') + b)|``, and a run's from what they make of its own, together; for
-    the input 0; None where nothing was rounded.
+    the input 0; None where nothing was rounded. ``drift_length`` is its length where that is known
+    to be less than what the values come to, ``(B,)``.
 
     What is one number a sample, the radius and the coupling, is in float64, whatever the type of
     the rest.
@@ -84,23 +85,27 @@ class Layer:
     varying: Tensor
     coupling: Coupling | None = None
     drift: Tensor | None = None
+    drift_length: Tensor | None = None
 
     @property
     def drifted(self) -> Tensor:
         """The length of the drift, rounded up: ``(B,)``."""
         if self.drift is None:
             return torch.zeros_like(self.radius)
-        return half_diagonal(self.drift, self.radius.dtype)
+        found = half_diagonal(self.drift, self.radius.dtype)
+        return found if self.drift_length is None else torch.fmin(found, self.drift_length)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        coupling, drift = values.pop("coupling"), values.pop("drift")
+        coupling = values.pop("coupling")
+        drift, length = values.pop("drift"), values.pop("drift_length")
         tensors = {name: change(value) for name, value in values.items()}
         return Layer(
             **tensors,
             coupling=coupling and coupling.map(change),
             drift=None if drift is None else change(drift),
+            drift_length=None if length is None else change(length),
         )
 
 
@@ -115,6 +120,30 @@ def select(state: State, rows: Tensor) -> State:
 
 def to_dtype(state: State, dtype: torch.dtype) -> State:
     return {i: layer.map(lambda t: t.to(dtype)) for i, layer in state.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """How far rounding puts a run off at one node: each value, ``(B, *shape)``, and all of them
+    together by their length, ``(B,)``, which may be far less than that of ``each``."""
+
+    each: Tensor
+    length: Tensor
+
+    def select(self, rows: Tensor) -> Noised:
+        """Some of the samples."""
+        return Noised(self.each[rows], self.length[rows])
+
+    def where(self, known: Tensor, instead: float) -> Noised:
+        """The same for the samples that are ``known``, ``(B,)``, and another number for others."""
+        wide = known.reshape(-1, *(1,) * (self.each.dim() - 1))
+        return Noised(
+            torch.where(wide, self.each, instead), torch.where(known, self.length, instead)
+        )
+
+    def met(self, other: Noised) -> Noised:
+        """What both say."""
+        return Noised(torch.fmin(self.each, other.each), torch.fmin(self.length, other.length))
 
 
 class Facts(ABC):
@@ -133,9 +162,9 @@ class Facts(ABC):
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
         """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
 
-    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+    def noise(self, node: int, state: State, box: Box) -> Noised | None:
         """How far a run may be off at an activation's input by rounding, seen from the layers
-        before it, that put it into the ``box`` but for that: ``(B, *shape)``."""
+        before it, that put it into the ``box`` but for that."""
         return None
 
     def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
@@ -161,11 +190,13 @@ class Reach:
 @dataclass(frozen=True, eq=False)
 class Motion:
     """Of one node: its box, how far it moves by balls alone, and how far its anchor is ``off`` from
-    what the layers before make of theirs, noise included."""
+    what the layers before make of theirs, noise included; ``length``: that as a length, ``(B,)``,
+    None where the values tell it."""
 
     box: Box
     reach: Reach
     off: Tensor
+    length: Tensor | None = None
 
 
 def anchored_state(
@@ -229,7 +260,7 @@ class _Anchoring(Forward[Motion]):
             raise TypeError(f"{origin}: {type(activation).__name__} is to be lowered")
         known = self.facts.box(source, self.state, before.box, before.off)
         layer = _layer(activation, i, self.centre, source, known, self.facts, self.own)
-        layer = self._with_ball(layer, source, before.off)
+        layer = self._with_ball(layer, source, before)
         self.state[i] = layer
         # Gains are seen from the computed value.
         width = (before.reach.width + before.off) * (1 + 2 * self.own.unit)
@@ -238,7 +269,7 @@ class _Anchoring(Forward[Motion]):
         reach = Reach(moved, layer.radius, layer.gain.square())
         return Motion(activation.image(layer.lower, layer.upper), reach, self.centre.errors[i])
 
-    def _with_ball(self, layer: Layer, source: int, off: Tensor) -> Layer:
+    def _with_ball(self, layer: Layer, source: int, before: Motion) -> Layer:
         """The layer, whose ball was its box's half-diagonal, with the least ball that is known."""
         state = self.state
         norms = {
@@ -252,26 +283,31 @@ class _Anchoring(Forward[Motion]):
         total = torch.minimum(total, layer.radius)
         total = self.facts.ball(source, state, layer.varying, total)
         # From what the anchors before make of it to the anchor, and to the run's value.
-        error = half_diagonal(off, self.eps.dtype)
+        error = half_diagonal(before.off, self.eps.dtype)
+        if before.length is not None:
+            error = torch.fmin(error, before.length)
         return replace(
             layer,
             radius=(total + error) * (1 + 4 * FLOAT64),
             coupling=_coupling(norms, state, error),
-            drift=off,
+            drift=before.off,
+            drift_length=before.length,
         )
 
     def found(self, i: int, node: Node, value: Motion) -> Motion:
         """Met with what balls alone say; and with noise, where an activation reads it."""
-        off, reach, own = value.off, value.reach, self.own
+        off, reach, own, length = value.off, value.reach, self.own, None
         near = around(self.centre.values[i], reach.width + off, own)
         box = meet(widened(value.box, off, own), near)
         if i in self.network.sinks:
             noise = self.facts.noise(i, self.state, box)
             if noise is not None:
-                noise = rounded_up(noise, off.dtype)
-                off = (off + noise) * (1 + 2 * own.unit)
-                box = widened(box, noise, own)
-        return Motion(box, reach, off)
+                each = rounded_up(noise.each, off.dtype)
+                length = half_diagonal(off, self.eps.dtype) + noise.length.to(self.eps.dtype)
+                length = length * (1 + 4 * FLOAT64)
+                off = (off + each) * (1 + 2 * own.unit)
+                box = widened(box, each, own)
+        return Motion(box, reach, off, length)
 
 
 def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Facts, State, anchored_state, change_boxes
+from lipcert.bounds.anchored import Facts, Noised, State, anchored_state, change_boxes
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.chain import Chain, ChainMap, chain_sources
@@ -182,7 +182,7 @@ class _Finder(Facts):
             self.found.edges[edge] = self.norm_of(norms, exact_map(network, mapping), number)
         return self.found.edges[edge]
 
-    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+    def noise(self, node: int, state: State, box: Box) -> Noised | None:
         if self.noise_of is not None:
             self.found.noise[node] = self.noise_of(node, state, box)
         return self.found.noise.get(node)

@@ -140,7 +140,7 @@ class DualBound:
             nonlocal total
             layer = state[i]
             passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
-            total = total if layer.drift is None else total + _spent(passed, layer.drift)
+            total = total if layer.drift is None else total + _spent(passed, layer)
             return passed
 
         carry_back(self.network, forms.node, forms.coefficients, cross)
@@ -254,7 +254,7 @@ class DualBound:
             steepest, size = slope.flatten(1).abs().amax(1), length(passed)
             error = error * steepest * (1 + 4 * FLOAT64) + 4 * unit * size
             if layer.drift is not None:
-                charge = charge + _spent(passed, layer.drift) + error * layer.drifted
+                charge = charge + _spent(passed, layer) + error * layer.drifted
             return passed, error
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
@@ -326,10 +326,17 @@ class DualBound:
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
-def _spent(form: Tensor, drift: Tensor) -> Tensor:
-    """``|form|·drift`` of each form, rounded up: ``(N,)``."""
-    spent: Tensor = torch.linalg.vecdot(form.abs().double().flatten(1), drift.double().flatten(1))
-    return spent * (1 + gamma(math.prod(form.shape[1:]) + 8))
+def _spent(form: Tensor, layer: Layer) -> Tensor:
+    """What a layer's drift can be worth to each form, rounded up: ``(N,)``. Value by value it is
+    ``|form|·drift``, and no more than both lengths multiplied."""
+    assert layer.drift is not None
+    drift = layer.drift.double().flatten(1)
+    spent: Tensor = torch.linalg.vecdot(form.abs().double().flatten(1), drift)
+    spent = spent * (1 + gamma(math.prod(form.shape[1:]) + 8))
+    if layer.drift_length is not None:
+        whole = length(form) * layer.drift_length.double() * (1 + 4 * FLOAT64)
+        spent = torch.fmin(spent, whole)
+    return spent
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, Reach, State, joined, through
+from lipcert.bounds.anchored import Layer, Noised, Reach, State, joined, through
 from lipcert.bounds.boxes import Box, around
 from lipcert.bounds.rounding_sweep import ForwardSweep
 from lipcert.bounds.roundoff import Roundoff
@@ -94,14 +94,16 @@ class NoiseSweep(ForwardSweep):
         self.residual: dict[int, Tensor] = {}
         self.reach: dict[int, Reach] = {}
 
-    def before(self, sink: int, state: State, box: Box) -> Tensor:
-        """``r`` at an input of activations of the state's network: ``(B, *shape)``, in float64.
+    def before(self, sink: int, state: State, box: Box) -> Noised:
+        """``r`` at an input of activations of the state's network, in float64; its length by norms,
+        which know what elements do not: that errors rarely all add up.
 
         ``state`` has the layers of all activations before it, which put it into the ``box``, but
         for this noise."""
         known = box[0].double(), box[1].double()
-        found = [self._at(node, state, known) for node in sorted(self.noise.sinks[sink])]
-        return torch.stack(found).amax(0) if len(found) > 1 else found[0]
+        nodes = sorted(self.noise.sinks[sink])
+        each = torch.stack([self._at(node, state, known) for node in nodes]).amax(0)
+        return Noised(each, torch.stack([self.length[node] for node in nodes]).amax(0))
 
     def format(self, i: int) -> Arithmetic | None:
         return None if i in self.noise.compared else super().format(i)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Facts, State, select, to_dtype
+from lipcert.bounds.anchored import Facts, Noised, State, select, to_dtype
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.chain import Chain
@@ -43,7 +43,7 @@ class Prepared:
     edges: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
-    noise: dict[int, Tensor] = field(default_factory=dict)
+    noise: dict[int, Noised] = field(default_factory=dict)
     shrunk: dict[int, Tensor] = field(default_factory=dict)
     fixed: Tensor | None = None
 
@@ -55,15 +55,15 @@ class Prepared:
             edges={edge: norm[rows] for edge, norm in self.edges.items()},
             chains={i: chain.select(rows) for i, chain in self.chains.items()},
             boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
-            noise={i: noise[rows] for i, noise in self.noise.items()},
+            noise={i: noise.select(rows) for i, noise in self.noise.items()},
             shrunk={i: share[rows] for i, share in self.shrunk.items()},
             fixed=None if self.fixed is None else self.fixed[rows],
         )
 
 
 # What rounding adds at an activation's input, a node, from the layers before it and the box that
-# these put it into: ``(B, *shape)``.
-NoiseOf = Callable[[int, State, Box], Tensor]
+# these put it into.
+NoiseOf = Callable[[int, State, Box], Noised]
 
 
 class Kept(Facts):
@@ -73,11 +73,11 @@ class Kept(Facts):
     def __init__(self, prepared: Prepared, noise_of: NoiseOf | None = None) -> None:
         self.prepared, self.noise_of = prepared, noise_of
 
-    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
+    def noise(self, node: int, state: State, box: Box) -> Noised | None:
         noise = self.prepared.noise.get(node)
         if noise is None or self.noise_of is None:
             return noise
-        return torch.fmin(noise, self.noise_of(node, state, box))
+        return noise.met(self.noise_of(node, state, box))
 
     def varying(self, activation: int, mask: Tensor) -> Tensor:
         # Norms and chains hold between these neurons, and others cannot vary: a box of the larger

@@ -36,7 +36,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, half_diagonal
+from lipcert.bounds.anchored import Layer, Noised, State, half_diagonal
 from lipcert.bounds.boxes import Box, Centre, around
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise
@@ -45,7 +45,7 @@ from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
 
 # What is rounded in front of an activation: of its input's node, the layers before it, and the
 # node's box but for that.
-Rounding = Callable[[int, State, Box], Tensor]
+Rounding = Callable[[int, State, Box], Noised]
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
@@ -339,7 +339,7 @@ class _Claiming(Forward[_Flow]):
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
         if self.rounding is not None:
-            noise = self.rounding(sink, self.state, box)
+            noise = self.rounding(sink, self.state, box).each
             own = (own + noise) * (1 + 4 * FLOAT64)
         width = (width + own) * (1 + 4 * FLOAT64)
         place = self._place(activation, sink, before, width, own, drawn, spread)

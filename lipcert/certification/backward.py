@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Layers, Prepared
-from lipcert.bounds.anchored import State, select, to_dtype
+from lipcert.bounds.anchored import Noised, State, select, to_dtype
 from lipcert.bounds.boxes import Box, Centre
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
@@ -204,10 +204,9 @@ class BackwardBatch:
             return bound.state(self.centre, ball, ready.prepared), ready.needed
         charged, sweep = self.charged, None if noise is None else noise.over(ball)
 
-        def noise_of(node: int, state: State, box: Box) -> Tensor:
+        def noise_of(node: int, state: State, box: Box) -> Noised:
             assert sweep is not None
-            found = sweep.before(node, state, box)
-            return torch.where(again.reshape(-1, *(1,) * (found.dim() - 1)), found, math.inf)
+            return sweep.before(node, state, box).where(again, math.inf)
 
         state = bound.state(self.centre, ball, ready.prepared, noise_of if sweep else None)
         needed = self.needed(eps, state, sweep)

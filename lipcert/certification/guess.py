@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import AnchoredBound, Prepared
-from lipcert.bounds.anchored import State, select
+from lipcert.bounds.anchored import Noised, State, select
 from lipcert.bounds.boxes import Box
 from lipcert.bounds.forms import Forms
 from lipcert.certification.backward import FORMS_AT_ONCE, BackwardBatch
@@ -40,7 +40,7 @@ class Guess:
         self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
         self.limit = limit
         self.centre = self.bound.propagation.anchors(batch.x.float())
-        self.noise: dict[int, Tensor] = {}
+        self.noise: dict[int, Noised] = {}
         self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
         self.ahead = torch.ones_like(limit)
         if batch.tools.noise is not None and bool(doubtful.any()):
@@ -58,10 +58,7 @@ class Guess:
 
         sweep = batch.tools.noise.over(eps)
         found, state = still.prepare_state(self.centre, eps.float(), norm_of, sweep.before)
-        self.noise = {
-            node: torch.where(doubtful.reshape(-1, *(1,) * (noise.dim() - 1)), noise, 0.0)
-            for node, noise in found.noise.items()
-        }
+        self.noise = {node: noise.where(doubtful, 0.0) for node, noise in found.noise.items()}
         margins = still.margins_in(self.centre, batch.labels, state)
         if bool((margins.scatter(1, batch.labels[:, None], 1.0) > 0).all()):
             return
@@ -81,7 +78,7 @@ class Guess:
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.batch.tools.norms.guessed(norm, mapping, self.batch.allowance)
 
-        def noise_of(node: int, state: State, box: Box) -> Tensor:
+        def noise_of(node: int, state: State, box: Box) -> Noised:
             return self.noise[node]
 
         noisy = noise_of if self.noise else None
