@@ -43,9 +43,11 @@ from lipcert.network.operators import (
     TransposedConvolution,
 )
 from lipcert.norms import (
+    Norm,
     SegmentNorms,
     largest_sums,
     operator_norm,
+    rough_norm,
     spectral_norm,
 )
 from lipcert.numbers import OUT64
@@ -117,9 +119,11 @@ def _found(inner: Turned, turned: Turned, rough: bool) -> float:
     root = _spread(fitted.clamp(min=0).sqrt(), v)
     weighted = replace(inner, weight=root * v, bias=None)
     scaled = _structural(weighted)
-    if scaled**2 > 2 and not rough:
+    if scaled**2 > 2:
         # By frequencies it is a little too large: only a nearer norm tells whether it passes √2.
-        scaled = min(scaled, _written(weighted))
+        alone = _alone(weighted)
+        nearer = rough_norm(alone.unweighted()) if rough else SegmentNorms.of(alone.segment)
+        scaled = min(scaled, nearer if isinstance(nearer, float) else nearer.norm.value)
     rest = (u + root.square() * v).abs() + 8 * FLOAT64 * (u.abs() + root.square() * v.abs())
     sums = largest_sums(replace(inner, weight=rest, bias=None))
     off = math.sqrt(sums[0]) * math.sqrt(sums[1]) * (1 + 16 * FLOAT64)
@@ -218,11 +222,11 @@ def _structural(operator: Operator) -> float:
     return operator_norm(operator) + 16 * FLOAT64 * math.sqrt(sums[0]) * math.sqrt(sums[1])
 
 
-def _written(operator: Operator) -> float:
-    """The same, nearer to the truth where that can be had."""
+def _alone(operator: Operator) -> SegmentNorms:
+    """The operator as a segment of its own, its norm not found yet."""
     builder = NetworkBuilder(operator.in_shape)
     network = builder.build(builder.operator(operator, 0))
-    return SegmentNorms.of(Segment(network, 0, network.output)).norm.value
+    return SegmentNorms(Segment(network, 0, network.output), Norm(math.inf, "unknown"))
 
 
 def tail_of(network: Network, blocks: dict[int, Block]) -> int | None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lipcert.bounds.boxes import Box
 from lipcert.network import Input, Sum
-from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.activations import Activation, Elementwise, MaxMin
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest, column, gamma
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
 # ``(x − μ) s + β`` or ``x s + (β − μ s)``.
 _WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
+# Comparisons are written out with no value larger than so many times what they compare.
+_WRITTEN_OUT = 8.0
 # Gates are multiplied out with at most so many times their input.
 _MULTIPLES = 8.0
 
@@ -100,6 +102,8 @@ class ForwardSweep(ABC):
                 fresh = self._activation(activation, largest + passed, self._spread(i))
                 if not isinstance(activation, Elementwise):
                     fresh = fresh + self._lowered(activation, node.inputs[0])
+                if isinstance(activation, MaxMin) and activation.spelling:
+                    fresh = fresh + self._spelled(activation, node.inputs[0])
             case Sum():
                 passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
                 length = torch.stack(lengths).sum(0)
@@ -162,6 +166,16 @@ class ForwardSweep(ABC):
         fresh = own.unit * (1 + 4 * own.unit) * rounded + lost
         reach = size + (_MULTIPLES * inputs if scaled else 0.0)
         return torch.where(reach <= own.largest / 2, fresh, torch.inf)
+
+    def _spelled(self, activation: MaxMin, source: int) -> Tensor:
+        """A comparison that is written out with arithmetic; infinite where that could overflow."""
+        own = self.arithmetic
+        largest = activation.perturbation(*self.boxes[source], self.size[source])
+        if own is None:
+            return torch.zeros_like(largest)
+        rounded = own.unit * (1 + 4 * own.unit) * activation.spelling * largest
+        rounded = rounded + own.tiny * (2 * activation.spelling + 8)
+        return torch.where(_WRITTEN_OUT * largest <= own.largest / 2, rounded, torch.inf)
 
     def _lowered(self, activation: Activation, source: int) -> Tensor:
         """Where neurons are compared, the analysis works with their sums and differences."""
