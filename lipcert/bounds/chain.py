@@ -23,13 +23,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
+from lipcert.bounds.state import Layer, State
 from lipcert.network import Backward, Forward, Network, Sum, ancestors, backward, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
 from lipcert.norms import GramMap, largest_sums, times
 from lipcert.norms.scaling import power
-from lipcert.rounding import FLOAT64_TINY, Arithmetic, gamma
+from lipcert.numbers import OUT32, OUT64, Outward, for_samples, halves
+from lipcert.rounding import FLOAT64_TINY
 
 # Rounds of balancing, the first of full length.
 BALANCING = 5
@@ -52,9 +53,9 @@ class Chain:
         return Chain(self.sources, self.weights[rows], self.norm[rows])
 
     def length(self, state: State) -> Tensor:
-        squares = radii_of(self.sources, state).square() + FLOAT64_TINY
-        total = (squares / self.weights).sum(1).sqrt()
-        return self.norm * total * (1 + gamma(2 * len(self.sources) + 8))
+        radii, own = radii_of(self.sources, state), for_samples(self.norm.dtype)
+        squares = own.quotient(own.times(radii, radii), self.weights)
+        return own.times(self.norm, own.root(own.sum(squares)))
 
 
 def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
@@ -63,15 +64,11 @@ def radii_of(sources: tuple[int, ...], state: State) -> Tensor:
     return torch.stack([*balls, *drifts], 1)
 
 
-def middle_and_half(
-    activation: Elementwise, layer: Layer, own: Arithmetic
-) -> tuple[Tensor, Tensor]:
+def middle_and_half(activation: Elementwise, layer: Layer, own: Outward) -> tuple[Tensor, Tensor]:
     """``C`` and ``R ≥ 0`` of one activation, 0 where it cannot vary."""
-    flat, steep = activation.secant(layer.lower, layer.upper, layer.anchor)
-    middle = (flat + steep) / 2 * layer.varying
-    # Wide enough for the rounding of the middle.
-    half = ((steep - flat) / 2 + 8 * own.unit * (flat.abs() + steep.abs())) * layer.varying
-    return middle, torch.where(flat == steep, 0, half)
+    secants = activation.secant(layer.lower, layer.upper, layer.anchor)
+    middle, half = halves(secants, own)
+    return middle * layer.varying, half * layer.varying
 
 
 def chain_sources(network: Network, node: int) -> tuple[int, ...]:
@@ -102,7 +99,7 @@ class ChainMap(GramMap):
         for i in chain_sources(network, node)[1:]:
             kind = network.nodes[i].kind
             assert isinstance(kind, Elementwise)
-            middles[i], halves[i] = middle_and_half(kind, state[i], network.arithmetic)
+            middles[i], halves[i] = middle_and_half(kind, state[i], network.outward)
         weights = mask.new_zeros(len(mask), 2 * len(middles) + 1)
         weights[:, : len(middles) + 1] = 1
         return cls(network, node, middles, halves, weights, mask)
@@ -138,8 +135,8 @@ class ChainMap(GramMap):
         there = _LossesBack(self.network)
         backward(self.network, self.node, _Loss(heaviest, FLOAT64_TINY), there)
         found = forward(self.network, _LossesForth(there.seen, weight), along=self.path)
-        lost = heaviest * found[self.node].lost + FLOAT64_TINY
-        lost = lost * math.sqrt(self.mask[0].numel()) * (1 + 1e-6)
+        lost = OUT64.add(OUT64.times(heaviest, found[self.node].lost), FLOAT64_TINY)
+        lost = OUT64.times(lost, math.sqrt(self.mask[0].numel()))
         return torch.full_like(self.weights[:, 0], lost).nan_to_num(math.inf, math.inf)
 
     def scaled(self, by: Tensor) -> ChainMap:
@@ -271,17 +268,19 @@ class _Loss:
     lost: float
 
     def __add__(self, other: _Loss) -> _Loss:
-        return _Loss(self.size + other.size, self.lost + other.lost)
+        return _Loss(OUT64.add(self.size, other.size), OUT64.add(self.lost, other.lost))
 
     def grown(self, factor: float = 1.0, terms: int = 1) -> _Loss:
         """After one step of a sweep, of so many roundings, which multiplies by the factor."""
-        fresh = (terms + 2) * FLOAT64_TINY * (1 + self.size)
-        return _Loss(factor * self.size, factor * self.lost + fresh)
+        fresh = OUT64.times(OUT64.add(self.size, 1.0), (terms + 2) * FLOAT64_TINY)
+        size, lost = (OUT64.times(part, factor) for part in (self.size, self.lost))
+        return _Loss(size, OUT64.add(lost, fresh))
 
 
 def _slope(activation: Activation) -> float:
-    """At least the largest middle and half-width of an activation."""
-    return activation.lipschitz * (1 + 1e-6)
+    """At least the largest middle and half-width of an activation: secants are widened by 16
+    roundings of the type of the analysis, which may be float32."""
+    return OUT32.up(activation.lipschitz, 64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,8 +327,10 @@ class _LossesForth(Forward[_Loss]):
         return before.grown(slope) + self._share(i, slope)
 
     def _share(self, i: int, slope: float) -> _Loss:
-        seen, share = self.seen[i], 2 * self.weight * max(1.0, slope) ** 2
-        return _Loss(share * seen.size, share * seen.lost + FLOAT64_TINY * (3 + seen.size))
+        seen, steep = self.seen[i], max(1.0, slope)
+        share = OUT64.times(2 * self.weight, steep, steep)
+        lost = OUT64.times(OUT64.add(seen.size, 3.0), FLOAT64_TINY)
+        return _Loss(OUT64.times(share, seen.size), OUT64.add(OUT64.times(share, seen.lost), lost))
 
 
 def balance(weights: Tensor, radii: Tensor, sizes: Tensor, *, first: bool) -> Tensor:

@@ -267,7 +267,7 @@ def certify(
         with LoggingWatch(console, bar=not quiet) as watch:
             result = run_job(job, watch)
     except KeyboardInterrupt as stop:
-        typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
+        typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     results = of_run(result.certificate, result.samples)
     outcomes = outcomes_of(thresholds, results, baseline)

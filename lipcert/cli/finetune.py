@@ -294,7 +294,7 @@ def finetune(
             record = run(job, watch, certify_watch)
     except KeyboardInterrupt as stop:
         if processes.first:
-            typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
+            typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     if not quiet and "results" in record:
         Console(stderr=json).print(table(record["results"]))

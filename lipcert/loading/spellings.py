@@ -33,8 +33,8 @@ from lipcert.network.operators import (
 )
 from lipcert.rounding import Arithmetic
 
-# How much may be rounded and how large a value may be on the way, in the larger value of a pair; how
-# many comparisons may be nested.
+# How much may be rounded and how large a value may be on the way, in the larger value of a pair;
+# how many comparisons may be nested.
 _MOST_ROUNDED, _MOST = 64.0, 8.0
 _ROUNDS = 64
 # First-order errors and what their products add, in the coarsest format.

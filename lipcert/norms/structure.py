@@ -32,9 +32,10 @@ _SUMS: WeakKeyDictionary[Operator, tuple[float, float]] = WeakKeyDictionary()
 
 
 def operator_norm(operator: Operator) -> float:
-    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure; found once."""
+    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure or by its entries'
+    magnitudes; found once."""
     if operator not in _NORMS:
-        _NORMS[operator] = _norm_by_structure(operator)
+        _NORMS[operator] = min(_norm_by_structure(operator), absolute_norm(operator))
     return _NORMS[operator]
 
 
@@ -62,6 +63,12 @@ def largest_sums(operator: Operator) -> tuple[float, float]:
             own.up(_largest(columns), operator.transposed_terms),
         )
     return _SUMS[operator]
+
+
+def absolute_norm(operator: Operator) -> float:
+    """``sqrt(‖|A|‖_1 ‖|A|‖_∞)``, an upper bound of ``‖|A|‖₂`` that is always at hand."""
+    rows, columns = largest_sums(operator)
+    return OUT64.up(math.sqrt(rows) * math.sqrt(columns), 3)
 
 
 def structural_norm(segment: Segment) -> float:
@@ -148,4 +155,4 @@ def _norm_by_structure(operator: Operator) -> float:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
+    return float(values.detach().max()) if values.numel() else 0.0

@@ -80,6 +80,9 @@ class Journal:
             remove_results(execution)
         if execution.resume:
             for other in sorted(path.parent.glob("journal*.jsonl")):
+                if other == path and path.read_bytes().count(b"\n") < 2:
+                    path.unlink()  # no sample is in it, whatever it was begun with
+                    continue
                 self._read(other, header, repair=other == path)
         self._file = path.open("ab", buffering=0)
         if self._file.tell() == 0:

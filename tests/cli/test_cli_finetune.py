@@ -182,7 +182,8 @@ def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
-def test_ctrl_c_keeps_what_is_done(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_is_done(tmp_path, sent):
     options = [*QUICK, "--epochs", "500", "--no-certify", "--output", "run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "lipcert", "finetune", str(EXAMPLE), *options],
@@ -197,7 +198,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in said.splitlines()[-1]

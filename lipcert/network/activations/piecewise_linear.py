@@ -94,6 +94,11 @@ class Part:
     offset: Tensor
     penalty: Tensor
 
+    @property
+    def follows(self) -> bool:
+        """Whether autograd follows the box."""
+        return self.low.requires_grad
+
     def masked(self, varying: Tensor) -> Part:
         """``Δz = Δσ = 0`` where nothing varies."""
         low, high, offset, penalty = (
@@ -103,22 +108,31 @@ class Part:
         return Part(low, high, self.steepness, offset, penalty)
 
 
-@torch.no_grad()
 def _lowest(
     parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``Δσ`` and ``Δz`` where ``A Δσ − A c Δz + λ Δz²`` is least; ``passed`` is ``A c``.
 
-    No gradient goes through the place: at a minimum the derivative by the place is 0, or the place
-    is fixed. Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as
-    long as arithmetic.
+    No gradient goes through the place but where the box has one: at a minimum the derivative by the
+    place is 0, or the place is the end of a part.
     """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and parts[0].follows):
+        return _chosen(parts, coefficient, passed, multiplier)
+
+
+def _chosen(
+    parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as long as
+    arithmetic."""
     best = rise = change = None
     for part in parts:
         down = _plus(passed, coefficient, part.steepness, -1)
-        vertex = (down * (0.5 / multiplier)).clamp_(min=part.low, max=part.high)
+        vertex = down * (0.5 / multiplier)
+        clamp = vertex.clamp if part.follows else vertex.clamp_
+        vertex = clamp(min=part.low, max=part.high)
         value = torch.addcmul(coefficient * part.offset, vertex, multiplier * vertex - down)
-        value += part.penalty
+        value = value.detach().add_(part.penalty)
         there = _plus(part.offset, vertex, part.steepness)
         if best is None or rise is None or change is None:
             best, rise, change = value, there, vertex
