@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources
+from lipcert.bounds.chain import Chain, chain_sources
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.lipschitz import Layers
 from lipcert.bounds.refined import Refinement, View, refined_box
 from lipcert.bounds.reverse import RigorousSweep

@@ -84,9 +84,10 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     """As many processes as there are cores for their threads, but no more than there are batches,
     and as few as have each about as much to do as it costs to start one.
 
-    One on a GPU, and where shards or torchrun share the work already.
+    One on a GPU, and where shards, a cluster or torchrun share the work already.
     """
-    alone = execution.shard or execution.device != "cpu" or os.environ.get("WORLD_SIZE", "1") != "1"
+    shared = execution.shard or execution.cluster or os.environ.get("WORLD_SIZE", "1") != "1"
+    alone = shared or execution.device != "cpu"
     if execution.workers or alone:
         return execution.workers or 1
     seconds = least_seconds(network, options, samples)

@@ -299,7 +299,9 @@ def _certify(
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
         watch.stage(_told(network, options, len(todo), few))
-        executor = executor_for(certifier, load, workers=few, threads=get_num_threads())
+        executor = executor_for(
+            certifier, load, workers=few, threads=get_num_threads(), cluster=execution.cluster
+        )
         with watch, executor:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
             for computed in in_batches(executor, todo, failed, size=execution.batch_size):
