@@ -22,7 +22,7 @@ from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.facts import Facts, Finds, NoiseOf
 from lipcert.bounds.reach import Reach, joined, through
-from lipcert.bounds.state import Coupling, Layer, State, half_diagonal
+from lipcert.bounds.state import Coupling, Layer, Noised, State, half_diagonal
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
@@ -45,11 +45,13 @@ _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
 @dataclass(frozen=True, eq=False)
 class Motion:
     """Of one node: its box, how far it moves by balls alone, and how far its anchor is ``off`` from
-    what the layers before make of theirs, noise included; None where nothing is charged."""
+    what the layers before make of theirs, noise included, None where nothing is charged; ``far``:
+    that as a length, ``(B,)``, None where the values tell it."""
 
     box: Box
     reach: Reach
     off: Tensor | None
+    far: Tensor | None = None
 
 
 def anchored_state(
@@ -115,7 +117,7 @@ class _Anchoring(Forward[Motion]):
             raise TypeError(f"{origin}: {type(activation).__name__} is to be lowered")
         known = self._known(source, before.box, before.off)
         layer = self._layer(activation, i, source, known)
-        layer = self._with_ball(layer, source, before.off)
+        layer = self._with_ball(layer, source, before)
         self.state[i] = layer
         # Gains are seen from the computed value.
         width = before.reach.width
@@ -162,7 +164,7 @@ class _Anchoring(Forward[Motion]):
         radius = self.own.up(half_diagonal(width, self.centre.logits.dtype), 1)
         return Layer(anchor, lower, upper, radius, gain, varying)
 
-    def _with_ball(self, layer: Layer, source: int, off: Tensor | None) -> Layer:
+    def _with_ball(self, layer: Layer, source: int, before: Motion) -> Layer:
         """The layer, whose ball was its box's half-diagonal, with the least ball that is known."""
         state, facts, own = self.state, self.facts, for_samples(self.eps.dtype)
         for edge in self.edges[source]:
@@ -180,17 +182,21 @@ class _Anchoring(Forward[Motion]):
         if source in facts.chains:
             total = torch.minimum(total, facts.chains[source].length(state))
         # From what the anchors before make of it to the anchor, and to the run's value.
+        off = before.off
         error = torch.zeros_like(total) if off is None else half_diagonal(off, self.eps.dtype)
+        if before.far is not None:
+            error = torch.fmin(error, before.far)
         return replace(
             layer,
             radius=own.add(total, error),
             coupling=_coupling(norms, state, error, own),
-            drift=off,
+            drift=before.off,
+            drift_length=before.far,
         )
 
     def found(self, i: int, node: Node, value: Motion) -> Motion:
         """Met with what balls alone say; and with noise, where an activation reads it."""
-        off, reach, own = value.off, value.reach, self.own
+        off, reach, own, far = value.off, value.reach, self.own, None
         box, width = value.box, reach.width
         if off is not None:
             box, width = widened(box, off, own), own.add(width, off)
@@ -198,19 +204,21 @@ class _Anchoring(Forward[Motion]):
         if i in self.network.sinks:
             noise = self._noise(i, box)
             if noise is not None:
-                noise = rounded_up(noise, box[0].dtype)
-                off = noise if off is None else own.add(off, noise)
-                box = widened(box, noise, own)
-        return Motion(box, reach, off)
+                each, far = rounded_up(noise.each, box[0].dtype), noise.length.to(self.eps.dtype)
+                if off is not None:
+                    far = for_samples(self.eps.dtype).add(half_diagonal(off, self.eps.dtype), far)
+                off = each if off is None else own.add(off, each)
+                box = widened(box, each, own)
+        return Motion(box, reach, off, far)
 
-    def _noise(self, node: int, box: Box) -> Tensor | None:
+    def _noise(self, node: int, box: Box) -> Noised | None:
         """What rounding adds at an input of activations, which lies in the ``box`` but for that."""
         known = self.facts.noise.get(node)
         if self.noise_of is None or (known is None and self.finder is None):
             return known
         here = self.noise_of(node, self.state, box)
         if known is not None:
-            return torch.fmin(known, here)
+            return known.met(here)
         self.facts.noise[node] = here
         return here
 

@@ -11,6 +11,7 @@ from lipcert.bounds.coupled import LayerMultipliers, taken_sizes
 from lipcert.bounds.reverse import length
 from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Outward
 from lipcert.rounding import FLOAT64, gamma
 
 _INPUT_STEPS = 4
@@ -21,12 +22,23 @@ def against(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (like.dim() - 1))
 
 
+def drift_worth(objective: Tensor, layer: Layer, own: Outward) -> Tensor:
+    """What a layer's drift can be worth to each objective: ``(N,)``. Value by value it is
+    ``|objective|·drift``, and no more than both lengths multiplied."""
+    assert layer.drift is not None
+    each = own.dot(objective.abs().double(), layer.drift.double())
+    if layer.drift_length is None:
+        return each
+    whole = own.times(own.length(objective.double()), layer.drift_length.double())
+    return torch.fmin(each, whole)
+
+
 def least_at_input(objective: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, Tensor]:
     """``min objective · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
     magnitudes: ``(N,)`` each.
 
     ``−eps ‖objective‖``; where only ``images`` count, over ball ∩ box: with ``λ`` near the best
-    one, ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
+    one, ``Σ_k min over the box of (objective_k d + λ d²) − λ eps²``.
     """
     eps, objective = ball.radius, objective * ball.varying
     size = objective.flatten(1).norm(dim=1)
