@@ -231,7 +231,7 @@ def _waits(operation: Operation, args: Any, own: Any, foreign: Any, *, there: bo
 def _line() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
-        folder, found, rest = frame.f_code.co_filename.rpartition("/lipcert/")
+        _, found, rest = frame.f_code.co_filename.rpartition("/lipcert/")
         if found and "/site-packages/" not in rest and "/tests" not in rest:
             return f"{rest}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
