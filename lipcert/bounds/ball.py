@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lipcert.bounds.residual import Block, residual_blocks
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
@@ -34,10 +35,13 @@ def node_constants(
     """For each node an upper bound of the L2 Lipschitz constant from the input to it.
 
     ``norms`` holds those of whole segments, by (source, sink); a sink whose segments are all there
-    is bounded by them, any other affine node by its operator's own norm, ``norm_of``.
+    is bounded by them, any other affine node by its operator's own norm, ``norm_of``. A residual
+    block that does not expand counts as such (``bounds.residual``), where norms are numbers.
     """
     own = EXACT if network.rough else OUT64
-    return list(forward(network, _Constants(network, norms, norm_of, own)).values())
+    known = norms and all(isinstance(norm, float) for norm in norms.values())
+    blocks = residual_blocks(network) if known else {}
+    return list(forward(network, _Constants(network, norms, norm_of, own, blocks)).values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +50,23 @@ class _Constants(Forward[Scalar]):
     norms: Mapping[Edge, Scalar]
     norm_of: Callable[[Operator], float]
     own: Outward
+    blocks: Mapping[int, Block]
     reached: dict[int, Scalar] = field(default_factory=dict)
 
     def input(self, i: int) -> Scalar:
         return 1.0
 
     def sum(self, i: int, parts: list[Scalar]) -> Scalar:
-        return self.own.add(*parts)
+        total = self.own.add(*parts)
+        if i not in self.blocks:
+            return total
+        block = self.blocks[i]
+        return min(total, self.own.times(block.factor, self.reached[block.source]))
 
     def affine(self, i: int, operator: Operator, before: Scalar) -> Scalar:
-        return 0.0 if self._arriving(i) else self.own.times(before, self.norm_of(operator))
+        if self._arriving(i) and not self.blocks:
+            return math.inf
+        return self.own.times(before, self.norm_of(operator))
 
     def activation(self, i: int, activation: Activation, before: Scalar) -> Scalar:
         return self.own.times(before, activation.lipschitz)
@@ -63,7 +74,9 @@ class _Constants(Forward[Scalar]):
     def found(self, i: int, node: Node, value: Scalar) -> Scalar:
         arriving = self._arriving(i)
         if i and arriving and not isinstance(node.kind, Activation):
-            value = self.own.add(*(self.own.times(n, self.reached[j]) for j, n in arriving))
+            together = self.own.add(*(self.own.times(n, self.reached[j]) for j, n in arriving))
+            # On the way itself there may be blocks that whole segments do not see.
+            value = min(together, value) if self.blocks else together
         self.reached[i] = value
         return value
 

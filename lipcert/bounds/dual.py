@@ -27,7 +27,7 @@ from lipcert.bounds.coupled import Price, Prices, coupled_minimum
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.bounds.state import Layer, State, to_dtype
-from lipcert.bounds.terms import against, least_at_input, rounding_of
+from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
 from lipcert.network import Network
 from lipcert.network.activations import Crossing, Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
@@ -162,7 +162,7 @@ class DualBound:
             layer = state[i]
             passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
             if layer.drift is not None:
-                total = total + EXACT.dot(passed.abs().double(), layer.drift.double())
+                total = total + drift_worth(passed, layer, EXACT)
             return passed
 
         carry_back(self.network, forms.node, forms.coefficients, cross)
@@ -251,7 +251,7 @@ class DualBound:
             error = OUT64.add(OUT64.times(error, steepest), 4 * unit * size)
             if layer.drift is not None:
                 lost = OUT64.times(error, layer.drifted)
-                charge = OUT64.add(charge, OUT64.dot(passed.abs().double(), layer.drift), lost)
+                charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
             return passed, error
 
         reached = self._sweep(forms.node, forms.coefficients, cross)

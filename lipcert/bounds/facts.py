@@ -19,12 +19,13 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources
+from lipcert.bounds.chain import Chain, chain_sources
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.lipschitz import Layers
 from lipcert.bounds.refined import Refinement, View, refined_box
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
-from lipcert.bounds.state import State
+from lipcert.bounds.state import Noised, State
 from lipcert.network import Network, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
@@ -35,7 +36,7 @@ from lipcert.numbers import Box
 NormOf = Callable[[SegmentNorms | None, GramMap, int], Tensor]
 # What rounding adds at an activation's input, a node, from the layers before it and the box that
 # these put it into: ``(B, *shape)``.
-NoiseOf = Callable[[int, State, Box], Tensor]
+NoiseOf = Callable[[int, State, Box], Noised]
 # A segment has no chain where a value of its sink is put together from so few of its source.
 _FEW = 8
 
@@ -56,7 +57,7 @@ class Facts:
     norms: dict[Edge, Tensor] = field(default_factory=dict)
     chains: dict[int, Chain] = field(default_factory=dict)
     boxes: dict[int, Box] = field(default_factory=dict)
-    noise: dict[int, Tensor] = field(default_factory=dict)
+    noise: dict[int, Noised] = field(default_factory=dict)
     shrunk: dict[int, Tensor] = field(default_factory=dict)
     fixed: Tensor | None = None
 
@@ -68,7 +69,7 @@ class Facts:
             norms={edge: norm[rows] for edge, norm in self.norms.items()},
             chains={i: chain.select(rows) for i, chain in self.chains.items()},
             boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
-            noise={i: noise[rows] for i, noise in self.noise.items()},
+            noise={i: noise.select(rows) for i, noise in self.noise.items()},
             shrunk={i: share[rows] for i, share in self.shrunk.items()},
             fixed=None if self.fixed is None else self.fixed[rows],
         )

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge, Scalar
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.residual import Tail
 from lipcert.bounds.support import ball_box_support
 from lipcert.network import Network, Segment, segments
 from lipcert.network.activations import Activation
 from lipcert.norms import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
-from lipcert.numbers import Box, Outward, moved
+from lipcert.numbers import OUT64, Box, Outward, moved
 from lipcert.rounding import gamma, rounded_up
 
 _EXACT_SIDE = 256
@@ -187,6 +188,17 @@ def global_margins(
         distance = own.add(distance, size[:, None], size)
         radius = own.times(eps, constants[source])[:, None]
         margins = own.below(margins, own.times(distance[labels], radius))
+    return margins.scatter(1, labels[:, None], 0)
+
+
+def tail_margins(tail: Tail, centre: Centre, labels: Tensor, eps: Tensor) -> Tensor:
+    """Lower bounds of the margins through the tail alone: ``(B, K)``; 0 at the label itself."""
+    own = OUT64
+    size = own.length(tail.noise)
+    distance = torch.stack([own.up(own.length(row - tail.rows), 1) for row in tail.rows])
+    distance = own.add(distance, size[:, None], size)
+    lost = own.times(distance[labels], own.times(eps.double(), tail.constant)[:, None])
+    margins: Tensor = own.below(_clean(centre, labels, own), lost)
     return margins.scatter(1, labels[:, None], 0)
 
 

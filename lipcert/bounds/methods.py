@@ -6,9 +6,11 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
@@ -26,7 +28,11 @@ from lipcert.bounds.lipschitz import (
     local_radii,
     logit_constant,
     masks,
+    rows_of,
+    tail_margins,
 )
+from lipcert.bounds.residual import Tail, residual_blocks, tail_of
+from lipcert.network import Segment
 from lipcert.norms import SegmentNorms, WeightedMap
 from lipcert.numbers import OUT64
 
@@ -52,6 +58,22 @@ class Bound(ABC):
         """Another bound on the same network and norms."""
         return kind(self.layers, self.norms, self.constants, self.propagation)
 
+    @cached_property
+    def tail(self) -> Tail | None:
+        """What follows the last residual block that does not expand, where that is all."""
+        network = self.layers.network
+        end = tail_of(network, residual_blocks(network))
+        if end is None or not math.isfinite(float(self.constants[end])):
+            return None
+        rows, noise = rows_of(Segment(network.exact, end, network.output))
+        return Tail(rows.double(), noise.double(), float(self.constants[end]))
+
+    def through_tail(self, margins: Tensor, centre: Centre, labels: Tensor, eps: Tensor) -> Tensor:
+        """The margins, or those of the tail where they are larger."""
+        if self.tail is None:
+            return margins
+        return torch.maximum(margins, tail_margins(self.tail, centre, labels, eps).to(margins))
+
     @abstractmethod
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
         """What is dear, over the balls of radius ``eps``; ``norm_of`` finds the norms."""
@@ -68,7 +90,8 @@ class GlobalBound(Bound):
         return Facts()
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
-        return global_margins(self.layers, centre, labels, self.constants, eps)
+        found = global_margins(self.layers, centre, labels, self.constants, eps)
+        return self.through_tail(found, centre, labels, eps)
 
     @property
     def product(self) -> float:
@@ -79,7 +102,7 @@ class GlobalBound(Bound):
             last = float(self.layers.last_norm(source, one)[0])
             last = OUT64.add(last, float(self.layers.noise_norm(source)))
             total = OUT64.add(total, OUT64.times(last, float(self.constants[source])))
-        return total
+        return total if self.tail is None else min(total, self.tail.product)
 
 
 class LocalBound(Bound):
@@ -106,13 +129,15 @@ class LocalBound(Bound):
         network, boxes = self.layers.network, self.propagation.boxes(centre, eps)
         gain, radii = gains(network, boxes), local_radii(self.layers, facts.norms, eps)
         change = {i: change_box(network, centre, i, boxes[i]) for i in self.layers.last}
-        return local_margins(self.layers, centre, labels, gain, change, radii, cut=self.cut)
+        found = local_margins(self.layers, centre, labels, gain, change, radii, cut=self.cut)
+        return self.through_tail(found, centre, labels, eps)
 
     def constant(self, centre: Centre, eps: Tensor, facts: Facts) -> Tensor:
         """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
         gain = gains(self.layers.network, self.propagation.boxes(centre, eps))
         growth = local_radii(self.layers, facts.norms, torch.ones_like(eps))
-        return logit_constant(self.layers, gain, growth)
+        found = logit_constant(self.layers, gain, growth)
+        return found if self.tail is None else found.clamp(max=self.tail.product)
 
 
 class LocalBallBound(LocalBound):

@@ -25,7 +25,7 @@ from torch import Tensor
 from lipcert.bounds.reach import Reach, joined, through
 from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
-from lipcert.bounds.state import Layer, State
+from lipcert.bounds.state import Layer, Noised, State
 from lipcert.network import Input, Network, Node, Sum, ancestors, forward
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
@@ -87,14 +87,16 @@ class NoiseSweep:
         self.noise, self.eps = noise, eps
         self.found: dict[int, Rounded[_Run]] = {}
 
-    def before(self, sink: int, state: State, box: Box) -> Tensor:
-        """``r`` at an input of activations of the state's network: ``(B, *shape)``, in float64.
+    def before(self, sink: int, state: State, box: Box) -> Noised:
+        """``r`` at an input of activations of the state's network, in float64; its length by norms,
+        which know what elements do not: that errors rarely all add up.
 
         ``state`` has the layers of all activations before it, which put it into the ``box``, but
         for this noise."""
         known = box[0].double(), box[1].double()
-        found = [self._at(node, state, known) for node in sorted(self.noise.sinks[sink])]
-        return torch.stack(found).amax(0) if len(found) > 1 else found[0]
+        nodes = sorted(self.noise.sinks[sink])
+        each = torch.stack([self._at(node, state, known) for node in nodes]).amax(0)
+        return Noised(each, torch.stack([self.found[node].length for node in nodes]).amax(0))
 
     def logits(self, state: State) -> Tensor:
         """``r`` of the logits, ``(B, K)``; infinite where anything before them could overflow: what

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Forward
-from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.activations import Activation, Elementwise, MaxMin
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
@@ -34,6 +34,8 @@ from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
 
+# Comparisons are written out with no value larger than so many times what they compare.
+_WRITTEN_OUT = 8.0
 # Gates are multiplied out with at most so many times their input.
 _MULTIPLES = 8.0
 
@@ -125,6 +127,8 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         fresh = _activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
         if not alone:
             fresh = fresh + self._lowered(activation, before)
+        if isinstance(activation, MaxMin) and activation.spelling:
+            fresh = fresh + _spelled(own, activation, before)
         step = _Step(passed, length, fresh, torch.zeros_like(passed))
         return self._rounded(i, here, [before], step)
 
@@ -239,6 +243,16 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         rounds = 16 * math.log2(group) + 16
         rounded = gamma(roundings + 16 * group + 16) * group
         return (rounded + 2 * gamma(rounds, self.tools.unit)) * most
+
+
+def _spelled(own: Arithmetic | None, activation: MaxMin, before: Rounded[P]) -> Tensor:
+    """A comparison that is written out with arithmetic; infinite where that could overflow."""
+    most = activation.perturbation(*before.here.box, before.size)
+    if own is None:
+        return torch.zeros_like(most)
+    rounded = (own.unit + 4 * own.unit**2) * activation.spelling * most
+    rounded = rounded + own.tiny * (2 * activation.spelling + 8)
+    return torch.where(_WRITTEN_OUT * most <= own.largest / 2, rounded, torch.inf)
 
 
 def _activation(

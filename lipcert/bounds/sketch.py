@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.state import Layer, State, half_diagonal
+from lipcert.bounds.state import Layer, Noised, State, half_diagonal
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
@@ -46,7 +46,7 @@ from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
 
 # What is rounded in front of an activation: of its input's node, the layers before it, and the
 # node's box but for that.
-Rounding = Callable[[int, State, Box], Tensor]
+Rounding = Callable[[int, State, Box], Noised]
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
@@ -344,7 +344,7 @@ class _Claiming(Forward[_Flow]):
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
         if self.rounding is not None:
-            noise = self.rounding(sink, self.state, box)
+            noise = self.rounding(sink, self.state, box).each
             own = OUT64.add(own, noise)
         width = OUT64.add(width, own)
         place = self._place(activation, sink, before, width, own, drawn, spread)

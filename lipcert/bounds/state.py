@@ -33,7 +33,8 @@ class Layer:
 
     ``drift``: how far each value of the anchor is from what the layers before make of their own
     anchors, ``|z0 − (W σ(z0') + b)|``, and a run's from what they make of its own, together; for
-    the input 0; None where nothing was rounded.
+    the input 0; None where nothing was rounded. ``drift_length`` is its length where that is known
+    to be less than what the values come to, ``(B,)``.
 
     What is one number a sample, the radius and the coupling, is in float64, whatever the type of
     the rest.
@@ -47,28 +48,55 @@ class Layer:
     varying: Tensor
     coupling: Coupling | None = None
     drift: Tensor | None = None
+    drift_length: Tensor | None = None
 
     @property
     def drifted(self) -> Tensor:
         """The length of the drift, rounded up: ``(B,)``."""
         if self.drift is None:
             return torch.zeros_like(self.radius)
-        return half_diagonal(self.drift, self.radius.dtype)
+        found = half_diagonal(self.drift, self.radius.dtype)
+        return found if self.drift_length is None else torch.fmin(found, self.drift_length)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
         """Every tensor changed alike: rows chosen, or a type."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        coupling, drift = values.pop("coupling"), values.pop("drift")
+        coupling = values.pop("coupling")
+        drift, far = values.pop("drift"), values.pop("drift_length")
         tensors = {name: change(value) for name, value in values.items()}
         return Layer(
             **tensors,
             coupling=coupling and coupling.map(change),
             drift=None if drift is None else change(drift),
+            drift_length=None if far is None else change(far),
         )
 
 
 # By source: the input, 0, and every activation.
 State = dict[int, Layer]
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """How far rounding puts a run off at one node: each value, ``(B, *shape)``, and all of them
+    together by their length, ``(B,)``, which may be far less than that of ``each``."""
+
+    each: Tensor
+    length: Tensor
+
+    def select(self, rows: Tensor) -> Noised:
+        """Some of the samples."""
+        return Noised(self.each[rows], self.length[rows])
+
+    def where(self, known: Tensor, instead: float) -> Noised:
+        """The same for the samples that are ``known``, ``(B,)``, and another number for others."""
+        wide = known.reshape(-1, *(1,) * (self.each.dim() - 1))
+        each = torch.where(wide, self.each, instead)
+        return Noised(each, torch.where(known, self.length, instead))
+
+    def met(self, other: Noised) -> Noised:
+        """What both say."""
+        return Noised(torch.fmin(self.each, other.each), torch.fmin(self.length, other.length))
 
 
 def select(state: State, rows: Tensor) -> State:

@@ -11,6 +11,7 @@ from lipcert.bounds.coupled import Price, taken_sizes
 from lipcert.bounds.reverse import length
 from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Outward
 from lipcert.rounding import FLOAT64, gamma
 
 _INPUT_STEPS = 4
@@ -19,6 +20,17 @@ _INPUT_STEPS = 4
 def against(values: Tensor, like: Tensor) -> Tensor:
     """One number a form, ``(N,)``, against ``(N, …)``."""
     return values.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def drift_worth(form: Tensor, layer: Layer, own: Outward) -> Tensor:
+    """What a layer's drift can be worth to each form: ``(N,)``. Value by value it is
+    ``|form|·drift``, and no more than both lengths multiplied."""
+    assert layer.drift is not None
+    each = own.dot(form.abs().double(), layer.drift.double())
+    if layer.drift_length is None:
+        return each
+    whole = own.times(own.length(form.double()), layer.drift_length.double())
+    return torch.fmin(each, whole)
 
 
 def least_at_input(form: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, Tensor]:

@@ -114,6 +114,7 @@ class Windows:
                 torch.minimum(layer.radius[rows], self.network.outward.up(around, 1)),
                 cut(layer.gain), varying,
                 drift=None if layer.drift is None else cut(layer.drift),
+                drift_length=None if layer.drift_length is None else layer.drift_length[rows],
             )  # fmt: skip
         return found
 

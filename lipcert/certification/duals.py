@@ -12,7 +12,7 @@ from lipcert.bounds import AnchoredBound, Facts, Layers, Plan
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import NoiseOf
 from lipcert.bounds.refined import Refinement
-from lipcert.bounds.state import State
+from lipcert.bounds.state import Noised, State
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.margins import MarginProver, Region
@@ -111,10 +111,9 @@ class Duals:
             return replace(region, state=bound.state(samples.centre, ball, region.facts))
         sweep = None if noise is None else noise.over(ball)
 
-        def noise_of(node: int, state: State, box: Box) -> Tensor:
+        def noise_of(node: int, state: State, box: Box) -> Noised:
             assert sweep is not None
-            found = sweep.before(node, state, box)
-            return torch.where(again.reshape(-1, *(1,) * (found.dim() - 1)), found, math.inf)
+            return sweep.before(node, state, box).where(again, math.inf)
 
         state = bound.state(samples.centre, ball, region.facts, noise_of if sweep else None)
         needed, deployed = self.prover.needed(samples, eps, state, sweep)

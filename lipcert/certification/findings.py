@@ -219,7 +219,7 @@ class Findings:
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
             lipschitz=None if estimate else known,
-            method=self.rungs[int(self.rung[row])],
+            method=self._method(row),
             seconds=sum(seconds.values()),
             rungs=seconds,
             decided_by=self.ledger.decided(row),
@@ -233,6 +233,12 @@ class Findings:
             eliminated=tuple(self.fixed[row].tolist()) if counted else (),  # type: ignore[index]
             message=message,
         )
+
+    def _method(self, row: int) -> str:
+        """The rung that found the radius; where there is none, the published bound of the run."""
+        if float(self.radius[row]) >= 0:
+            return self.rungs[int(self.rung[row])]
+        return "local" if self.options.method == "auto" else self.options.method
 
     def _reached(self, row: int) -> tuple[str, ...]:
         radius = float(self.radius[row])

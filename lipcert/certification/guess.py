@@ -18,7 +18,7 @@ from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import Plan
 from lipcert.bounds.forms import Forms
 from lipcert.bounds.refined import Refinement
-from lipcert.bounds.state import State, select
+from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
 from lipcert.certification.margins import FORMS_AT_ONCE
 from lipcert.certification.samples import Samples
@@ -48,7 +48,7 @@ class Guess:
     samples: Samples
     centre: Centre
     limit: Tensor
-    noise: dict[int, Tensor]
+    noise: dict[int, Noised]
     hopeless: Tensor
 
     @classmethod
@@ -76,10 +76,7 @@ class Guess:
         found, state = duals.guide.prepare_state(
             self.centre, eps.float(), norm_of, noise.over(eps).before, plan
         )
-        kept = {
-            node: torch.where(doubtful.reshape(-1, *(1,) * (noise.dim() - 1)), noise, 0.0)
-            for node, noise in found.noise.items()
-        }
+        kept = {node: noise.where(doubtful, 0.0) for node, noise in found.noise.items()}
         noisy = Guess(duals, samples, self.centre, self.limit, kept, self.hopeless)
         margins = noisy._margins(state)
         if bool((margins.scatter(1, samples.labels[:, None], 1.0) > 0).all()):
@@ -148,7 +145,7 @@ class Guess:
     def _prepared(self, eps: Tensor, refinement: Refinement | None) -> tuple[Facts, State]:
         """Facts and state in float32, with estimated norms."""
 
-        def noise_of(node: int, state: State, box: Box) -> Tensor:
+        def noise_of(node: int, state: State, box: Box) -> Noised:
             return self.noise[node]
 
         return self.duals.estimated(

@@ -133,7 +133,7 @@ class Published:
             found, error = self.slack(samples, eps, facts)
             found = torch.where(eps <= top, found, torch.nan)
             # What was tried last and held is the largest yet.
-            deployed = torch.where(found > 0, error, deployed)
+            deployed = torch.where(asked & (found > 0), error, deployed)
             return found
 
         radius = largest_radius(slack, top, clean=clean, limit=top, resolution=1.001)

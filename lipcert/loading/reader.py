@@ -25,6 +25,7 @@ from lipcert.loading.pooling import POOLING
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, of_product, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
+from lipcert.loading.spellings import respelled
 from lipcert.loading.value import (
     Array,
     Call,
@@ -88,10 +89,12 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
             node, condition = reader.branch
             whole = taken(whole, node.output[0], condition)
             conditions[node.input[0]] = condition
-        if reading.network is None or not reading.any_batch:
+        if reading.network is not None and reading.any_batch:
+            pair = _Reader(whole, name, output, PAIR, conditions)
+            reading = _each_by_itself(reader, reading, pair, model)
+        if reading.network is None:
             return reading
-        pair = _Reader(whole, name, output, PAIR, conditions)
-        return _each_by_itself(reader, reading, pair, model)
+        return replace(reading, network=respelled(reading.network))
     except LipcertError:
         raise
     except Exception as error:
@@ -357,10 +360,10 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
-        if kind == "If" and isinstance(inputs[0], Unknown) and type(inputs[0]) is Unknown:
+        if kind == "If" and isinstance(inputs[0], Unknown):
             if not inputs[0].varies:
                 return [Unknown(varies=True)] * len(node.output), "after a refused node"
-            raise Unsupported("its condition depends on the network's input")
+            raise Unsupported("its branch depends on the network's input, so that it may jump")
         if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
             if self.branch is None:
                 self.branch = node, bool(inputs[0])

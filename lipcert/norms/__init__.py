@@ -18,10 +18,12 @@ from lipcert.norms.structure import (
     structural_norm,
 )
 from lipcert.norms.weighted import GramMap, WeightedMap, times
+from lipcert.norms.written import rough_norm, written_norm
 
 __all__ = [
     "Account", "Allowance", "Budget", "GramMap", "Norm", "NormCoins", "Preparation", "Projections",
     "SegmentNorms", "WeightedMap", "absolute_norm", "chebyshev_bound", "convolution_norm",
     "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm", "power_iteration",
-    "randomised_norm", "row_norms", "schur_bound", "spectral_norm", "structural_norm", "times",
+    "randomised_norm", "rough_norm", "row_norms", "schur_bound", "spectral_norm",
+    "structural_norm", "times", "written_norm",
 ]  # fmt: skip

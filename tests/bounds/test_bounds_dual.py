@@ -11,7 +11,8 @@ from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, Facts, Layers, LocalBound, Plan
-from lipcert.bounds.chain import ChainMap, radii_of
+from lipcert.bounds.chain import radii_of
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import Refinement

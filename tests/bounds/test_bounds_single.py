@@ -12,7 +12,8 @@ from bounds.test_bounds_lipschitz import bound_of, deterministic
 from laws import random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, LocalBound, Plan, Propagation, node_constants
-from lipcert.bounds.chain import ChainMap, chain_sources
+from lipcert.bounds.chain import chain_sources
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import Refinement

@@ -167,13 +167,25 @@ def test_another_header_is_refused_naming_the_field(tmp_path, name):
 def test_options_that_differ_are_told_by_their_names(tmp_path):
     before = HEADER | {"options": "1", "settings": {"effort": "fast", "pixel_domain": False}}
     after = HEADER | {"options": "2", "settings": {"effort": "max", "pixel_domain": True}}
-    with Journal(Execution(output=tmp_path), before, FRAME):
-        pass
+    with Journal(Execution(output=tmp_path), before, FRAME) as journal:
+        journal.add([sample(0)])
     said = r'another --effort \("fast", now "max"\), another --pixel-domain \(false, now true\);'
     with pytest.raises(UsageError, match=said):
         resume(tmp_path, after)
     # The words alone refuse nothing.
     resume(tmp_path, before | {"settings": {}})
+
+
+def test_a_journal_without_a_sample_holds_nobody_to_its_options(tmp_path):
+    with Journal(Execution(output=tmp_path), HEADER, FRAME):
+        pass
+    assert resume(tmp_path, HEADER | {"options": "other"}) == {}
+    with Journal(
+        Execution(output=tmp_path, resume=True), HEADER | {"options": "other"}, FRAME
+    ) as journal:
+        journal.add([sample(0)])
+    with pytest.raises(UsageError, match="another"):
+        resume(tmp_path)
 
 
 def test_an_earlier_run_is_not_written_over(tmp_path):

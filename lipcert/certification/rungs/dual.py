@@ -111,12 +111,13 @@ class DualAt:
         rows = rows.flatten()
         if not len(rows):
             return Step(self.name, rows)
-        if known.start is None or known.seconds_left <= 0:
+        if known.seconds_left <= 0:
             return Step(self.name, rows[:0], late=rows)
         some = samples.anchored.select(rows)
+        start = WarmStart.none(some.clean) if known.start is None else known.start.select(rows)
         at = torch.full_like(known.radius[rows], self.eps).clamp(min=SMALLEST_BALL)
         region = duals.prepare(some, at, self.refinement)
-        open_ = duals.prover.verdict(some, region, known.start.select(rows), rows)
+        open_ = duals.prover.verdict(some, region, start, rows)
         return Step(
             self.name, rows, radius=torch.where(open_.proven, at, -1.0), deployed=region.deployed,
             open=open_,

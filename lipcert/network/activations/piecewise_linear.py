@@ -208,12 +208,14 @@ class Clip(PiecewiseLinear):
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and at the kinks."""
+        and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
         slopes = [own]
-        kinks = [limit for limit in (self.lower, self.upper) if limit is not None]
-        for point in (lower, upper, *kinks):
-            point = torch.minimum(torch.maximum(torch.as_tensor(point), lower), upper)
+        points = [lower, upper]
+        if self.lower is not None and self.upper is not None:
+            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
+        for point in points:
             slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
         stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
         slack = 8 * torch.finfo(lower.dtype).eps
