@@ -12,6 +12,7 @@ from lipcert.errors import UsageError
 
 # Without it cuBLAS may sum in another order in every run; read where the first GPU is first used.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,11 @@ class Devices:
 def check_device(device: str) -> str:
     """The device of this process; raises as ``Devices.of`` does."""
     return Devices.of(device).name
+
+
+def gpu_alone(gpu: int | None) -> dict[str, str]:
+    """The environment of a process that sees this GPU alone, of those that this one sees."""
+    if gpu is None:
+        return {}
+    seen = [one for one in os.environ.get(_VISIBLE, "").split(",") if one.strip()]
+    return {_VISIBLE: seen[gpu] if gpu < len(seen) else str(gpu)}

@@ -184,9 +184,14 @@ def _summed(given: Tensor, kernel: Sequence[int], way: Way, space: Sequence[int]
             slice(at * gap, at * gap + (count - 1) * step + 1, step)
             for at, gap, count, step in zip(tap, dilation, places, stride, strict=True)
         ]
-        found[:, :, *cells] += given[:, :, *tap]
+        found[_cells(cells)] += given[_cells(tap)]
     inside = [slice(pad, pad + size) for pad, size in zip(pads, space, strict=True)]
-    return found[:, :, *inside]
+    return found[_cells(inside)]
+
+
+def _cells(inside: Sequence[int | slice]) -> tuple[int | slice, ...]:
+    """Of all samples and channels."""
+    return slice(None), slice(None), *inside
 
 
 def _gradient(v: Tensor, weight: Tensor, way: Way, space: Sequence[int]) -> Tensor:
