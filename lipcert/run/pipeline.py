@@ -40,8 +40,8 @@ from lipcert.run.checks import (
     predictions,
     spread,
 )
+from lipcert.run.devices import Devices
 from lipcert.run.environment import (
-    check_device,
     environment,
     least_seconds,
     suitable_threads,
@@ -95,7 +95,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     check_output(job.execution)
     check_counterexamples(job.options, job.execution)
     check_proofs(job.options, job.execution)
-    check_device(job.execution.device)
+    Devices.of(job.execution.device)
     data, watch = job.data, watch or Watch()
     watch.stage(f"reading the data: {data.spec}, {data.split}")
     dataset = data.load(expected=expected_by(job.model))
@@ -133,10 +133,12 @@ def certify_dataset(
     check_counterexamples(options, execution)
     check_proofs(options, execution)
     check_domain(options, dataset)
-    device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
+    devices, began, watch = Devices.of(execution.device), time.perf_counter(), watch or Watch()
+    device, gpus = devices.name, devices.gpus
+    execution = replace(execution, device=device)
     notes: list[str] = list(model.loaded.notes)
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
-    workers = suitable_workers(network, options, execution, len(part))
+    workers = len(gpus) or suitable_workers(network, options, execution, len(part))
     with threads(execution.threads or suitable_threads(device)):
         watch.stage("comparing the model with onnxruntime")
         check = _check(model, network, dataset, indices, execution, notes)
@@ -169,8 +171,9 @@ def certify_dataset(
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
             samples = _certify(
-                certifier, network, dataset, part, options, execution, workers, journal, watch
-            )
+                certifier, network, dataset, part, options, execution, workers, gpus, journal,
+                watch,
+            )  # fmt: skip
         sure = assurance(options, certifier.global_failure_probability, samples)
         certificate = Certificate(
             lipcert=lipcert.__version__,
@@ -183,7 +186,7 @@ def certify_dataset(
             summary=summarise(
                 samples, [eps.text for eps in options.eps], estimate=options.estimate
             ),
-            environment=environment(device, workers),
+            environment=environment(device, workers, len(gpus)),
             seconds=time.perf_counter() - began,
             finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             notes=(*_notes(options, samples), *notes),
@@ -276,6 +279,7 @@ def _certify(
     options: Options,
     execution: Execution,
     workers: int,
+    gpus: tuple[int, ...],
     journal: Journal,
     watch: Watch,
 ) -> list[Sample]:
@@ -300,8 +304,9 @@ def _certify(
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
         watch.stage(_told(network, options, len(todo), few))
         executor = executor_for(
-            certifier, load, workers=few, threads=get_num_threads(), cluster=execution.cluster
-        )
+            certifier, load, workers=few, threads=get_num_threads(), gpus=gpus[:few],
+            cluster=execution.cluster,
+        )  # fmt: skip
         with watch, executor:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
             for computed in in_batches(executor, todo, failed, size=execution.batch_size):
