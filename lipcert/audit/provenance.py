@@ -66,7 +66,8 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
         _check_digest(file, digest, claims)
     if sources.arch is not None:
         module, _ = build_model(sources.arch, path, image_shape)
-        return affordable(export(module, sources.arch, image_shape), path.name)
+        found = affordable(export(module, sources.arch, image_shape), path.name)
+        return _with_its_head(claims, *found)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")
     model = open_onnx(path).model
@@ -77,7 +78,20 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
     record = claims.certificate["model"]
     # The shape of the file's own input, in its own order.
     layout = "CHW" if len(record["input_shape"]) == 4 else None
-    return affordable(model, path.name, record.get("output"), record["input_shape"][1:], layout)
+    shape = record["input_shape"][1:]
+    found = affordable(model, path.name, record.get("output"), shape, layout)
+    return _with_its_head(claims, *found)
+
+
+def _with_its_head(claims: Claims, model: onnx.ModelProto, head: str | None) -> onnx.ModelProto:
+    """The model; ``CannotCertify`` unless it ends in the head that the certificate leaves out."""
+    recorded = claims.certificate["model"]["stripped"]
+    if recorded != head:
+        raise CannotCertify(
+            f"{claims.path}: leaves out {recorded or 'nothing'} at the end of the model, which "
+            f"ends in {head or 'no such operator'}; certify again"
+        )
+    return model
 
 
 def find_data(claims: Claims, sources: Sources) -> Dataset:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.forms import Multipliers
+from lipcert.bounds.state import Layer, State
 from lipcert.network import Network
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64

@@ -17,26 +17,31 @@ that cannot vary stay 0, because the ball leaves these neurons out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.ascent import Gait, ascend
-from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
+from lipcert.bounds.coupled import Price, Prices, coupled_minimum
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.state import Layer, State, to_dtype
+from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
 from lipcert.network import Network
 from lipcert.network.activations import Crossing, Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import EXACT, OUT64
+from lipcert.rounding import gamma
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
 # boxes do.
 _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
-_INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
+
+# Slopes and price at an activation, from the coefficients on its output.
+Choose = Callable[[int, Tensor], tuple[Tensor, Price]]
 
 
 class DualBound:
@@ -97,7 +102,7 @@ class DualBound:
             for share in _FIRST_MULTIPLIERS:
                 log = (share * first).log()
                 price = Price.of(layer, log)
-                passed, gained = self._relax(crossings[i], kind, value, layer, slopes[i], price)
+                passed, gained = self._relax(crossings[i], i, value, layer, slopes[i], price)
                 better = gained > best
                 best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
             total = total + best
@@ -105,7 +110,7 @@ class DualBound:
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
         if rest is not None:
-            total = total + self._least(rest, state[0])[0]
+            total = total + least_at_input(rest, state[0], images=self.images)[0]
         return Multipliers(slopes, logs), total
 
     def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
@@ -118,18 +123,34 @@ class DualBound:
     def _change(
         self, state: State, crossings: dict[int, Crossing], forms: Forms, found: Multipliers
     ) -> Tensor:
-        total, prices = torch.zeros_like(state[0].radius), Prices(self.network, state, found)
+        prices = Prices(self.network, state, found)
+
+        def choose(i: int, value: Tensor) -> tuple[Tensor, Price]:
+            return found.slopes[i] * state[i].varying, prices(i)
+
+        return self._swept(state, crossings, forms, choose)
+
+    def change_by(self, state: State, forms: Forms, choose: Choose) -> Tensor:
+        """``change`` with slopes and multipliers that are chosen on the way; differentiable in the
+        state too, with piecewise linear activations."""
+        return self._swept(state, self._crossings(state), forms, choose)
+
+    def _swept(
+        self, state: State, crossings: dict[int, Crossing], forms: Forms, choose: Choose
+    ) -> Tensor:
+        total = torch.zeros_like(state[0].radius)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
-            layer, slope = state[i], found.slopes[i] * state[i].varying
-            kind, price = self._kind(i), prices(i)
-            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            slope, price = choose(i, value)
+            passed, gained = self._relax(crossings[i], i, value, state[i], slope, price)
             total = total + gained
             return passed
 
         rest = carry_back(self.network, forms.node, forms.coefficients, cross)
-        return total if rest is None else total + self._least(rest, state[0])[0]
+        if rest is None:
+            return total
+        return total + least_at_input(rest, state[0], images=self.images)[0]
 
     @torch.no_grad()
     def drifts(self, state: State, forms: Forms) -> Tensor:
@@ -140,7 +161,8 @@ class DualBound:
             nonlocal total
             layer = state[i]
             passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
-            total = total if layer.drift is None else total + _spent(passed, layer.drift)
+            if layer.drift is not None:
+                total = total + drift_worth(passed, layer, EXACT)
             return passed
 
         carry_back(self.network, forms.node, forms.coefficients, cross)
@@ -169,49 +191,22 @@ class DualBound:
         carry_back(self.network, forms.node, forms.coefficients, cross)
         return losses
 
-    def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
-        """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
-        magnitudes: ``(N,)`` each.
-
-        ``−eps ‖form‖``; where only images count, over ball ∩ box: with ``λ`` near the best one,
-        ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
-        """
-        eps, form = ball.radius, form * ball.varying
-        size = form.flatten(1).norm(dim=1)
-        if not self.images:
-            return -eps * size, eps * size
-        with torch.no_grad():
-            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
-            low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
-            wanted = size / (2 * eps)
-            for _ in range(_INPUT_STEPS):
-                multiplier = wanted.clamp(min=1e-30)
-                column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
-                place = (form / (-2 * column)).clamp(min=low, max=high)
-                # The ball is met exactly at the best multiplier.
-                wanted = multiplier * place.flatten(1).norm(dim=1) / eps
-        terms = form * place + column * place.square()
-        spent = multiplier * eps.square()
-        sizes = (form * place).abs() + column * place.square()
-        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
-
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
         assert isinstance(kind, Elementwise)
         return kind
 
     def _relax(
-        self, crossing: Crossing, activation: Elementwise, value: Tensor, layer: Layer,
-        slope: Tensor, price: Price,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, crossing: Crossing, i: int, value: Tensor, layer: Layer, slope: Tensor, price: Price
+    ) -> tuple[Tensor, Tensor]:
         """The coefficients before an activation, and its least error over box and ball: ``(N,)``.
 
         Neurons that cannot vary have no error, and no part in the ball.
         """
         if price.owed is None:
-            passed, least = crossing(value, slope, _column(price.multiplier, value))
+            passed, least = crossing(value, slope, against(price.multiplier, value))
         else:
-            minima = self._minima(activation, value, layer, slope, price)
+            minima = self._minima(self._kind(i), value, layer, slope, price)
             passed, least = value * slope, minima.flatten(1).sum(1)
         return passed, least - price.cost
 
@@ -219,14 +214,14 @@ class DualBound:
         self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, price: Price
     ) -> Tensor:
         """The relaxed minimum of each neuron."""
-        column = _column(price.multiplier, value)
+        column = against(price.multiplier, value)
         if price.owed is None:
             minima = activation.relaxed_minimum(
                 value, slope, column, layer.anchor, layer.lower, layer.upper
             )
         else:
             assert isinstance(activation, PiecewiseLinear)
-            owed = _column(price.owed, value)
+            owed = against(price.owed, value)
             minima = coupled_minimum(activation, value, slope, column, owed, layer)
         return torch.where(layer.varying != 0, minima, 0)
 
@@ -240,63 +235,33 @@ class DualBound:
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
         forms = forms.to(self.network.anchor.dtype)
-        eps, unit = state[0].radius, self.network.arithmetic.unit
+        eps, unit = state[0].radius, self.network.outward.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
         crossings, prices = self._crossings(state), Prices(self.network, state, found)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
             layer, price, dtype, value = state[i], prices(i), value.dtype, value.double()
-            slope, kind = found.slopes[i] * layer.varying, self._kind(i)
-            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            slope = found.slopes[i] * layer.varying
+            passed, gained = self._relax(crossings[i], i, value, layer, slope, price)
             total, passed = total + gained, passed.to(dtype)
-            charge = charge + self._charge(kind, value, error, layer, slope, price)
+            charge = charge + rounding_of(self._kind(i), value, error, layer, slope, price)
             steepest, size = slope.flatten(1).abs().amax(1), length(passed)
-            error = error * steepest * (1 + 4 * FLOAT64) + 4 * unit * size
+            # The product with the slope is rounded, and to the network's type.
+            error = OUT64.add(OUT64.times(error, steepest), 4 * unit * size)
             if layer.drift is not None:
-                charge = charge + _spent(passed, layer.drift) + error * layer.drifted
+                lost = OUT64.times(error, layer.drifted)
+                charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
             return passed, error
 
         reached = self._sweep(forms.node, forms.coefficients, cross)
         if reached is not None:
             rest, error = reached
-            least, sizes = self._least(rest.double(), state[0])
+            least, sizes = least_at_input(rest.double(), state[0], images=self.images)
             total = total + least
             charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
-        return (
-            total
-            - charge * (1 + gamma(8 * (len(state) + 4)))
-            - gamma(4 * len(state) + 16) * total.abs()
-        )
-
-    def _charge(
-        self,
-        activation: Elementwise,
-        value: Tensor,
-        error: Tensor,
-        layer: Layer,
-        slope: Tensor,
-        price: Price,
-    ) -> Tensor:
-        """What rounding at one activation can be worth: ``(N,)``."""
-        anchor, lower, upper = layer.anchor, layer.lower, layer.upper
-        low, high = activation.image(lower, upper)
-        # A box that was cut may leave out the sample, from which changes count.
-        here = activation.value(anchor)
-        low, high = torch.minimum(low, here), torch.maximum(high, here)
-        output = torch.maximum(low.abs(), high.abs())
-        way = torch.maximum(upper - anchor, anchor - lower)
-        multiplier = _column(price.multiplier, value)
-        moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
-        # Every number that enters a neuron's term, in absolute value.
-        sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
-        sizes = (sizes + multiplier * way.square()) * layer.varying
-        if price.owed is not None:
-            sizes = sizes + _column(price.owed, value) * layer.varying * taken_sizes(
-                layer, moved, output, activation.lipschitz
-            )
-        terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
-        return terms + error * length(moved) + price.cost * gamma(64)
+        summed = OUT64.gamma(4 * len(state) + 16) * total.abs()
+        return OUT64.below(total, OUT64.up(charge, 8 * (len(state) + 4)), summed)
 
     def optimise(
         self,
@@ -324,13 +289,3 @@ class DualBound:
             first, best = (self.change(state, forms, some) for some in (found, better))
         worse = (~(best > first)).nonzero().flatten()
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
-
-
-def _spent(form: Tensor, drift: Tensor) -> Tensor:
-    """``|form|·drift`` of each form, rounded up: ``(N,)``."""
-    spent: Tensor = torch.linalg.vecdot(form.abs().double().flatten(1), drift.double().flatten(1))
-    return spent * (1 + gamma(math.prod(form.shape[1:]) + 8))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

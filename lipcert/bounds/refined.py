@@ -1,4 +1,4 @@
-"""What sharpens an anchored state: local norms, chains, and boxes of layers seen from the input.
+"""Refined boxes: inner neurons, bounded from both sides by the dual, seen from the input.
 
 A layer is refined whole: every neuron that can vary is a form to bound by the dual from both sides.
 """
@@ -6,101 +6,24 @@ A layer is refined whole: every neuron that can vary is a form to bound by the d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Facts, State, select, to_dtype
-from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import Box, Centre
-from lipcert.bounds.chain import Chain
+from lipcert.bounds.boxes import Centre
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms
+from lipcert.bounds.state import State, select, to_dtype
 from lipcert.bounds.windows import Windows
-from lipcert.network import Network, ancestors
+from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Box
 from lipcert.rounding import FLOAT64, rounded_up
 
 _CHUNK = 2**19
 # One of so many neurons is tried.
 _EVERY = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What was found at one radius and holds at every smaller one.
-
-    ``varying`` and ``gains``: the masks of the activations and their gains. ``edges``: local norms
-    between these. ``chains``, ``boxes`` and ``noise``: of activations' inputs, by node. ``shrunk``:
-    to what share boxes did that were tried, by node. ``fixed``: for every segment how many values
-    of its sink cannot vary, ``(B, segments)``, where that is known.
-    """
-
-    varying: dict[int, Tensor] = field(default_factory=dict)
-    gains: dict[int, Tensor] = field(default_factory=dict)
-    edges: dict[Edge, Tensor] = field(default_factory=dict)
-    chains: dict[int, Chain] = field(default_factory=dict)
-    boxes: dict[int, Box] = field(default_factory=dict)
-    noise: dict[int, Tensor] = field(default_factory=dict)
-    shrunk: dict[int, Tensor] = field(default_factory=dict)
-    fixed: Tensor | None = None
-
-    def select(self, rows: Tensor) -> Prepared:
-        """Some of the samples."""
-        return Prepared(
-            varying={i: mask[rows] for i, mask in self.varying.items()},
-            gains={i: gain[rows] for i, gain in self.gains.items()},
-            edges={edge: norm[rows] for edge, norm in self.edges.items()},
-            chains={i: chain.select(rows) for i, chain in self.chains.items()},
-            boxes={i: (low[rows], high[rows]) for i, (low, high) in self.boxes.items()},
-            noise={i: noise[rows] for i, noise in self.noise.items()},
-            shrunk={i: share[rows] for i, share in self.shrunk.items()},
-            fixed=None if self.fixed is None else self.fixed[rows],
-        )
-
-
-# What rounding adds at an activation's input, a node, from the layers before it and the box that
-# these put it into: ``(B, *shape)``.
-NoiseOf = Callable[[int, State, Box], Tensor]
-
-
-class Kept(Facts):
-    """Facts that were prepared, at radii up to the one of the preparation; ``noise_of`` may know
-    of less noise at this one."""
-
-    def __init__(self, prepared: Prepared, noise_of: NoiseOf | None = None) -> None:
-        self.prepared, self.noise_of = prepared, noise_of
-
-    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
-        noise = self.prepared.noise.get(node)
-        if noise is None or self.noise_of is None:
-            return noise
-        return torch.fmin(noise, self.noise_of(node, state, box))
-
-    def varying(self, activation: int, mask: Tensor) -> Tensor:
-        # Norms and chains hold between these neurons, and others cannot vary: a box of the larger
-        # radius said so, whatever rounding makes of the one at hand.
-        return self.prepared.varying[activation]
-
-    def gain(self, activation: int, gain: Tensor) -> Tensor:
-        # Both bound the same changes: the enclosure of a smaller box need not be the smaller one.
-        return torch.minimum(gain, self.prepared.gains[activation])
-
-    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
-        return self.prepared.edges[edge]
-
-    def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
-        return _meet(box, self.prepared.boxes.get(node))
-
-    def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
-        chain = self.prepared.chains.get(node)
-        return radius if chain is None else torch.minimum(radius, chain.length(state))
-
-
-def is_narrow(network: Network, node: int, widest: int) -> bool:
-    return math.prod(network.nodes[node].shape) <= widest
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +36,9 @@ class View:
     windows: Windows | None
 
     @classmethod
-    def of(cls, duals: tuple[DualBound, DualBound], node: int) -> View:
-        exact, rough = (dual.network for dual in duals)
-        windows, guides = Windows.of(exact, node), Windows.of(rough, node)
+    def of(cls, duals: tuple[DualBound, DualBound], node: int, most: float = 0.5) -> View:
+        """Through windows that hold at most the share ``most`` of all values."""
+        windows, guides = (Windows.of(dual.network, node, most) for dual in duals)
         if windows is None or guides is None:
             return cls(node, duals, None)
         images = duals[0].images
@@ -150,12 +73,14 @@ class Refinement:
     """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
     all neurons that vary may see, bounded from both sides, or else those on whose sides slopes
     change. Where these see more, up to what may be ``tried``, they are bounded where a few of them
-    shrink to less than ``worth`` of what they were."""
+    shrink to less than ``worth`` of what they were. ``windows``: neurons are seen through windows
+    that hold at most so much of all values."""
 
     steps: int = 0
     work: float = math.inf
     tried: float = 0.0
     worth: float = 0.0
+    windows: float = 0.5
 
 
 def refined_box(
@@ -229,9 +154,3 @@ def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, ste
         # A guess: what rounding adds is not its matter.
         return rigorous.change(state, forms, found)
     return rigorous.certified(state, forms, found)
-
-
-def _meet(box: Box, other: Box | None) -> Box:
-    if other is None:
-        return box
-    return torch.maximum(box[0], other[0]), torch.minimum(box[1], other[1])

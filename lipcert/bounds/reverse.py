@@ -6,7 +6,6 @@ go by its transpose; what becomes of them at an activation is for the caller to 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from torch import Tensor
 from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.norms import absolute_norm, operator_norm
+from lipcert.numbers import OUT64
 
 # From coefficients on an activation's output to those on its input.
 Cross = Callable[[int, Tensor], Tensor]
@@ -77,13 +76,8 @@ class RigorousSweep:
     def _sizes_of(self, node: int) -> tuple[float, float]:
         operator = self.network.nodes[node].kind
         assert isinstance(operator, Operator)
-        like, own = self.network.anchor, self.network.arithmetic
-        rows = operator.magnitude(like.new_ones(1, *operator.in_shape)).max()
-        columns = operator.transpose_magnitude(like.new_ones(1, *operator.out_shape)).max()
-        slack = own.gamma(operator.terms + operator.transposed_terms + 8)
-        absolute = math.sqrt(float(rows) * float(columns)) * (1 + slack)
-        norm = min(operator_norm(operator), absolute)
-        return norm, own.gamma(operator.transposed_terms + _FUSED) * absolute
+        rounding = self.network.outward.gamma(operator.transposed_terms + _FUSED)
+        return operator_norm(operator), OUT64.times(absolute_norm(operator), rounding)
 
 
 @dataclass(frozen=True)
@@ -94,20 +88,19 @@ class _TransposesWithError(Backward[_WithError]):
     def affine(self, i: int, operator: Operator, value: _WithError) -> _WithError:
         coefficients, error = value
         norm, rounding = self.sweep.sizes(i)
-        error = (error * (norm + rounding) + rounding * length(coefficients)) * (1 + 8 * FLOAT64)
-        return operator.transpose(coefficients), error
+        passed = OUT64.times(error, OUT64.add(norm, rounding))
+        made = OUT64.times(length(coefficients), rounding)
+        return operator.transpose(coefficients), OUT64.add(passed, made)
 
     def activation(self, i: int, activation: Activation, value: _WithError) -> _WithError:
         return self.cross(i, *value)
 
     def add(self, one: _WithError, other: _WithError) -> _WithError:
         total = one[0] + other[0]
-        made = self.sweep.network.arithmetic.unit * length(total)
-        return total, (one[1] + other[1] + made) * (1 + 4 * FLOAT64)
+        made = self.sweep.network.outward.unit * length(total)
+        return total, OUT64.add(one[1], other[1], made)
 
 
 def length(forms: Tensor) -> Tensor:
     """Euclidean lengths, summed in float64 and rounded up: ``(N,)``."""
-    flat = forms.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
-    return size * (1 + gamma(flat.shape[1] + 4))
+    return OUT64.length(forms, torch.float64)

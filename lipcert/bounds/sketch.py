@@ -36,16 +36,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, half_diagonal
-from lipcert.bounds.boxes import Box, Centre, around
+from lipcert.bounds.boxes import Centre
+from lipcert.bounds.state import Layer, Noised, State, half_diagonal
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.operators import Operator
+from lipcert.numbers import OUT64, Box, around
 from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
 
 # What is rounded in front of an activation: of its input's node, the layers before it, and the
 # node's box but for that.
-Rounding = Callable[[int, State, Box], Tensor]
+Rounding = Callable[[int, State, Box], Noised]
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
@@ -60,6 +61,8 @@ _MOST, _SMALL_COLUMN = 2.0, 2.0**-14
 _FLOOR = 2.0**-8
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
+# What logarithms and roots are rounded by is far less than this beyond 1.
+_RIGHT = 1.000000001
 # More than all squares that underflow.
 _UNDERFLOW = 2.0**-1000
 
@@ -116,7 +119,9 @@ class Assurance:
         # The pass's own rounding takes a share of the divisor (``_ALPHA``): most must be left.
         if low < 1e-6 or best[0] < 4 * _ALPHA:
             raise nothing
-        return cls(count, (1 + 1e-9) / math.sqrt(low), best[1], best[0] * (1 - 1e-9))
+        # Both bisections end on the safe side, but for what logarithms are rounded by.
+        factor, divisor = (_RIGHT / math.sqrt(low), best[0] / _RIGHT)
+        return cls(count, factor, best[1], divisor)
 
 
 def _divisor(rank: int, count: int, log: float) -> float:
@@ -333,15 +338,15 @@ class _Claiming(Forward[_Flow]):
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         drawn = drawn + 2 * _LARGEST_NORMAL * self.assurance.factor * before.slipped
         spread = spread + 2 * _LARGEST / self.assurance.divisor * before.rounded
-        width = (drawn + spread) * (1 + 2 * _ALPHA) + _ALPHA * spread
+        width = (2 * _ALPHA + 1) * (drawn + spread) + _ALPHA * spread
         width = width * self._room(activation, sink, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
         if self.rounding is not None:
-            noise = self.rounding(sink, self.state, box)
-            own = (own + noise) * (1 + 4 * FLOAT64)
-        width = (width + own) * (1 + 4 * FLOAT64)
+            noise = self.rounding(sink, self.state, box).each
+            own = OUT64.add(own, noise)
+        width = OUT64.add(width, own)
         place = self._place(activation, sink, before, width, own, drawn, spread)
         self.places[i] = place
         # Roundings are found for runs that leave the claim by so much.
@@ -385,11 +390,11 @@ class _Claiming(Forward[_Flow]):
         half = rest + steep * own + kappa / _ALPHA
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * _LARGEST / _ALPHA * (steep * spread + half)
-        half = half * (1 + 16 * FLOAT64)
+        half = OUT64.up(half, 12)
         return Place(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
-            (steep * spread + half + _FLOOR * width) * (1 + 8 * FLOAT64),
-            across * (1 + 8 * FLOAT64),
+            OUT64.up(steep * spread + half + _FLOOR * width, 4),
+            OUT64.up(across, 4),
             before.rounded, before.slipped,
         )  # fmt: skip
 
@@ -476,7 +481,7 @@ class _Proving(Forward[_Proven]):
         exact = torch.zeros_like(mean).index_add(0, self.owners[:count], sizes)
         rounded = count * _SMALL_COLUMN * (_ALPHA * scale + _LARGEST * place.rounded)
         exact = (exact + rounded) * slack
-        return (ball + scale + exact + place.own) * (1 + 8 * FLOAT64)
+        return OUT64.add(ball, scale, exact, place.own)
 
     def _beyond(
         self, activation: Elementwise, anchor: Tensor, place: Place, width: Tensor
@@ -487,8 +492,8 @@ class _Proving(Forward[_Proven]):
         lower, upper = around(anchor + place.shift, wide)
         lower, upper = torch.minimum(lower, anchor), torch.maximum(upper, anchor)
         middle, rest = remainder(activation, place.slope, anchor, lower, upper)
-        more = (rest + (middle - place.middle).abs()) * (1 + 8 * FLOAT64)
-        more = (more - place.rest) * (1 + 8 * FLOAT64)
+        more = OUT64.up(rest + (middle - place.middle).abs(), 2)
+        more = OUT64.up(more - place.rest, 1)
         return torch.where(inside | (more <= 0), 0.0, more)
 
     def _with_misses(self, columns: Tensor, beyond: Tensor) -> Tensor:
@@ -520,7 +525,8 @@ def layer_of(activation: Elementwise, anchor: Tensor, box: Box, drift: Tensor) -
     varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
     way = torch.maximum(upper - anchor, anchor - lower) * varying
-    radius = half_diagonal(way, anchor.dtype) * (1 + 2 * FLOAT64)
+    # A difference is rounded.
+    radius = OUT64.up(half_diagonal(way, anchor.dtype), 1)
     return Layer(anchor, lower, upper, radius, gain, varying, drift=drift)
 
 

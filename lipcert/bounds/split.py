@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, to_dtype
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear

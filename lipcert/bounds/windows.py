@@ -16,15 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, half_diagonal
+from lipcert.bounds.state import Layer, State, half_diagonal
 from lipcert.network import Input, Network, NetworkBuilder, Node, Sum, ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.operators import Convolution, Diagonal, Select, Shape
 from lipcert.network.operators.base import move_tensors
-from lipcert.rounding import FLOAT64
-
-# Windows that hold more than this share of all values are not worth the trouble.
-_WORTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,9 @@ class Windows:
     numbers: dict[int, int]
 
     @classmethod
-    def of(cls, network: Network, node: int) -> Self | None:
-        """None where a neuron's forms do not stay in a window, or that is no smaller."""
+    def of(cls, network: Network, node: int, most: float = 0.5) -> Self | None:
+        """None where a neuron's forms do not stay in a window, or windows hold more than the share
+        ``most`` of all values, which is not worth the trouble."""
         path = ancestors(network, node)
         spans = _spans(network, node, path)
         if spans is None or not all(_is_steady(network.nodes[i]) for i in path):
@@ -66,7 +63,7 @@ class Windows:
         shapes = {i: network.nodes[i].shape for i in sources}
         window = {i: (1, shapes[i][1], *(span.size for span in spans[i])) for i in sources}
         whole = sum(math.prod(shape) for shape in shapes.values())
-        if sum(math.prod(shape) for shape in window.values()) > _WORTH * whole:
+        if sum(math.prod(shape) for shape in window.values()) > most * whole:
             return None
         builder = NetworkBuilder(window[0])
         numbers = {0: 0}
@@ -112,12 +109,12 @@ class Windows:
             )
             width = torch.maximum(upper - anchor, anchor - lower) * varying
             around = half_diagonal(width, layer.radius.dtype)
-            unit = torch.finfo(anchor.dtype).eps
             found[number] = Layer(
                 anchor, lower, upper,
-                torch.minimum(layer.radius[rows], around * (1 + 2 * unit) * (1 + 2 * FLOAT64)),
+                torch.minimum(layer.radius[rows], self.network.outward.up(around, 1)),
                 cut(layer.gain), varying,
                 drift=None if layer.drift is None else cut(layer.drift),
+                drift_length=None if layer.drift_length is None else layer.drift_length[rows],
             )  # fmt: skip
         return found
 

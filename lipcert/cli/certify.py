@@ -169,6 +169,13 @@ def certify(
     ] = None,
     device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
+    cluster: Annotated[
+        str | None,
+        _run(
+            "Give the batches to a ray cluster: auto, or the host:port of its head. Needs "
+            "pip install 'lipcert[cluster]'."
+        ),
+    ] = None,
     allow_implausible: Annotated[
         bool,
         _run(
@@ -259,6 +266,7 @@ def certify(
             save_counterexamples=save_counterexamples,
             save_proofs=save_proofs,
             allow_implausible=allow_implausible,
+            cluster=cluster,
         ),
     )
     console = Console(stderr=True)

@@ -108,8 +108,12 @@ def finetune(
     sparsity: options.Sparsity = 0.01,
     kappa: options.Kappa = 0.0,
     gap: options.Gap = 1.0,
+    temperature: options.Temperature = "fixed",
+    select: options.Select = "certified",
     eps_factor: options.EpsFactor = 1.25,
     epochs: options.Epochs = 20,
+    minutes: options.Minutes = None,
+    patience: options.Patience = None,
     warmup: options.Warmup = 0.0,
     ramp: options.Ramp = None,
     batch_size: options.BatchSize = 256,
@@ -211,6 +215,7 @@ def finetune(
     from lipcert.train.finetune import finetune as run
     from lipcert.train.processes import Processes
     from lipcert.train.recipe import Recipe
+    from lipcert.train.selection import Selection
 
     processes = Processes.of_environment()
     quiet = quiet or not processes.first
@@ -251,6 +256,10 @@ def finetune(
             ramp=max(0.0, epochs - warmup) / 2 if ramp is None else ramp,
             kappa=kappa,
             gap=gap,
+            temperature=temperature,
+            select=Selection.parse(select),
+            patience=patience,
+            minutes=minutes,
             sparsity=sparsity,
             batch_size=batch_size,
             optimiser=optimiser,

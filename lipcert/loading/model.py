@@ -226,14 +226,15 @@ def affordable(
     output: str | None = None,
     input_shape: Sequence[int] | None = None,
     layout: str | None = None,
-) -> onnx.ModelProto:
-    """The part of a checked model that its scores need, once it is known what running it takes.
+) -> tuple[onnx.ModelProto, str | None]:
+    """The part of a checked model that its scores need, once it is known what running it takes, and
+    the head behind them, see ``LoadedModel.stripped``.
 
     Raises ``CannotCertify`` where that is more than ``allowance`` has, or cannot be told.
     """
     part = understood(model, name, output, input_shape, layout)
     network_of(part.reading, name)
-    return part.model
+    return part.model, part.reading.stripped
 
 
 def inspect_operators(

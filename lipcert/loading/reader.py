@@ -25,6 +25,7 @@ from lipcert.loading.pooling import POOLING
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, of_product, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
+from lipcert.loading.spellings import respelled
 from lipcert.loading.value import (
     Array,
     Call,
@@ -88,10 +89,12 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
             node, condition = reader.branch
             whole = taken(whole, node.output[0], condition)
             conditions[node.input[0]] = condition
-        if reading.network is None or not reading.any_batch:
+        if reading.network is not None and reading.any_batch:
+            pair = _Reader(whole, name, output, PAIR, conditions)
+            reading = _each_by_itself(reader, reading, pair, model)
+        if reading.network is None:
             return reading
-        pair = _Reader(whole, name, output, PAIR, conditions)
-        return _each_by_itself(reader, reading, pair, model)
+        return replace(reading, network=respelled(reading.network))
     except LipcertError:
         raise
     except Exception as error:

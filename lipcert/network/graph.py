@@ -18,6 +18,7 @@ from lipcert.network.activations import Activation
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
 from lipcert.network.walk import Forward, forward
+from lipcert.numbers import EXACT, Outward, outward_of
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
 
@@ -76,6 +77,11 @@ class Network:
     def arithmetic(self) -> Arithmetic:
         """What a bound over this network charges for its own evaluation."""
         return DOUBLE if self.rough else arithmetic_of(self.anchor.dtype)
+
+    @cached_property
+    def outward(self) -> Outward:
+        """The arithmetic of bounds over this network: a rough copy charges nothing."""
+        return EXACT if self.rough else outward_of(self.anchor.dtype)
 
     @cached_property
     def exact(self) -> Network:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
-from lipcert.network.operators import Dense, Operator, Select, Shape
+from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
 
 
@@ -62,35 +62,52 @@ class _Lowering(Forward[int]):
     def activation(self, i: int, activation: Activation, before: int) -> int:
         builder, origin = self.builder, self._origin(i)
         first, like = len(builder.nodes), self.network.anchor
+        charged: set[int] = set()
         match activation:
             case MaxMin():
-                place = _pairs(builder, activation, before, origin, like)
+                place, charged = _pairs(builder, activation, before, origin, like)
             case GroupMax():
                 place = _maximum(builder, before, origin, like)
             case _:
                 return builder.activation(activation, before, origin)
-        self.compared.update(id(made.kind) for made in builder.nodes[first:])
+        self.compared.update(
+            id(made.kind) for i, made in enumerate(builder.nodes[first:], first)
+            if i not in charged
+        )  # fmt: skip
         return place
 
 
-def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:
-    """MaxMin: its pairs along a new last axis, sorted there, and put back."""
+def _pairs(
+    builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor
+) -> tuple[int, set[int]]:
+    """MaxMin: its pairs along a new last axis, sorted there, and put back.
+
+    Beside it the nodes that stand for what a file rounds where it writes a comparison out: the
+    half-sum and the half-difference times 8 and by 8, as often as it takes. These are two products
+    of at least four roundings each, of values whose magnitudes add up to the larger of the pair.
+    """
     shape = builder.shape(source)
     places = torch.arange(math.prod(shape), device=like.device).reshape(shape)
     paired = torch.stack(places.chunk(2, dim=kind.axis), -1)
     node = builder.operator(Select.of(paired, shape), source, origin)
-    node = _sorted_pairs(builder, node, origin, like)
+    node, charged = _sorted_pairs(builder, node, origin, like, kind.spelling)
     moved = torch.arange(paired.numel(), device=like.device).reshape(paired.shape)
     back = torch.cat([moved[..., 0], moved[..., 1]], dim=kind.axis)
-    return builder.operator(Select.of(back, tuple(paired.shape)), node, origin)
+    return builder.operator(Select.of(back, tuple(paired.shape)), node, origin), charged
 
 
-def _sorted_pairs(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:
+def _sorted_pairs(
+    builder: NetworkBuilder, source: int, origin: str, like: Tensor, spelling: float
+) -> tuple[int, set[int]]:
     """``(…, a, b)`` becomes ``(…, max, min)``."""
-    dense = _dense(builder, origin, like)
+    dense, charged = _dense(builder, origin, like), set[int]()
     node = dense(source, [[0.5, 0.5], [0.5, -0.5]])
     node = builder.activation(PReLU(like.new_tensor([1.0, -1.0])), node, origin)
-    return dense(node, [[1.0, 1.0], [1.0, -1.0]])
+    for factor in (8.0, 0.125) * math.ceil(spelling / 8):
+        scale = Diagonal.of(like.new_tensor(factor), None, builder.shape(node))
+        node = builder.operator(scale, node, origin)
+        charged.add(node)
+    return dense(node, [[1.0, 1.0], [1.0, -1.0]]), charged
 
 
 def _maximum(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
@@ -26,7 +27,8 @@ from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
 from lipcert.certificate import Sample
 from lipcert.errors import UsageError
 from lipcert.options import Options
-from lipcert.proving.prover import Proof, Prover
+from lipcert.proving.hints import Proof
+from lipcert.proving.prover import Prover
 
 Pixels = Callable[[NDArray[np.int64]], NDArray[Any]]
 # A sample's index, the radius, and its proof.
@@ -68,18 +70,20 @@ def record(
         # Boxes and balls layer by layer prove nothing of so deep a network, however long they take.
         every = tuple(sample.index for sample, _ in claims)
         return Recorded(None, len(claims), every, "the sketched tubes of deep networks")
+    if model["stripped"] == "Sigmoid":
+        every = tuple(sample.index for sample, _ in claims)
+        return Recorded(None, len(claims), every, "a Sigmoid at the end that was left out")
+    softmax = model["stripped"] is not None
     try:
         front = Preprocessing.of(model, image_shape)
-        reading = Interpreter(
-            onnx.load_from_string(content), front.shape, softmax=model["stripped"] is not None
-        )
-        network = Network(Graph(reading, front, options.deployed))
+        reading = Interpreter(onnx.load_from_string(content), front.shape, softmax=softmax)
+        network = Network(Graph(reading, front))
     except NotRead as missing:
         return Recorded(None, len(claims), tuple(s.index for s, _ in claims), str(missing))
+    arithmetic = Arithmetic.of(options.deployed, reading.inside, reading.leaves)
     replay = Replay(
-        network, options.deployed, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain,
-        softmax=model["stripped"] is not None,
-    )  # fmt: skip
+        network, arithmetic, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain, softmax=softmax
+    )
     prover = Prover(replay)
     kept: list[Kept] = []
     classes = network.graph.widths[network.graph.output]
@@ -110,7 +114,7 @@ def _replayed(replay: Replay, kept: Sequence[Kept], x: Tensor, labels: Tensor) -
     arrays = packed(replay.network, kept)
     rows = np.arange(len(kept))
     source = FormSource(replay.network, arrays, rows)
-    state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source)
+    state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source.of_box)
     held: list[bool] = (replay.margins(state, labels, source).amin(1) > 0).tolist()
     return held
 
@@ -129,7 +133,7 @@ def write(arrays: Arrays, path: Path) -> None:
 
 def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
     sizes = network.sizes
-    columns: dict[str, list[Any]] = {one.name: [] for one in fields(Arrays)}
+    columns: dict[str, list[Any]] = {name: [] for name in expected(sizes) if name != "version"}
     for row, (index, eps, proof) in enumerate(kept):
         columns["index"].append(index)
         columns["eps"].append(eps)

@@ -48,14 +48,14 @@ from lipcert.run.environment import (
     suitable_workers,
     threads,
 )
+from lipcert.run.executors import Certifier as Certifying
+from lipcert.run.executors import executor_for
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal, check_output, recorded_coins
 from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance, check_estimate, failed_sample
 from lipcert.run.suggestions import better, normalisation_notes
-from lipcert.run.workers import Certifier as Certifying
-from lipcert.run.workers import check_main, crew
 
 Indices = NDArray[np.int64]
 
@@ -80,6 +80,7 @@ class MakeCertifier(Protocol):
         options: Options,
         *,
         samples: int,
+        shards: int,
         device: str,
         softmax: bool,
         counterexamples: dict[int, NDArray[Any]] | None,
@@ -128,7 +129,6 @@ def certify_dataset(
     fails, what is to be resumed is damaged, or the network gives no number at any sample;
     ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
-    check_main()
     check_output(execution)
     check_counterexamples(options, execution)
     check_proofs(options, execution)
@@ -151,6 +151,7 @@ def certify_dataset(
                 network,
                 options,
                 samples=len(indices),
+                shards=execution.shard.count if execution.shard else 1,
                 device=device,
                 softmax=model.loaded.stripped is not None,
                 counterexamples=journal.points if execution.save_counterexamples else None,
@@ -298,9 +299,12 @@ def _certify(
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
         watch.stage(_told(network, options, len(todo), few))
-        with watch, crew(certifier, load, workers=few, threads=get_num_threads()) as all_of_them:
+        executor = executor_for(
+            certifier, load, workers=few, threads=get_num_threads(), cluster=execution.cluster
+        )
+        with watch, executor:
             watch.start(len(indices), list(done.values()), estimate=options.estimate)
-            for computed in in_batches(all_of_them, todo, failed, size=execution.batch_size):
+            for computed in in_batches(executor, todo, failed, size=execution.batch_size):
                 check_estimate(options, computed)
                 # As the journal gives them back, so that a resumed run returns the very same.
                 samples = [Sample.from_json(sample.to_json()) for sample in computed]

@@ -32,6 +32,7 @@ from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
+from lipcert.train.plan import Plan
 from lipcert.train.processes import Processes
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
@@ -278,6 +279,7 @@ def _record(
         "recipe": job.recipe.to_json(),
         "recipe_sha256": job.recipe.digest,
         "training_eps": job.recipe.training_eps,
+        "planned": None if progress.plan is None else vars(Plan(*progress.plan)),
         "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
         "frozen": list(trainable.frozen),
         "data": {

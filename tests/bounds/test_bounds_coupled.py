@@ -22,12 +22,12 @@ from network.test_anchored_activations import (
     weights,
 )
 
-from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.coupled import coupled, coupled_minimum, shares
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import carry_back
 from lipcert.bounds.split import Limits, Splitter
+from lipcert.bounds.state import Layer, State, select, to_dtype
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear, relu
 from lipcert.network.operators import Dense

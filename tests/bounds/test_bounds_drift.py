@@ -9,10 +9,10 @@ from attacks import in_ball
 from bounds.test_bounds_dual import Case, deterministic
 from laws import normal, seeded
 
-from lipcert.bounds.anchored import State, select
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
+from lipcert.bounds.state import State, select
 from lipcert.network import Network, NetworkBuilder, Sum
 from lipcert.network.activations import Activation, relu
 from lipcert.network.operators import Dense, Operator

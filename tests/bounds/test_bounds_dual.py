@@ -10,27 +10,22 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, Layers, LocalBound, Prepared, windows
-from lipcert.bounds.anchored import Layer, State, select
-from lipcert.bounds.chain import ChainMap, radii_of
+from lipcert.bounds import AnchoredBound, Facts, Layers, LocalBound, Plan
+from lipcert.bounds.chain import radii_of
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
+from lipcert.bounds.state import Layer, State, select
 from lipcert.network import Network, lower, simplify
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
 SEEDS = range(10)
-BENDS = Refinement(work=0.0, tried=math.inf, worth=10.0)
+BENDS = Refinement(work=0.0, tried=math.inf, worth=10.0, windows=10.0)
 RADII = (1e-6, 0.02, 0.3, 2.0)
-
-
-@pytest.fixture(autouse=True)
-def _any_window_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small networks have them too."""
-    monkeypatch.setattr(windows, "_WORTH", 10.0)
 
 
 def gram_matrices(mapping: GramMap) -> torch.Tensor:
@@ -59,26 +54,21 @@ class Case:
         self.local = LocalBound.of(layers, norms)
         rough = self.network.to(dtype=torch.float32)
         plain = self.local.replaced(AnchoredBound)
-        settings = {
-            "plain": {"narrow": 0, "chains": False, "refinement": None},
-            "chains": {"narrow": 0, "chains": True, "refinement": None},
-            "narrow": {"narrow": 10**6, "refinement": None},
-            "bent": {"narrow": 0, "chains": False, "refinement": BENDS},
-            "refined": {"narrow": 10**6, "refinement": Refinement(steps=2)},
+        plans = {
+            "plain": Plan(narrow=0, chains=False, refinement=None),
+            "chains": Plan(narrow=0, chains=True, refinement=None),
+            "narrow": Plan(narrow=10**6, refinement=None),
+            "bent": Plan(narrow=0, chains=False, refinement=BENDS),
+            "refined": Plan(narrow=10**6, refinement=Refinement(steps=2, windows=10.0)),
         }
-        self.bounds = {
-            name: AnchoredBound(
-                plain.layers, norms, plain.constants, plain.propagation, rough=rough, **setting
-            )
-            for name, setting in settings.items()
-        }
+        self.bounds = {name: replace(plain, rough=rough, plan=plan) for name, plan in plans.items()}
         self.centre = self.local.propagation.centre(self.x)
         self.dual = DualBound(self.network)
 
     def eps(self, radius: float) -> torch.Tensor:
         return torch.full((len(self.x),), radius, dtype=torch.float64)
 
-    def prepared(self, name: str, radius: float) -> tuple[Prepared, State]:
+    def prepared(self, name: str, radius: float) -> tuple[Facts, State]:
         return self.bounds[name].prepare_state(self.centre, self.eps(radius), deterministic)
 
     def forms(self) -> tuple[Forms, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from attacks import margins, smallest_margins
 from laws import normal, random_network, seeded, uniform
 
-from lipcert.bounds import Bound, Centre, GlobalBound, Layers, LocalBallBound, LocalBound, Prepared
+from lipcert.bounds import Bound, Centre, Facts, GlobalBound, Layers, LocalBallBound, LocalBound
 from lipcert.bounds.lipschitz import local_radii
 from lipcert.network import Network, simplify
 from lipcert.norms import SegmentNorms, WeightedMap, schur_bound
@@ -40,7 +40,7 @@ class Case:
     def eps(self, radius: float) -> torch.Tensor:
         return torch.full((len(self.x),), radius, dtype=torch.float64)
 
-    def prepared(self, radius: float) -> Prepared:
+    def prepared(self, radius: float) -> Facts:
         return self.local.prepare(self.centre, self.eps(radius), deterministic)
 
     def margins(self, kind: type[Bound], radius: float, prepared: float) -> torch.Tensor:

@@ -10,9 +10,9 @@ from deployed_runs import DTYPES, ORDERS, deployed_values
 from laws import normal, random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, Centre, Layers
-from lipcert.bounds.anchored import State, select
 from lipcert.bounds.forms import margin_forms
 from lipcert.bounds.noise import NoiseSweep
+from lipcert.bounds.state import State, select
 from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
 from lipcert.network import Network, NetworkBuilder, lower, simplify

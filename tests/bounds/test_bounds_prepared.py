@@ -1,5 +1,7 @@
 """What was prepared at one radius must hold at every smaller one, for the worst point too."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attacks import in_ball
@@ -7,8 +9,8 @@ from bounds.test_bounds_dual import Case
 from bounds.test_bounds_lipschitz import deterministic
 from laws import seeded
 
-from lipcert.bounds import AnchoredBound, Layers
-from lipcert.bounds.anchored import Layer
+from lipcert.bounds import AnchoredBound, Layers, Plan
+from lipcert.bounds.state import Layer
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import relu
 from lipcert.network.operators import Dense
@@ -61,7 +63,7 @@ def test_norms_are_kept_with_gains_and_masks_that_are_theirs(seed: int) -> None:
             state = case.bounds["plain"].state(case.centre, case.eps(radius * share), prepared)
             for i in case.network.activations:
                 assert (state[i].gain <= prepared.gains[i]).all()
-                assert torch.equal(state[i].varying, prepared.varying[i])
+                assert torch.equal(state[i].varying, prepared.masks[i])
 
 
 def test_a_chain_counts_neurons_that_fall_silent_below_its_radius() -> None:
@@ -85,9 +87,7 @@ def test_a_chain_counts_neurons_that_fall_silent_below_its_radius() -> None:
     x, one = torch.full((1, 1, 1), 0.5).double(), torch.ones(1).double()
     centre = bound.propagation.centre(x)
     rough = network.to(dtype=torch.float32)
-    bound = AnchoredBound(
-        layers, norms, bound.constants, bound.propagation, rough=rough, refinement=None
-    )
+    bound = replace(bound, rough=rough, plan=Plan(refinement=None))
     prepared = bound.prepare(centre, one, deterministic)
     state = bound.state(centre, 0.1 * one, prepared)
     assert float(state[max(state)].radius) >= 0.1

@@ -11,18 +11,21 @@ from bounds.test_bounds_dual import exact_norm
 from bounds.test_bounds_lipschitz import bound_of, deterministic
 from laws import random_network, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, LocalBound, Propagation, node_constants
-from lipcert.bounds.anchored import State, select, to_dtype
-from lipcert.bounds.chain import ChainMap, chain_sources
+from lipcert.bounds import AnchoredBound, LocalBound, Plan, Propagation, node_constants
+from lipcert.bounds.chain import chain_sources
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
-from lipcert.certification.batch import Rounded
+from lipcert.bounds.state import State, select, to_dtype
+from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.samples import Samples
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.operators import Dense
+from lipcert.options import Epsilon, Options
 from lipcert.rounding import DOUBLE, SINGLE, arithmetic_of, column, rounded_up
 
 SEEDS = range(1, 4)
@@ -66,9 +69,9 @@ class Case:
         plain = self.local.replaced(AnchoredBound)
         guide = self.network.to_guess_by()
         self.bounds = {
-            "plain": replace(plain, rough=guide, narrow=0, chains=False, refinement=None),
-            "chains": replace(plain, rough=guide, narrow=0, chains=True, refinement=None),
-            "refined": replace(plain, rough=guide, narrow=10**6, refinement=Refinement(2)),
+            "plain": replace(plain, rough=guide, plan=Plan(0, False, None)),
+            "chains": replace(plain, rough=guide, plan=Plan(0, True, None)),
+            "refined": replace(plain, rough=guide, plan=Plan(10**6, True, Refinement(2))),
         }
         self.centre = self.local.propagation.centre(self.x)
         self.dual = DualBound(self.network)
@@ -260,15 +263,21 @@ def test_overflow_is_never_a_bound() -> None:
 def test_balls_around_rounded_samples_cover_those_around_the_given_ones() -> None:
     network = random_network(seeded(0)).to(dtype=torch.float32)
     x = uniform((4, *network.in_shape), seeded(1))
-    rounded = Rounded.of(x, network)
-    assert (rounded.x != x).any()
-    assert torch.equal(rounded.x, x.float().double())
+    given = Options(eps=(Epsilon.parse("0.1"),), dtype="float32")
+    certifier = Certifier(network, given, samples=4)
+    labels, allowance = torch.zeros(4, dtype=torch.int64), certifier.budget.open(torch.arange(4))
+    samples = Samples.of(certifier.analysis, x, labels, allowance)
+    assert (samples.near != x).any()
+    assert torch.equal(samples.near, x.float().double())
+    assert torch.equal(samples.anchored.near, samples.near)
     eps, generator = torch.tensor([0.0, 1e-9, 0.1, 3.0]).double(), seeded(2)
     for _ in range(10):
         point = in_ball(x, eps, generator)
-        way = (point - rounded.x).flatten(1).norm(dim=1)
-        assert (way <= rounded.ball(eps) * (1 + 1e-15)).all()
-    assert torch.equal(Rounded.of(x, network.exact).ball(eps), eps)
+        way = (point - samples.near).flatten(1).norm(dim=1)
+        assert (way <= samples.ball(eps) * (1 + 1e-15)).all()
+    double = samples.anchored_in(certifier.analysis.lowered_double)
+    assert torch.equal(double.near, x)
+    assert torch.equal(double.ball(eps), eps)
 
 
 def test_rounding_up() -> None:

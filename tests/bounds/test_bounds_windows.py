@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import normal, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, windows
-from lipcert.bounds.anchored import Layer, State
-from lipcert.bounds.refined import Prepared, Refinement, View
+from lipcert.bounds import AnchoredBound, Facts, Plan
+from lipcert.bounds.refined import Refinement, View
 from lipcert.bounds.reverse import carry_back
+from lipcert.bounds.state import Layer, State
 from lipcert.bounds.windows import Windows
 from lipcert.certification import Certifier
 from lipcert.network import Network, NetworkBuilder
@@ -24,9 +24,9 @@ from lipcert.network.operators import Convolution, Dense, Diagonal, Select
 from lipcert.options import Epsilon, Options
 
 Pads = Sequence[tuple[int, int]]
-EVERY = Refinement()
+EVERY = Refinement(windows=10.0)
 # Only the sides where slopes change.
-BENDS = Refinement(work=0.0, tried=torch.inf, worth=10.0)
+BENDS = Refinement(work=0.0, tried=torch.inf, worth=10.0, windows=10.0)
 
 
 class Grower:
@@ -100,11 +100,6 @@ def pooled(grow: Grower) -> int:
 SHAPES = [plain, residual, uneven, pooled]
 
 
-@pytest.fixture(autouse=True)
-def _any_window_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "_WORTH", 10.0)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_neuron_sees_tells_how_it_moves(shape: Callable[[Grower], int], seed: int) -> None:
@@ -112,7 +107,7 @@ def test_what_a_neuron_sees_tells_how_it_moves(shape: Callable[[Grower], int], s
     grow = Grower(seed)
     node = shape(grow)
     network = grow.logits(node)
-    seen = Windows.of(network, node)
+    seen = Windows.of(network, node, 10.0)
     assert seen is not None
     x = uniform((2, 1, 2, 9, 9), grow.generator)
     values, others = network.values(x), network.values(uniform(x.shape, grow.generator))
@@ -146,14 +141,14 @@ def test_a_form_that_would_come_back_from_beyond_the_border_has_no_window() -> N
     grow = Grower(0)
     node = grow.conv(grow.conv(grow.relu(grow.conv(0))))
     network = grow.logits(node)
-    assert Windows.of(network, node) is None
+    assert Windows.of(network, node, 10.0) is None
     # Nor has what is no image, or does something else at every place.
-    assert Windows.of(network, network.output) is None
+    assert Windows.of(network, network.output, 10.0) is None
     grow = Grower(0)
     scale = uniform((3, 9, 9), grow.generator)
     node = grow.builder.operator(Diagonal.of(scale, None, (1, 3, 9, 9)), grow.relu(grow.conv(0)))
     node = grow.conv(node)
-    assert Windows.of(grow.logits(node), node) is None
+    assert Windows.of(grow.logits(node), node, 10.0) is None
 
 
 @settings(max_examples=25, deadline=None)
@@ -227,13 +222,13 @@ def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
     network = grow.logits(grow.relu(plain(grow)))
     x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.3).double()
 
-    def of(refinement: Refinement) -> tuple[Prepared, State]:
+    def of(refinement: Refinement) -> tuple[Facts, State]:
         bound = bounds(network, refinement, False)
         return bound.prepare_state(bound.propagation.anchors(x), eps, deterministic)
 
-    _, full = of(Refinement())
-    _, none = of(Refinement(work=0.0))
-    found, tried = of(Refinement(work=0.0, tried=torch.inf, worth=0.0))
+    _, full = of(EVERY)
+    _, none = of(replace(EVERY, work=0.0))
+    found, tried = of(replace(EVERY, work=0.0, tried=torch.inf, worth=0.0))
     _, paid = of(BENDS)
     last = max(full)
 
@@ -242,20 +237,19 @@ def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
 
     assert width(full) < width(paid) < width(tried) < width(none)
     assert all(bool((share > 0).all() and (share <= 1).all()) for share in found.shrunk.values())
-    assert all(bool(share.isnan().all()) for share in of(Refinement())[0].shrunk.values())
+    assert all(bool(share.isnan().all()) for share in of(EVERY)[0].shrunk.values())
     some = found.select(torch.tensor([1]))
     assert all(torch.equal(some.shrunk[i], share[1:]) for i, share in found.shrunk.items())
 
 
-def test_windows_and_the_whole_network_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_and_the_whole_network_agree() -> None:
     """But for balls, of which a window may know a smaller part."""
     grow = Grower(6)
     network = grow.logits(grow.relu(residual(grow)))
     x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.05).double()
     through = bounds(network, EVERY, False)
     _, small = through.prepare_state(through.propagation.anchors(x), eps, deterministic)
-    monkeypatch.setattr(windows, "_WORTH", 0.0)
-    over = bounds(network, EVERY, False)
+    over = bounds(network, replace(EVERY, windows=0.0), False)
     assert all(view.windows is None for view in over.views.values())
     _, whole = over.prepare_state(over.propagation.anchors(x), eps, deterministic)
     for i, layer in small.items():
@@ -267,10 +261,7 @@ def bounds(network: Network, refinement: Refinement | None, images: bool) -> Anc
     found = bound_of(AnchoredBound, network)
     assert isinstance(found, AnchoredBound)
     rough = network.to_guess_by()
-    return AnchoredBound(
-        found.layers, found.norms, found.constants, found.propagation, rough=rough, narrow=0,
-        chains=False, refinement=refinement, images=images,
-    )  # fmt: skip
+    return replace(found, rough=rough, plan=Plan(0, False, refinement), images=images)
 
 
 def test_views_count_what_a_neuron_sees() -> None:

@@ -8,11 +8,11 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
 from laws import ENDINGS, normal, random_network, seeded
 
-from lipcert.bounds.anchored import Layer, State, select, to_dtype
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, margin_forms
 from lipcert.bounds.split import Leaves, Limits, Splitter
+from lipcert.bounds.state import Layer, State, select, to_dtype
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU
 from lipcert.network.activations.piecewise_linear import relu

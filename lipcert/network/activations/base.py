@@ -119,7 +119,8 @@ class Elementwise(Activation):
         """``min over the box of A (Δσ − c Δz) + λ Δz²``, or a lower bound of it, for each neuron.
 
         Coefficient ``A``, slope ``c`` and multiplier ``λ > 0`` broadcast against the box. Exact for
-        piecewise linear activations, up to rounding; differentiable in ``A``, ``c`` and ``λ``.
+        piecewise linear activations, up to rounding; differentiable in ``A``, ``c`` and ``λ``, and
+        for these in the box and the anchor too.
         """
 
     def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:

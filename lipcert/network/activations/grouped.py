@@ -20,9 +20,13 @@ class MaxMin(Activation):
 
     Never constant, as in the paper. Clipped MaxMin is this followed by ``Clip`` with
     ``upper = θ⁺`` on the first half and ``lower = θ⁻`` on the second.
+
+    ``spelling``: where a file writes it out with arithmetic, what that rounds at most, in units of
+    the format's roundoff times the larger magnitude of a pair; 0 for a comparison.
     """
 
     axis: int
+    spelling: float = 0.0
 
     def out_shape(self, in_shape: Shape) -> Shape:
         if not 0 <= self.axis < len(in_shape) or in_shape[self.axis] % 2:

@@ -94,6 +94,11 @@ class Part:
     offset: Tensor
     penalty: Tensor
 
+    @property
+    def follows(self) -> bool:
+        """Whether autograd follows the box."""
+        return self.low.requires_grad
+
     def masked(self, varying: Tensor) -> Part:
         """``Δz = Δσ = 0`` where nothing varies."""
         low, high, offset, penalty = (
@@ -103,22 +108,31 @@ class Part:
         return Part(low, high, self.steepness, offset, penalty)
 
 
-@torch.no_grad()
 def _lowest(
     parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``Δσ`` and ``Δz`` where ``A Δσ − A c Δz + λ Δz²`` is least; ``passed`` is ``A c``.
 
-    No gradient goes through the place: at a minimum the derivative by the place is 0, or the place
-    is fixed. Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as
-    long as arithmetic.
+    No gradient goes through the place but where the box has one: at a minimum the derivative by the
+    place is 0, or the place is the end of a part.
     """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and parts[0].follows):
+        return _chosen(parts, coefficient, passed, multiplier)
+
+
+def _chosen(
+    parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as long as
+    arithmetic."""
     best = rise = change = None
     for part in parts:
         down = _plus(passed, coefficient, part.steepness, -1)
-        vertex = (down * (0.5 / multiplier)).clamp_(min=part.low, max=part.high)
+        vertex = down * (0.5 / multiplier)
+        clamp = vertex.clamp if part.follows else vertex.clamp_
+        vertex = clamp(min=part.low, max=part.high)
         value = torch.addcmul(coefficient * part.offset, vertex, multiplier * vertex - down)
-        value += part.penalty
+        value = value.detach().add_(part.penalty)
         there = _plus(part.offset, vertex, part.steepness)
         if best is None or rise is None or change is None:
             best, rise, change = value, there, vertex
@@ -194,12 +208,14 @@ class Clip(PiecewiseLinear):
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and at the kinks."""
+        and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
         slopes = [own]
-        kinks = [limit for limit in (self.lower, self.upper) if limit is not None]
-        for point in (lower, upper, *kinks):
-            point = torch.minimum(torch.maximum(torch.as_tensor(point), lower), upper)
+        points = [lower, upper]
+        if self.lower is not None and self.upper is not None:
+            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
+        for point in points:
             slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
         stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
         slack = 8 * torch.finfo(lower.dtype).eps

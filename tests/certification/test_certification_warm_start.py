@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lipcert.bounds.anchored import Layer, State
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
-from lipcert.certification.seeds import Seeds
+from lipcert.bounds.state import Layer, State
+from lipcert.certification.warm_start import WarmStart
 
 
 class Fresh(DualBound):
@@ -35,13 +35,13 @@ def state(radii: list[float]) -> State:
     return {0: Layer(*[torch.zeros(len(radii), 3)] * 3, radius, *[torch.ones(len(radii), 3)] * 2)}
 
 
-def test_seeds_are_found_again_by_sample_and_class() -> None:
-    seeds, guide = Seeds.none(torch.zeros(3, 3)), Fresh()
+def test_multipliers_are_found_again_by_sample_and_class() -> None:
+    known, guide = WarmStart.none(torch.zeros(3, 3)), Fresh()
     eps = torch.tensor([1.0, 2.0, 4.0])
     others = torch.tensor([1, 2, 2])
-    seeds = seeds.renewed(forms([0, 0, 2]), others, multipliers([1.0, 2.0, 3.0]), eps)
+    known = known.renewed(forms([0, 0, 2]), others, multipliers([1.0, 2.0, 3.0]), eps)
     asked = forms([2, 0, 1, 0])
-    found = seeds.start(guide, state([4.0, 0.5, 1.0, 1.0]), asked, torch.tensor([2, 2, 1, 1]))
+    found = known.start(guide, state([4.0, 0.5, 1.0, 1.0]), asked, torch.tensor([2, 2, 1, 1]))
     assert found.slopes[2][:, 0].tolist() == [3.0, 2.0, 7.0, 1.0]
     # Multipliers go with 1/ρ; only what nobody knew was started.
     shifts = torch.tensor([0.0, 2.0, 0.0, 0.0]).log().clamp(min=0)
@@ -49,24 +49,28 @@ def test_seeds_are_found_again_by_sample_and_class() -> None:
     assert guide.started == [1]
 
 
-def test_newer_seeds_replace_older_ones_and_follow_their_samples() -> None:
-    seeds, guide = Seeds.none(torch.zeros(3, 3)), Fresh()
+def test_newer_multipliers_replace_older_ones_and_follow_their_samples() -> None:
+    known, guide = WarmStart.none(torch.zeros(3, 3)), Fresh()
     eps = torch.ones(3)
-    seeds = seeds.renewed(forms([0, 1]), torch.tensor([1, 2]), multipliers([1.0, 2.0]), eps)
-    seeds = seeds.renewed(forms([1, 2]), torch.tensor([2, 0]), multipliers([5.0, 6.0]), 3 * eps)
-    assert len(seeds.found.logs[2]) == len(seeds.eps) == 3
-    part = seeds.of(torch.tensor([2, 1]))
+    known = known.renewed(forms([0, 1]), torch.tensor([1, 2]), multipliers([1.0, 2.0]), eps)
+    known = known.renewed(forms([1, 2]), torch.tensor([2, 0]), multipliers([5.0, 6.0]), 3 * eps)
+    assert len(known.found.logs[2]) == len(known.eps) == 3
+    part = known.select(torch.tensor([2, 1]))
+    # Of a larger batch, whose other samples nothing is known of.
+    spread = part.spread(torch.tensor([3, 0]), 4)
+    one, other = part.place.tolist()
+    assert spread.place.tolist() == [other, [-1] * 3, [-1] * 3, one]
     asked = part.start(guide, state([3.0, 3.0]), forms([0, 1]), torch.tensor([0, 2]))
     assert asked.slopes[2][:, 0].tolist() == [6.0, 5.0]
     assert guide.started == []
-    kept = seeds.start(guide, state([1.0]), forms([0]), torch.tensor([1]))
+    kept = known.start(guide, state([1.0]), forms([0]), torch.tensor([1]))
     assert kept.slopes[2][:, 0].tolist() == [1.0]
 
 
 def test_nothing_to_renew_changes_nothing() -> None:
-    seeds = Seeds.none(torch.zeros(2, 2))
-    assert seeds.renewed(forms([]), torch.zeros(0, dtype=torch.int64), multipliers([]),
-                         torch.ones(2)) is seeds  # fmt: skip
+    known = WarmStart.none(torch.zeros(2, 2))
+    assert known.renewed(forms([]), torch.zeros(0, dtype=torch.int64), multipliers([]),
+                         torch.ones(2)) is known  # fmt: skip
 
 
 def test_some_rows_of_multipliers_are_replaced() -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import State, select
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.state import State, select
 
 
 @dataclass(frozen=True, eq=False)
-class Seeds:
+class WarmStart:
     """Multipliers of some margins. ``place`` ``(B, K)`` says where in ``found`` those of a margin
     lie, −1 where there are none yet; ``eps`` ``(N,)`` at which radius they were found."""
 
@@ -22,16 +22,21 @@ class Seeds:
     eps: Tensor
 
     @classmethod
-    def none(cls, margins: Tensor) -> Seeds:
+    def none(cls, margins: Tensor) -> WarmStart:
         """For margins ``(B, K)`` of which nothing is known."""
         place = torch.full(margins.shape, -1, dtype=torch.int64, device=margins.device)
         return cls(place, Multipliers({}, {}), margins.new_zeros(0, dtype=torch.float32))
 
-    def of(self, rows: Tensor) -> Seeds:
+    def select(self, rows: Tensor) -> WarmStart:
         """Those of some samples."""
-        return Seeds(self.place[rows], self.found, self.eps)
+        return WarmStart(self.place[rows], self.found, self.eps)
 
-    def renewed(self, forms: Forms, others: Tensor, found: Multipliers, eps: Tensor) -> Seeds:
+    def spread(self, rows: Tensor, batch: int) -> WarmStart:
+        """As of a ``batch`` whose ``rows`` these samples are: of the others nothing is known."""
+        place = self.place.new_full((batch, self.place.shape[1]), -1)
+        return WarmStart(place.index_copy(0, rows, self.place), self.found, self.eps)
+
+    def renewed(self, forms: Forms, others: Tensor, found: Multipliers, eps: Tensor) -> WarmStart:
         """With what was found for these forms at ``eps`` ``(B,)``, in place of the old."""
         if not len(forms):
             return self
@@ -41,7 +46,7 @@ class Seeds:
         kept[kept >= 0] = torch.arange(len(old), device=old.device)
         kept[forms.rows, others] = len(old) + torch.arange(len(forms), device=old.device)
         joined = [self.found.select(old), found] if len(old) else [found]
-        return Seeds(
+        return WarmStart(
             kept, Multipliers.joined(joined), torch.cat([self.eps[old], eps[forms.rows].float()])
         )
 

@@ -16,7 +16,7 @@ from lipcert.errors import CannotCertify
 from lipcert.options import Epsilon, Options
 from lipcert.run import Execution, ModelSource, Preprocessing, certify_dataset, open_model
 from lipcert.run.batches import in_batches
-from lipcert.run.workers import crew
+from lipcert.run.executors import executor_for
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = load_dataset("digits")
@@ -73,8 +73,8 @@ def failed(index: int, message: str) -> Sample:
 
 
 def certified(fake: Fake, *, samples: int = 12, size: int = 4, load=load) -> list[Sample]:
-    with crew(fake, load, workers=2, threads=1) as all_of_them:
-        parts = list(in_batches(all_of_them, range(samples), failed, size=size))
+    with executor_for(fake, load, workers=2, threads=1) as executor:
+        parts = list(in_batches(executor, range(samples), failed, size=size))
     found = sorted((s for part in parts for s in part), key=lambda s: s.index)
     assert [s.index for s in found] == list(range(samples))
     return found
@@ -164,9 +164,11 @@ def test_two_processes_give_the_certificate_of_one(model, tmp_path):
 
 UNGUARDED = """
 import sys
+from pathlib import Path
 import numpy as np
 import lipcert
 from lipcert.data import load_dataset
+Path(sys.argv[3]).open("a").write("ran\\n")
 digits = load_dataset("digits")
 result = lipcert.certify(
     lipcert.load(sys.argv[1]), digits.images[:8], digits.labels[:8], 0.1, method="local",
@@ -176,16 +178,20 @@ print(result.summary["n"])
 """
 
 
-def test_a_script_without_its_guard_is_told_so_and_loses_nothing(tmp_path):
+def test_a_script_needs_no_guard_as_no_process_runs_it_again(tmp_path):
     script, output = tmp_path / "script.py", tmp_path / "run"
     script.write_text(UNGUARDED)
     ran = subprocess.run(
-        [sys.executable, str(script), str(ROOT / "examples" / "digits.onnx"), str(output)],
+        [sys.executable, str(script), str(ROOT / "examples" / "digits.onnx"), str(output),
+         str(tmp_path / "ran")],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120,
         check=True,
     )  # fmt: skip
     assert ran.stdout == "8\n"
-    assert "if __name__" in ran.stderr
+    assert "worker" not in ran.stderr
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    certificate = json.loads((output / "certificate.json").read_text())
+    assert certificate["environment"]["workers"] == 2
     assert len((output / "journal.jsonl").read_text().splitlines()) == 9
 
 
@@ -193,7 +199,7 @@ SLEEPERS = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from lipcert.run.workers import crew
+from lipcert.run.executors import executor_for
 
 class Sleeper:
     counterexamples = None
@@ -201,12 +207,10 @@ class Sleeper:
         Path(sys.argv[1], str(indices[0])).touch()
         time.sleep(600)
 
-if __name__ == "__main__":
-    load = lambda batch: (np.zeros(1), np.zeros(1))
-    with crew(Sleeper(), load, workers=2, threads=1) as two:
-        two.give([0])
-        two.give([1])
-        two.take()
+load = lambda batch: (np.zeros(1), np.zeros(1))
+with executor_for(Sleeper(), load, workers=2, threads=1) as two:
+    both = [two.submit([0]), two.submit([1])]
+    both[0].result()
 """
 
 
