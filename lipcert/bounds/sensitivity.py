@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.rounding_sweep import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
 from lipcert.network import Backward, backward
@@ -54,7 +54,7 @@ def pair_rounding(
     """How far the deployed ``f_label − f_other`` can be from the real one, ``(N,)``, for the N
     pairs of classes ``labels``, ``others``, at the samples ``rows``."""
     network = tools.network
-    pairs = margin_forms(network, rows, labels, others).coefficients
+    pairs = margin_objectives(network, rows, labels, others).coefficients
     start = Coefficients(pairs, torch.zeros_like(pairs), OUT64.length(pairs))
     rules = _Sensitivity(tools, roundings, rows, torch.zeros_like(start.length))
     backward(network, network.output, start, rules)

@@ -167,7 +167,7 @@ def certify(
     threads: Annotated[
         int | None, _run("CPU threads of each; 1 by default, on a GPU one a core.")
     ] = None,
-    device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, _run("auto, cpu, cuda, cuda:1, or several GPUs, cuda:0,1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
     cluster: Annotated[
         str | None,

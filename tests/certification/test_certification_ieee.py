@@ -85,10 +85,12 @@ def test_a_machine_that_flushes_or_rounds_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: False)
-    monkeypatch.setattr(ieee, "_has_subnormals", lambda dtype: False)
+    monkeypatch.setattr(ieee, "_has_subnormals", lambda dtype, device="cpu": False)
     with pytest.raises(CannotCertify, match="subnormal"), ieee_arithmetic():
         pass
     # As if 1 + u were rounded up.
-    monkeypatch.setattr(torch, "ones", lambda size, dtype: torch.full((size,), 1.5, dtype=dtype))
+    monkeypatch.setattr(
+        torch, "ones", lambda size, dtype, device="cpu": torch.full((size,), 1.5, dtype=dtype)
+    )
     with pytest.raises(CannotCertify, match="nearest"), ieee_arithmetic():
         pass

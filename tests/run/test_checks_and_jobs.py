@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from lipcert.machine import usable_cores
 from lipcert.network import NetworkBuilder
 from lipcert.options import Epsilon, Options
 from lipcert.run.checks import implausible, spread
+from lipcert.run.devices import Devices, gpu_alone
 from lipcert.run.environment import (
-    check_device,
     environment,
     suitable_threads,
     suitable_workers,
@@ -68,10 +70,53 @@ def test_executions_that_make_no_sense_are_refused(options):
         Execution(**options)
 
 
-@pytest.mark.parametrize("device", ["", "tpu", "cuda:x", "cuda:99", "cpu:one", "CUDA"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "",
+        "tpu",
+        "cuda:x",
+        "cuda:99",
+        "cpu:one",
+        "CUDA",
+        "cuda:",
+        "cuda:0,",
+        "cuda:0,99",
+        "cpu,cuda",
+    ],
+)
 def test_devices_that_are_not_there_are_refused(device):
     with pytest.raises(UsageError, match="--device"):
-        check_device(device)
+        Devices.of(device)
+
+
+def test_devices_are_what_was_asked_for(monkeypatch):
+    """On a machine of three GPUs, as torch would tell of it."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert Devices.of("cpu") == Devices("cpu")
+    assert chosen == []
+    assert Devices.of("cuda") == Devices("cuda:0")
+    assert Devices.of("cuda:2") == Devices("cuda:2")
+    assert Devices.of("cuda:2,0") == Devices("cuda", (2, 0))
+    assert Devices.of("auto") == Devices("cuda", (0, 1, 2))
+    assert chosen == [0, 2, 2, 0]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with pytest.raises(UsageError, match="twice"):
+        Devices.of("cuda:1,1")
+    with pytest.raises(UsageError, match="only 3 GPUs here, and no cuda:3"):
+        Devices.of("cuda:3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert Devices.of("auto") == Devices("cpu")
+
+
+@pytest.mark.parametrize(("seen", "expected"), [("", "1"), ("5,7", "7"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_process_sees_its_own_gpu_alone(monkeypatch, seen, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert gpu_alone(1) == {"CUDA_VISIBLE_DEVICES": expected}
+    assert gpu_alone(None) == {}
 
 
 def test_threads_are_given_back():

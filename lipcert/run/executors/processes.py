@@ -32,6 +32,7 @@ from loky.backend import resource_tracker
 from loky.process_executor import BrokenProcessPool
 
 from lipcert.errors import LipcertError
+from lipcert.run.devices import gpu_alone
 from lipcert.run.executors.face import (
     Answer,
     Certifier,
@@ -47,7 +48,6 @@ from lipcert.run.executors.here import Here
 _LOG = logging.getLogger(__name__)
 # Seconds after which a process notices that the one that started it has ended.
 _EVERY = 0.5
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Processes(Executor):
@@ -143,7 +143,7 @@ class _Worker:
         self.gpu = gpu
         self.batch: list[int] | None = None
         self.ended: Ended | None = None
-        self._pool = ProcessPoolExecutor(1, timeout=None, env=_environment(gpu))
+        self._pool = ProcessPoolExecutor(1, timeout=None, env=gpu_alone(gpu))
         self._started: Future[None] | None = None
 
     @property
@@ -162,14 +162,6 @@ class _Worker:
 
     def end(self) -> None:
         self._pool.shutdown(wait=True, kill_workers=True)
-
-
-def _environment(gpu: int | None) -> dict[str, str]:
-    """Of a process that sees this GPU alone, of those that this one sees."""
-    if gpu is None:
-        return {}
-    seen = [one for one in os.environ.get(_VISIBLE, "").split(",") if one.strip()]
-    return {_VISIBLE: seen[gpu] if gpu < len(seen) else str(gpu)}
 
 
 def _ended(error: BaseException, *, begun: bool) -> Ended:
