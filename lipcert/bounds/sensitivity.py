@@ -98,8 +98,8 @@ class _Sensitivity(Backward[Coefficients]):
 
 
 def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
-    form = network.anchor.new_zeros(len(labels), network.classes)
-    form.scatter_(1, labels[:, None], 1.0)
-    form.scatter_add_(1, others[:, None], form.new_full((len(labels), 1), -1.0))
-    middle = form.reshape(len(labels), *network.nodes[-1].shape)
-    return Coefficients(middle, torch.zeros_like(middle), OUT64.length(form))
+    objective = network.anchor.new_zeros(len(labels), network.classes)
+    objective.scatter_(1, labels[:, None], 1.0)
+    objective.scatter_add_(1, others[:, None], objective.new_full((len(labels), 1), -1.0))
+    middle = objective.reshape(len(labels), *network.nodes[-1].shape)
+    return Coefficients(middle, torch.zeros_like(middle), OUT64.length(objective))

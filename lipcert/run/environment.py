@@ -17,14 +17,14 @@ from lipcert.machine import usable_cores
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run.batches import number
+from lipcert.run.cost import least_seconds
 from lipcert.run.job import Execution
 
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
 _ONE_THREAD = 32768
-# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
-# a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
-_SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 2e-5, 4e-6, 2.0
+# What starting a process takes.
+_SECONDS_TO_START = 2.0
 
 
 def environment(device: str, workers: int = 1, gpus: int = 1) -> dict[str, Any]:
@@ -84,10 +84,3 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     cores = usable_cores() // (execution.threads or 1)
     batches = number(samples, execution.batch_size)
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))
-
-
-def least_seconds(network: Network, options: Options, samples: int) -> float:
-    """Of processor time, for so many samples, by the size of the network."""
-    values = sum(math.prod(node.shape) for node in network.nodes)
-    guesses = options.method == "auto" and options.effort == "fast"
-    return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)

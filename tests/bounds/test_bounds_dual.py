@@ -10,11 +10,11 @@ from attacks import in_ball, smallest_margins
 from bounds.test_bounds_lipschitz import deterministic
 from laws import random_network, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, Facts, Layers, LocalBound, Plan
+from lipcert.bounds import AnchoredBound, FactPlan, Facts, Layers, LocalBound
 from lipcert.bounds.chain import radii_of
 from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms, Multipliers, margin_forms
+from lipcert.bounds.objectives import DualVariables, Objectives, margin_objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
@@ -24,7 +24,7 @@ from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.norms import GramMap, SegmentNorms, schur_bound
 
 SEEDS = range(10)
-BENDS = Refinement(work=0.0, tried=math.inf, worth=10.0, windows=10.0)
+BENDS = Refinement(work=0.0, tried=math.inf, worth=10.0, receptive=10.0)
 RADII = (1e-6, 0.02, 0.3, 2.0)
 
 
@@ -55,11 +55,11 @@ class Case:
         rough = self.network.to(dtype=torch.float32)
         plain = self.local.replaced(AnchoredBound)
         plans = {
-            "plain": Plan(narrow=0, chains=False, refinement=None),
-            "chains": Plan(narrow=0, chains=True, refinement=None),
-            "narrow": Plan(narrow=10**6, refinement=None),
-            "bent": Plan(narrow=0, chains=False, refinement=BENDS),
-            "refined": Plan(narrow=10**6, refinement=Refinement(steps=2, windows=10.0)),
+            "plain": FactPlan(narrow=0, chains=False, refinement=None),
+            "chains": FactPlan(narrow=0, chains=True, refinement=None),
+            "narrow": FactPlan(narrow=10**6, refinement=None),
+            "bent": FactPlan(narrow=0, chains=False, refinement=BENDS),
+            "refined": FactPlan(narrow=10**6, refinement=Refinement(steps=2, receptive=10.0)),
         }
         self.bounds = {name: replace(plain, rough=rough, plan=plan) for name, plan in plans.items()}
         self.centre = self.local.propagation.centre(self.x)
@@ -71,14 +71,14 @@ class Case:
     def prepared(self, name: str, radius: float) -> tuple[Facts, State]:
         return self.bounds[name].prepare_state(self.centre, self.eps(radius), deterministic)
 
-    def forms(self) -> tuple[Forms, torch.Tensor]:
+    def objectives(self) -> tuple[Objectives, torch.Tensor]:
         others = torch.ones(len(self.x), self.network.classes).scatter(1, self.labels[:, None], 0)
         rows, classes = others.nonzero().unbind(1)
-        return margin_forms(self.network, rows, self.labels[rows], classes), classes
+        return margin_objectives(self.network, rows, self.labels[rows], classes), classes
 
-    def clean(self, forms: Forms, others: torch.Tensor) -> torch.Tensor:
-        logits = self.centre.logits[forms.rows]
-        label = self.labels[forms.rows][:, None]
+    def clean(self, objectives: Objectives, others: torch.Tensor) -> torch.Tensor:
+        logits = self.centre.logits[objectives.rows]
+        label = self.labels[objectives.rows][:, None]
         return (logits.gather(1, label) - logits.gather(1, others[:, None])).squeeze(1)
 
 
@@ -110,22 +110,22 @@ def test_no_attack_goes_below_a_margin(seed: int) -> None:
     for radius in RADII:
         eps = case.eps(radius)
         found = smallest_margins(case.network, case.x, case.labels, eps, steps=12, restarts=2)
-        forms, others = case.forms()
+        objectives, others = case.objectives()
         for name in case.bounds:
             _, state = case.prepared(name, radius)
             margins = case.bounds[name].margins_in(case.centre, case.labels, state)
             assert (margins <= found + 1e-11 * (1 + found.abs())).all()
-            own = select(state, forms.rows)
-            start = case.dual.start(own, forms)
-            _, best = case.dual.optimise(own, forms, start, 8)
-            wild = Multipliers(
+            own = select(state, objectives.rows)
+            start = case.dual.start(own, objectives)
+            _, best = case.dual.optimise(own, objectives, start, 8)
+            wild = DualVariables(
                 {i: uniform(s.shape, seeded(i)) * 3 - 1 for i, s in start.slopes.items()},
                 {i: uniform(v.shape, seeded(i)) * 20 - 10 for i, v in start.logs.items()},
             )
             for multipliers in (start, best, wild):
-                change = case.dual.certified(own, forms, multipliers)
-                lowest = case.clean(forms, others) + change
-                reached = found[forms.rows, others]
+                change = case.dual.certified(own, objectives, multipliers)
+                lowest = case.clean(objectives, others) + change
+                reached = found[objectives.rows, others]
                 assert (lowest <= reached + 1e-11 * (1 + reached.abs())).all()
 
 
@@ -146,15 +146,15 @@ def test_tighter_states_and_more_steps_only_help(seed: int) -> None:
         published = case.local.margins(case.centre, case.labels, eps, local)
         anchored = case.bounds["plain"].margins_in(case.centre, case.labels, state)
         assert (anchored >= published - 1e-7 * (1 + published.abs())).all()
-        forms, _ = case.forms()
-        own = select(states["plain"], forms.rows)
-        start = case.dual.start(own, forms)
-        first = case.dual.change(own, forms, start)
-        best, kept = case.dual.optimise(own, forms, start, 10)
+        objectives, _ = case.objectives()
+        own = select(states["plain"], objectives.rows)
+        start = case.dual.start(own, objectives)
+        first = case.dual.change(own, objectives, start)
+        best, kept = case.dual.optimise(own, objectives, start, 10)
         assert (best >= first - 1e-12).all()
-        again = case.dual.change(own, forms, kept)
+        again = case.dual.change(own, objectives, kept)
         assert (again - best).abs().max() <= 1e-9 * (1 + best.abs().max())
-        exact = case.dual.certified(own, forms, kept)
+        exact = case.dual.certified(own, objectives, kept)
         assert (exact <= again).all()
         # What rounding costs in float64 is nothing to speak of.
         assert (exact >= again - 1e-8 * (1 + again.abs())).all()
@@ -233,14 +233,14 @@ def test_what_is_not_finite_is_never_proven() -> None:
     eps[1] = torch.inf
     _, state = case.bounds["refined"].prepare_state(centre, eps, deterministic)
     margins = case.bounds["refined"].margins_in(centre, case.labels, state)
-    forms, others = case.forms()
-    own = select(state, forms.rows)
-    change = case.dual.certified(own, forms, case.dual.start(own, forms))
-    logits = centre.logits[forms.rows]
+    objectives, others = case.objectives()
+    own = select(state, objectives.rows)
+    change = case.dual.certified(own, objectives, case.dual.start(own, objectives))
+    logits = centre.logits[objectives.rows]
     total = logits.gather(1, others[:, None]).squeeze(1) * 0 + change
     for row in (0, 1):
         assert not (margins[row].scatter(0, case.labels[row], -1.0) > 0).any()
-        assert not (total[forms.rows == row] > -1e300).any()
+        assert not (total[objectives.rows == row] > -1e300).any()
 
 
 def widened(layer: Layer) -> Layer:
@@ -262,16 +262,16 @@ def test_box_and_ball_together_beat_either_alone(number: int) -> None:
     """For any slopes and multipliers, so for the best of each alone: boxes alone let λ go to 0."""
     case = Case(next(islice(filter(is_straight, count()), number, None)))
     for radius in (0.02, 0.3):
-        forms, _ = case.forms()
-        own = select(case.prepared("chains", radius)[1], forms.rows)
+        objectives, _ = case.objectives()
+        own = select(case.prepared("chains", radius)[1], objectives.rows)
         # The input keeps its ball in either case.
         boxes = {i: replace(layer, radius=1e9 * layer.radius) if i else layer
                  for i, layer in own.items()}  # fmt: skip
         balls = {i: widened(layer) if i else layer for i, layer in own.items()}
-        start = case.dual.start(own, forms)
-        flat = Multipliers(start.slopes, {i: log - 60 for i, log in start.logs.items()})
+        start = case.dual.start(own, objectives)
+        flat = DualVariables(start.slopes, {i: log - 60 for i, log in start.logs.items()})
         for alone, first in ((boxes, flat), (balls, start)):
-            best, kept = case.dual.optimise(alone, forms, first, 10)
+            best, kept = case.dual.optimise(alone, objectives, first, 10)
             assert best.isfinite().all()
-            joint = case.dual.change(own, forms, kept)
+            joint = case.dual.change(own, objectives, kept)
             assert (joint >= best - 1e-9 * (1 + best.abs())).all()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Crossing, Elementwise
+from lipcert.network.activations.base import Elementwise, Relaxation
 
 Number = Tensor | float
 Piece = tuple[Number, Number, Number, Number]
@@ -51,10 +51,12 @@ class PiecewiseLinear(Elementwise):
         rise, change = _lowest(parts, coefficient, coefficient * slope, multiplier)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
-    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+    def relaxation(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Relaxation:
         parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             passed = coefficient * slope
             rise, change = _lowest(parts, coefficient, passed, multiplier)
             gained, given, spent = (
@@ -63,7 +65,7 @@ class PiecewiseLinear(Elementwise):
             )
             return passed, gained - given + multiplier.flatten() * spent
 
-        return cross
+        return relax
 
     def _parts(self, anchor: Tensor, lower: Tensor, upper: Tensor) -> list[Part]:
         """What of the box lies on each piece, as seen from the anchor."""
