@@ -13,13 +13,17 @@ result is rounded once more when it is stored. Terms that are exactly 0 round no
 count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
+
+A runtime may also merge a scale into the weights before or behind it, or apply it later: ``s (W x)``
+as ``(s W) x`` and the other way round. That rounds no more than ``K`` has room for, but another
+number may leave the range, see ``Scaled``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +46,50 @@ _WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
 _MULTIPLES = 8.0
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """What could come up where scales since the last activation or sum are merged with weights, or
+    wait until later: no value is larger than ``most`` ``(B,)``, no weight than ``weight``; and a
+    weight that underflows is multiplied with at most ``source`` ``(B,)``, in sums of ``terms``.
+
+    ``weights``: how many steps have any; ``scales``: how many of them are scales.
+    """
+
+    most: Tensor
+    source: Tensor
+    weight: float = 1.0
+    terms: int = 1
+    weights: int = 0
+    scales: int = 0
+
+    @classmethod
+    def start(cls, size: Tensor) -> Scaled:
+        """From the values themselves, that are at most so large."""
+        peak = size.flatten(1).amax(1)
+        return cls(peak, peak)
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is a scale, and something to merge it with."""
+        return bool(self.scales) and self.weights > 1
+
+    def through(self, operator: Operator, rows: Tensor, size: Tensor) -> Scaled:
+        """Behind an operator with these norms of its rows, of values of this ``size``."""
+        entries, bias = operator.entries(), operator.bias
+        heaviest = 1.0 if entries is None else max(1.0, float(entries.abs().max()))
+        scale = isinstance(operator, Diagonal)
+        widest = heaviest if scale else max(1.0, operator.terms**0.5 * float(rows.max()))
+        most = self.most * widest + (0.0 if bias is None else float(bias.abs().max()))
+        return Scaled(
+            most * (1 + gamma(8)),
+            torch.maximum(self.source, size.flatten(1).amax(1)),
+            self.weight * heaviest * (1 + gamma(8)),
+            max(self.terms, operator.terms),
+            self.weights + (entries is not None),
+            self.scales + (scale and entries is not None),
+        )
+
+
 class ForwardSweep(ABC):
     """One pass from the input to the logits; for each quantity an entry a node.
 
@@ -49,7 +97,7 @@ class ForwardSweep(ABC):
     ``size``: the largest deployed value; ``length``: ``‖total‖₂``;
     ``additions``: how many a value has behind it since the last activation, for a bias or another
     summand that is merged into the sum before it; ``chain``: the magnitude that has come together
-    since the last activation, and the roundings in it.
+    since the last activation, and the roundings in it; ``scaled``: of scales that are merged.
     """
 
     def __init__(self, tools: Roundoff, eps: Tensor, arithmetic: Arithmetic | None) -> None:
@@ -63,6 +111,7 @@ class ForwardSweep(ABC):
         self.length: dict[int, Tensor] = {}
         self.additions: dict[int, Tensor] = {}
         self.chain: dict[int, tuple[Tensor, float]] = {}
+        self.scaled: dict[int, Scaled] = {}
         # The largest sum of all values of a node so far.
         self.peak = torch.zeros_like(eps)
 
@@ -123,6 +172,8 @@ class ForwardSweep(ABC):
         self.length[i] = torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total))
         self.additions[i] = additions
         self.chain[i] = (self.size[i], 0.0) if chain is None else chain
+        if i not in self.scaled:
+            self.scaled[i] = Scaled.start(self.size[i])
 
     def _analysed(self, i: int, size: Tensor) -> Tensor:
         """What is rounded in an analysis in a narrower type, beside weights: the values at the
@@ -197,10 +248,10 @@ class ForwardSweep(ABC):
         passed, rows = operator.magnitude(self.total[j]) * slack, self.tools.rows[i]
         magnitude, roundings = self.chain[j]
         if isinstance(operator, Select):
-            chain = operator.magnitude(magnitude), roundings
+            chain, self.scaled[i] = (operator.magnitude(magnitude), roundings), self.scaled[j]
             return passed, torch.zeros_like(largest), operator.apply(self.additions[j]), chain
         if isinstance(operator, Diagonal) and operator.is_identity:
-            passed = self.total[j]
+            passed, self.scaled[i] = self.total[j], self.scaled[j]
             return passed, self._stored(largest + passed), self.additions[j], self.chain[j]
         assert rows is not None
         passed = torch.fmin(passed, rows * column(self.length[j], rows) * (1 + 4 * FLOAT64))
@@ -232,9 +283,22 @@ class ForwardSweep(ABC):
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
         most = column(self.size[j].flatten(1).amax(1) + heaviest, largest) + additions + 8
         lost = self.arithmetic.tiny * (operator.terms + 1) * most
+        scaled = self.scaled[i] = self.scaled[j].through(operator, rows, self.size[j])
+        if scaled.merges:
+            lost = lost + column(self._merged(scaled), lost)
         rounded = behind + additions + factors
         fresh = self._grown(made + lost, constants + 2, rounded, result, whole)
         return passed, fresh + fused, behind + additions, chain
+
+    def _merged(self, scaled: Scaled) -> Tensor:
+        """What weights that underflow once they are merged can take from a value; infinite where
+        one, or a value whose scale waits until later, could overflow."""
+        assert self.arithmetic is not None
+        own, sums = self.arithmetic, self.arithmetic.accumulator
+        lost = own.tiny * (scaled.terms + 1) * scaled.source * (1 + gamma(8))
+        safe = scaled.most <= min(own.largest, sums.largest) / 4
+        safe = safe & (scaled.weight <= own.largest / 4)
+        return torch.where(safe, lost, torch.inf)
 
     def _stored(self, size: Tensor) -> Tensor:
         """A value rounded to the file's own format; infinite where it could overflow there."""

@@ -161,5 +161,5 @@ def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
 
 def _bytes(network: Network, proof: Proof, slopes: dict[int, Tensor]) -> NDArray[np.uint8]:
     """Slopes of all neurons, 0 where nothing varies: then they need no room in the file."""
-    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.bends])
+    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.graph.bends])
     return ((whole.numpy() - SLOPE_LEAST) * SLOPE_STEP).round().astype(np.uint8)
