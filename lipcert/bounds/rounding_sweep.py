@@ -14,9 +14,9 @@ count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
 
-A runtime may also merge a scale into the weights before or behind it, or apply it later: ``s (W x)``
-as ``(s W) x`` and the other way round. That rounds no more than ``K`` has room for, but another
-number may leave the range, see ``Scaled``.
+A runtime may also merge a scale into the weights before or behind it, or apply it later:
+``(s W) x`` in place of ``s (W x)``, and the other way round. That rounds no more than ``K`` has
+room for, but another number may leave the range, see ``Scaled``.
 """
 
 from __future__ import annotations
