@@ -16,7 +16,7 @@ from lipcert.proving.start import started
 
 _BALANCING, _LANCZOS = 6, 24
 # What coins find lies about so far above the root of the scale that they are given.
-_ABOVE = 1.013
+_ABOVE = 1.0105
 # As many numbers as all forms of refined boxes of a sample may see, and as forms are held at once.
 _BOX_WORK, _AT_ONCE = 2**24, 2**20
 
