@@ -203,7 +203,8 @@ def test_chains_are_no_shorter_than_float64_has_them(seed: int) -> None:
             mapping = ChainMap.of(case.network, node, before, layer.varying)
             exact = exact_norm(None, mapping.over(case.network.exact).weighted(chain.weights), 0)
             assert (chain.norm >= exact * (1 - 1e-12)).all()
-            assert (chain.norm <= exact * 1.005 + 1e-9).all()
+            # Coefficients in float32 err by a share of the values that cancel in them.
+            assert (chain.norm <= exact * 1.001 + 1e-8).all()
 
 
 @pytest.mark.parametrize(("seed", "lowered"), list(product(SEEDS, (False, True))))
