@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Forward
-from lipcert.network.activations import Activation, Elementwise, MaxMin
+from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
+from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
@@ -241,6 +242,11 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         group = math.prod(magnitude.shape[1:]) / math.prod(most.shape[1:]) + 1
         # In rounds of two; the numbers of each are rounded in a narrower analysis.
         rounds = 16 * math.log2(group) + 16
+        if isinstance(activation, GroupSort):
+            # As many sums and products as it takes rounds to sort, of all numbers each.
+            group = magnitude.shape[-1]
+            rounds = 16 * len(comparators(group)) + 16
+            roundings = roundings + group * rounds
         rounded = gamma(roundings + 16 * group + 16) * group
         return (rounded + 2 * gamma(rounds, self.tools.unit)) * most
 

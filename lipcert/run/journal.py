@@ -61,7 +61,8 @@ class Journal:
         naming what differs, or where the folder cannot be written.
         """
         self._frame = frame
-        self._seed = _sealed(dict(header), "")[_DIGEST]
+        counted = {name: value for name, value in header.items() if name != _SETTINGS}
+        self._seed = _sealed(counted, "")[_DIGEST]
         self.finished: dict[int, Sample] = {}
         self.points: dict[int, NDArray[Any]] = {}
         self._keeps_points = execution.save_counterexamples

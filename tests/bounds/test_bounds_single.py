@@ -20,6 +20,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.samples import Samples
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.operators import Dense
+from lipcert.numbers import OUT32, OUT64
 from lipcert.options import Epsilon, Options
 from lipcert.rounding import DOUBLE, SINGLE, arithmetic_of, column, rounded_up
 
@@ -276,7 +277,7 @@ def test_rounding_up() -> None:
     assert column(values, torch.zeros(1, 2, 3)).shape == (len(values), 1, 1)
     assert arithmetic_of(torch.float32) is SINGLE
     assert arithmetic_of(torch.float64) is DOUBLE
-    for arithmetic, terms in product((SINGLE, DOUBLE), (1, 100, 30_000, 10**6)):
-        part = terms * arithmetic.unit
-        assert arithmetic.gamma(terms) >= part / (1 - part) * (1 + 2.9 * part)
-    assert SINGLE.gamma(2**23) == float("inf")
+    for own, terms in product((OUT32, OUT64), (1, 100, 30_000, 10**6)):
+        part = terms * own.unit
+        assert own.gamma(terms) >= part / (1 - part) * (1 + 2.9 * part)
+    assert OUT32.gamma(2**23) == float("inf")

@@ -93,6 +93,8 @@ def test_a_machine_that_flushes_or_rounds_otherwise_is_refused(
     finally:
         flush(False)
     # As if 1 + u were rounded up.
-    monkeypatch.setattr(torch, "ones", lambda size, dtype: torch.full((size,), 1.5, dtype=dtype))
+    monkeypatch.setattr(
+        torch, "ones", lambda size, dtype, device="cpu": torch.full((size,), 1.5, dtype=dtype)
+    )
     with pytest.raises(CannotCertify, match="nearest"), ieee_arithmetic():
         pass

@@ -27,6 +27,7 @@ from torch import Tensor
 from lipcert.network.activations.base import Elementwise, Relaxation
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
 from lipcert.network.activations.relaxed import Term, choose, lowest
+from lipcert.numbers import OUT32
 
 # Of Newton's method.
 _TANGENTS, _STEPS = 2, 8
@@ -70,10 +71,11 @@ class Smooth(Elementwise):
 
     @cached_property
     def bending(self) -> tuple[float, float]:
-        """The least and the largest ``σ''``, or 0, but for kinks; wide enough for float32."""
+        """The least and the largest ``σ''``, or 0, but for kinks; with a dozen roundings of
+        float32, in which it may be compared."""
         peaks = [(piece, torch.tensor(piece.peak, dtype=torch.float64)) for piece in self.pieces()]
         bends = [0.0, *(float(piece.jet(peak)[2]) for piece, peak in peaks)]
-        return min(bends) * (1 + 1e-6), max(bends) * (1 + 1e-6)
+        return OUT32.up(min(bends), 12), OUT32.up(max(bends), 12)
 
     @cached_property
     def lipschitz(self) -> float:
