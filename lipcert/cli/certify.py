@@ -176,6 +176,10 @@ def certify(
             "pip install 'lipcert[cluster]'."
         ),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        _run("Memory of all processes together, such as 8GiB; batches shrink to it. Linux only."),
+    ] = None,
     allow_implausible: Annotated[
         bool,
         _run(
@@ -216,6 +220,7 @@ def certify(
     from lipcert.report.results import of_run
     from lipcert.report.table import table
     from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job
+    from lipcert.run.memory import parse_memory
 
     job = Job(
         model=ModelSource(model, weights, arch, output_name),
@@ -267,6 +272,7 @@ def certify(
             save_proofs=save_proofs,
             allow_implausible=allow_implausible,
             cluster=cluster,
+            memory_limit=None if memory_limit is None else parse_memory(memory_limit),
         ),
     )
     console = Console(stderr=True)

@@ -16,6 +16,7 @@ from lipcert.run.checks import outcome
 from lipcert.run.cost import samples_told
 from lipcert.run.executors import Certifier, executor_for
 from lipcert.run.journal import Journal
+from lipcert.run.memory import limited
 from lipcert.run.progress import Watch
 from lipcert.run.result import check_estimate, failed_sample
 from lipcert.run.task import Task
@@ -57,11 +58,13 @@ def computed(
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
         watch.stage(samples_told(task.network, options, len(todo), few))
+        # This process is one of them, though it only waits for the others.
+        memory = execution.memory_limit and execution.memory_limit // few
         executor = executor_for(
             certifier, load, workers=few, threads=get_num_threads(), gpus=gpus[:few],
-            cluster=execution.cluster,
+            cluster=execution.cluster, memory=memory,
         )  # fmt: skip
-        with watch, executor:
+        with watch, limited(memory if few == 1 else None), executor:
             watch.start(len(part), list(done.values()), estimate=options.estimate)
             for found in in_batches(executor, todo, failed, size=execution.batch_size):
                 check_estimate(options, found)

@@ -19,6 +19,7 @@ from lipcert.options import Options
 from lipcert.run.batches import number
 from lipcert.run.cost import least_seconds
 from lipcert.run.job import Execution
+from lipcert.run.memory import LEAST
 
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
@@ -82,5 +83,7 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
         return execution.workers or 1
     seconds = least_seconds(network, options, samples)
     cores = usable_cores() // (execution.threads or 1)
+    if execution.memory_limit is not None:
+        cores = min(cores, execution.memory_limit // LEAST)
     batches = number(samples, execution.batch_size)
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))

@@ -22,6 +22,7 @@ from lipcert.run.environment import (
     training_threads,
 )
 from lipcert.run.job import Execution, Shard
+from lipcert.run.memory import parse_memory
 from lipcert.run.result import assurance, check_estimate, failed_sample
 
 ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
@@ -230,3 +231,24 @@ def test_a_failed_sample_claims_nothing(options):
     assert not sample.correct
     assert not sample.certified
     assert not sample.radius
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GiB", 2**33), ("8G", 2**33), ("1.5 g", 3 * 2**29), ("800M", 800 * 2**20), ("4096", 4096)],
+)
+def test_amounts_of_memory_are_read(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "8 apples", "-1G", "1e9", "G", "8GG"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(UsageError, match="--memory-limit"):
+        parse_memory(text)
+
+
+def test_limits_that_hold_no_process_are_refused():
+    with pytest.raises(UsageError, match=r"hold no process|only Linux"):
+        Execution(memory_limit=2**20)
+    with pytest.raises(UsageError, match=r"limits of its own|only Linux"):
+        Execution(memory_limit=2**33, cluster="auto")

@@ -129,8 +129,8 @@ class _Windows(torch.autograd.Function):
 
 
 class _Unwound(torch.autograd.Function):
-    """The transpose: what each window gives, summed up tap by tap, always in the same order; its
-    gradient is the convolution."""
+    """The transpose: what each window gives, summed up in the same order always; its gradient is
+    the convolution."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, weight: Tensor, way: Way, space: Sequence[int]) -> Tensor:
@@ -140,8 +140,11 @@ class _Unwound(torch.autograd.Function):
         parts = []
         for part in torch.split(v, _at_once(rows.shape[1] * groups, places)):
             given = rows @ part.reshape(len(part), groups, len(weight) // groups, math.prod(places))
-            given = given.reshape(len(part), weight.shape[1] * groups, *kernel, *places)
-            parts.append(_summed(given, kernel, way, space))
+            if len(space) <= 2:
+                parts.append(_folded(given.flatten(1, 2), kernel, way, space))
+            else:
+                given = given.reshape(len(part), weight.shape[1] * groups, *kernel, *places)
+                parts.append(_summed(given, kernel, way, space))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
@@ -170,6 +173,17 @@ def _windows(v: Tensor, weight: Tensor, way: Way) -> Tensor:
     steps = [axis * step for axis, step in zip(axes, stride, strict=True)]
     shape = (*v.shape[:2], *weight.shape[2:], *places)
     return v.as_strided(shape, (batch, channel, *taps, *steps), v.storage_offset())
+
+
+def _folded(given: Tensor, kernel: Sequence[int], way: Way, space: Sequence[int]) -> Tensor:
+    """``(N, in · kernel, places)`` to ``(N, in, *space)`` of one or two axes, by one kernel: each
+    cell gathers its taps, in their order."""
+    stride, pads, dilation, _ = way
+    flat = [((one,) * (2 - len(space)) + tuple(axes)) for one, axes in (
+        (1, space), (1, kernel), (1, dilation), (0, pads), (1, stride)
+    )]  # fmt: skip
+    found = F.fold(given, *flat)
+    return found.reshape(*found.shape[:2], *space)
 
 
 def _summed(given: Tensor, kernel: Sequence[int], way: Way, space: Sequence[int]) -> Tensor:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Thread
@@ -44,6 +45,7 @@ from lipcert.run.executors.face import (
     settle,
 )
 from lipcert.run.executors.here import Here
+from lipcert.run.memory import limit_memory
 
 _LOG = logging.getLogger(__name__)
 # Seconds after which a process notices that the one that started it has ended.
@@ -56,14 +58,15 @@ class Processes(Executor):
     Killed while it certifies, it counts as out of memory and is not replaced, unless it was the
     last; ended in any other way, it is. One that could not even begin is done without; where none
     is left, this process certifies. ``gpus``: the number of the one that each process sees, none
-    for a CPU.
+    for a CPU. ``memory``: bytes that each may have.
     """
 
     def __init__(
         self, certifier: Certifier, load: Load, count: int, *, threads: int = 1,
-        gpus: Sequence[int] = (),
+        gpus: Sequence[int] = (), memory: int | None = None,
     ) -> None:  # fmt: skip
-        self._load, self._threads, self._points = load, threads, certifier.counterexamples
+        self._load, self._points = load, certifier.counterexamples
+        self._limits = _Limits(threads, memory)
         self._here = Here(certifier, load)
         # Once for all of them, in a file that is this user's alone.
         self._folder = tempfile.TemporaryDirectory(prefix="lipcert-", ignore_cleanup_errors=True)
@@ -89,7 +92,7 @@ class Processes(Executor):
         while worker := self._idle():
             worker.batch = batch
             try:
-                sent = worker.send(str(self._path), self._threads, images)
+                sent = worker.send(str(self._path), self._limits, images)
             except BrokenProcessPool as error:  # it had nothing to do
                 worker.ended = _ended(error, begun=True)
             except OSError as error:
@@ -136,6 +139,14 @@ class Processes(Executor):
                 self._workers.append(_Worker(worker.gpu))
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Of each process."""
+
+    threads: int
+    memory: int | None
+
+
 class _Worker:
     """A pool of one process, and the batch that it was given."""
 
@@ -152,11 +163,11 @@ class _Worker:
         started = self._started
         return started is not None and started.done() and started.exception() is None
 
-    def send(self, path: str, threads: int, images: Images) -> Future[Any]:
+    def send(self, path: str, limits: _Limits, images: Images) -> Future[Any]:
         assert self.batch is not None
         if self._started is None:
             with _uninterrupted():
-                self._started = self._pool.submit(_begin, path, threads, os.getpid())
+                self._started = self._pool.submit(_begin, path, limits, os.getpid())
         sent: Future[Any] = self._pool.submit(_certify, path, images, self.batch)
         return sent
 
@@ -193,12 +204,13 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(path: str, threads: int, parent: int) -> None:
+def _begin(path: str, limits: _Limits, parent: int) -> None:
     """The first thing that a worker does."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
     Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(limits.threads)
+    limit_memory(limits.memory)
     _certifier(path)
 
 
