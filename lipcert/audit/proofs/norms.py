@@ -18,7 +18,7 @@ UNIT = 2.0**-53
 # What numbers too small for float64 can cost a norm, see ``graph.STEEPEST``.
 UNDERFLOW = 2.0**-250
 # How far above the truth to aim where the scale is well met.
-EXCESS = 0.01
+EXCESS = 0.005
 _VECTORS, _TRIES = 3, 4
 _LEAST, _MOST = 1e-200, 1e200
 

@@ -212,16 +212,16 @@ class Clip(PiecewiseLinear):
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
         and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
-        slopes = [own]
+        flat = steep = own
         points = [lower, upper]
         if self.lower is not None and self.upper is not None:
             limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
             points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
         for point in points:
-            slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
-        stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
+            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+            flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
-        return stacked.amin(0) - slack, (stacked.amax(0) + slack).clamp(max=1)
+        return flat - slack, (steep + slack).clamp(max=1)
 
 
 @dataclass(frozen=True, eq=False)
