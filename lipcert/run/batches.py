@@ -14,8 +14,8 @@ from lipcert.run.executors import Answer, Ended, Executor, Failure
 # Twice as many take as long a sample. The size must depend on no machine: sums in another order end
 # in other digits.
 START = 20
-# On a GPU, where more samples at once take hardly longer: no more than so many, at most so many times
-# the last ones, and so much of the memory, for what a rung takes differs from sample to sample.
+# On a GPU, where more samples at once take hardly longer: no more than so many, at most so many
+# times the last ones, and so much of the memory, for what a rung takes differs between samples.
 _MOST, _GROWTH, _FILLED = 512, 4, 0.6
 
 Failed = Callable[[int, str], Sample]
