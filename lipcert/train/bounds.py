@@ -15,14 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.anchored import anchored_state
+from lipcert.bounds.anchored import found_state
 from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.chain import Chain
 from lipcert.bounds.coupled import LayerMultipliers
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.facts import Facts
 from lipcert.bounds.lipschitz import (
     Layers,
     change_box,
@@ -185,7 +184,7 @@ class _Anchored:
         propagation = Propagation.of(layers.network, norm_of=absolute_norm)
         centre = propagation.anchors(pixels)
         found = _WarmFacts({(edge.source, edge.sink): edge for edge in layers.edges}, norms)
-        state = anchored_state(propagation, layers.edges_into, centre, eps, Facts(), found)
+        _, state = found_state(propagation, layers.edges_into, centre, eps, found)
         return cls(layers, centre, state)
 
     def estimate(self, labels: Tensor) -> Estimate:
