@@ -11,10 +11,10 @@ from lipcert.bounds.anchored import anchored_state
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import chain_sources
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.facts import Facts, Finder, NoiseOf, NormOf, Plan
+from lipcert.bounds.facts import FactPlan, Facts, Finder, NoiseOf, NormOf
 from lipcert.bounds.lipschitz import Layers, change_box, local_margins
 from lipcert.bounds.methods import Bound
-from lipcert.bounds.refined import Refinement, View
+from lipcert.bounds.refined import Refinement, Subnetwork
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.state import State
 from lipcert.network import Network
@@ -31,7 +31,7 @@ class AnchoredBound(Bound):
     """
 
     rough: Network | None = None
-    plan: Plan = field(default_factory=Plan)
+    plan: FactPlan = field(default_factory=FactPlan)
     images: bool = False
 
     @cached_property
@@ -42,11 +42,11 @@ class AnchoredBound(Bound):
         return DualBound(network.exact, images=self.images), DualBound(rough, images=self.images)
 
     @cached_property
-    def views(self) -> dict[int, View]:
+    def subnetworks(self) -> dict[int, Subnetwork]:
         """Of the inputs of activations whose boxes may be refined: past other activations."""
         network, refinement = self.layers.network, self.plan.refinement or Refinement()
         seen = [sink for sink in network.sinks if chain_sources(network, sink)]
-        return {sink: View.of(self.duals, sink, refinement.windows) for sink in seen}
+        return {sink: Subnetwork.of(self.duals, sink, refinement.receptive) for sink in seen}
 
     @cached_property
     def sweep(self) -> RigorousSweep:
@@ -57,7 +57,7 @@ class AnchoredBound(Bound):
 
     def prepare_state(
         self, centre: Centre, eps: Tensor, norm_of: NormOf, noise_of: NoiseOf | None = None,
-        plan: Plan | None = None,
+        plan: FactPlan | None = None,
     ) -> tuple[Facts, State]:  # fmt: skip
         """What is found by the ``plan``, and the state at that radius; with noise it holds every
         run that rounds at most so."""
@@ -65,7 +65,7 @@ class AnchoredBound(Bound):
         finder = Finder(
             self.layers,
             self.norms,
-            {} if plan.refinement is None else self.views,
+            {} if plan.refinement is None else self.subnetworks,
             self.sweep,
             self.layers.network if self.rough is None else self.rough,
             self.images,

@@ -2,7 +2,7 @@
 
 Masks, gains and ranges of secants only grow with the radius, so local norms, chains and refined
 boxes hold in every smaller ball. They cost most of the time, and norms their coins; so they are
-found once, as a ``Plan`` says, and used below.
+found once, as a ``FactPlan`` says, and used below.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import Chain, chain_sources
 from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.lipschitz import Layers
-from lipcert.bounds.refined import Refinement, View, refined_box
+from lipcert.bounds.refined import Refinement, Subnetwork, refined_box
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.bounds.state import Noised, State
@@ -76,7 +76,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FactPlan:
     """Which facts are found. ``narrow``: layers of at most so many neurons have their chains from
     rows; ``chains``: wide layers have chains too. ``refinement``: of refined boxes, None for
     none."""
@@ -119,16 +119,17 @@ class Finds(Protocol):
 @dataclass(frozen=True, eq=False)
 class Finder:
     """Finds the facts of a ``plan`` around samples of one ``centre``: norms by ``norm_of``, from
-    the ``shared`` ones of the segments; refined boxes by the ``views``; ``guide``, the network in
-    lower precision, where chains are balanced. ``images``: only inputs in [0, 1] count."""
+    the ``shared`` ones of the segments; refined boxes by the ``subnetworks``; ``guide``, the
+    network in lower precision, where chains are balanced. ``images``: only inputs in [0, 1]
+    count."""
 
     layers: Layers
     shared: Mapping[Edge, SegmentNorms]
-    views: Mapping[int, View]
+    subnetworks: Mapping[int, Subnetwork]
     sweep: RigorousSweep
     guide: Network
     images: bool
-    plan: Plan
+    plan: FactPlan
     centre: Centre
     norm_of: NormOf
 
@@ -145,14 +146,14 @@ class Finder:
         if node == 0 and self.images:
             images = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return images, torch.full_like(self.centre.logits[:, 0], math.nan)
-        if self.plan.refinement is None or node not in self.views:
+        if self.plan.refinement is None or node not in self.subnetworks:
             return None
         network = self.layers.network
         readers = [i for i in network.activations if network.nodes[i].inputs[0] == node]
         kind = network.nodes[readers[-1]].kind
         assert isinstance(kind, Elementwise)
         return refined_box(
-            self.views[node], self.centre, node, state, box, off, kind, self.plan.refinement
+            self.subnetworks[node], self.centre, node, state, box, off, kind, self.plan.refinement
         )
 
     def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:

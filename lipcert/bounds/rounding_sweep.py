@@ -13,6 +13,9 @@ result is rounded once more when it is stored. Terms that are exactly 0 round no
 count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
+
+A runtime may also merge a scale into the weights before or behind it, or apply it later, see
+``lipcert.bounds.scaled``.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
-from lipcert.network.activations import Activation, Elementwise, MaxMin
+from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
+from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
@@ -59,7 +64,7 @@ class Rounded(Generic[P]):
     value has behind it since the last activation, for a bias or another summand that is merged
     into the sum before it; ``chain``: the magnitude that has come together since the last
     activation, and the roundings in it; ``peak``: the largest sum of all values of a node so far,
-    ``(B,)``.
+    ``(B,)``; ``scaled``: of scales that are merged with weights.
     """
 
     here: P
@@ -70,18 +75,20 @@ class Rounded(Generic[P]):
     additions: Tensor
     chain: tuple[Tensor, float]
     peak: Tensor
+    scaled: Scaled
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
     """What a node's kind makes of it: as in ``Rounded``, with what is ``passed`` on of earlier
-    errors and its ``length``; ``chain`` None where it starts afresh."""
+    errors and its ``length``; ``chain`` and ``scaled`` None where they start afresh."""
 
     passed: Tensor
     length: Tensor
     fresh: Tensor
     additions: Tensor
     chain: tuple[Tensor, float] | None = None
+    scaled: Scaled | None = None
 
 
 class RoundingSweep(Forward[Rounded[P]], ABC):
@@ -161,10 +168,10 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         if operator.is_move:
             chain = operator.magnitude(before.chain[0]), before.chain[1]
             moved = operator.apply(before.additions)
-            step = _Step(passed, length, torch.zeros_like(passed), moved, chain)
+            step = _Step(passed, length, torch.zeros_like(passed), moved, chain, before.scaled)
         elif operator.is_identity:
             fresh = _stored(own, OUT64.add(largest(here.box), before.total))
-            step = _Step(before.total, length, fresh, before.additions, before.chain)
+            step = _Step(before.total, length, fresh, before.additions, before.chain, before.scaled)
         else:
             step = self._operator(i, operator, before, here, passed, length)
         return self._rounded(i, here, [before], step)
@@ -202,9 +209,12 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
         most = column(before.size.flatten(1).amax(1) + heaviest, passed) + additions + 8
         lost = own.tiny * (operator.terms + 1) * most
+        scaled = before.scaled.through(operator, rows, before.size)
+        if scaled.merges:
+            lost = lost + column(scaled.lost(own), lost)
         rounded = behind + additions + factors
         fresh = _grown(own, made + lost, constants + 2, rounded, result, whole)
-        return _Step(passed, length, fresh + fused, behind + additions, chain)
+        return _Step(passed, length, fresh + fused, behind + additions, chain, scaled)
 
     def _rounded(self, i: int, here: P, parts: list[Rounded[P]], step: _Step) -> Rounded[P]:
         """All of a node. What is made by hand above, sums of numbers that are 0 or more, has fewer
@@ -221,6 +231,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             here, fresh, total, torch.fmin(OUT64.up(length, 1), OUT64.length(total)), size,
             step.additions, (size, 0.0) if step.chain is None else step.chain,
             torch.stack(peaks).amax(0),
+            Scaled.start(size) if step.scaled is None else step.scaled,
         )  # fmt: skip
 
     def _analysed(self, i: int, size: Tensor) -> Tensor:
@@ -241,6 +252,11 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         group = math.prod(magnitude.shape[1:]) / math.prod(most.shape[1:]) + 1
         # In rounds of two; the numbers of each are rounded in a narrower analysis.
         rounds = 16 * math.log2(group) + 16
+        if isinstance(activation, GroupSort):
+            # As many sums and products as it takes rounds to sort, of all numbers each.
+            group = magnitude.shape[-1]
+            rounds = 16 * len(comparators(group)) + 16
+            roundings = roundings + group * rounds
         rounded = gamma(roundings + 16 * group + 16) * group
         return (rounded + 2 * gamma(rounds, self.tools.unit)) * most
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds import AnchoredBound, Facts, Layers, Plan
+from lipcert.bounds import AnchoredBound, FactPlan, Facts, Layers
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import NoiseOf
 from lipcert.bounds.refined import Refinement
@@ -41,7 +41,7 @@ class Duals:
         pace, options = analysis.pace, analysis.options
         layers, guide = Layers.of(analysis.lowered), analysis.lowered_guide
         # Without coins the matrix-free norms are too coarse for chains.
-        plan = Plan(
+        plan = FactPlan(
             narrow=128 if pace.own_norms else 0,
             chains=pace.own_norms and not options.deterministic,
             refinement=pace.boxes,
@@ -66,7 +66,7 @@ class Duals:
         # Estimates cost so little that no layer's chain needs its rows.
         estimated = replace(
             AnchoredBound.of(Layers.of(guide), norms.shared_over(guide)),
-            plan=Plan(narrow=0, chains=pace.own_norms, refinement=pace.boxes),
+            plan=FactPlan(narrow=0, chains=pace.own_norms, refinement=pace.boxes),
             images=options.pixel_domain,
         )  # fmt: skip
         excess = EXCESS if plan.chain_work(layers) <= pace.chain_work else _ROUGHLY

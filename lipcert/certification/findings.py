@@ -172,8 +172,9 @@ class Findings:
 
     def _contradicted(self, rows: Tensor, found: dict[int, str]) -> Findings:
         """Of a sample that the deployed file contradicts nothing is known."""
-        against = torch.zeros_like(self.correct)
-        against[list(found)] = True
+        against = torch.tensor(
+            [row in found for row in range(len(self.correct))], device=self.correct.device
+        )
         return replace(
             self,
             contradicted=self.contradicted | found,

@@ -201,12 +201,14 @@ def _gemm(call: Call) -> Variable:
         x, weight = call.variable(0), call.constant(1)
         x = assembler.transpose(x, (1, 0)) if attributes["transA"] else x
         weight = weight if attributes["transB"] else weight.T
-        y = assembler.dense(x, alpha * weight)
+        y = assembler.dense(x, weight)
     else:
         x, weight = call.variable(1), call.constant(0)
         x = x if attributes["transB"] else assembler.transpose(x, (1, 0))
         weight = weight.T if attributes["transA"] else weight
-        y = assembler.transpose(assembler.dense(x, alpha * weight), (1, 0))
+        y = assembler.transpose(assembler.dense(x, weight), (1, 0))
+    # Its sums are multiplied when they are done, or the weights beforehand.
+    y = y if alpha == 1 else assembler.diagonal(y, number(alpha), None)
     if not call.has(2):
         return y
     if np.broadcast_shapes(y.shape, call.inputs[2].shape) != y.shape:  # type: ignore[union-attr]

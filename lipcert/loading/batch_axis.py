@@ -26,7 +26,7 @@ from torch import Tensor
 from lipcert.loading.assembler import Variable
 from lipcert.loading.value import Value
 from lipcert.network import Input, Network, Node, Sum
-from lipcert.network.activations import GroupMax, MaxMin
+from lipcert.network.activations import GroupMax, GroupSort, MaxMin
 from lipcert.network.operators import Operator
 
 PAIR = 2
@@ -162,6 +162,8 @@ class _Mixed:
                 found = torch.cat([either, either], pairs.axis + 1)
             case GroupMax():
                 found = parts[0].amax(-1)
+            case GroupSort():
+                found = parts[0].amax(-1, keepdim=True).expand_as(parts[0])
             case _:
                 found = parts[0]
         return (found > 0.5).to(found.dtype)

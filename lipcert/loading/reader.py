@@ -15,6 +15,7 @@ from lipcert.loading.affine import AFFINE, PRODUCT
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.comparisons import chosen
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
@@ -331,6 +332,9 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        choice = chosen(node, inputs, assembler)
+        if choice is not None:
+            return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
         formulas = [value for value in inputs if isinstance(value, Formula)]
         note = "after a refused node"
         compares = node.op_type == "Greater"

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lipcert.loading.forms import MAGNITUDES, Forms
 from lipcert.network import Network, NetworkBuilder
-from lipcert.network.activations import Activation, MaxMin
+from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
+from lipcert.network.nodes import Sum
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -121,17 +122,18 @@ def _mixes(network: Network, i: int) -> bool:
     kind = network.nodes[i].kind
     if isinstance(kind, MaxMin):
         return True
-    if type(kind).__name__ not in ("Clip", "PReLU", "GroupMax"):
+    shape = network.nodes[network.nodes[i].inputs[0]].shape
+    if isinstance(kind, GroupMax):
+        return shape[-1] == 2
+    if not isinstance(kind, Clip | PReLU):
         return False
     node = network.nodes[i].inputs[0]
     while isinstance(network.nodes[node].kind, Select | Diagonal):
         node = network.nodes[node].inputs[0]
     before = network.nodes[node].kind
-    if type(before).__name__ == "GroupMax" or isinstance(kind, MaxMin):
-        return True
     if isinstance(before, Operator):
         return before.terms <= 4 and before.bias is None
-    return type(before).__name__ == "Sum" or type(kind).__name__ == "GroupMax"
+    return isinstance(before, Sum)
 
 
 def _sorted(forms: Forms, i: int) -> _Sorted | None:

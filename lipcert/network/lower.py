@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
+from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
@@ -68,6 +68,8 @@ class _Lowering(Forward[int]):
                 place, charged = _pairs(builder, activation, before, origin, like)
             case GroupMax():
                 place = _maximum(builder, before, origin, like)
+            case GroupSort():
+                place = _sorted_group(builder, before, origin, like)
             case _:
                 return builder.activation(activation, before, origin)
         self.compared.update(
@@ -133,6 +135,40 @@ def _maximum(builder: NetworkBuilder, source: int, origin: str, like: Tensor) ->
     shape = builder.shape(node)
     places = torch.arange(math.prod(shape), device=like.device).reshape(shape[:-1])
     return builder.operator(Select.of(places, shape), node, origin)
+
+
+def comparators(size: int) -> list[list[tuple[int, int]]]:
+    """Rounds of comparisons that sort any ``size`` numbers; in each the larger number of a pair
+    comes first. Where the size is a power of two every number is compared in every round
+    (Batcher's bitonic network); else neighbours are, in turn."""
+    if size & (size - 1):
+        return [[(i, i + 1) for i in range(start % 2, size - 1, 2)] for start in range(size)]
+    rounds, block = [], 2
+    while block <= size:
+        gap = block // 2
+        while gap:
+            pairs = [(i, i | gap) for i in range(size) if not i & gap]
+            rounds.append([(i, j) if not i & block else (j, i) for i, j in pairs])
+            gap //= 2
+        block *= 2
+    return rounds
+
+
+def _sorted_group(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:
+    """The last axis, sorted by rounds of comparisons; a number without a partner passes on."""
+    dense, node = _dense(builder, origin, like), source
+    size = builder.shape(source)[-1]
+    for pairs in comparators(size):
+        split, join, slopes = torch.eye(size), torch.eye(size), [1.0] * size
+        for i, j in pairs:
+            split[i, [i, j]] = 0.5
+            split[j, i], split[j, j] = 0.5, -0.5
+            join[i, j], join[j, i], join[j, j] = 1, 1, -1
+            slopes[j] = -1.0
+        node = dense(node, split.tolist())
+        node = builder.activation(PReLU(like.new_tensor(slopes)), node, origin)
+        node = dense(node, join.tolist())
+    return node
 
 
 def _dense(

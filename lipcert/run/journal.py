@@ -18,7 +18,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,11 +31,11 @@ from lipcert.certificate import Sample
 from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.records import Frame
-from lipcert.records.reading import read_bytes
 from lipcert.records.sample_rules import check_sample
 from lipcert.records.strict_json import parse
 from lipcert.report import json_file, thumbnails
 from lipcert.run.job import Execution
+from lipcert.run.kept import Kept
 
 Header = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ class Journal:
         self._frame = frame
         counted = {name: value for name, value in header.items() if name != _SETTINGS}
         self._seed = _sealed(counted, "")[_DIGEST]
-        self.finished: dict[int, Sample] = {}
+        self.finished = Kept(frame.size)
         self.points: dict[int, NDArray[Any]] = {}
         self._keeps_points = execution.save_counterexamples
         self.path: Path | None = None
@@ -90,13 +90,8 @@ class Journal:
             self._write_lines([_sealed(dict(header), "")])
 
     def _read(self, path: Path, header: Header, *, repair: bool) -> None:
-        content = read_bytes(path, _LARGEST)
-        *lines, rest = content.split(b"\n")
-        if repair and rest:
-            with path.open("r+b") as file:
-                file.truncate(len(content) - len(rest))
-        finished: dict[int, Sample] = {}
-        for number, line in enumerate(lines, start=1):
+        finished = Kept(self._frame.size)
+        for number, line in enumerate(_lines(path, repair=repair), start=1):
             where = f"{path}: line {number}"
             try:
                 if number == 1:
@@ -176,6 +171,31 @@ class Journal:
     ) -> None:
         if self.path is not None:
             self._file.close()
+
+
+def _lines(path: Path, *, repair: bool) -> Iterator[bytes]:
+    """The whole lines of a journal; what a killed process left unfinished is cut off, where that is
+    to be repaired. Raises ``CannotCertify`` where it is too large, ``UsageError`` where it cannot
+    be read."""
+    begun = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_LARGEST):
+                if not line.endswith(b"\n"):
+                    break
+                begun += len(line)
+                if begun > _LARGEST:
+                    raise CannotCertify(
+                        f"{path}: is damaged: it has more than {_LARGEST >> 20} MiB"
+                    )
+                yield line[:-1]
+            else:
+                return
+        if repair:
+            with path.open("r+b") as file:
+                file.truncate(begun)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def journal_path(execution: Execution) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -22,8 +23,8 @@ from lipcert.run.checks import check_counterexamples, check_domain, check_proofs
 from lipcert.run.comparing import compared
 from lipcert.run.computing import computed
 from lipcert.run.cost import norms_told
+from lipcert.run.devices import Devices
 from lipcert.run.environment import (
-    check_device,
     environment,
     suitable_threads,
     suitable_workers,
@@ -105,8 +106,11 @@ def certify_dataset(
     _check_asked(options, execution)
     check_domain(options, dataset)
     began, watch = time.perf_counter(), watch or Watch()
+    devices = Devices.of(execution.device)
+    execution = replace(execution, device=devices.name)
     task = Task(model, dataset, indices, options, execution)
-    workers = suitable_workers(task.network, options, execution, len(task.part))
+    gpus = devices.gpus
+    workers = len(gpus) or suitable_workers(task.network, options, execution, len(task.part))
     with threads(execution.threads or suitable_threads(execution.device)):
         watch.stage("comparing the model with onnxruntime")
         check, notes = compared(task)
@@ -119,15 +123,15 @@ def certify_dataset(
             certifier = _certifier(make_certifier, task, coins, journal)
             watch.say(f"norms: failure probability {certifier.global_failure_probability:.3g}")
             watch.say(f"workers: {workers}")
-            samples = computed(task, certifier, workers, journal, watch)
+            samples = computed(task, certifier, workers, gpus, journal, watch)
         certificate = _certificate(
             task, certifier, samples, check, coins,
             notes=(*_notes(options, samples), *model.loaded.notes, *notes),
-            environment=environment(execution.device, workers),
+            environment=environment(devices.name, workers, len(gpus)),
             seconds=time.perf_counter() - began,
         )  # fmt: skip
     write_results(task, certificate, samples, journal.points, watch)
-    return Result(certificate, tuple(samples))
+    return Result(certificate, samples)
 
 
 def _check_asked(options: Options, execution: Execution) -> None:
@@ -135,7 +139,7 @@ def _check_asked(options: Options, execution: Execution) -> None:
     check_output(execution)
     check_counterexamples(options, execution)
     check_proofs(options, execution)
-    check_device(execution.device)
+    Devices.of(execution.device)
 
 
 def _certifier(make: MakeCertifier, task: Task, coins: Coins, journal: Journal) -> Certify:

@@ -20,10 +20,9 @@ from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.chain import Chain
-from lipcert.bounds.coupled import Price
+from lipcert.bounds.coupled import LayerMultipliers
 from lipcert.bounds.dual import DualBound as Dual
 from lipcert.bounds.facts import Facts
-from lipcert.bounds.forms import margin_forms
 from lipcert.bounds.lipschitz import (
     Layers,
     change_box,
@@ -32,6 +31,7 @@ from lipcert.bounds.lipschitz import (
     local_radii,
     masks,
 )
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.state import State, select
 from lipcert.network import Network, Segment, lower, segments
 from lipcert.network.activations import Elementwise
@@ -152,10 +152,10 @@ class DualBound(TrainingBound):
         closest = plain.margins.detach().masked_fill(own, torch.inf)
         others = closest.topk(count, dim=1, largest=False).indices
         rows = torch.arange(batch, device=labels.device).repeat_interleave(count)
-        forms = margin_forms(plain.network, rows, labels[rows], others.flatten())
+        forms = margin_objectives(plain.network, rows, labels[rows], others.flatten())
         state = select(anchored.state, rows)
 
-        def choose(i: int, value: Tensor) -> tuple[Tensor, Price]:
+        def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
             layer, kind = state[i], plain.network.nodes[i].kind
             assert isinstance(kind, Elementwise)
             # A multiplier of 0 would find no place for neurons that cost nothing.
@@ -163,7 +163,7 @@ class DualBound(TrainingBound):
             multiplier = self.log_factors[str(i)].exp() * size
             multiplier = multiplier / layer.radius.detach().clamp(min=1e-6)
             slope = kind.derivative(layer.anchor) * layer.varying
-            return slope, Price(multiplier, multiplier * layer.radius.square())
+            return slope, LayerMultipliers(multiplier, multiplier * layer.radius.square())
 
         change = Dual(plain.network).change_by(state, forms, choose).reshape(batch, count)
         clean = plain.logits.gather(1, labels[:, None]) - plain.logits.gather(1, others)

@@ -186,6 +186,21 @@ def test_a_sample_s_result_hardly_depends_on_its_batch() -> None:
         assert abs(more) <= backward.preparations - 1
 
 
+def test_without_a_search_over_multipliers_a_batch_changes_nothing_but_rounding() -> None:
+    """Radii lie on a grid of 12 bits, whose neighbour rounding may choose."""
+    network, x, labels = random_case(3, batch=6)
+    for method in ("global", "local"):
+        certifier = Certifier(network, options("0.02", "0.1", method=method), samples=6)
+        together = certifier(x, labels, range(6))
+        for i in (4, 1):
+            (alone,) = certifier(x[i : i + 1], labels[i : i + 1], [i])
+            assert alone.radius == pytest.approx(together[i].radius, rel=2**-11)
+            assert alone.margin == pytest.approx(together[i].margin, rel=1e-12)
+            assert alone.lipschitz == pytest.approx(together[i].lipschitz, rel=1e-9)
+            assert alone.certified == together[i].certified
+            assert alone.failure_probability == together[i].failure_probability
+
+
 def test_the_deployed_error_is_that_of_the_certified_radius() -> None:
     """And not of a larger one that the search tried last."""
     for seed in (4, 6, 9):

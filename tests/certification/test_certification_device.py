@@ -9,14 +9,15 @@ from pretend import Mixed, Pretend
 from lipcert.certification import Certifier
 from lipcert.data import load_dataset
 from lipcert.loading import DeployedFile
+from lipcert.network.operators.convolve import windows_everywhere
 from lipcert.options import Epsilon, Options
 from lipcert.run import ModelSource, Preprocessing, open_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.onnx"
 DIGITS = load_dataset("digits")
 EPS = (Epsilon.parse("0.3"), Epsilon.parse("0.7"))
-# Certified, falsified, misclassified, and what is left open.
-CHOSEN = [0, 1, 2, 10, 29]
+# Misclassified, left open, falsified.
+CHOSEN = [1, 2, 10]
 
 
 def certified(device: str, options: Options) -> list[dict]:
@@ -42,21 +43,21 @@ def certified(device: str, options: Options) -> list[dict]:
     [
         Options(EPS, method="global"),
         Options(EPS, method="local"),
-        Options(EPS, method="local", norms="deterministic"),
+        Options(EPS, method="local", norms="deterministic", dtype="float32"),
         Options(EPS, method="local", norms="estimate"),
-        Options(EPS, method="local", dtype="float32"),
         Options(EPS, effort="fast"),
-        Options(EPS, effort="standard", pixel_domain=True),
-        Options(EPS, effort="standard", dtype="float32", deployed="float16"),
-        Options(EPS, effort="max"),
+        Options(EPS[:1], effort="standard", pixel_domain=True),
+        Options(EPS[:1], effort="standard", dtype="float32", deployed="float16"),
+        Options(EPS[:1], effort="max"),
     ],
-    ids=str,
+    ids=lambda o: f"{o.method}-{o.effort}-{o.norms}-{o.dtype}",
 )
 def test_every_method_gives_on_a_device_what_it_gives_on_the_cpu(options):
     with Pretend() as device:
         found = certified(device.name, options)
     assert device.launches.total() > 1000
-    assert found == certified("cpu", options)
+    with windows_everywhere():
+        assert found == certified("cpu", options)
 
 
 def test_what_a_gpu_refuses_is_refused():

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipcert.bounds import Facts, Layers
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.noise import NoiseSweep
-from lipcert.bounds.sketch import Assurance, Claim, Tube
+from lipcert.bounds.sketch import Claim, ProjectionAssurance, Tube
 from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
@@ -70,7 +70,7 @@ class TubeRadius:
     prover: MarginProver
     tube: Tube
     account: Account
-    assurance: Assurance
+    assurance: ProjectionAssurance
     at_once: int
     name: str = "tube"
 
@@ -90,7 +90,7 @@ class TubeRadius:
         )
         room = _room(network)
         try:
-            assurance = Assurance.of(min(pace.projections, room), account.single)
+            assurance = ProjectionAssurance.of(min(pace.projections, room), account.single)
         except ValueError as error:
             raise UsageError(
                 f"--failure-probability {options.failure_probability:g}: is too small for this "
@@ -169,13 +169,14 @@ class TubeRadius:
             needed, _ = prover.needed(part, claim.eps, claim.state, sweep)
             which = torch.zeros_like(needed) > 0
             nearest = part.clean.topk(min(_GUESSED_CLASSES, part.clean.shape[1] - 1), largest=False)
-            forms, others = prover.forms(part, which.scatter(1, nearest.indices, True))
+            objectives, others = prover.objectives(part, which.scatter(1, nearest.indices, True))
             start = prover.guide.start(
-                select(to_dtype(claim.state, torch.float32), forms.rows), forms.to(torch.float32)
+                select(to_dtype(claim.state, torch.float32), objectives.rows),
+                objectives.to(torch.float32),
             )
-            values = prover.certified(part, claim.state, forms, others, start)
+            values = prover.certified(part, claim.state, objectives, others, start)
             least = torch.full_like(needed, math.inf)
-            least[forms.rows, others] = values - needed[forms.rows, others]
+            least[objectives.rows, others] = values - needed[objectives.rows, others]
             found[chosen] = least.amin(1)
             return found
 

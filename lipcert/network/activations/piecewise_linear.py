@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Crossing, Elementwise
+from lipcert.network.activations.base import Elementwise, Relaxation
 
 Number = Tensor | float
 Piece = tuple[Number, Number, Number, Number]
@@ -51,10 +51,12 @@ class PiecewiseLinear(Elementwise):
         rise, change = _lowest(parts, coefficient, coefficient * slope, multiplier)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
-    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+    def relaxation(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Relaxation:
         parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             passed = coefficient * slope
             rise, change = _lowest(parts, coefficient, passed, multiplier)
             gained, given, spent = (
@@ -63,7 +65,7 @@ class PiecewiseLinear(Elementwise):
             )
             return passed, gained - given + multiplier.flatten() * spent
 
-        return cross
+        return relax
 
     def _parts(self, anchor: Tensor, lower: Tensor, upper: Tensor) -> list[Part]:
         """What of the box lies on each piece, as seen from the anchor."""
@@ -210,16 +212,16 @@ class Clip(PiecewiseLinear):
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
         and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
-        slopes = [own]
+        flat = steep = own
         points = [lower, upper]
         if self.lower is not None and self.upper is not None:
             limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
             points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
         for point in points:
-            slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
-        stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
+            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+            flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
-        return stacked.amin(0) - slack, (stacked.amax(0) + slack).clamp(max=1)
+        return flat - slack, (steep + slack).clamp(max=1)
 
 
 @dataclass(frozen=True, eq=False)
