@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lipcert.bounded import array_of
 from lipcert.certificate import Sample
 from lipcert.coins import Coins
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.records import Frame
 from lipcert.records.reading import read_bytes
 from lipcert.records.sample_rules import check_sample
@@ -40,8 +40,9 @@ from lipcert.run.job import Execution
 Header = Mapping[str, Any]
 
 _POINT, _DIGEST = "counterexample", "sha256"
-# Bytes: a million samples with their counterexamples are less.
-_LARGEST = 1 << 34
+# Bytes: of a line without its counterexample, and of a number of that as base64 has it; of which a
+# sample may have several lines, as what failed is tried again.
+_LINE, _NUMBER, _LINES = 1 << 14, 12, 16
 _REMEDY = "or start afresh with --overwrite"
 
 
@@ -62,6 +63,7 @@ class Journal:
         """
         self._frame = frame
         self._seed = _sealed(dict(header), "")[_DIGEST]
+        self._most = (1 + frame.size) * _LINES * (_LINE + _NUMBER * frame.values)
         self.finished: dict[int, Sample] = {}
         self.points: dict[int, NDArray[Any]] = {}
         self._keeps_points = execution.save_counterexamples
@@ -86,7 +88,7 @@ class Journal:
             self._write_lines([_sealed(dict(header), "")])
 
     def _read(self, path: Path, header: Header, *, repair: bool) -> None:
-        content = read_bytes(path, _LARGEST)
+        content = read_bytes(path, self._most)
         *lines, rest = content.split(b"\n")
         if repair and rest:
             with path.open("r+b") as file:
@@ -191,9 +193,11 @@ def recorded_coins(execution: Execution) -> Coins | None:
         if (path == own or execution.shard is None) and not execution.resume:
             continue
         try:
+            if not path.is_file():
+                continue
             with path.open("rb") as lines:
-                return Coins.from_json(json.loads(lines.readline(2**20))["coins"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
+                return Coins.from_json(parse(lines.readline(2**20), str(path))["coins"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, LipcertError):
             continue
     return None
 
