@@ -159,7 +159,8 @@ def certify(
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[
-        int | None, _run("Samples at once; by default 20, fewer where memory runs out.")
+        int | None,
+        _run("Samples at once; by default 20, on a GPU what fits, fewer where memory runs out."),
     ] = None,
     workers: Annotated[
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")

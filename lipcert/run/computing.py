@@ -16,6 +16,7 @@ from lipcert.run.checks import outcome
 from lipcert.run.cost import samples_told
 from lipcert.run.executors import Certifier, executor_for
 from lipcert.run.journal import Journal
+from lipcert.run.kept import Samples, in_memory_where_few
 from lipcert.run.memory import limited
 from lipcert.run.progress import Watch
 from lipcert.run.result import check_estimate, failed_sample
@@ -29,7 +30,7 @@ def computed(
     gpus: tuple[int, ...],
     journal: Journal,
     watch: Watch,
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """Those of the task's ``part``, in its order; each is in the journal once it is known. Of
     several ``gpus`` every worker has one to itself.
 
@@ -39,9 +40,9 @@ def computed(
     options, execution, part = task.options, task.execution, task.part
     # Of the task, processes are sent the data alone.
     dataset = task.dataset
-    wanted = set(part)
-    done = {index: sample for index, sample in journal.finished.items() if index in wanted}
+    done = journal.finished
     todo = [index for index in part if index not in done]
+    resumed = Samples(done, [index for index in part if index in done])
 
     def load(batch: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         some = np.asarray(batch)
@@ -55,6 +56,7 @@ def computed(
             return failed_sample(index, label, options, message)
         return failed_sample(index, label, options, message, *known)
 
+    left = len(todo)
     try:
         few = max(1, min(workers, number(len(todo), execution.batch_size)))
         watch.stage(samples_told(task.network, options, len(todo), few))
@@ -65,17 +67,19 @@ def computed(
             cluster=execution.cluster, memory=memory,
         )  # fmt: skip
         with watch, limited(memory if few == 1 else None), executor:
-            watch.start(len(part), list(done.values()), estimate=options.estimate)
+            watch.start(len(part), resumed, estimate=options.estimate)
             for found in in_batches(executor, todo, failed, size=execution.batch_size):
                 check_estimate(options, found)
                 # As the journal gives them back, so that a resumed run returns the very same.
                 samples = [Sample.from_json(sample.to_json()) for sample in found]
                 journal.add(samples)
-                done.update({sample.index: sample for sample in samples})
+                failures = {s.index: s for s in samples if s.verdict == "error"}
+                done.update(failures)
+                left -= len(samples)
                 watch.advance(samples)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(journal.after_interrupt(len(done), len(part))) from None
-    samples = [done[index] for index in part]
-    if all(sample.verdict == "error" and sample.prediction < 0 for sample in samples):
-        raise CannotCertify(f"every sample failed; the first with {samples[0].message}")
-    return samples
+        raise KeyboardInterrupt(journal.after_interrupt(len(part) - left, len(part))) from None
+    every = Samples(done, part)
+    if all(sample.verdict == "error" and sample.prediction < 0 for sample in every):
+        raise CannotCertify(f"every sample failed; the first with {every[0].message}")
+    return in_memory_where_few(every)

@@ -131,7 +131,7 @@ def certify_dataset(
             seconds=time.perf_counter() - began,
         )  # fmt: skip
     write_results(task, certificate, samples, journal.points, watch)
-    return Result(certificate, tuple(samples))
+    return Result(certificate, samples)
 
 
 def _check_asked(options: Options, execution: Execution) -> None:

@@ -19,6 +19,7 @@ from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.records import Frame
 from lipcert.run.job import Execution
+from lipcert.run.kept import Labels
 from lipcert.run.model import Model
 
 Indices = NDArray[np.int64]
@@ -102,7 +103,7 @@ class Task:
             size=len(self.dataset),
             values=math.prod(self.dataset.images.shape[1:]),
             reach=self.reach,
-            labels={int(index): int(self.dataset.labels[index]) for index in self.indices},
+            labels=Labels(self.dataset.labels, self.indices),
         )
 
     @property

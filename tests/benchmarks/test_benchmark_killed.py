@@ -69,19 +69,18 @@ def undisturbed(tmp_path_factory) -> list[dict]:
 def test_workers_that_are_killed_cost_their_batches_alone(tmp_path, undisturbed):
     """One that ended otherwise than by the system's hand for want of memory is replaced: SIGKILL
     counts as such, so that the last one is replaced again and again."""
-    choose, killed, lost = random.Random(0), 0, []
-    runs = 0
+    choose, killed, runs = random.Random(0), 0, 0
     while killed < KILLS:
         output = tmp_path / f"run-{runs}"
         process = start(output, "--workers", str(WORKERS))
         runs += 1
+        known = 0
         while process.poll() is None and killed < KILLS:
-            time.sleep(choose.uniform(0.2, 1.0))
-            if finished(output) and (there := workers_of(process)):
-                before = finished(output)
+            time.sleep(choose.uniform(0.02, 0.2))
+            # At any time in a batch, but not before there is one.
+            if finished(output) > known and (there := workers_of(process)):
                 os.kill(choose.choice(there), signal.SIGKILL)
-                killed += 1
-                lost.append(before)
+                killed, known = killed + 1, finished(output)
         assert process.wait(900) == 0, process.stderr.read()
         assert samples(output) == undisturbed
         # Every sample is in the journal once: what was finished was never computed again.

@@ -26,7 +26,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
 from loky.backend import resource_tracker
@@ -45,6 +44,7 @@ from lipcert.run.executors.face import (
     settle,
 )
 from lipcert.run.executors.here import Here
+from lipcert.run.executors.packing import pack, unpack
 from lipcert.run.memory import limit_memory
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Processes(Executor):
         self._path = Path(self._folder.name) / "certifier"
         try:
             with self._path.open("wb") as file:
-                torch.save(certifier, file, pickle_module=cloudpickle)
+                pack(certifier, file)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             _LOG.warning("no other process can have the certifier (%s); certifying here", error)
             count = 0
@@ -220,11 +220,9 @@ def _certify(path: str, images: Images, batch: list[int]) -> Answer | LipcertErr
 
 @lru_cache(1)
 def _certifier(path: str) -> Certifier:
-    # A GPU has another number where it is the only one that is seen.
-    moved = "cuda:0" if torch.cuda.is_available() else "cpu"
     # From the parent alone, which has written it where nobody else can.
-    found: Certifier = torch.load(path, map_location=moved, weights_only=False)
-    return found
+    with Path(path).open("rb") as file:
+        return unpack(file)
 
 
 def _end_with(parent: int) -> None:
