@@ -203,8 +203,10 @@ class _Reader:
             self._node(node, assembler)
         for name, condition in self.conditions.items():
             found = self.values.get(name)
+            if found is None and name in constants:
+                found = tensor_array(constants[name], self.name)
             if not isinstance(found, np.ndarray) or bool(found) != condition:
-                self.problems.append(f"If: its condition {name!r} {COUNTED}")
+                self.problems.append(f"If by {name!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
