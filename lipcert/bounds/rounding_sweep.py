@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Comparisons are written out with no value larger than so many times what they compare.
 _WRITTEN_OUT = 8.0
+# And end in a sum of no more values than these.
+_ADDED = 4.0
 # Gates are multiplied out with at most so many times their input.
 _MULTIPLES = 8.0
 
@@ -128,9 +130,10 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         fresh = _activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
         if not alone:
             fresh = fresh + self._lowered(activation, before)
+        additions = torch.zeros_like(passed)
         if isinstance(activation, MaxMin) and activation.spelling:
-            fresh = fresh + _spelled(own, activation, before)
-        step = _Step(passed, length, fresh, torch.zeros_like(passed))
+            fresh, additions = fresh + _spelled(own, activation, before), additions + _ADDED
+        step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 
     def sum(self, i: int, parts: list[Rounded[P]]) -> Rounded[P]:
