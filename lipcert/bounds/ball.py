@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import SegmentNorms, at_least_tiny, operator_norm, row_norms
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, rounded_up
@@ -54,9 +55,12 @@ class _Constants(Forward[float]):
     def activation(self, i: int, activation: Activation, before: float) -> float:
         return at_least_tiny(before, activation.lipschitz)
 
+    def joint(self, i: int, joint: Joint, parts: list[float]) -> float:
+        return math.inf
+
     def found(self, i: int, node: Node, value: float) -> float:
         arriving = self._arriving(i)
-        if i and arriving and not isinstance(node.kind, Activation):
+        if i and arriving and not isinstance(node.kind, Activation | Joint):
             value = sum(
                 at_least_tiny(norm.norm.value, self.reached[source]) for source, norm in arriving
             )

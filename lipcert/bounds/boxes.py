@@ -24,6 +24,7 @@ from torch import Tensor
 from lipcert.bounds.ball import coordinate_reach
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
@@ -157,6 +158,9 @@ class _Boxes(Forward[Box]):
     def activation(self, i: int, activation: Activation, before: Box) -> Box:
         return activation.image(*before)
 
+    def joint(self, i: int, joint: Joint, parts: list[Box]) -> Box:
+        return joint.image(parts)
+
     def found(self, i: int, node: Node, value: Box) -> Box:
         """Met with the ball around the sample's value, and with what is known."""
         centre, error = self.centre.values[i], self.centre.errors[i]
@@ -184,12 +188,13 @@ def rounding_errors(
 
         e ← |A| (e (1 + γ) + γ |v|) + γ |b|       through an affine operator
         e ← the most that ``σ`` makes of e, + u (r |σ| + a + s |z|)
+        e ← the width of a joint's image of the boxes, widened by e, + its own rounding
 
     ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
     any order), and three roundings more for constants that are rounded themselves (a mean, a
     reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
     the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
-    without an error of their own. ``afresh``: activations take their inputs as given.
+    without an error of their own. ``afresh``: activations and joints take their inputs as given.
     """
     rules = _Errors(network, boxes, arithmetic, exact, afresh)
     return list(forward(network, rules).values())
@@ -243,6 +248,14 @@ class _Errors(Forward[Tensor]):
         if scaled:
             error = error + unit * scaled * (_size(box) + before)
         return error
+
+    def joint(self, i: int, joint: Joint, parts: list[Tensor]) -> Tensor:
+        boxes = self._before(i)
+        if self.afresh:
+            return joint.rounding(boxes, self.arithmetic)
+        wide = [widened(box, part) for box, part in zip(boxes, parts, strict=True)]
+        low, high = joint.image(wide)
+        return high - low + joint.rounding(wide, self.arithmetic)
 
     def found(self, i: int, node: Node, value: Tensor) -> Tensor:
         """With the rounding of this formula's own evaluation."""

@@ -12,6 +12,10 @@ SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an o
 in float32 need not be trusted: ``certified`` evaluates what it found and charges every rounding,
 in float64 but for the affine operators, which are applied in the network's type. Slopes of neurons
 that cannot vary stay 0, because the ball leaves these neurons out.
+
+At a joint ``A·Δf = (Lᵀ A)·Δz + A·e`` with ``|e| ≤ r`` over the boxes of its inputs: it costs
+``|A|·r``, and nothing is free to choose. Its inputs are ``Identity``, which objectives pass as they
+are.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from lipcert.bounds.ascent import Gait, ascend
 from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
 from lipcert.bounds.forms import Forms, Multipliers
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.underflow import MOST_OF_JOINTS
 from lipcert.network import Network
-from lipcert.network.activations import Crossing, Elementwise
+from lipcert.network.activations import Crossing, Elementwise, Identity
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
+from lipcert.network.joints import Derivative, Joint
 from lipcert.rounding import FLOAT64, gamma
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
@@ -37,6 +43,10 @@ _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
+
+
+# Of each joint a linear map and an error, for the boxes of its inputs.
+Lines = dict[int, tuple[Derivative, Tensor]]
 
 
 class DualBound:
@@ -55,10 +65,11 @@ class DualBound:
         """Of two places to start from the better one, for each form: slopes as at the sample, or
         those of CROWN for the box; with ``crown`` the latter."""
         crossings = self._crossings(state, rough=True)
-        second, box = self._start(state, crossings, forms, crown=True)
+        lines = self._lines(state)
+        second, box = self._start(state, crossings, lines, forms, crown=True)
         if crown:
             return second
-        first, ball = self._start(state, crossings, forms, crown=False)
+        first, ball = self._start(state, crossings, lines, forms, crown=False)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
@@ -70,7 +81,8 @@ class DualBound:
         )
 
     def _start(
-        self, state: State, crossings: dict[int, Crossing], forms: Forms, *, crown: bool
+        self, state: State, crossings: dict[int, Crossing], lines: Lines, forms: Forms, *,
+        crown: bool,
     ) -> tuple[Multipliers, Tensor]:
         """Slopes, at each layer the best of a few multipliers for them, and the change they give.
 
@@ -81,6 +93,8 @@ class DualBound:
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
+            if self._is_kept(i):
+                return value
             layer, kind = state[i], self._kind(i)
             slope = kind.derivative(layer.anchor)
             if crown:
@@ -103,7 +117,13 @@ class DualBound:
             total = total + best
             return passed
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            nonlocal total
+            parts, lost = _joined(*lines[i], value)
+            total = total - lost
+            return parts
+
+        rest = carry_back(self.network, forms.node, forms.coefficients, cross, join)
         if rest is not None:
             total = total + self._least(rest, state[0])[0]
         return Multipliers(slopes, logs), total
@@ -113,28 +133,37 @@ class DualBound:
 
         Differentiable in the multipliers.
         """
-        return self._change(state, self._crossings(state), forms, found)
+        return self._change(state, self._crossings(state), self._lines(state), forms, found)
 
     def _change(
-        self, state: State, crossings: dict[int, Crossing], forms: Forms, found: Multipliers
-    ) -> Tensor:
+        self, state: State, crossings: dict[int, Crossing], lines: Lines, forms: Forms,
+        found: Multipliers,
+    ) -> Tensor:  # fmt: skip
         total, prices = torch.zeros_like(state[0].radius), Prices(self.network, state, found)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
+            if self._is_kept(i):
+                return value
             layer, slope = state[i], found.slopes[i] * state[i].varying
             kind, price = self._kind(i), prices(i)
             passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
             total = total + gained
             return passed
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            nonlocal total
+            parts, lost = _joined(*lines[i], value)
+            total = total - lost
+            return parts
+
+        rest = carry_back(self.network, forms.node, forms.coefficients, cross, join)
         return total if rest is None else total + self._least(rest, state[0])[0]
 
     @torch.no_grad()
     def drifts(self, state: State, forms: Forms) -> Tensor:
         """What the drifts of all layers are worth to each form, to first order: ``(N,)``."""
-        total = torch.zeros_like(state[0].radius)
+        total, lines = torch.zeros_like(state[0].radius), self._lines(state)
 
         def cross(i: int, value: Tensor) -> Tensor:
             nonlocal total
@@ -143,17 +172,34 @@ class DualBound:
             total = total if layer.drift is None else total + _spent(passed, layer.drift)
             return passed
 
-        carry_back(self.network, forms.node, forms.coefficients, cross)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            return _joined(*lines[i], value)[0]
+
+        carry_back(self.network, forms.node, forms.coefficients, cross, join)
         return total
 
     def _crossings(self, state: State, *, rough: bool = False) -> dict[int, Crossing]:
         """What each activation's box is to a backward pass."""
         found = {}
         for i, layer in state.items():
-            if i:
+            if i and not self._is_kept(i):
                 kind = self._kind(i)
                 crossing = kind.rough_crossing if rough else kind.crossing
                 found[i] = crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+        return found
+
+    def _lines(self, state: State) -> Lines:
+        """What each joint is over the boxes of its inputs: a linear map, and an error."""
+        found = {}
+        for i in self.network.joints:
+            node = self.network.nodes[i]
+            layers = [state[j] for j in node.inputs]
+            anchors = [layer.anchor for layer in layers]
+            assert isinstance(node.kind, Joint)
+            found[i] = (
+                node.kind.derivative(anchors),
+                node.kind.remainder(anchors, [(layer.lower, layer.upper) for layer in layers]),
+            )
         return found
 
     @torch.no_grad()
@@ -161,12 +207,19 @@ class DualBound:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
         losses, prices = {}, Prices(self.network, state, found)
 
+        lines = self._lines(state)
+
         def cross(i: int, value: Tensor) -> Tensor:
+            if self._is_kept(i):
+                return value
             slope = found.slopes[i] * state[i].varying
             losses[i] = -self._minima(self._kind(i), value, state[i], slope, prices(i))
             return value * slope
 
-        carry_back(self.network, forms.node, forms.coefficients, cross)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            return _joined(*lines[i], value)[0]
+
+        carry_back(self.network, forms.node, forms.coefficients, cross, join)
         return losses
 
     def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
@@ -199,6 +252,10 @@ class DualBound:
         kind = self.network.nodes[node].kind
         assert isinstance(kind, Elementwise)
         return kind
+
+    def _is_kept(self, node: int) -> bool:
+        """Whether objectives pass it as they are."""
+        return isinstance(self.network.nodes[node].kind, Identity)
 
     def _relax(
         self, crossing: Crossing, activation: Elementwise, value: Tensor, layer: Layer,
@@ -243,9 +300,15 @@ class DualBound:
         eps, unit = state[0].radius, self.network.arithmetic.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
         crossings, prices = self._crossings(state), Prices(self.network, state, found)
+        lines, steep = self._lines(state), torch.ones_like(eps)
 
         def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
+            if self._is_kept(i):
+                layer = state[i]
+                if layer.drift is not None:
+                    charge = charge + _spent(value, layer.drift) + error * layer.drifted
+                return value, error
             layer, price, dtype, value = state[i], prices(i), value.dtype, value.double()
             slope, kind = found.slopes[i] * layer.varying, self._kind(i)
             passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
@@ -257,7 +320,23 @@ class DualBound:
                 charge = charge + _spent(passed, layer.drift) + error * layer.drifted
             return passed, error
 
-        reached = self._sweep(forms.node, forms.coefficients, cross)
+        def join(
+            i: int, joint: Joint, value: Tensor, error: Tensor
+        ) -> list[tuple[Tensor, Tensor]]:
+            nonlocal charge, steep
+            (line, rest), dtype = lines[i], value.dtype
+            norm = line.steepness(joint.in_shapes, joint.out_shape, value.double())
+            steep = steep * norm.clamp(min=1)
+            charge = charge + _spent(value, rest) + error * length(rest)
+            size = length(value)
+            made = unit * 4 * (line.transposed_terms + 8) * size
+            error = (error + made) * norm * (1 + 8 * FLOAT64) + 4 * unit * size * norm
+            parts = line.transpose(value.double()[:, None])
+            return [(part[:, 0].to(dtype), error) for part in parts]
+
+        reached = self._sweep(forms.node, forms.coefficients, cross, join)
+        # What squares that underflow can cost was bounded for joints that amplify no more.
+        charge = torch.where(steep <= MOST_OF_JOINTS, charge, torch.inf)
         if reached is not None:
             rest, error = reached
             least, sizes = self._least(rest.double(), state[0])
@@ -310,11 +389,11 @@ class DualBound:
         """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, forms, found), found
-        crossings = self._crossings(state, rough=True)
+        crossings, lines = self._crossings(state, rough=True), self._lines(state)
         steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
         gaits = [Gait(rate * _SLOPE_RATE, _SLOPES)] * steep + [Gait(rate * _MULTIPLIER_RATE)] * flat
         best, numbers = ascend(
-            lambda now: self._change(state, crossings, forms, found.of(now)),
+            lambda now: self._change(state, crossings, lines, forms, found.of(now)),
             found.numbers, gaits, steps,
         )  # fmt: skip
         better = found.of(numbers)
@@ -324,6 +403,12 @@ class DualBound:
             first, best = (self.change(state, forms, some) for some in (found, better))
         worse = (~(best > first)).nonzero().flatten()
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
+
+
+def _joined(line: Derivative, rest: Tensor, value: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Coefficients before a joint, one tensor an input, and what its remainder costs each form."""
+    parts = tuple(part[:, 0] for part in line.transpose(value[:, None]))
+    return parts, (value.abs() * rest).flatten(1).sum(1)
 
 
 def _spent(form: Tensor, drift: Tensor) -> Tensor:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.anchored import Layer, Reach, State, joined, through
-from lipcert.bounds.boxes import Box, around
-from lipcert.bounds.rounding_sweep import ForwardSweep
+from lipcert.bounds.boxes import Box, around, meet
+from lipcert.bounds.rounding_sweep import ForwardSweep, length_of
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.network import Input, Network, Sum, ancestors
 from lipcert.network.activations import Activation
 from lipcert.network.lower import lowered
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
@@ -120,6 +121,10 @@ class NoiseSweep(ForwardSweep):
                 self._follow(i)
                 width = self.reach[i].width + self.residual[i]
                 box = around(self.reference[i], width)
+                kind = self.tools.network.nodes[i].kind
+                if isinstance(kind, Joint):
+                    inputs = self.tools.network.nodes[i].inputs
+                    box = meet(box, kind.image([self.boxes[j] for j in inputs]))
                 if i == node and known is not None:
                     box = torch.maximum(box[0], known[0]), torch.minimum(box[1], known[1])
                 self.boxes[i] = box
@@ -150,6 +155,20 @@ class NoiseSweep(ForwardSweep):
                 way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
                 width = torch.minimum(way, column(layer.radius, way)) * layer.gain
                 reach = Reach(width * (1 + 8 * FLOAT64), layer.radius, layer.gain.square())
+            case Joint() as joint:
+                layers = [self._layer(j) for j in node.inputs]
+                anchors = [layer.anchor for layer in layers]
+                value = joint.value(*anchors)
+                rest = joint.rounding([(anchor, anchor) for anchor in anchors], DOUBLE)
+                ways = [
+                    torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
+                    for layer in layers
+                ]
+                bounds = [(layer.lower, layer.upper) for layer in layers]
+                derivative = joint.derivative(anchors)
+                width = derivative.magnitude_once(ways) * (1 + gamma(derivative.terms + 8))
+                width = (width + joint.remainder(anchors, bounds)) * (1 + 8 * FLOAT64)
+                reach = Reach(width, length_of(width))
             case Operator() as operator:
                 before = self.reach[node.inputs[0]]
                 rows = self.tools.rows[i]
@@ -170,6 +189,9 @@ class NoiseSweep(ForwardSweep):
     def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(self.reference[i]), torch.zeros_like(self.eps)
 
+    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self.reference[i]), torch.zeros_like(self.eps)
+
     def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         (j,) = self.tools.network.nodes[i].inputs
         value = self.reference[j].abs() + self.residual[j] + 2 * self.total[j]
@@ -177,10 +199,13 @@ class NoiseSweep(ForwardSweep):
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
-    """How many sums there are, and the kinds and input shapes of the activations."""
+    """How many sums there are, and the kinds and input shapes of the activations and joints."""
     nodes = network.nodes
     sums = sum(isinstance(node.kind, Sum) for node in nodes)
-    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.activations]
+    kinds = [
+        (type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape)
+        for i in network.sources if i
+    ]
     return sums, kinds
 
 

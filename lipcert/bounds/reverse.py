@@ -1,13 +1,13 @@
 """Linear objectives of a node's value, carried back to the input: plainly, or with their errors.
 
 Objectives are batches of coefficients ``(N, *shape of the node)``. Through an affine operator they
-go by its transpose; what becomes of them at an activation is for the caller to say.
+go by its transpose; what becomes of them at an activation or a joint is for the caller to say.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm
 from lipcert.rounding import FLOAT64, gamma
@@ -24,15 +25,21 @@ Cross = Callable[[int, Tensor], Tensor]
 # The same, with an upper bound of the Euclidean error of each objective, ``(N,)``.
 CrossWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
+# From coefficients on a joint's output to those on each of its inputs; the same with errors.
+JointCross = Callable[[int, Joint, Tensor], Sequence[Tensor]]
+JointCrossWithError = Callable[[int, Joint, Tensor, Tensor], Sequence[tuple[Tensor, Tensor]]]
+
 # Coefficients of operators that were fused out of several carry a few roundings of their own.
 _FUSED = 24
 
 
 @dataclass(frozen=True)
 class Transposes(Backward[Tensor]):
-    """Through affine operators by their transposes, through activations as ``cross`` says."""
+    """Through affine operators by their transposes, through activations as ``cross`` says, through
+    joints as ``joints`` says."""
 
     cross: Cross
+    joints: JointCross | None = None
 
     def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
         return operator.transpose(value)
@@ -40,13 +47,18 @@ class Transposes(Backward[Tensor]):
     def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
         return self.cross(i, value)
 
+    def joint(self, i: int, joint: Joint, value: Tensor) -> Sequence[Tensor]:
+        return super().joint(i, joint, value) if self.joints is None else self.joints(i, joint, value)
+
     def add(self, one: Tensor, other: Tensor) -> Tensor:
         return one + other
 
 
-def carry_back(network: Network, node: int, forms: Tensor, cross: Cross) -> Tensor | None:
+def carry_back(
+    network: Network, node: int, forms: Tensor, cross: Cross, joints: JointCross | None = None
+) -> Tensor | None:
     """The coefficients on the input that the objectives come down to, or None."""
-    return backward(network, node, forms, Transposes(cross))
+    return backward(network, node, forms, Transposes(cross, joints))
 
 
 # Coefficients and an upper bound of the Euclidean error of each objective, ``(N,)`` in float64.
@@ -64,9 +76,12 @@ class RigorousSweep:
         self.network = network
         self._known: dict[int, tuple[float, float]] = {}
 
-    def __call__(self, node: int, forms: Tensor, cross: CrossWithError) -> _WithError | None:
+    def __call__(
+        self, node: int, forms: Tensor, cross: CrossWithError,
+        joints: JointCrossWithError | None = None,
+    ) -> _WithError | None:  # fmt: skip
         start = forms, forms.new_zeros(len(forms), dtype=torch.float64)
-        return backward(self.network, node, start, _TransposesWithError(self, cross))
+        return backward(self.network, node, start, _TransposesWithError(self, cross, joints))
 
     def sizes(self, node: int) -> tuple[float, float]:
         """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above; computed once."""
@@ -90,6 +105,7 @@ class RigorousSweep:
 class _TransposesWithError(Backward[_WithError]):
     sweep: RigorousSweep
     cross: CrossWithError
+    joints: JointCrossWithError | None = None
 
     def affine(self, i: int, operator: Operator, value: _WithError) -> _WithError:
         coefficients, error = value
@@ -99,6 +115,9 @@ class _TransposesWithError(Backward[_WithError]):
 
     def activation(self, i: int, activation: Activation, value: _WithError) -> _WithError:
         return self.cross(i, *value)
+
+    def joint(self, i: int, joint: Joint, value: _WithError) -> Sequence[_WithError]:
+        return super().joint(i, joint, value) if self.joints is None else self.joints(i, joint, *value)
 
     def add(self, one: _WithError, other: _WithError) -> _WithError:
         total = one[0] + other[0]

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box
+from lipcert.bounds.boxes import Box, widened
 from lipcert.network import Input, Sum
 from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Diagonal, Operator, Select
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest, column, gamma
 
@@ -72,6 +73,10 @@ class ForwardSweep(ABC):
         that."""
 
     @abstractmethod
+    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
+        """The same past a joint."""
+
+    @abstractmethod
     def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         """``|A| |v|`` of an operator, from the values at the sample."""
 
@@ -100,6 +105,9 @@ class ForwardSweep(ABC):
                 fresh = self._activation(activation, largest + passed, self._spread(i))
                 if not isinstance(activation, Elementwise):
                     fresh = fresh + self._lowered(activation, node.inputs[0])
+            case Joint() as joint:
+                (passed, length), additions = self.past_joint(i, joint), none
+                fresh = self._joint(joint, node.inputs, none)
             case Sum():
                 passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
                 length = torch.stack(lengths).sum(0)
@@ -120,7 +128,7 @@ class ForwardSweep(ABC):
         self.size[i] = (largest + total) * (1 + 4 * FLOAT64)
         everything = self.size[i].flatten(1).sum(1)
         self.peak = torch.maximum(self.peak, everything)
-        self.length[i] = torch.fmin((length + _norm(fresh)) * (1 + 32 * FLOAT64), _norm(total))
+        self.length[i] = torch.fmin((length + length_of(fresh)) * (1 + 32 * FLOAT64), length_of(total))
         self.additions[i] = additions
         self.chain[i] = (self.size[i], 0.0) if chain is None else chain
 
@@ -162,6 +170,14 @@ class ForwardSweep(ABC):
         fresh = own.unit * (1 + 4 * own.unit) * rounded + lost
         reach = size + (_MULTIPLES * inputs if scaled else 0.0)
         return torch.where(reach <= own.largest / 2, fresh, torch.inf)
+
+    def _joint(self, joint: Joint, inputs: tuple[int, ...], none: Tensor) -> Tensor:
+        """Its own rounding, of inputs as they are deployed."""
+        if self.arithmetic is None:
+            return none
+        return joint.rounding(
+            [widened(self.boxes[j], self.total[j]) for j in inputs], self.arithmetic
+        )
 
     def _lowered(self, activation: Activation, source: int) -> Tensor:
         """Where neurons are compared, the analysis works with their sums and differences."""
@@ -270,7 +286,8 @@ def times(values: Tensor, factor: Tensor | float) -> Tensor:
     return torch.nan_to_num(product, nan=torch.inf, posinf=torch.inf)
 
 
-def _norm(values: Tensor) -> Tensor:
+def length_of(values: Tensor) -> Tensor:
+    """Euclidean lengths, rounded up: ``(B,)``."""
     flat = values.flatten(1)
     length: Tensor = flat.norm(dim=1)
     return length * (1 + gamma(flat.shape[1] + 8))

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Box, Centre, widened
-from lipcert.bounds.rounding_sweep import ForwardSweep, times
+from lipcert.bounds.rounding_sweep import ForwardSweep, length_of, times
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
@@ -108,6 +109,8 @@ class _FromReal(ForwardSweep):
         before = [self.moved[j] for j in node.inputs]
         if not before:
             self.moved[i] = self.eps
+        elif isinstance(node.kind, Joint):
+            self.moved[i] = torch.full_like(self.eps, math.inf)
         elif not isinstance(node.kind, Activation):
             moves = times(torch.stack(before).sum(0), self.tools.norms[i])
             self.moved[i] = moves * (1 + 8 * FLOAT64)
@@ -118,6 +121,13 @@ class _FromReal(ForwardSweep):
         steep = activation.gain(before[0] - error, before[1] + error).flatten(1).amax(1)
         self.moved[i] = times(self.moved[j], steep) * (1 + 8 * FLOAT64)
         return activation.perturbation(*before, error), times(self.length[j], steep)
+
+    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
+        inputs = self.tools.network.nodes[i].inputs
+        wide = [widened(self.boxes[j], self.total[j]) for j in inputs]
+        low, high = joint.image(wide)
+        passed = (high - low) * (1 + 8 * FLOAT64)
+        return passed, length_of(passed)
 
     def near(self, i: int, operator: Operator, slack: float) -> Tensor:
         (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]

@@ -25,6 +25,7 @@ from lipcert.bounds.rounding_sweep import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
 from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.rounding import FLOAT64, gamma
 
@@ -93,6 +94,17 @@ class _Sensitivity(Backward[Coefficients]):
         radius = (high - low) / 2 + 8 * FLOAT64 * torch.maximum(low.abs(), high.abs())
         steep = activation.gain(lower, upper).flatten(1).amax(1)
         return Coefficients(middle, radius, times(value.length, steep))
+
+    def joint(self, i: int, joint: Joint, value: Coefficients) -> list[Coefficients]:
+        """Nothing is known of how one error among others passes a joint."""
+        parts = []
+        for j in self.tools.network.nodes[i].inputs:
+            shape = (len(value.length), *self.tools.network.nodes[j].shape)
+            none = value.middle.new_zeros(shape)
+            parts.append(
+                Coefficients(none, torch.full_like(none, torch.inf), value.length + torch.inf)
+            )
+        return parts
 
     def add(self, one: Coefficients, other: Coefficients) -> Coefficients:
         return one + other

@@ -217,8 +217,11 @@ class BackwardBatch:
     def verdict(self, ready: Ready) -> Margins:
         """Which margins are proven where all was prepared, slopes optimised in stages."""
         state, needed = ready.state, ready.needed
-        margins = self.tools.bound.margins_in(self.centre, self.labels, state)
-        done = margins > needed
+        if self.tools.bound.layers.network.joints:
+            # What balls of all layers say ends at the first of them.
+            done = torch.isneginf(needed)
+        else:
+            done = self.tools.bound.margins_in(self.centre, self.labels, state) > needed
         hopeless = ~(needed < self.clean).all(1)
         forms, others = self.forms(~done & ~hopeless[:, None])
         found: Multipliers | None = None

@@ -24,7 +24,7 @@ from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.pace import PACES
-from lipcert.certification.tube import TubeBound, is_deep
+from lipcert.certification.tube import TubeBound, is_deep, joints_of
 from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, Node, simplify
@@ -79,7 +79,11 @@ class Certifier:
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
         network = loaded.to(device=device)
-        layers = Layers.of(in_dtype(simplify(loaded).to(device=device), options))
+        if loaded.joints:
+            _check_joints(loaded, options)
+        simple = in_dtype(simplify(loaded).to(device=device), options)
+        # Norms of segments say nothing of what lies behind a joint.
+        layers = Layers(simple, (), {}, {}) if loaded.joints else Layers.of(simple)
         both = options.method == "auto"
         part = 0.5 if both else 1.0
         self.budget = Budget(
@@ -143,7 +147,10 @@ class Certifier:
     @property
     @ieee_arithmetic()
     def product(self) -> float:
-        """An upper bound of the network's Lipschitz constant: the product of its norms."""
+        """An upper bound of the network's Lipschitz constant: the product of its norms; infinite
+        where the network has joints."""
+        if self.tools.bound.layers.network.joints:
+            return math.inf
         return self.tools.bound.replaced(GlobalBound).product
 
     @ieee_arithmetic()
@@ -180,10 +187,19 @@ class Certifier:
         options = self.options
         findings = Findings(batch.x, batch.logits, batch.labels, options, self.rungs)
         everyone = torch.arange(len(batch.labels), device=batch.labels.device)
-
-        # Around every sample: the local constant at the largest eps, and the verdict there.
         top = torch.full_like(findings.margin, options.largest.rounded_up)
         ball = top.clamp(min=_SMALLEST_BALL)
+        if self.tools.bound.layers.network.joints:
+            assert self.backward is not None
+            rows = findings.correct.nonzero().flatten()
+            if rows.numel():
+                part = batch.subset(rows)
+                climb(self.backward, self.attacked, part, findings, rows, seed=self.budget.seed)
+            findings.spent = batch.allowance.spent
+            findings.check(batch.allowance.streams)
+            return findings
+
+        # Around every sample: the local constant at the largest eps, and the verdict there.
         prepared = batch.prepare(ball, _ROUGHLY if self.backward else EXCESS)
         findings.constant, findings.fixed = batch.constant(ball, prepared), prepared.fixed
         held = findings.correct & batch.holds(top, prepared)
@@ -242,6 +258,21 @@ class Certifier:
                 held = torch.where(some.holds(at, prepared), at, -1.0)
                 findings.improve(rows[chosen], held, 0, some.charged)
         findings.passed(self.rungs[0], rows)
+
+
+def _check_joints(network: Network, options: Options) -> None:
+    """Joints have one bound, the tube, which is nothing without coins and in less than float64."""
+    for wrong, choice in (
+        (options.method != "auto", "--method auto"),
+        (options.deterministic, "--norms randomised"),
+        (options.estimate, "--norms randomised"),
+        (options.dtype != "float64", "--dtype float64"),
+    ):
+        if wrong:
+            raise CannotCertify(
+                f"the network has joints ({joints_of(network)}), which only random projections of "
+                f"its derivative bound: choose {choice}"
+            )
 
 
 def _with_a_number(network: Network) -> Network:

@@ -56,7 +56,8 @@ class Findings:
         rung_ = torch.full_like(self.rung[rows], rung)
         self.radius[rows] = torch.where(better, radius, self.radius[rows])
         self.rung[rows] = torch.where(better, rung_, self.rung[rows])
-        self.deployed[rows] = torch.where(better, deployed, self.deployed[rows])
+        known = self.deployed[rows]
+        self.deployed[rows] = torch.where(better | known.isnan(), deployed, known)
 
     def break_by(self, rows: Tensor, attack: Attack) -> None:
         """What an attack has found."""

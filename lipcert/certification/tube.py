@@ -25,7 +25,7 @@ from lipcert.certification.deployed import Deployment
 from lipcert.certification.findings import Findings
 from lipcert.certification.pace import PACES
 from lipcert.certification.search import largest_radius, on_grid
-from lipcert.errors import UsageError
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Budget
 from lipcert.options import Options
@@ -50,7 +50,9 @@ _SMALLEST_BALL = 1e-30
 def is_deep(network: Network) -> bool:
     """Whether the tube is to be taken: how many values lead to all activations, counted for each,
     is what chains of norms would cost. Not where a layer is so large that memory has no room for
-    as many tangents of one sample as assure something."""
+    as many tangents of one sample as assure something. A network with joints has no other bound."""
+    if network.joints:
+        return True
     simple = simplify(lower(simplify(network)))
     sizes = [math.prod(node.shape) for node in simple.nodes]
     work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
@@ -63,6 +65,15 @@ def _room(network: Network) -> int:
     return int(_MEMORY / (_HELD * largest * 2 * 8))
 
 
+def joints_of(network: Network) -> str:
+    """What joints a network has, and where the first of each kind is, for people."""
+    first: dict[str, str] = {}
+    for i in network.joints:
+        node = network.nodes[i]
+        first.setdefault(type(node.kind).__name__, node.origin)
+    return ", ".join(f"{kind} at {origin}" for kind, origin in first.items())
+
+
 class TubeBound:
     """The tube of one network under one set of options, and what its margins are proven with."""
 
@@ -72,6 +83,11 @@ class TubeBound:
     ) -> None:  # fmt: skip
         self.pace, self.deployment, self.options = PACES[options.effort], deployment, options
         simple = simplify(lower(simplify(network))).to(device=device)
+        if simple.joints and _room(simple) < _FEWEST:
+            raise CannotCertify(
+                f"{joints_of(network)}: layers are so large that memory has no room for the "
+                "random tangents that prove them"
+            )
         rough = simple.to_guess_by()
         constants = [math.inf] * len(simple.nodes)
         self.bound = AnchoredBound(

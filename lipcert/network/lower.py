@@ -5,6 +5,8 @@ differences, ``PReLU`` with slope 1 (nothing) on the sums and −1 (absolute val
 differences, and an affine map back. What is left is affine operators and element-wise
 activations, all that the backward bounds need to know. Halves are exact: in real arithmetic the
 function is the same, and what a float64 evaluation rounds is charged as for any other operator.
+
+In front of every input of a joint stands an ``Identity`` from then on, where its box is kept.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
+from lipcert.network.activations import Activation, GroupMax, Identity, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Dense, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
 
@@ -71,6 +74,11 @@ class _Lowering(Forward[int]):
                 return builder.activation(activation, before, origin)
         self.compared.update(id(made.kind) for made in builder.nodes[first:])
         return place
+
+    def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
+        origin = self._origin(i)
+        kept = [self.builder.activation(Identity(), part, origin) for part in parts]
+        return self.builder.joint(joint, kept, origin)
 
 
 def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:
