@@ -27,6 +27,7 @@ from lipcert.loading.assembler import Variable
 from lipcert.loading.value import Value
 from lipcert.network import Input, Network, Node, Sum
 from lipcert.network.activations import GroupMax, MaxMin
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 
 PAIR = 2
@@ -162,6 +163,10 @@ class _Mixed:
                 found = torch.cat([either, either], pairs.axis + 1)
             case GroupMax():
                 found = parts[0].amax(-1)
+            case Joint() as joint:
+                ones = [torch.ones_like(part) for part in parts]
+                found = joint.derivative(ones).magnitude_once(parts)
+                return (found > 0).to(found.dtype)
             case _:
                 found = parts[0]
         return (found > 0.5).to(found.dtype)

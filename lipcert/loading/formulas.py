@@ -45,12 +45,17 @@ _NAMES: dict[type, str] = {
 @dataclass(frozen=True)
 class Formula(Unknown):
     """The result of a refused node, known to be a polynomial in ``base``; ``rows`` are the nodes
-    that it comes from, by their place in the reader's list, ``formats`` those that they are in."""
+    that it comes from, by their place in the reader's list, ``formats`` those that they are in.
+
+    ``node`` and ``operands``: what it is made of, for where no activation comes of it.
+    """
 
     base: Variable
     polynomial: Polynomial
     rows: frozenset[int] = frozenset()
     formats: frozenset[Arithmetic] = frozenset()
+    node: onnx.NodeProto | None = None
+    operands: tuple[Value | None, ...] = ()
 
 
 def combined(

@@ -11,13 +11,14 @@ import onnx
 
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS, left_out
-from lipcert.loading.affine import AFFINE, PRODUCT
+from lipcert.loading.affine import AFFINE
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
+from lipcert.loading.joints import JOINTS
 from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
@@ -43,14 +44,9 @@ FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"
 
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
-PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
-# What activations are written out with, and what of that no rule reads alone.
+# What of an activation that is written out no rule reads alone.
 PARTS = ("Greater", "Pow")
-WRITTEN_OUT = (
-    *PARTS, "Add", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Sigmoid", "Softplus",
-    "Sub", "Tanh", "Where",
-)  # fmt: skip
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -159,7 +155,8 @@ class _Reader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
-        self.stuck: set[int] = set()
+        # What formulas became that no activation took.
+        self.written: dict[int, Variable] = {}
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
         self.double, self.own = False, SINGLE
@@ -340,11 +337,62 @@ class _Reader:
                 return [made], "", True
             case Formula():
                 rows = made.rows | {len(self.rows)}
-                return [replace(made, rows=rows)], note, bool(formulas)
-            case None if formulas:
-                self.stuck |= waiting
+                waits = replace(made, rows=rows, node=node, operands=tuple(inputs))
+                return [waits], note, bool(formulas)
+        if formulas:
+            inputs = [
+                self._written(value, assembler) if isinstance(value, Formula) else value
+                for value in inputs
+            ]
+            try:
                 return *self._ruled(node, inputs, assembler), True
-        raise Unsupported(note)
+            except Unsupported as reason:
+                note = str(reason)
+        if node.op_type not in JOINTS or node.domain not in ("", "ai.onnx"):
+            raise Unsupported(note)
+        return *self._joined(node, inputs, assembler), True
+
+    def _joined(
+        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
+    ) -> tuple[Sequence[Value], str]:
+        """What the rule of a joint makes of a node that no other rule takes."""
+        known = tuple(value for value in inputs if not isinstance(value, Unknown))
+        if len(known) < len(inputs):
+            return [Unknown(varies=True)] * len(node.output), "after a refused node"
+        call = Call(node, self.version, known, assembler)
+        return [JOINTS[node.op_type](call)], "; ".join(call.notes)
+
+    def _written(self, formula: Formula, assembler: Assembler) -> Value:
+        """What a formula that is no activation is, as the file has it; Unknown where it is
+        refused."""
+        key = max(formula.rows)
+        if key not in self.written:
+            node = formula.node
+            assert node is not None
+            inputs = [
+                self._written(value, assembler) if isinstance(value, Formula) else value
+                for value in formula.operands
+            ]
+            own, origin = assembler.own, assembler.origin
+            assembler.own, assembler.origin = self._format(node), place(node)
+            try:
+                [found], note = self._ruled(node, inputs, assembler)
+            except Unsupported:
+                if node.op_type not in JOINTS:
+                    return Unknown(varies=True)
+                try:
+                    [found], note = self._joined(node, inputs, assembler)
+                except (Unsupported, TooLarge) as reason:
+                    self.refused[key] = f"{self.rows[key].title(place(node))}: {reason}"
+                    return Unknown(varies=True)
+            finally:
+                assembler.own, assembler.origin = own, origin
+            if not isinstance(found, Variable):
+                return Unknown(varies=True)
+            self.written[key] = found
+            self.rows[key] = replace(self.rows[key], supported=True, note=note)
+            self.refused.pop(key, None)
+        return self.written[key]
 
     def _ruled(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -377,8 +425,6 @@ class _Reader:
             raise Unsupported("only as the last operator, over all classes")
         known = [value for value in inputs if not isinstance(value, Unknown)]
         if len(known) < len(inputs):
-            if kind in PRODUCTS and all(depending[:2]) and not self._of_one(node):
-                raise Unsupported(PRODUCT)
             return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
         formats = tuple(
             self.formats.get(name) if varies(value) else None
@@ -391,28 +437,6 @@ class _Reader:
         if node is self.final:
             self.stripped = kind
         return results if isinstance(results, list) else [results], "; ".join(call.notes)
-
-    def _of_one(self, node: onnx.NodeProto) -> bool:
-        """Whether both factors are element-wise functions of one value, as those of SiLU and GELU
-        are: behind a refused node that may be an activation written out."""
-        makers = {result: maker for maker in self.nodes for result in maker.output}
-        if node.input[0] == node.input[1]:
-            # A square; a cube begins with one.
-            readers = [n.op_type for n in self.nodes if node.output[0] in n.input]
-            return "Mul" in readers
-
-        def sources(name: str) -> set[str]:
-            found, front = {name}, [name]
-            while front and len(found) < 64:
-                maker = makers.get(front.pop())
-                if maker is None or maker.op_type not in WRITTEN_OUT:
-                    continue
-                more = {n for n in maker.input if varies(self.values.get(n))} - found
-                found |= more
-                front += more
-            return found
-
-        return bool(sources(node.input[0]) & sources(node.input[1]))
 
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -434,8 +458,9 @@ class _Reader:
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
-        self.stuck |= result.rows if isinstance(result, Formula) else set()
-        for row in self.absorbed - self.stuck:
+        if isinstance(result, Formula):
+            result = self._written(result, assembler)
+        for row in self.absorbed - set(self.written):
             self.rows[row] = replace(self.rows[row], supported=True, note="part of an activation")
             self.refused.pop(row, None)
         self.problems += self.refused.values()
