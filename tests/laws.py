@@ -1,6 +1,7 @@
-"""The one list of cases that every law is tested on: operators, activations, random networks.
+"""The one list of cases that every law is tested on: operators, activations, joints, random
+networks.
 
-A new operator or activation gets a line here, and the laws of all packages run on it.
+A new operator, activation or joint gets a line here, and the laws of all packages run on it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lipcert.network.activations import (
     GeluTanh,
     GroupMax,
     HardSwish,
+    Identity,
     MaxMin,
     Mish,
     PReLU,
@@ -29,6 +31,15 @@ from lipcert.network.activations import (
     Silu,
     Softplus,
     Tanh,
+)
+from lipcert.network.joints import (
+    Curve,
+    Joint,
+    MatrixProduct,
+    Normalise,
+    Product,
+    Quotient,
+    Softmax,
 )
 from lipcert.network.operators import (
     Convolution,
@@ -304,7 +315,45 @@ ACTIVATION_CASES: dict[str, ActivationBuilder] = {
     "GELU, tanh": lambda dtype, generator: GeluTanh(),
     "Mish": lambda dtype, generator: Mish(),
     "hard swish": lambda dtype, generator: HardSwish(),
+    "identity": lambda dtype, generator: Identity(),
 }
+
+# Joints ------------------------------------------------------------------------------------------
+
+# A joint, and where its inputs may lie: anchors between these two numbers.
+JOINT_CASES: dict[str, tuple[Joint, float, float]] = {
+    "product": (Product((2, 3)), -2.0, 2.0),
+    "quotient": (Quotient((2, 3)), 0.5, 3.0),
+    "quotient, negative": (Quotient((4,)), -3.0, -0.5),
+    "matrix product": (MatrixProduct((2,), 3, 4, 2), -2.0, 2.0),
+    "matrix product, one row": (MatrixProduct((), 1, 5, 3), -2.0, 2.0),
+    "softmax": (Softmax((2, 5)), -3.0, 3.0),
+    "softmax, sharp": (Softmax((6,)), -40.0, 40.0),
+    "softmax of one": (Softmax((3, 1)), -3.0, 3.0),
+    "layer norm": (Normalise((2, 6), 1e-5, True, True), -2.0, 2.0),
+    "layer norm, off centre": (Normalise((2, 6), 1e-5, True, True), 90.0, 94.0),
+    "layer norm of two": (Normalise((3, 2), 1e-3, True, True), -2.0, 2.0),
+    "RMS norm": (Normalise((2, 6), 1e-6, False, True), -2.0, 2.0),
+    "L2 norm": (Normalise((2, 6), 0.0, False, False), -2.0, 2.0),
+    "L2 norm, floor": (Normalise((2, 6), 0.0, False, False, 1e-12), -2.0, 2.0),
+    "square": (Curve((2, 3), "power", 2.0), -2.0, 2.0),
+    "cube": (Curve((2, 3), "power", 3.0), -2.0, 2.0),
+    "root": (Curve((2, 3), "power", 0.5), 0.2, 4.0),
+    "reciprocal root": (Curve((2, 3), "power", -0.5), 0.2, 4.0),
+    "reciprocal": (Curve((2, 3), "power", -1.0), -4.0, -0.2),
+    "power": (Curve((2, 3), "power", 1.7), 0.2, 4.0),
+    "exponential": (Curve((2, 3), "exp"), -4.0, 4.0),
+    "logarithm": (Curve((2, 3), "log"), 0.2, 4.0),
+}
+
+
+def joint_anchors(
+    case: tuple[Joint, float, float], count: int, generator: Generator
+) -> list[Tensor]:
+    joint, low, high = case
+    return [
+        low + (high - low) * uniform((count, *shape), generator) for shape in joint.in_shapes
+    ]
 
 # Networks ----------------------------------------------------------------------------------------
 

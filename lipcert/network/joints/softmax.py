@@ -108,10 +108,9 @@ class Softmax(Joint):
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (way,), p = ways, self.value(*anchors)
-        far = way + (p * way).sum(-1, keepdim=True)
-        # Its own share does not count twice.
-        far = torch.minimum(far, way * (1 - 2 * p).abs() + (p * way).sum(-1, keepdim=True))
-        own = 1 + own_unit(way) * (2 * self.size + 16)
+        # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
+        far = _others(p) * way + _others(p * way)
+        own = 1 + own_unit(way) * (4 * self.size + 16)
         far = far * own
         turn = _bent(far)
         common = (p * turn).sum(-1, keepdim=True) * (1 + far)
@@ -147,12 +146,15 @@ class Softmax(Joint):
 
 
 def _corner(own: Tensor, others: Tensor) -> Tensor:
-    """``p_i`` with this value of ``s_i`` and these of all others, whose exponentials are added up
-    from either side."""
+    """``p_i`` with this value of ``s_i`` and these of all others."""
     top = torch.maximum(own, others).amax(-1, keepdim=True)
     above, below = (own - top).exp(), (others - top).exp()
-    rest = _before(below) + _before(below.flip(-1)).flip(-1)
-    return above / (above + rest)
+    return above / (above + _others(below))
+
+
+def _others(values: Tensor) -> Tensor:
+    """The sum of all others along the last axis, which cancels nothing."""
+    return _before(values) + _before(values.flip(-1)).flip(-1)
 
 
 def _before(values: Tensor) -> Tensor:
