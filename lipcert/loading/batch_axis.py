@@ -38,6 +38,7 @@ _SAME = 1e-6
 _MOVED = {
     "Cast": (0,), "CastLike": (0,), "Concat": None, "Gather": (0,), "Identity": (0,),
     "Reshape": (0,), "Slice": (0,), "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
+    "Where": (1, 2),
 }  # fmt: skip
 _LINEAR = ("Add", "Mul", "Sub")
 # What is shaped by it, in these inputs.
@@ -100,6 +101,8 @@ def _counts(
         return None
     if not constants:
         return COUNTED
+    if kind == "Equal" and _is_never_equal(node, one, two):
+        return None
     places = _MOVED.get(kind, ())
     passed = kind in _MOVED and (places is None or all(place in places for place in held))
     if not passed and not (kind in _LINEAR and len(held) == 1):
@@ -108,6 +111,20 @@ def _counts(
         return COUNTED
     counted.update(name for name in constants if _differs(one[name], two[name]))
     return None
+
+
+def _is_never_equal(
+    node: onnx.NodeProto, one: Mapping[str, Value], two: Mapping[str, Value]
+) -> bool:
+    """Whether a comparison with the number of samples, which grows from the one to the other, is
+    with something smaller: with −1 in a shape, as exporters write of ``expand``."""
+    sides = [
+        [np.asarray(values[name]) for name in node.input] for values in (one, two)
+    ]
+    (a, b), (c, d) = sides
+    grows = (c != a) | (d != b)
+    apart = ((c > a) & (a > b) & (d == b)) | ((d > b) & (b > a) & (c == a))
+    return bool((apart | ~grows).all())
 
 
 def _differs(one: Any, two: Any) -> bool:

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import onnx
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable, number, places
 from lipcert.loading.pooling import reduced
-from lipcert.loading.value import Call, Unsupported
+from lipcert.loading.value import Call, Unsupported, Value, varies
+from lipcert.network.activations import absolute
 from lipcert.network.joints import (
     Curve,
     MatrixProduct,
@@ -260,6 +262,13 @@ def _length(call: Call) -> Variable:
     return _curve(call, _sum_of_squares(call), 0.5)
 
 
+def _softsign(call: Call) -> Variable:
+    """``x / (1 + |x|)``."""
+    x, assembler = call.variable(0), call.assembler
+    below = assembler.diagonal(assembler.activation(absolute(), x), None, number(1.0))
+    return assembler.joint(Quotient(x.shape), [x, below])
+
+
 def _attention(call: Call) -> Variable:
     """``softmax(scale · Q Kᵀ + mask) V`` for every head, as opset 23 writes it."""
     attributes, assembler = call.attributes, call.assembler
@@ -324,8 +333,27 @@ _JOINTS: dict[str, Callable[[Call], Variable]] = {
     "ReduceL2": _length,
     "ReduceSumSquare": _sum_of_squares,
     "Softmax": _softmax,
+    "Softsign": _softsign,
     "Sqrt": _powered(0.5),
 }
+
+
+# Which of their inputs have to depend on the network's input: with a constant it is no joint.
+_VALUES: dict[str, tuple[int, ...]] = {
+    "Div": (1,), "Einsum": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1), "Mul": (0, 1),
+}  # fmt: skip
+
+
+def joint_rule(
+    node: onnx.NodeProto, inputs: Sequence[Value | None]
+) -> Callable[[Call], Variable] | None:
+    """The rule of a node as a joint of these inputs, None where there is none."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _JOINTS:
+        return None
+    wanted = _VALUES.get(node.op_type, (0,))
+    if any(place >= len(inputs) or not varies(inputs[place]) for place in wanted):
+        return None
+    return _noted(_JOINTS[node.op_type])
 
 
 def _noted(rule: Callable[[Call], Variable]) -> Callable[[Call], Variable]:
@@ -336,8 +364,3 @@ def _noted(rule: Callable[[Call], Variable]) -> Callable[[Call], Variable]:
 
     return noted
 
-
-JOINTS: dict[str, Callable[[Call], Variable]] = {
-    kind: _noted(rule) for kind, rule in _JOINTS.items()
-}
-__all__ = ["JOINTS"]

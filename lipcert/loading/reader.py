@@ -17,11 +17,12 @@ from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
-from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.joints import JOINTS
+from lipcert.loading.formulas import TRUTHS, Formula, combined
+from lipcert.loading.joints import joint_rule
 from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
+from lipcert.loading.piecewise import piecewise
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
@@ -348,19 +349,22 @@ class _Reader:
                 return *self._ruled(node, inputs, assembler), True
             except Unsupported as reason:
                 note = str(reason)
-        if node.op_type not in JOINTS or node.domain not in ("", "ai.onnx"):
+        rule = joint_rule(node, inputs)
+        if rule is None:
             raise Unsupported(note)
-        return *self._joined(node, inputs, assembler), True
+        return *self._joined(rule, node, inputs, assembler), True
 
     def _joined(
-        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
-    ) -> tuple[Sequence[Value], str]:
+        self, rule: Rule, node: onnx.NodeProto, inputs: Sequence[Value | None],
+        assembler: Assembler,
+    ) -> tuple[Sequence[Value], str]:  # fmt: skip
         """What the rule of a joint makes of a node that no other rule takes."""
         known = tuple(value for value in inputs if not isinstance(value, Unknown))
         if len(known) < len(inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"
         call = Call(node, self.version, known, assembler)
-        return [JOINTS[node.op_type](call)], "; ".join(call.notes)
+        result = rule(call)
+        return result if isinstance(result, list) else [result], "; ".join(call.notes)
 
     def _written(self, formula: Formula, assembler: Assembler) -> Value:
         """What a formula that is no activation is, as the file has it; Unknown where it is
@@ -369,22 +373,16 @@ class _Reader:
         if key not in self.written:
             node = formula.node
             assert node is not None
-            inputs = [
-                self._written(value, assembler) if isinstance(value, Formula) else value
-                for value in formula.operands
-            ]
             own, origin = assembler.own, assembler.origin
             assembler.own, assembler.origin = self._format(node), place(node)
             try:
-                [found], note = self._ruled(node, inputs, assembler)
-            except Unsupported:
-                if node.op_type not in JOINTS:
-                    return Unknown(varies=True)
-                try:
-                    [found], note = self._joined(node, inputs, assembler)
-                except (Unsupported, TooLarge) as reason:
-                    self.refused[key] = f"{self.rows[key].title(place(node))}: {reason}"
-                    return Unknown(varies=True)
+                found, note = self._of_formula(formula, node, assembler)
+            except (Unsupported, TooLarge) as reason:
+                # What is wrong is the whole, not its parts.
+                for row in formula.rows:
+                    self.refused.pop(row, None)
+                self.refused[key] = f"{self.rows[key].title(place(node))}: {reason}"
+                return Unknown(varies=True)
             finally:
                 assembler.own, assembler.origin = own, origin
             if not isinstance(found, Variable):
@@ -393,6 +391,31 @@ class _Reader:
             self.rows[key] = replace(self.rows[key], supported=True, note=note)
             self.refused.pop(key, None)
         return self.written[key]
+
+    def _of_formula(
+        self, formula: Formula, node: onnx.NodeProto, assembler: Assembler
+    ) -> tuple[Value, str]:
+        """A piecewise linear function of the formula's base, or what the node's own rule makes of
+        its operands."""
+        alone = formula.polynomial.alone
+        if alone is not None and alone.name in TRUTHS:
+            raise Unsupported("a comparison that is no part of a piecewise linear function")
+        straight = piecewise(formula.polynomial, formula.base, assembler)
+        if straight is not None:
+            self.absorbed |= formula.rows - {len(self.rows)}
+            return straight, "piecewise linear"
+        inputs = [
+            self._written(value, assembler) if isinstance(value, Formula) else value
+            for value in formula.operands
+        ]
+        try:
+            results, note = self._ruled(node, inputs, assembler)
+        except Unsupported:
+            rule = joint_rule(node, inputs)
+            if rule is None:
+                raise
+            results, note = self._joined(rule, node, inputs, assembler)
+        return results[0], note
 
     def _ruled(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
