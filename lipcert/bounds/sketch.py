@@ -62,6 +62,8 @@ _ROOM_OF_JOINTS, _MOST_COLUMNS = 1.2, 4096
 _MOST, _SMALL_COLUMN = 2.0, 2.0**-14
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
+# How many numbers of tangents pass a joint at once.
+_AT_ONCE = 2**19
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 # More than all squares that underflow.
@@ -269,7 +271,12 @@ class _Tangents:
         """Past a joint, with a fresh error at every value of its output."""
         kept = line.map(lambda t: t.to(self.dtype))
         both = [part.reshape(self.batch, 2 * self.count, *part.shape[1:]) for part in parts]
-        out = kept.apply(both)
+        out = both[0].new_empty(self.batch, 2 * self.count, *half.shape[1:])
+        # Some at a time: what lies between need not leave the cache.
+        sizes = [math.prod(part.shape[2:]) for part in (*both, out)]
+        step = max(1, _AT_ONCE // (self.batch * max(sizes)))
+        for first in range(0, 2 * self.count, step):
+            out[:, first : first + step] = kept.apply([p[:, first : first + step] for p in both])
         fresh = self.coins.cauchy(self.count, half.shape[1:])
         out[:, self.count :].add_(fresh.mul_(half[:, None]).to(self.dtype))
         return out.flatten(0, 1)

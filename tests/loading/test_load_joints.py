@@ -44,10 +44,6 @@ OPERATORS: dict[str, tuple[Case, list[str]]] = {
         case(("InstanceNormalization", "x s b", "y", {}), shape=(1, 4, 3, 3), s=(4,), b=(4,)),
         ["Normalise"],
     ),
-    "group norm 18": (
-        case(("GroupNormalization", "x s b", "y", {"num_groups": 2}), shape=(1, 4, 3, 3), opset=18,
-             s=(2,), b=(2,)), ["Normalise"],
-    ),
     "group norm 21": (
         case(("GroupNormalization", "x s b", "y", {"num_groups": 2}), shape=(1, 4, 3, 3), opset=21,
              s=(4,), b=(4,)), ["Normalise"],
