@@ -8,12 +8,11 @@ never fills a field that says certified, radius or lipschitz: it has fields of i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, median
 from typing import Any, Literal
 
-from lipcert.options import Epsilon
+from lipcert.tally import Tally
 
 SCHEMA = "https://lipcert.dev/schema/certificate/1"
 SAMPLE_SCHEMA = "https://lipcert.dev/schema/sample/1"
@@ -153,60 +152,19 @@ class Certificate:
     threat_model: dict[str, str] = field(default_factory=lambda: threat_model(pixel_domain=False))
     finished: str | None = None
     schema: str = SCHEMA
+    shards: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.shards:
+            del record["shards"]
+        return record
 
 
-def summarise(samples: Sequence[Sample], eps: Sequence[str], *, estimate: bool) -> dict[str, Any]:
-    """The ``summary`` of a certificate: shares are over all samples, misclassified included;
-    radii over the correctly classified ones. After an attack, ``upper``: correct ones that it has
-    not falsified at eps, so that the robust accuracy lies between certified and upper."""
-    n = len(samples)
-    correct = [sample for sample in samples if sample.correct]
-    word = "estimated" if estimate else "certified"
-    radii = [(s.radius_estimate if estimate else s.radius) or 0.0 for s in correct]
-    counts = {text: sum(text in getattr(s, word) for s in samples) for text in eps}
-    verdicts: dict[str, int] = {}
-    for sample in samples:
-        verdicts[sample.verdict] = verdicts.get(sample.verdict, 0) + 1
-    return {
-        "n": n,
-        "clean_correct": len(correct),
-        "clean_accuracy": len(correct) / n if n else None,
-        f"{word}_count": counts,
-        f"{word}_accuracy": {text: count / n if n else None for text, count in counts.items()},
-        "radius_estimate" if estimate else "radius": {
-            "mean": fmean(radii) if radii else None,
-            "median": median(radii) if radii else None,
-        },
-        **_deployed(() if estimate else correct),
-        "verdicts": dict(sorted(verdicts.items())),
-    } | (_upper(correct, n, eps) if any("attack" in s.rungs for s in samples) else {})
-
-
-def _upper(correct: Sequence[Sample], n: int, eps: Sequence[str]) -> dict[str, Any]:
-    counts = {}
-    for text in eps:
-        reach = Epsilon.parse(text).rounded_down
-        counts[text] = sum(s.attack_radius is None or s.attack_radius > reach for s in correct)
-    return {
-        "upper_count": counts,
-        "upper_accuracy": {text: count / n for text, count in counts.items()},
-    }
-
-
-def _deployed(samples: Sequence[Sample]) -> dict[str, Any]:
-    """How large the deployed error was, beside the margins at the samples."""
-    found = [
-        (sample.deployed_error, sample.deployed_error / sample.margin)
-        for sample in samples
-        if sample.deployed_error is not None and sample.margin > 0
-    ]
-    if not found:
-        return {}
-    error, share = (median(values) for values in zip(*found, strict=True))
-    return {"deployed_error": {"median": error, "median_share": share}}
+def summarise(samples: Iterable[Sample], eps: Sequence[str], *, estimate: bool) -> dict[str, Any]:
+    """The ``summary`` of a certificate of these samples, see ``Tally.summary``."""
+    records = (sample.to_json() for sample in samples)
+    return Tally.of(records, eps, estimate=estimate).summary()
 
 
 def failures(summary: Mapping[str, Any]) -> str | None:
@@ -220,20 +178,9 @@ def failures(summary: Mapping[str, Any]) -> str | None:
     )
 
 
-def cascade(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The ``cascade`` of a certificate: of every rung, in order, how many samples went through it,
-    how many verdicts it settled, and the seconds that it took."""
-    longest_first = sorted(samples, key=lambda sample: -len(sample.rungs))
-    names = dict.fromkeys(name for sample in longest_first for name in sample.rungs)
-    return [
-        {
-            "rung": name,
-            "samples": sum(name in sample.rungs for sample in samples),
-            "decided": sum(sample.decided_by == name for sample in samples),
-            "seconds": sum(sample.rungs.get(name, 0.0) for sample in samples),
-        }
-        for name in names
-    ]
+def cascade(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """The ``cascade`` of a certificate of these samples, see ``Tally.cascade``."""
+    return Tally.of((sample.to_json() for sample in samples), (), estimate=False).cascade()
 
 
 def _finite(value: Any) -> Any:

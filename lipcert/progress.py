@@ -93,6 +93,19 @@ class ProgressLine:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class Stages(Silent):
+    """What is being done, and nothing that is counted."""
+
+    def __init__(self, console: Console, *, shown: bool = True) -> None:
+        self._line = ProgressLine(console, "", shown=shown)
+
+    def stage(self, text: str) -> None:
+        self._line.stage(text)
+
+    def stop(self) -> None:
+        self._line.stop()
+
+
 class _Beat:
     """Does something every so many seconds, on a thread of its own."""
 

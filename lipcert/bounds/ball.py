@@ -16,8 +16,9 @@ from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
-from lipcert.norms import SegmentNorms, at_least_tiny, operator_norm, row_norms
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, rounded_up
+from lipcert.norms import SegmentNorms, operator_norm, row_norms
+from lipcert.numbers import OUT64
+from lipcert.rounding import rounded_up
 
 Edge = tuple[int, int]
 
@@ -45,15 +46,15 @@ class _Constants(Forward[float]):
         return 1.0
 
     def sum(self, i: int, parts: list[float]) -> float:
-        return sum(parts)
+        return OUT64.add(*parts)
 
     def affine(self, i: int, operator: Operator, before: float) -> float:
         if self._arriving(i):
             return 0.0
-        return at_least_tiny(before, operator_norm(operator) if self.own is None else self.own[i])
+        return OUT64.times(before, operator_norm(operator) if self.own is None else self.own[i])
 
     def activation(self, i: int, activation: Activation, before: float) -> float:
-        return at_least_tiny(before, activation.lipschitz)
+        return OUT64.times(before, activation.lipschitz)
 
     def joint(self, i: int, joint: Joint, parts: list[float]) -> float:
         return math.inf
@@ -61,12 +62,11 @@ class _Constants(Forward[float]):
     def found(self, i: int, node: Node, value: float) -> float:
         arriving = self._arriving(i)
         if i and arriving and not isinstance(node.kind, Activation | Joint):
-            value = sum(
-                at_least_tiny(norm.norm.value, self.reached[source]) for source, norm in arriving
+            value = OUT64.add(
+                *(OUT64.times(norm.norm.value, self.reached[j]) for j, norm in arriving)
             )
-        terms = len(arriving) + len(node.inputs) + 4
-        self.reached[i] = value * (1 + terms * FLOAT64)
-        return self.reached[i]
+        self.reached[i] = value
+        return value
 
     def _arriving(self, i: int) -> list[tuple[int, SegmentNorms]]:
         """The whole segments that end here, by their sources."""
@@ -83,6 +83,6 @@ def coordinate_reach(network: Network, constants: list[float]) -> list[Tensor | 
     for i, operator in network.exact.operators.items():
         constant = constants[network.nodes[i].inputs[0]]
         if math.isfinite(constant):
-            rows = row_norms(operator, network.exact.anchor) * constant + FLOAT64_TINY
+            rows = OUT64.times(row_norms(operator, network.exact.anchor), constant)
             reach[i] = rounded_up(rows, network.anchor.dtype)
     return reach

@@ -26,8 +26,8 @@ from lipcert.bounds.lipschitz import (
 )
 from lipcert.bounds.refined import Prepared
 from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms, WeightedMap, at_least_tiny
-from lipcert.rounding import FLOAT64
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.numbers import OUT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
 # A local norm: of a segment (with its shared norm) or of a chain (None), and its number. The map is
@@ -83,9 +83,9 @@ class GlobalBound(Bound):
         for source, rows in self.layers.last.items():
             one = rows.new_ones(1, rows.shape[1])
             last = float(self.layers.last_norm(source, one)[0])
-            noise = float(self.layers.noise_norm(source))
-            total += at_least_tiny(last + noise, self.constants[source])
-        return total * (1 + (len(self.layers.last) + 6) * FLOAT64)
+            last = OUT64.add(last, float(self.layers.noise_norm(source)))
+            total = OUT64.add(total, OUT64.times(last, self.constants[source]))
+        return total
 
 
 class LocalBound(Bound):

@@ -28,8 +28,8 @@ from lipcert.bounds.rounding_sweep import ForwardSweep, length_of
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.network import Input, Network, Sum, ancestors
 from lipcert.network.activations import Activation
-from lipcert.network.lower import lowered
 from lipcert.network.joints import Joint
+from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
 
@@ -202,10 +202,7 @@ def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
     """How many sums there are, and the kinds and input shapes of the activations and joints."""
     nodes = network.nodes
     sums = sum(isinstance(node.kind, Sum) for node in nodes)
-    kinds = [
-        (type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape)
-        for i in network.sources if i
-    ]
+    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.sources if i]
     return sums, kinds
 
 

@@ -48,7 +48,9 @@ class Transposes(Backward[Tensor]):
         return self.cross(i, value)
 
     def joint(self, i: int, joint: Joint, value: Tensor) -> Sequence[Tensor]:
-        return super().joint(i, joint, value) if self.joints is None else self.joints(i, joint, value)
+        if self.joints is None:
+            return super().joint(i, joint, value)
+        return self.joints(i, joint, value)
 
     def add(self, one: Tensor, other: Tensor) -> Tensor:
         return one + other
@@ -117,7 +119,9 @@ class _TransposesWithError(Backward[_WithError]):
         return self.cross(i, *value)
 
     def joint(self, i: int, joint: Joint, value: _WithError) -> Sequence[_WithError]:
-        return super().joint(i, joint, value) if self.joints is None else self.joints(i, joint, *value)
+        if self.joints is None:
+            return super().joint(i, joint, value)
+        return self.joints(i, joint, *value)
 
     def add(self, one: _WithError, other: _WithError) -> _WithError:
         total = one[0] + other[0]

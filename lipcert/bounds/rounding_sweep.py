@@ -128,7 +128,8 @@ class ForwardSweep(ABC):
         self.size[i] = (largest + total) * (1 + 4 * FLOAT64)
         everything = self.size[i].flatten(1).sum(1)
         self.peak = torch.maximum(self.peak, everything)
-        self.length[i] = torch.fmin((length + length_of(fresh)) * (1 + 32 * FLOAT64), length_of(total))
+        length = (length + length_of(fresh)) * (1 + 32 * FLOAT64)
+        self.length[i] = torch.fmin(length, length_of(total))
         self.additions[i] = additions
         self.chain[i] = (self.size[i], 0.0) if chain is None else chain
 

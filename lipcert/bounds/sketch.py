@@ -535,23 +535,19 @@ class _Proving(Forward[_Proven]):
         anchors = [layer.anchor for layer in layers]
         rest = joint.remainder(anchors, [(layer.lower, layer.upper) for layer in layers])
         # Where all boxes are within the claim this is nothing but for rounding.
-        inside = [
-            (layer.lower >= low) & (layer.upper <= high)
-            for layer, (low, high) in zip(
-                layers,
-                (claimed_box(a, self.claim.places[j]) for a, j in zip(anchors, inputs, strict=True)),
-                strict=True,
-            )
-        ]
-        sure = torch.stack([part.flatten(1).all(1) for part in inside]).all(0)
+        sure = self.held
+        for j, layer in zip(inputs, layers, strict=True):
+            low, high = claimed_box(layer.anchor, self.claim.places[j])
+            inside = (layer.lower >= low) & (layer.upper <= high)
+            sure = sure & inside.flatten(1).all(1)
         beyond = torch.where(rest <= place.rest, 0.0, (rest - place.rest) * (1 + 8 * FLOAT64))
         beyond = torch.where(sure.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, beyond)
         count = max(len(part.columns) for part in parts)
         line = place.line.map(lambda t: t[self.owners[:count]])
-        several = [
-            torch.cat([p.columns, p.columns.new_zeros(count - len(p.columns), *p.columns.shape[1:])])
-            for p in parts
-        ]  # fmt: skip
+        several = []
+        for columns in (part.columns for part in parts):
+            missing = columns.new_zeros(count - len(columns), *columns.shape[1:])
+            several.append(torch.cat([columns, missing]))
         columns = line.once(several) if count else beyond[:0]
         columns = self._with_misses(columns, beyond)
         after = self.tangents.joined([p.tangents for p in parts], place.line, place.half)

@@ -46,8 +46,8 @@ class Certifier:
     """Certifies batches of samples of one network under one set of options.
 
     ``network`` takes the data, pixels in [0, 1] for images, and is as the file has it; ``samples``
-    is how many the whole run has, over all shards, for the union bound; ``softmax`` says that the
-    file's own last Softmax was stripped. ``counterexamples``, where given, is filled with the
+    is how many the whole run has, over all ``shards``, for the union bound; ``softmax`` says that
+    the file's own last Softmax was stripped. ``counterexamples``, where given, is filled with the
     points of falsified samples, by their numbers. ``reach``: how far two samples can be apart, for
     data that do not lie in [0, 1]; no larger radius is sought. ``key``: 128 bits that all coins
     follow from; those of the options' seed if None, and fresh ones without a seed. ``file``: what
@@ -62,6 +62,7 @@ class Certifier:
         options: Options,
         *,
         samples: int,
+        shards: int = 1,
         device: str = "cpu",
         softmax: bool = False,
         counterexamples: dict[int, NDArray[Any]] | None = None,
@@ -90,6 +91,7 @@ class Certifier:
             key,
             probability=0.0 if options.deterministic else options.failure_probability,
             samples=samples,
+            shards=shards,
             device=device,
         )
         # The product of norms takes none of a sample's own.

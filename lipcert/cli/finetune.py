@@ -51,14 +51,15 @@ def finetune(
         Path | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="An ONNX file, or .safetensors with --arch; left out, --arch from scratch.",
+            help="An ONNX file; or weights, .safetensors or a state dict (.pt), with --arch; left "
+            "out, --arch from scratch.",
         ),
     ] = None,
     arch: Annotated[
         str | None,
         typer.Option(
-            help="4c3f, 6c2f or 8c2f, from scratch or for a .safetensors file; or "
-            "package.module:factory for a .safetensors file.",
+            help="4c3f, 6c2f or 8c2f, from scratch or for weights; or package.module:factory for "
+            "weights.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -67,6 +68,12 @@ def finetune(
         typer.Option(
             help="A .safetensors file that replaces the ONNX file's weights.",
             rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Which one of several outputs is trained and certified.", rich_help_panel=_MODEL
         ),
     ] = None,
     mean: options.Mean = None,
@@ -101,8 +108,12 @@ def finetune(
     sparsity: options.Sparsity = 0.01,
     kappa: options.Kappa = 0.0,
     gap: options.Gap = 1.0,
+    temperature: options.Temperature = "fixed",
+    select: options.Select = "certified",
     eps_factor: options.EpsFactor = 1.25,
     epochs: options.Epochs = 20,
+    minutes: options.Minutes = None,
+    patience: options.Patience = None,
     warmup: options.Warmup = 0.0,
     ramp: options.Ramp = None,
     batch_size: options.BatchSize = 256,
@@ -204,6 +215,7 @@ def finetune(
     from lipcert.train.finetune import finetune as run
     from lipcert.train.processes import Processes
     from lipcert.train.recipe import Recipe
+    from lipcert.train.selection import Selection
 
     processes = Processes.of_environment()
     quiet = quiet or not processes.first
@@ -244,6 +256,10 @@ def finetune(
             ramp=max(0.0, epochs - warmup) / 2 if ramp is None else ramp,
             kappa=kappa,
             gap=gap,
+            temperature=temperature,
+            select=Selection.parse(select),
+            patience=patience,
+            minutes=minutes,
             sparsity=sparsity,
             batch_size=batch_size,
             optimiser=optimiser,
@@ -264,6 +280,7 @@ def finetune(
             threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
         ),
         certify=certify,
+        output_name=output_name,
         tensorboard=tensorboard,
         processes=processes,
     )

@@ -71,10 +71,12 @@ Bound = Annotated[
     ),
 ]
 Loss = Annotated[
-    Literal["gloro", "bcp", "margin"],
+    Literal["gloro", "bcp", "margin", "emma", "annealed", "offset"],
     typer.Option(
         help="gloro: a class 'not certified'; bcp: cross-entropy of the worst logits; margin: "
-        "a hinge on the certified margin.",
+        "a hinge on the certified margin; emma: rivals raised by at most what they need to "
+        "overtake; annealed: cross-entropy of the worst logits that forgets samples with room; "
+        "offset: for networks whose every layer is 1-Lipschitz.",
         rich_help_panel=_AIM,
     ),
 ]
@@ -100,13 +102,45 @@ Percentile = Annotated[
 Sparsity = Annotated[float, typer.Option(help="Weight of the sparsity loss.", rich_help_panel=_AIM)]
 Kappa = Annotated[
     float,
-    typer.Option(help="bcp, margin: the clean loss's weight after the ramp.", rich_help_panel=_AIM),
+    typer.Option(
+        help="bcp, margin, annealed: the clean loss's weight after the ramp.", rich_help_panel=_AIM
+    ),
 ]
 Gap = Annotated[
     float, typer.Option(help="margin: the margin that is asked for.", rich_help_panel=_AIM)
 ]
+Temperature = Annotated[
+    Literal["fixed", "learned"],
+    typer.Option(
+        help="learned: the loss finds its own scale of the logits; the exported file has none.",
+        rich_help_panel=_AIM,
+    ),
+]
+Select = Annotated[
+    str,
+    typer.Option(
+        help="Which epoch's weights are exported, by the validation: certified, clean, "
+        "clean>=0.75 (the most certified with that accuracy) or certified>=0.5.",
+        rich_help_panel=_AIM,
+    ),
+]
 EpsFactor = Annotated[float, typer.Option(help="Train at this times eps.", rich_help_panel=_AIM)]
 Epochs = Annotated[int, typer.Option(help="In all.", rich_help_panel=_HOW)]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        help="Time of the training by the clock, in place of --epochs: as many epochs as fit, "
+        "--warmup and --ramp in proportion. Certifying the result comes after it.",
+        rich_help_panel=_HOW,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        help="Stop where so many epochs after the ramp bring no better weights.",
+        rich_help_panel=_HOW,
+    ),
+]
 Warmup = Annotated[float, typer.Option(help="Epochs at eps 0.", rich_help_panel=_HOW)]
 Ramp = Annotated[
     float | None,

@@ -58,6 +58,12 @@ class Formula(Unknown):
     node: onnx.NodeProto | None = None
     operands: tuple[Value | None, ...] = ()
 
+    @property
+    def compares(self) -> bool:
+        """Whether it is the result of a comparison."""
+        alone = self.polynomial.alone
+        return alone is not None and alone.name in TRUTHS
+
 
 def combined(
     node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler

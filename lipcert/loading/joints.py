@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
+import torch
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable, number, places
@@ -151,9 +152,7 @@ def _einsum(call: Call) -> Variable:
         sizes = (math.prod(extents[a] for a in axes) for axes in (batch, first, last))
         return call.assembler.reshape(x, tuple(sizes))
 
-    y = _matrices(
-        call, arranged(left, one, rows, summed), arranged(right, other, summed, columns)
-    )
+    y = _matrices(call, arranged(left, one, rows, summed), arranged(right, other, summed, columns))
     order = [*batch, *rows, *columns]
     y = call.assembler.reshape(y, [extents[a] for a in order])
     return call.assembler.transpose(y, [order.index(a) for a in result])
@@ -262,6 +261,30 @@ def _length(call: Call) -> Variable:
     return _curve(call, _sum_of_squares(call), 0.5)
 
 
+def _local_response(call: Call) -> Variable:
+    """``x / (bias + alpha/size · Σ x²)^beta``, summed over ``size`` channels around each."""
+    x, assembler, attributes = call.variable(0), call.assembler, call.attributes
+    size, channels = int(attributes["size"]), x.shape[1]
+    if size < 1:
+        raise Unsupported(f"attribute size={size}")
+    squares = _curve(call, x, 2.0)
+    index = places(x.shape)
+    before, after = (size - 1) // 2, size // 2
+    padded = np.pad(
+        index, [(0, 0), (before, after), *[(0, 0)] * (len(x.shape) - 2)], constant_values=-1
+    )
+    assembler.allowance.move(size * x.size)
+    window = np.stack([padded[:, k : k + channels] for k in range(size)], -1)
+    summed = assembler.dense(
+        assembler.select(squares, window), torch.ones(1, size, dtype=torch.float64)
+    )
+    summed = assembler.reshape(summed, x.shape)
+    scale, bias = (float(attributes[name]) for name in ("alpha", "bias"))
+    below = assembler.diagonal(summed, number(scale / size), number(bias))
+    power = _curve(call, below, float(attributes["beta"]))
+    return assembler.joint(Quotient(x.shape), [x, power])
+
+
 def _softsign(call: Call) -> Variable:
     """``x / (1 + |x|)``."""
     x, assembler = call.variable(0), call.assembler
@@ -283,9 +306,7 @@ def _attention(call: Call) -> Variable:
         raise Unsupported(f"{q.shape[1]} heads of queries for {k.shape[1]} of keys")
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
-        k, v = (
-            assembler.select(x, np.repeat(places(x.shape), repeat, axis=1)) for x in (k, v)
-        )
+        k, v = (assembler.select(x, np.repeat(places(x.shape), repeat, axis=1)) for x in (k, v))
     scale = float(attributes.get("scale") or 1 / math.sqrt(q.shape[-1]))
     # As the operator's definition has it: its root on either side.
     root = number(math.sqrt(scale))
@@ -323,6 +344,7 @@ _JOINTS: dict[str, Callable[[Call], Variable]] = {
     "GroupNormalization": _group_normalization,
     "InstanceNormalization": _instance_normalization,
     "LayerNormalization": _layer_normalization,
+    "LRN": _local_response,
     "Log": _named("log"),
     "LpNormalization": _lp_normalization,
     "MatMul": _matmul,
@@ -363,4 +385,3 @@ def _noted(rule: Callable[[Call], Variable]) -> Callable[[Call], Variable]:
         return result
 
     return noted
-

@@ -106,7 +106,7 @@ def check(model: onnx.ModelProto, name: str) -> None:
 
 def _check(model: onnx.ModelProto, name: str) -> None:
     _bound_size(model, name)
-    if any(graph.sparse_initializer for graph in _graphs(model)):
+    if any(graph.sparse_initializer for graph in graphs_of(model)):
         raise CannotCertify(f"{name}: sparse initializers are not supported; store them dense")
     for tensor in _tensors(model):
         _check_tensor(tensor, name)
@@ -234,7 +234,7 @@ def _bound_size(model: onnx.ModelProto, name: str) -> None:
     size(model.graph.node, ())
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The graph and every graph inside its nodes and functions."""
     waiting: list[onnx.GraphProto] = [model.graph]
     nodes = [node for function in model.functions for node in function.node]
@@ -250,7 +250,7 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    graphs = list(_graphs(model))
+    graphs = list(graphs_of(model))
     nodes = [node for graph in graphs for node in graph.node]
     nodes += [node for function in model.functions for node in function.node]
     yield from (tensor for graph in graphs for tensor in graph.initializer)

@@ -11,6 +11,7 @@ carry each slope and constant once, so they are charged at least as much.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ import torch
 
 from lipcert.loading.assembler import Assembler, Variable, number
 from lipcert.loading.polynomial import Function, Polynomial
+from lipcert.loading.reasons import JUMPS
 from lipcert.loading.value import Unsupported
 from lipcert.network.activations import Clip, PReLU
 
@@ -77,18 +79,17 @@ class Pieces:
     def merged(self) -> Pieces:
         """Without breakpoints at which nothing happens."""
         kept = [
-            k for k in range(len(self.breaks))
+            k
+            for k in range(len(self.breaks))
             if self.lines[k] != self.lines[k + 1] or self.breaks[k] in self.jumps
         ]
         lines = (self.lines[0], *(self.lines[k + 1] for k in kept))
-        return Pieces(
-            tuple(self.breaks[k] for k in kept), lines, tuple(self.at[k] for k in kept)
-        )
+        return Pieces(tuple(self.breaks[k] for k in kept), lines, tuple(self.at[k] for k in kept))
 
 
 def _gaps(breaks: tuple[Fraction, ...]) -> list[tuple[Fraction | None, Fraction | None]]:
     ends = [None, *breaks, None]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))
 
 
 def _together(
@@ -136,10 +137,14 @@ def _by_sign(part: Pieces, of: Callable[[int], int]) -> Pieces:
     part = _crossed(part)
     lines = []
     for (slope, intercept), (low, high) in zip(part.lines, _gaps(part.breaks), strict=True):
-        inside = low + 1 if high is None else high - 1 if low is None else (low + high) / 2
-        inside = _ZERO if low is None and high is None else inside
-        lines.append((_ZERO, Fraction(of(_sign(slope * inside + intercept)))))
+        lines.append((_ZERO, Fraction(of(_sign(slope * _inside(low, high) + intercept)))))
     return Pieces(part.breaks, tuple(lines), tuple(Fraction(of(_sign(v))) for v in part.at))
+
+
+def _inside(low: Fraction | None, high: Fraction | None) -> Fraction:
+    if low is not None and high is not None:
+        return (low + high) / 2
+    return low + 1 if low is not None else high - 1 if high is not None else _ZERO
 
 
 def _sign(value: Fraction) -> int:
@@ -190,9 +195,8 @@ def _clipped(part: Pieces, low: float, high: float) -> Pieces:
         if limit in (float("inf"), -float("inf")):
             continue
         edge = Pieces.line(_ZERO, Fraction(limit))
-        beyond = _by_sign(
-            _sum([part, _product(edge, _constant(-1))]), lambda s, sign=sign: int(s * sign < 0)
-        )
+        above = _sum([part, _product(edge, _constant(-1))])
+        beyond = _by_sign(_product(above, _constant(sign)), _COMPARED["less"])
         part = _where([beyond, edge, part])
     return part
 
@@ -225,8 +229,8 @@ def piecewise(polynomial: Polynomial, base: Variable, assembler: Assembler) -> V
     if jumps := found.jumps:
         places = ", ".join(f"{float(b):g}" for b in jumps)
         raise Unsupported(
-            f"a function that jumps at {places}, as Hardshrink does: nothing bounds what is "
-            "discontinuous"
+            f"a piecewise linear function that {JUMPS}: at {places}, as Hardshrink and Threshold "
+            "do; use an activation without a jump, such as Softshrink or ReLU"
         )
     return _built(found, base, assembler)
 
@@ -247,6 +251,7 @@ def _built(found: Pieces, x: Variable, assembler: Assembler) -> Variable:
         return line(slopes[1], found.at[0], y)
     parts, constant = [], _ZERO
     rest = slopes[0]
+    clips: list[tuple[Fraction, Fraction, Fraction | None]]
     if len(breaks) == 2 and slopes[0] == slopes[2]:
         clips = [(slopes[1] - rest, breaks[0], breaks[1])]
     else:

@@ -17,18 +17,20 @@ from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
-from lipcert.loading.formulas import TRUTHS, Formula, combined
+from lipcert.loading.formulas import Formula, combined
 from lipcert.loading.joints import joint_rule
 from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
 from lipcert.loading.pooling import POOLING
+from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import (
     Array,
     Call,
+    Condition,
     Unknown,
     Unsupported,
     Value,
@@ -46,8 +48,6 @@ FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
 SHAPES = ("Shape", "Size")
-# What of an activation that is written out no rule reads alone.
-PARTS = ("Greater", "Pow")
 SOFTMAX = ("LogSoftmax", "Softmax")
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -325,11 +325,12 @@ class _Reader:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
         formulas = [value for value in inputs if isinstance(value, Formula)]
         note = "after a refused node"
-        if not formulas:
+        compares = node.op_type in COMPARISONS
+        if not formulas and not compares:
             try:
                 return *self._ruled(node, inputs, assembler), True
-            except Unsupported as reason:
-                note = str(reason)
+            except Unsupported as refused:
+                note = str(refused)
         made = combined(node, inputs, assembler)
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
@@ -339,16 +340,16 @@ class _Reader:
             case Formula():
                 rows = made.rows | {len(self.rows)}
                 waits = replace(made, rows=rows, node=node, operands=tuple(inputs))
-                return [waits], note, bool(formulas)
-        if formulas:
+                return [waits], note, bool(formulas) or made.compares
+        if formulas or compares:
             inputs = [
                 self._written(value, assembler) if isinstance(value, Formula) else value
                 for value in inputs
             ]
             try:
                 return *self._ruled(node, inputs, assembler), True
-            except Unsupported as reason:
-                note = str(reason)
+            except Unsupported as refused:
+                note = str(refused)
         rule = joint_rule(node, inputs)
         if rule is None:
             raise Unsupported(note)
@@ -369,6 +370,8 @@ class _Reader:
     def _written(self, formula: Formula, assembler: Assembler) -> Value:
         """What a formula that is no activation is, as the file has it; Unknown where it is
         refused."""
+        if formula.compares:
+            return Condition(varies=True)
         key = max(formula.rows)
         if key not in self.written:
             node = formula.node
@@ -377,11 +380,12 @@ class _Reader:
             assembler.own, assembler.origin = self._format(node), place(node)
             try:
                 found, note = self._of_formula(formula, node, assembler)
-            except (Unsupported, TooLarge) as reason:
+            except (Unsupported, TooLarge) as refused:
                 # What is wrong is the whole, not its parts.
                 for row in formula.rows:
                     self.refused.pop(row, None)
-                self.refused[key] = f"{self.rows[key].title(place(node))}: {reason}"
+                self.rows[key] = replace(self.rows[key], supported=False, note=str(refused))
+                self.refused[key] = f"{self.rows[key].title(place(node))}: {refused}"
                 return Unknown(varies=True)
             finally:
                 assembler.own, assembler.origin = own, origin
@@ -397,9 +401,6 @@ class _Reader:
     ) -> tuple[Value, str]:
         """A piecewise linear function of the formula's base, or what the node's own rule makes of
         its operands."""
-        alone = formula.polynomial.alone
-        if alone is not None and alone.name in TRUTHS:
-            raise Unsupported("a comparison that is no part of a piecewise linear function")
         straight = piecewise(formula.polynomial, formula.base, assembler)
         if straight is not None:
             self.absorbed |= formula.rows - {len(self.rows)}
@@ -440,10 +441,15 @@ class _Reader:
         depending = [varies(value) for value in inputs]
         if not any(depending):
             return self._fold(node, inputs, assembler)
-        if kind in PARTS and any(type(value) is Unknown for value in inputs):
+        compared = any(_compares(value) for value in inputs)
+        if kind in COMPARISONS or (compared and is_move(node)):
+            return [Condition(varies=True)], "part of a choice"
+        if compared:
+            raise Unsupported(CHOICE)
+        if kind in ("DequantizeLinear", "Pow") and any(type(value) is Unknown for value in inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"
         if kind not in RULES:
-            raise Unsupported("not supported for values that depend on the network's input")
+            raise Unsupported(reason(kind))
         if kind in SOFTMAX and node is not self.final:
             raise Unsupported("only as the last operator, over all classes")
         known = [value for value in inputs if not isinstance(value, Unknown)]
@@ -489,7 +495,9 @@ class _Reader:
         self.problems += self.refused.values()
         if self.problems:
             return None
-        if not isinstance(result, Variable):
+        if _compares(result):
+            self.problems.append(f"output {self.output!r}: is true or false; name the logits")
+        elif not isinstance(result, Variable):
             self.problems.append(f"output {self.output!r} does not depend on the input")
         elif result.size < 1:
             self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
@@ -503,3 +511,7 @@ class _Reader:
                 result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
             )
         return None
+
+
+def _compares(value: Value | None) -> bool:
+    return isinstance(value, Condition) or (isinstance(value, Formula) and value.compares)

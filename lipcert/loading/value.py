@@ -30,6 +30,11 @@ class Unknown:
     varies: bool
 
 
+@dataclass(frozen=True)
+class Condition(Unknown):
+    """Whether something holds that depends on the network's input."""
+
+
 Value = Array | Variable | Unknown
 
 

@@ -27,6 +27,8 @@ FLOATS = {
 HALVES, WIDE = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+# Under what checkpoints keep the state dict.
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 STATE_DICTS = (".pt", ".pth", ".ckpt")
 
 
@@ -54,7 +56,7 @@ def _safe(content: bytes, path: Path) -> dict[str, Tensor]:
 
 def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     """Tensors by name, as ``torch.save(model.state_dict())`` writes them, perhaps under
-    ``state_dict`` or ``model`` in a checkpoint; never a pickled module, which would run code."""
+    one of the usual names in a checkpoint; never a pickled module, which would run code."""
     _check_unpacked(content, path)
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -64,7 +66,7 @@ def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
             f"save model.state_dict() as .safetensors, or export the model to ONNX "
             f"({one_line(error)[:120]})"
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in CHECKPOINT_KEYS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break

@@ -1,4 +1,4 @@
-"""The network: a DAG of affine operators, activations, joints and sums, as a function of one sample.
+"""The network: a DAG of operators, activations, joints and sums, as a function of one sample.
 
 Shapes are the file's shapes for a batch of one, its own leading 1 included; tensors carry the
 samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of CIFAR images.

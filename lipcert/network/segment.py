@@ -1,8 +1,8 @@
 """The affine stretches between activations, as linear maps that are swept and never materialised.
 
-Write ``a_j`` for the value of source ``j`` (the input, an activation or a joint). The value at any node is
-``Σ_j A_j a_j + b``; a ``Segment`` is one ``A_j``: every path from the source to the sink that
-crosses no activation, so that residual branches add up.
+Write ``a_j`` for the value of source ``j`` (the input, an activation or a joint). The value at any
+node is ``Σ_j A_j a_j + b``; a ``Segment`` is one ``A_j``: every path from the source to the sink
+that crosses no activation or joint, so that residual branches add up.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.norms.structure import (
-    at_least_tiny,
     largest_sums,
     operator_norm,
     row_norms,
@@ -21,7 +20,7 @@ from lipcert.norms.weighted import GramMap, WeightedMap, times
 
 __all__ = [
     "Account", "Allowance", "Budget", "GramMap", "Norm", "NormCoins", "Preparation", "Projections",
-    "SegmentNorms", "WeightedMap", "at_least_tiny", "chebyshev_bound", "convolution_norm",
+    "SegmentNorms", "WeightedMap", "chebyshev_bound", "convolution_norm",
     "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm", "power_iteration",
     "randomised_norm", "row_norms", "schur_bound", "spectral_norm", "structural_norm", "times",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ each sample. Of the bounds that are at hand the smallest is taken:
 
 * exact: a matrix small enough to write down (``norms.matrix``), or one entry a row at most;
 * structural: products along paths and sums over branches of the operators' own norms;
+* written out: the Gram matrix of a segment of moderate size, where structure loses
+  (``norms.written``), for whoever takes no coins;
 * Schur test: ``‖M‖² ≤ max_o (|M||M|ᵀq)_o/q_o`` for any ``q > 0``;
 * randomised: ``norms.krylov.chebyshev_bound``.
 """
@@ -25,6 +27,8 @@ from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted, product
 from lipcert.norms.structure import Sizes, is_known_exactly, structural_norm
 from lipcert.norms.weighted import GramMap, WeightedMap
+from lipcert.norms.written import WRITTEN_SIDE, rough_norm, written_norm
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma, rounded_up
 
 # A matrix with a side up to this is written down, and its norms are found from its entries.
@@ -35,6 +39,8 @@ _FLOOR = 1e-4
 # How far above the truth a randomised norm aims to be: shared ones can afford more steps.
 _EXCESS_SHARED = 0.001
 _EXCESS_SAMPLE = 0.01
+# A deterministic norm this near the truth is not sought once more.
+_NEAR = 1.004
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,10 @@ class SegmentNorms:
             found = bare.randomised(bare.unweighted(), coins, excess=_EXCESS_SHARED, steps=60)
             if float(found[0]) < value:
                 norm = Norm(float(found[0]), "randomised")
+        elif bare.may_be_written and rough_norm(bare.unweighted()) * _NEAR < value:
+            absolute = torch.tensor([bare.absolute], dtype=torch.float64)
+            written = written_norm(bare.unweighted(), absolute) + bare.fusion_slack
+            norm = Norm(min(value, written), "deterministic")
         return replace(bare, norm=norm)
 
     def unweighted(self) -> WeightedMap:
@@ -88,6 +98,11 @@ class SegmentNorms:
     def is_exact(self) -> bool:
         """Whether its norms, weighted or not, are found without coins, exact but for rounding."""
         return self.segment.is_monomial or self._is_small
+
+    @property
+    def may_be_written(self) -> bool:
+        """Whether its Gram matrix is small enough to be written out once."""
+        return self.takes_coins and _smaller_side(self.segment) <= WRITTEN_SIDE
 
     @property
     def takes_coins(self) -> bool:
@@ -130,9 +145,8 @@ class SegmentNorms:
             unit, by = mapping.normalised()
             rows = self.segment.magnitude(unit.inner) * unit.outer
             columns = self.segment.transpose_magnitude(rows * unit.outer) * unit.inner
-            relative = gamma(unit.terms + 8)
-            top = columns.flatten(1).amax(1) * (1 + relative) + unit.underflow
-            return lifted(top.sqrt() * (1 + relative), by) + slack
+            top = OUT64.up(columns.flatten(1).amax(1).double(), unit.terms + 4)
+            return lifted(OUT64.root(OUT64.add(top, unit.underflow)), by) + slack
         matrix = self.matrix
         # Each side and the matrix are brought to 1, so that no product underflows that counts.
         by = exponents(matrix.abs().amax()) if matrix.numel() else exponents(matrix.new_zeros(()))
@@ -158,7 +172,7 @@ class SegmentNorms:
         """The whole segment's norm times the largest weights: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
         found = product(inner.new_tensor(self.norm.value), inner.amax(1), outer.amax(1))
-        return rounded_up(found * (1 + 4 * FLOAT64), inner.dtype)
+        return rounded_up(found, inner.dtype)
 
     def deterministic(self, mapping: WeightedMap) -> Tensor:
         """An upper bound without coins: ``(B,)``."""
@@ -192,6 +206,10 @@ class SegmentNorms:
         return torch.minimum(found + slack, self.from_whole(mapping))
 
 
+def _smaller_side(segment: Segment) -> int:
+    return min(math.prod(segment.in_shape), math.prod(segment.out_shape))
+
+
 def randomised_norm(
     mapping: GramMap,
     coins: NormCoins,
@@ -213,16 +231,22 @@ def randomised_norm(
     lower = mapping if rough is None else rough.scaled(-by)
     estimate = lanczos(lower, start.to(lower.support.dtype), steps).to(support.dtype)
     # A Ritz value lies a little below the norm, and the bound is best a little above it.
-    scale = (estimate * (1 + excess / 2)).square()
-    risk = coins.probability
-    found = chebyshev_bound(
-        mapping,
-        coins.probes(support),
-        scale,
-        failure_probability=risk,
-        degree=degree_for(excess, risk, PROBES, support[0].numel()),
-        absolute=absolute,
-    )
+    # Where rounding outgrows what is left of a probe, a polynomial of a lower degree, for a larger
+    # scale, may still do; whether it does the same probes may tell.
+    risk, probes = coins.probability, coins.probes(support)
+    found = torch.full_like(estimate, math.inf, dtype=torch.float64)
+    for wider in (excess, 16 * excess, 256 * excess):
+        bound = chebyshev_bound(
+            mapping,
+            probes,
+            (estimate * (1 + wider / 2)).square(),
+            failure_probability=risk,
+            degree=degree_for(wider, risk, PROBES, support[0].numel()),
+            absolute=absolute,
+        )
+        found = torch.minimum(found, bound)
+        if bool(found.isfinite().all()):
+            break
     return lifted(found, by)
 
 
@@ -245,4 +269,4 @@ def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
         top = rows.flatten(1).amax(1).reshape(-1, *(1,) * (rows.dim() - 1))
         q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=_FLOOR), 0)
     lost = mapping.underflow * (2 + math.sqrt(q[0].numel())) / _FLOOR
-    return lifted((best + lost).sqrt() * (1 + gamma(mapping.terms + 12)), by)
+    return lifted(OUT64.root(OUT64.up((best + lost).double(), mapping.terms + 4)), by)

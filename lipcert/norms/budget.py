@@ -5,9 +5,10 @@ the sum of these, whatever they have to do with each other (the union bound). So
 known before the first coin is drawn, a run says beforehand what it may use: an ``Account`` for each
 kind of bound, with its part of the run's probability. It is shared out evenly: half of it among the
 norms that all samples share, and half among the samples (all of it where there is only one of
-these), of each sample among its preparations, and of each of these among all that can fail in it. A
-preparation counts as spent when it is begun. What is beyond an account, or asks for the same coin
-again, raises ``InternalError``.
+these), of each sample among its preparations, and of each of these among all that can fail in it.
+Each shard of a run finds the shared norms for itself, with coins or an arithmetic of its own, and
+has its part of their half. A preparation counts as spent when it is begun. What is beyond an
+account, or asks for the same coin again, raises ``InternalError``.
 
 A coin is a pure function of the run's key, the number of its sample, and its own number, which
 tells account, preparation, draw and place; so it does not depend on the company of a batch, on the
@@ -58,16 +59,18 @@ class Account:
 
 
 class Budget:
-    """Of one run over at most so many ``samples``, over all shards.
+    """Of one run over at most so many ``samples``, over all ``shards``.
 
     ``key``: the 128 bits that all its coins follow from. ``probability``: with which the run may
     fail; at 0 there are no coins but for guesses.
     """
 
     def __init__(
-        self, key: int, *, probability: float, samples: int, device: torch.device | str = "cpu"
-    ) -> None:
+        self, key: int, *, probability: float, samples: int, shards: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         self.key, self.probability, self.samples, self.device = key, probability, samples, device
+        self.shards = shards
         self.accounts: list[Account] = []
         self._granted = 0.0
         self._shared: set[int] = set()
@@ -90,7 +93,7 @@ class Budget:
         whole = whole / 2 if shared_draws and each else whole
         account = Account(
             number, preparations, draws, events, whole / each if each else 0.0,
-            shared_draws, whole / shared_draws if shared_draws else 0.0,
+            shared_draws, whole / (self.shards * shared_draws) if shared_draws else 0.0,
         )  # fmt: skip
         self.accounts.append(account)
         return account

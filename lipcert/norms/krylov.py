@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lipcert.norms.weighted import GramMap
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+from lipcert.numbers import OUT64
+from lipcert.rounding import FLOAT64, FLOAT64_TINY
 
 
 def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
@@ -67,8 +68,8 @@ def chebyshev_bound(
     """An upper bound of ``‖M‖₂`` that fails with at most this probability: ``(B,)``, float64.
 
     ``probes``: ``(P·B, *shape)``, for each sample P independent uniform unit vectors on the
-    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``, chosen
-    without knowledge of the probes. ``absolute``: an upper bound of ``‖ |M| ‖₂``.
+    support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``.
+    ``absolute``: an upper bound of ``‖ |M| ‖₂``.
 
     A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
     ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
@@ -92,10 +93,13 @@ def chebyshev_bound(
     5. For any ``θ₀ > 0``, then, ``θ ≤ θ₀`` or ``cosh(kθ) ≤ ‖w_k‖ / (τ − g(θ₀))``.
 
     Step j is made of vectors no longer than ``L_j = max(‖w_{j−2}‖, ‖w_{j−1}‖, ‖w_j‖)``. Its Gram
-    map errs by ``γ_terms ‖ |M| ‖² L_j`` and what underflows; the product with ``4/t``, itself
-    rounded, by two roundings more, which 8 added to ``terms`` pay for; the two differences, by one
-    rounding each of their result and one of the first result again, ``3u L_j`` in all, for which
-    ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
+    map errs by ``L_j`` times ``mapping.rounding`` and what underflows; the product with ``4/t``,
+    itself rounded, by two roundings more, for which there is room in that; the two differences, by
+    one rounding each of their result and one of the first result again, ``3u L_j`` in all, for
+    which ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
+
+    The same probes may be asked again with any other scale and degree: what can fail is that their
+    component along ``u`` is small, whatever polynomial they are given to.
     """
     batch = mapping.batch
     copies = probes.shape[0] // batch
@@ -111,22 +115,26 @@ def chebyshev_bound(
         following = mapping.gram(now).mul_(_column(4 / t, now)).sub_(now, alpha=2).sub_(before)
         before, now = now, following
         lengths.append(_length(now))
-    lengths = [length * (1 + gamma(math.prod(now.shape[1:]) + 4)) for length in lengths]
+    lengths = [OUT64.up(length, math.prod(now.shape[1:]) + 1) for length in lengths]
     y = lengths[-1]
 
     lost = mapping.underflow.to(torch.float64).repeat(copies)
-    per_gram = gamma(mapping.terms + 8) * absolute.repeat(copies) ** 2 + lost
+    per_gram = OUT64.add(mapping.rounding(absolute).repeat(copies), lost)
     first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
     first = torch.maximum(first, torch.full_like(first, 1 / degree))
     # Step j starts from the two vectors before it.
     longest = torch.stack(lengths).unfold(0, 2, 1).amax(2)
     longest = torch.cat([longest[:1], torch.maximum(longest[1:], longest[:-1])])
     decay = torch.exp(-torch.arange(degree, device=t.device)[:, None] * first)
-    per_step = 4 / t * per_gram * (1 + 8 * FLOAT64) + 16 * FLOAT64
-    errors = per_step * longest + 4 / t * lost + FLOAT64_TINY * size
-    kept = tau - (errors * decay).sum(0) * (1 + gamma(2 * degree + 8)) / torch.sinh(first)
-    theta = torch.maximum(first, torch.acosh((y / kept).clamp(min=1)) / degree)
-    bound = (t / 2 * (1 + torch.cosh(theta))).sqrt() * (1 + 16 * FLOAT64)
+    per_step = OUT64.add(OUT64.quotient(4 * per_gram, t), 16 * FLOAT64)
+    fresh = OUT64.add(OUT64.quotient(4 * lost, t), FLOAT64_TINY * size)
+    errors = OUT64.add(OUT64.times(longest, per_step), fresh)
+    # Exponentials and hyperbolic functions are right to a few units.
+    kept = tau - OUT64.up((errors * decay).sum(0) / torch.sinh(first), 2 * degree + 16)
+    theta = torch.acosh((y / kept).clamp(min=1)) / degree
+    # Of at least 1/degree it has a few roundings, of which ``cosh`` makes θ times as many.
+    theta = OUT64.up(torch.maximum(first, theta), 16)
+    bound = OUT64.root(OUT64.up(t / 2 * (1 + torch.cosh(theta)), 16))
     sound = (kept > 0) & torch.isfinite(y) & torch.isfinite(t) & (t > 1e-200) & (t < 1e200)
     bound = torch.where(sound & torch.isfinite(bound), bound, torch.inf)
     bound = bound.reshape(copies, batch).amax(0)

@@ -7,10 +7,13 @@ An eigenvalue routine proposes, a Cholesky factorisation disposes: if floating-p
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lipcert.norms.scaling import divided, exponents, lifted
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
 
@@ -26,7 +29,7 @@ def largest_eigenvalue(gram: Tensor) -> Tensor:
     safe = torch.where(finite[:, None, None], gram, eye)
     top = _guess(safe).clamp(min=0)
     # The trace is a bound of its own, for any matrix that no guess passes for.
-    bound = trace * (1 + gamma(size)) + FLOAT64_TINY
+    bound = OUT64.up(trace, size) + FLOAT64_TINY
     relative = gamma(size + 2) / (1 - gamma(size + 2))
     # Tight first; a guess that does not pass is moved up, for all as one.
     for slack in (8 * size * FLOAT64, 1e-9, 1e-6):
@@ -34,11 +37,32 @@ def largest_eigenvalue(gram: Tensor) -> Tensor:
         rest = guess[:, None, None] * eye - safe
         _, failed = torch.linalg.cholesky_ex(rest)
         shift = relative * rest.diagonal(dim1=-2, dim2=-1).sum(-1).abs()
-        proven = guess * (1 + 4 * FLOAT64) + shift * (1 + gamma(size + 2))
+        # The differences on the diagonal are rounded by ``u`` times the guess.
+        proven = OUT64.add(OUT64.up(guess, 1), OUT64.up(shift, size + 2))
         bound = torch.where(failed == 0, torch.minimum(bound, proven), bound)
         if not bool(failed.any()):
             break
     return torch.where(finite, bound, torch.inf)
+
+
+def proven_eigenvalue(gram: Tensor, guess: float) -> float:
+    """An upper bound of the largest eigenvalue of one large symmetric matrix, near the ``guess``,
+    which may be anything: what Cholesky does not prove is proposed once more a little larger.
+    Infinite where nothing up to twice the guess is proven."""
+    if not (bool(torch.isfinite(gram).all()) and 0 <= guess < math.inf):
+        return math.inf
+    size = len(gram)
+    relative = gamma(size + 2) / (1 - gamma(size + 2))
+    for slack in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1.0):
+        proposed = guess * (1 + slack) + FLOAT64_TINY
+        rest = -gram
+        rest.diagonal().add_(proposed)
+        shift = relative * float(rest.diagonal().abs().sum())
+        _, failed = torch.linalg.cholesky_ex(rest)
+        if not int(failed):
+            # The diagonal of the rest was rounded itself.
+            return proposed * (1 + 8 * FLOAT64) + shift * (1 + 2 * gamma(size + 2))
+    return math.inf
 
 
 def _guess(gram: Tensor) -> Tensor:
@@ -64,8 +88,9 @@ def spectral_norm(matrices: Tensor) -> Tensor:
     unit = divided(matrices, by[:, None, None])
     gram = unit @ unit.mT
     frobenius = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    eigenvalue = largest_eigenvalue(gram) + gamma(matrices.shape[2] + 8) * frobenius
+    formed = OUT64.up(frobenius, 1) * gamma(matrices.shape[2] + 8)
+    eigenvalue = OUT64.add(largest_eigenvalue(gram), formed)
     # What is lost to underflow in the Gram matrix is less than its smallest rounding error.
-    bound = torch.where(largest > 0, lifted(eigenvalue.sqrt() * (1 + 4 * FLOAT64), by), 0)
+    bound = torch.where(largest > 0, lifted(OUT64.root(eigenvalue), by), 0)
     finite = torch.isfinite(matrices).all(2).all(1)
     return torch.where(finite, bound, torch.inf)

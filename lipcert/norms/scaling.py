@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY
 
 
@@ -35,7 +36,8 @@ def lifted(values: Tensor, by: Tensor) -> Tensor:
 
 
 def product(*factors: Tensor) -> Tensor:
-    """The product, as rounded from left to right, with no underflow on the way: in float64."""
+    """The product, rounded up, with no underflow or overflow on the way: in float64. Powers of two
+    are exact, so that each further factor takes one rounding."""
     total = by = None
     for factor in factors:
         own = exponents(factor)
@@ -43,7 +45,7 @@ def product(*factors: Tensor) -> Tensor:
         total, by = (unit, own) if total is None or by is None else (total * unit, by + own)
     assert total is not None
     assert by is not None
-    return lifted(total, by)
+    return lifted(OUT64.up(total, len(factors) - 1), by)
 
 
 def divided(values: Tensor, by: Tensor) -> Tensor:

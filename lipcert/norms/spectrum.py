@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.network.operators import Convolution
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.scaling import divided, exponents, lifted
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
 _LARGEST_SYMBOL = 512
@@ -56,11 +57,11 @@ def convolution_norm(operator: Convolution) -> float | None:
     # Each entry of a symbol is within γ Σ|taps| of the truth, angles and all.
     spread = taps.abs().flatten(3).sum(3).flatten(1)
     by = exponents(spread.amax(1))
-    unit = divided(spread, by[:, None]).norm(dim=1)
-    size = float(lifted(unit * (1 + gamma(spread.shape[1] + 4)), by).max())
+    spread = OUT64.up(spread, len(offsets))
+    size = float(lifted(OUT64.length(divided(spread, by[:, None])), by).max())
     # What underflows in a symbol is less than this of any of its entries.
     lost = 2 * len(offsets) * FLOAT64_TINY * math.sqrt(outputs * inputs)
-    return largest + 2 * gamma(len(offsets) + 16 * (dims + 1)) * size + lost
+    return OUT64.add(largest, 2 * gamma(len(offsets) + 16 * (dims + 1)) * size, lost)
 
 
 def _phases(operator: Convolution) -> Tensor:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lipcert.network import Segment, Sum
+from lipcert.network import Forward, Segment, forward
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -24,7 +24,8 @@ from lipcert.network.operators import (
 )  # fmt: skip
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.spectrum import convolution_norm
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+from lipcert.numbers import OUT64, Outward, outward_of
+from lipcert.rounding import FLOAT64_TINY
 
 _NORMS: WeakKeyDictionary[Operator, float] = WeakKeyDictionary()
 _SUMS: WeakKeyDictionary[Operator, tuple[float, float]] = WeakKeyDictionary()
@@ -37,52 +38,51 @@ def operator_norm(operator: Operator) -> float:
     return _NORMS[operator]
 
 
-def row_norms(operator: Operator, like: Tensor) -> Tensor:
+def row_norms(operator: Operator, like: Tensor, own: Outward = OUT64) -> Tensor:
     """Upper bounds of the 2-norms of the rows of ``A``, ``(1, *out_shape)``, in the type and on the
-    device of ``like``: ``sqrt((A∘A) 1)`` with what underflows in its squares made up for, or the
-    1-norm ``|A| 1``, which has no squares, where that is less."""
+    device of ``like``: ``sqrt((A∘A) 1)``, or the 1-norm ``|A| 1``, which has no squares and no
+    product but with 1, where that is less."""
     ones = like.new_ones(1, *operator.in_shape)
-    lost = (operator.terms + 2) * FLOAT64_TINY
+    sums = own.up(operator.magnitude(ones), operator.terms)
     # Squares that overflow meet the zeros of a padding as NaN: there the 1-norm has to do.
-    rows = torch.fmin((operator.squared(ones) + lost).sqrt(), operator.magnitude(ones))
-    return rows * (1 + gamma(operator.terms + 4))
+    return torch.fmin(own.root(own.squared(operator, ones)), sums)
 
 
 def largest_sums(operator: Operator) -> tuple[float, float]:
     """Upper bounds of ``‖A‖_∞`` and ``‖A‖_1``: the largest sums of magnitudes of a row and of a
-    column; found once."""
+    column; found once. Entries are multiplied by 1, so that nothing underflows."""
     if operator not in _SUMS:
         entries = operator.entries()
         kind = torch.zeros((), dtype=torch.float64) if entries is None else entries
         rows = operator.magnitude(kind.new_ones(1, *operator.in_shape))
         columns = operator.transpose_magnitude(kind.new_ones(1, *operator.out_shape))
-        terms = operator.terms + operator.transposed_terms + 4
-        slack = 1 + gamma(terms, torch.finfo(kind.dtype).eps)
-        _SUMS[operator] = (_largest(rows) * slack, _largest(columns) * slack)
+        own = outward_of(kind.dtype)
+        _SUMS[operator] = (
+            own.up(_largest(rows), operator.terms),
+            own.up(_largest(columns), operator.transposed_terms),
+        )
     return _SUMS[operator]
 
 
 def structural_norm(segment: Segment) -> float:
     """Norms multiply along a path and add up where branches meet."""
-    nodes = segment.network.nodes
-    bound = {segment.source: 1.0}
-    for i in segment.path:
-        kind = nodes[i].kind
-        parts = [bound[j] for j in nodes[i].inputs if j in bound]
-        own = 1.0 if isinstance(kind, Sum) else operator_norm(kind)  # type: ignore[arg-type]
-        bound[i] = at_least_tiny(own, sum(parts)) * (1 + (len(parts) + 2) * FLOAT64)
-    return bound[segment.sink]
+    start = {segment.source: 1.0}
+    found = forward(segment.network, _Products(), known=start, along=segment.path)
+    return found[segment.sink]
+
+
+class _Products(Forward[float]):
+    def sum(self, i: int, parts: list[float]) -> float:
+        return OUT64.add(*parts)
+
+    def affine(self, i: int, operator: Operator, before: float) -> float:
+        return OUT64.times(operator_norm(operator), before)
 
 
 def is_known_exactly(segment: Segment) -> bool:
     """Whether the structural norm is the truth but for rounding: one matrix, written down."""
     nodes = segment.network.nodes
     return len(segment.path) == 1 and isinstance(nodes[segment.path[0]].kind, Dense)
-
-
-def at_least_tiny(one: float, other: float) -> float:
-    """The product of two upper bounds: 0 only where one of them is."""
-    return max(one * other, FLOAT64_TINY) if one > 0 and other > 0 else one * other
 
 
 @dataclass(frozen=True)
@@ -100,22 +100,35 @@ class Sizes:
     def of(cls, segment: Segment) -> Sizes:
         """One step of a sweep with n roundings loses ``n + 1`` times the smallest normal number,
         which the rest of the way multiplies by no more than its sums."""
-        nodes = segment.network.nodes
-        rows, columns, lost = {segment.source: 1.0}, {segment.source: 1.0}, {segment.source: 0.0}
-        back = 0.0
-        for i in segment.path:
-            kind = nodes[i].kind
-            parts = [j for j in nodes[i].inputs if j in rows]
-            row, column, own, own_back = 1.0, 1.0, len(parts), len(parts)
-            if isinstance(kind, Operator):
-                (row, column), own, own_back = largest_sums(kind), kind.terms, kind.transposed_terms
-            step, step_back = ((n + 1) * FLOAT64_TINY for n in (own, own_back))
-            slack = 1 + gamma(len(parts) + 6)
-            rows[i] = at_least_tiny(row, sum(rows[j] for j in parts)) * slack
-            columns[i] = at_least_tiny(column, sum(columns[j] for j in parts)) * slack
-            lost[i] = (at_least_tiny(row, sum(lost[j] for j in parts)) + step) * slack
-            back += at_least_tiny(step_back, sum(columns[j] for j in parts)) * slack
-        return cls(rows[segment.sink], columns[segment.sink], lost[segment.sink], back * 2)
+        start = {segment.source: cls(1.0, 1.0, 0.0, 0.0)}
+        found = forward(segment.network, _Sums(), known=start, along=segment.path)
+        return found[segment.sink]
+
+
+class _Sums(Forward[Sizes]):
+    """The rules of ``Sizes.of``. What a sweep back loses at a node, twice where it gathers parts,
+    goes on to the source by the columns up to there, and is counted for every way to the sink."""
+
+    def sum(self, i: int, parts: list[Sizes]) -> Sizes:
+        return self._step(parts, 1.0, 1.0, len(parts), len(parts))
+
+    def affine(self, i: int, operator: Operator, before: Sizes) -> Sizes:
+        terms = operator.terms, operator.transposed_terms
+        return self._step([before], *largest_sums(operator), *terms)
+
+    def _step(
+        self, parts: list[Sizes], row: float, column: float, terms: int, terms_back: int
+    ) -> Sizes:
+        add, times = OUT64.add, OUT64.times
+        rows, columns = add(*(p.rows for p in parts)), add(*(p.columns for p in parts))
+        lost, back = add(*(p.lost for p in parts)), add(*(p.lost_back for p in parts))
+        step, step_back = (terms + 1) * FLOAT64_TINY, 2 * (terms_back + 1) * FLOAT64_TINY
+        return Sizes(
+            times(row, rows),
+            times(column, columns),
+            add(times(row, lost), step),
+            add(back, times(step_back, columns)),
+        )
 
 
 def _norm_by_structure(operator: Operator) -> float:
@@ -130,7 +143,7 @@ def _norm_by_structure(operator: Operator) -> float:
         case Diagonal():
             return 1.0 if operator.scale is None else float(operator.scale.abs().max())
         case Select():
-            return math.sqrt(operator.multiplicity) * (1 + FLOAT64)
+            return OUT64.up(math.sqrt(operator.multiplicity), 1)
     raise TypeError(f"no norm is known for {type(operator).__name__}")
 
 

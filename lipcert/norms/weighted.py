@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Network, Segment
-from lipcert.norms.scaling import exponents, power
+from lipcert.norms.scaling import exponents, power, product
 from lipcert.norms.structure import Sizes
-from lipcert.rounding import FLOAT64_TINY
+from lipcert.norms.sweeps import Sweeps
+from lipcert.numbers import OUT64
+from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
 
 # A map of a size from 2^-64 to 2^64 is taken as it is.
 _USUAL = 64
@@ -52,6 +54,11 @@ class GramMap(ABC):
     def underflow(self) -> Tensor:
         """``(B,)``: what numbers too small for a sweep take at most from the length of ``G v``,
         divided by ``1 + ‖v‖``."""
+
+    def rounding(self, absolute: Tensor) -> Tensor:
+        """``(B,)``: how far a computed ``G v`` is off at most, for each unit of ``‖v‖``, and once
+        more a few roundings of ``‖M‖²``; ``absolute`` bounds ``‖ |M| ‖₂``. Without underflow."""
+        return gamma(self.terms + 8) * absolute.square()
 
     @abstractmethod
     def scaled(self, by: Tensor) -> GramMap:
@@ -141,11 +148,21 @@ class WeightedMap(GramMap):
         else:
             near, far, sums, sums_back = outer, inner, there.columns, back.rows
             lost, lost_back = there.lost_back, back.lost
-        swept = tiny * sums + lost
+        times, add = OUT64.times, OUT64.add
+        swept = add(times(tiny, sums), lost)
         # The squares of the weights lose η too, of the values that they meet.
-        weighted = far.square() * swept + tiny * (2 + sums * near)
-        found = near * (sums_back * weighted + lost_back) + tiny
-        return torch.nan_to_num(found * size * (1 + 1e-9), torch.inf, torch.inf)
+        weighted = add(times(far, far, swept), times(add(times(near, sums), 2.0), tiny))
+        found = add(times(near, add(times(weighted, sums_back), lost_back)), tiny)
+        return torch.nan_to_num(times(found, size), torch.inf, torch.inf)
+
+    @cached_property
+    def _sweeps(self) -> float:
+        return Sweeps.of(self.segment).gram
+
+    def rounding(self, absolute: Tensor) -> Tensor:
+        inner, outer = (side.double().flatten(1).amax(1) for side in (self.inner, self.outer))
+        by_lengths = product(inner, outer).square() * self._sweeps * (1 + 8 * FLOAT64)
+        return torch.minimum(super().rounding(absolute), by_lengths)
 
     def scaled(self, by: Tensor) -> WeightedMap:
         if not bool(by.any()):

@@ -134,7 +134,7 @@ def lists_the_samples_chosen(certificate: Record, samples: Samples, frame: Frame
 
 def summarises_its_samples(certificate: Record, samples: Samples, frame: Frame) -> str | None:
     """Every figure of the summary is that of the samples, and there is no other."""
-    return _differing("summary", certificate["summary"], _summary(samples, frame))
+    return differing("summary", certificate["summary"], _summary(samples, frame))
 
 
 def accounts_for_its_cascade(certificate: Record, samples: Samples, _: Frame) -> str | None:
@@ -153,7 +153,7 @@ def accounts_for_its_cascade(certificate: Record, samples: Samples, _: Frame) ->
         }
         for name in names
     }
-    return _differing("cascade", found, expected)
+    return differing("cascade", found, expected)
 
 
 def counts_its_eliminated_neurons(certificate: Record, samples: Samples, _: Frame) -> str | None:
@@ -169,18 +169,50 @@ def counts_its_eliminated_neurons(certificate: Record, samples: Samples, _: Fram
         if any(count > neurons for count in known):
             return f"{max(known)} of the {neurons} neurons of layer {number} are eliminated"
         share = sum(known) / (len(known) * neurons) if known else None
-        if said := _differing(f"layers[{number}].eliminated", layer["eliminated"], share):
+        if said := differing(f"layers[{number}].eliminated", layer["eliminated"], share):
             return said
     return None
 
 
-CERTIFICATE_RULES: tuple[Rule, ...] = (
+def is_merged_of_all_its_shards(certificate: Record, _: Samples, __: Frame) -> str | None:
+    """What was merged is whole, of shards 1 to n, each once and in order; it fails with no less
+    than the sum of their probabilities, and took the sum of their seconds."""
+    shards, coins = certificate.get("shards"), certificate.get("coins")
+    if shards is None:
+        return "its coins have no seed" if coins and "seed" not in coins else None
+    if certificate["data"]["shard"] is not None:
+        return "a shard is merged of shards"
+    names = [shard["shard"] for shard in shards]
+    if names != [f"{number}/{len(shards)}" for number in range(1, len(shards) + 1)]:
+        return f"it is merged of shards {', '.join(names[:8])}"
+    stated = certificate["assurance"]["failure_probability"]
+    due = math.fsum(shard["failure_probability"] for shard in shards)
+    if stated < due * (1 - _PROBABILITY_SLACK):
+        return f"failure probability {stated}, while its shards state {due} together"
+    seconds = math.fsum(shard["seconds"] for shard in shards)
+    return differing("seconds", certificate["seconds"], seconds)
+
+
+def check_claims(certificate: Record, spent: float, frame: Frame, where: str) -> None:
+    """What can be said of a certificate by itself and by what its samples ``spent`` of the failure
+    probability. Raises ``CannotCertify`` that begins with ``where``."""
+    for rule in CLAIMS:
+        if said := rule(certificate, [{"failure_probability": spent}], frame):
+            raise CannotCertify(f"{where}: cannot be: {said}")
+
+
+# Those that need no more of the samples than what they spent.
+CLAIMS: tuple[Rule, ...] = (
     options_have_their_digest,
     is_of_one_version,
     holds_against_its_threat_model,
     is_in_the_unit_of_its_data,
     maps_labels_to_classes,
     assures_what_it_may,
+    is_merged_of_all_its_shards,
+)
+CERTIFICATE_RULES: tuple[Rule, ...] = (
+    *CLAIMS,
     lists_the_samples_chosen,
     summarises_its_samples,
     accounts_for_its_cascade,
@@ -229,14 +261,14 @@ def _shares(word: str, n: int, counts: dict[str, int]) -> Record:
     return {f"{word}_count": counts, f"{word}_accuracy": shares}
 
 
-def _differing(name: str, found: Any, expected: Any) -> str | None:
-    """Where two records differ by more than sums in another order do."""
+def differing(name: str, found: Any, expected: Any) -> str | None:
+    """Where two records differ by more than sums in another order do; None where they do not."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in expected | found:
             if (key in found) != (key in expected):
                 missing = "is missing" if key in expected else "has nothing to rest on"
                 return f"{key} of {name} {missing}"
-            if said := _differing(f"{name}.{key}", found[key], expected[key]):
+            if said := differing(f"{name}.{key}", found[key], expected[key]):
                 return said
         return None
     both = isinstance(found, int | float) and isinstance(expected, int | float)

@@ -46,17 +46,9 @@ def read(path: Path) -> Records:
     file = path / "certificate.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(_absent(path))
-    content = read_bytes(file, _CERTIFICATE)
-    certificate = parse(content, str(file))
-    schemas.check(certificate, "certificate", str(file))
-    try:
-        frame = Frame.of(certificate)
-    except ValueError as error:
-        raise CannotCertify(f"{file}: is damaged: at $.options: {str(error)[:200]}") from error
+    certificate, digest = certificate_of(file)
+    frame = Frame.of(certificate)
     suffix = _suffix(file.name)
-    shard = certificate["data"]["shard"]
-    if file.name.startswith("certificate.") and suffix != suffix_of(shard):
-        raise CannotCertify(f"{file}: is named as another shard than $.data.shard, {shard}")
     rows = file.with_name(f"samples{suffix}.jsonl")
     if not rows.is_file():
         raise CannotCertify(
@@ -65,14 +57,29 @@ def read(path: Path) -> Records:
     lines = read_bytes(rows, _SAMPLES)
     samples = _samples(lines, frame, rows)
     check_certificate(certificate, samples, frame, str(file))
-    contents = {file.name: content, rows.name: lines}
-    digests = {name: hashlib.sha256(one).hexdigest() for name, one in contents.items()}
+    digests = {file.name: digest, rows.name: hashlib.sha256(lines).hexdigest()}
     if digests[rows.name] != certificate["samples_sha256"]:
         raise CannotCertify(
             f"{rows}: is not the file that {file.name} was written with: its sha256 is not "
             "samples_sha256; certify again"
         )
     return Records(file, certificate, samples, digests)
+
+
+def certificate_of(file: Path) -> tuple[Record, str]:
+    """The record of a ``certificate.json`` whose fields have been checked, but not against its
+    samples, and the sha256 of the file. Raises as ``read`` does."""
+    content = read_bytes(file, _CERTIFICATE)
+    certificate = parse(content, str(file))
+    schemas.check(certificate, "certificate", str(file))
+    try:
+        Frame.of(certificate)
+    except ValueError as error:
+        raise CannotCertify(f"{file}: is damaged: at $.options: {str(error)[:200]}") from error
+    shard = certificate["data"]["shard"]
+    if file.name.startswith("certificate.") and _suffix(file.name) != suffix_of(shard):
+        raise CannotCertify(f"{file}: is named as another shard than $.data.shard, {shard}")
+    return certificate, hashlib.sha256(content).hexdigest()
 
 
 def suffix_of(shard: str | None) -> str:

@@ -36,7 +36,9 @@ def parse(content: bytes, where: str) -> Record:
             parse_int=_integer,
             parse_constant=_constant,
         )
-        _check(found)
+        # Without escapes no text holds half a pair; so few brackets are not nested more deeply.
+        if b"\\u" in content or content.count(b"{") + content.count(b"[") > _DEEPEST:
+            _check(found)
     except RecursionError:
         raise _damaged(where, "it is nested too deeply") from None
     except UnicodeError as error:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lipcert.certificate import Certificate, Sample
 from lipcert.errors import UsageError
@@ -75,14 +79,19 @@ def write(folder: Path, certificate: Certificate, samples: Sequence[Sample]) -> 
     return written
 
 
-def _replace(path: Path, text: str) -> None:
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of ``path`` in the end, whole or not at all.
+
+    Raises ``UsageError`` where it cannot be written.
+    """
     # In the same folder, for a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -90,3 +99,14 @@ def _replace(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An ``.npz`` file, whole or not at all. Raises ``UsageError`` where it cannot be written."""
+    with written(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _replace(path: Path, text: str) -> None:
+    with written(path) as file:
+        file.write(text.encode())

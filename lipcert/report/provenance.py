@@ -17,7 +17,11 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
     if coins := certificate.get("coins"):
-        yield "coins", f"{coins['assurance']}; --seed {coins['seed']} repeats them"
+        seed = coins.get("seed")
+        again = f"--seed {seed} repeats them" if seed else "each shard drew its own"
+        yield "coins", f"{coins['assurance']}; {again}"
+    if shards := certificate.get("shards"):
+        yield "merged", f"of {len(shards)} shard{'s' * (len(shards) > 1)}"
     effort = f", effort {options['effort']}" if options["method"] == "auto" else ""
     if options.get("dtype", "float64") != "float64":
         effort += f", in {options['dtype']}"

@@ -8,13 +8,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import lipcert
 from lipcert.errors import UsageError
+from lipcert.machine import usable_cores
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run.batches import number
@@ -26,8 +26,6 @@ _ONE_THREAD = 32768
 # What a sample takes for each value of its network, at the least: twice as much on examples/digits,
 # a hundred times on deep ones; the same of --effort fast; and what starting a process takes.
 _SECONDS, _SECONDS_TO_GUESS, _SECONDS_TO_START = 2e-5, 4e-6, 2.0
-# Microseconds of processor time in so many of wall clock.
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def environment(device: str, workers: int = 1) -> dict[str, Any]:
@@ -102,14 +100,3 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     values = sum(math.prod(node.shape) for node in network.nodes)
     guesses = options.method == "auto" and options.effort == "fast"
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
-
-
-def usable_cores() -> int:
-    """Those that this process may run on, and that its container has the time of."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = _QUOTA.read_text().split()
-        granted = int(quota) // int(period)
-    except (OSError, ValueError):  # no container, or "max": no limit
-        granted = usable or 1
-    return max(1, min(usable or 1, granted))

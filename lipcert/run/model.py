@@ -77,9 +77,11 @@ def expected_by(source: ModelSource) -> Expected:
         return Expected()
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [_extents(value) for value in graph.input if value.name not in weights]
-    outputs = [_extents(value) for value in graph.output]
+    outputs = [_extents(value) for value in graph.output if source.output in (None, value.name)]
     shape = inputs[0][1:] if inputs else ()
-    classes = outputs[0][-1] if outputs and outputs[0] else 0
+    # A single number is the place of a class, or one score for two of them.
+    classes = outputs[0][-1] if len(outputs) == 1 and outputs[0][1:] else 0
+    classes = 0 if classes == 1 else classes
     return Expected(shape if shape and all(shape) else None, classes or None)
 
 

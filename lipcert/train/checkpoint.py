@@ -20,13 +20,17 @@ FILE = "checkpoint.pt"
 @dataclass
 class Progress:
     """How far a run has come: ``step`` counts batches from the start of the run; ``sums`` are the
-    totals of the epoch under way, as ``Objective`` returns them; ``best`` the validation's."""
+    totals of the epoch under way, as ``Objective`` returns them; ``best`` the validation's;
+    ``spent`` the seconds of all finished epochs; ``plan`` what fits into the minutes that were
+    given, as ``Plan`` has it."""
 
     step: int = 0
     seconds: float = 0.0
     sums: list[float] = field(default_factory=list)
     best_score: float = -1.0
     best_epoch: int = -1
+    spent: float = 0.0
+    plan: tuple[int, int, int] | None = None
 
 
 def save(folder: Path, identity: dict[str, Any], progress: Progress, state: dict[str, Any]) -> Path:

@@ -60,7 +60,8 @@ def held_out(
 class Batches:
     """An epoch's batches of ``size`` images, of which this process takes its slice.
 
-    What does not fill a batch is left for another epoch's order.
+    What does not fill a batch is left for another epoch's order. ``most``: an epoch ends after so
+    many batches, and the next one draws among all images again.
     """
 
     images: Images
@@ -69,6 +70,7 @@ class Batches:
     augment: bool
     rank: int = 0
     world: int = 1
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if self.size % self.world:
@@ -81,7 +83,8 @@ class Batches:
             )
 
     def __len__(self) -> int:
-        return len(self.images) // self.size
+        whole = len(self.images) // self.size
+        return whole if self.most is None else min(whole, self.most)
 
     def epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``number``, from batch ``start`` on."""

@@ -30,6 +30,7 @@ from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
+from lipcert.train.plan import Plan
 from lipcert.train.processes import Processes
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
@@ -41,6 +42,7 @@ BEFORE = "before"
 # What a run leaves in its folder.
 _FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
           "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
+WIDENED = "the file computes in float16: it is trained in float32, and the tuned file is of float32"
 _THRESHOLD_IMAGES = 2000
 _COMPARED_IMAGES = 8
 
@@ -51,9 +53,9 @@ Record = dict[str, Any]
 class FineTuning:
     """What is asked for.
 
-    ``model``, ``weights``, ``arch``: see ``open_source``. ``data`` names the test images, and with
-    its split ``train`` the training images, unless ``train_data`` does. ``options``: how both files
-    are certified at the end. ``certify``: whether they are.
+    ``model``, ``weights``, ``arch``, ``output_name``: see ``open_source``. ``data`` names the test
+    images, and with its split ``train`` the training images, unless ``train_data`` does.
+    ``options``: how both files are certified at the end. ``certify``: whether they are.
     """
 
     model: Path | None
@@ -66,6 +68,7 @@ class FineTuning:
     options: Options
     execution: Execution
     certify: bool = True
+    output_name: str | None = None
     tensorboard: bool = False
     processes: Processes = field(default_factory=Processes)
 
@@ -90,8 +93,9 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     if named:  # it gets as many outputs as the data have classes
         training_data = relabelled(training_data, labelling)
     source = open_source(
-        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed
-    )
+        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed,
+        job.output_name,
+    )  # fmt: skip
     if not named:
         training_data = relabelled(training_data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
@@ -105,7 +109,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         with job.processes.joined(device), ieee_arithmetic():
             training = _training(job, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
-            for note in training_data.notes:
+            wide = (WIDENED,) if rewritten.widened else ()
+            for note in (*source.model.loaded.notes, *wide, *training_data.notes):
                 watch.say(note)
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
@@ -180,7 +185,9 @@ def _has_splits(path: Path) -> bool:
 
 
 def _expected(job: FineTuning) -> Expected | None:
-    return None if job.model is None else expected_by(ModelSource(job.model, job.weights, job.arch))
+    if job.model is None:
+        return None
+    return expected_by(ModelSource(job.model, job.weights, job.arch, job.output_name))
 
 
 def _check_labels(model: Model, data: Dataset) -> None:
@@ -259,6 +266,7 @@ def _record(
         "recipe": job.recipe.to_json(),
         "recipe_sha256": job.recipe.digest,
         "training_eps": job.recipe.training_eps,
+        "planned": None if progress.plan is None else vars(Plan(*progress.plan)),
         "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
         "frozen": list(trainable.frozen),
         "data": {
@@ -292,7 +300,8 @@ def _certify(
     seed = job.recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
     eps = job.recipe.eps
-    tuned = open_model(ModelSource(job.folder / MODEL), job.preprocessing)
+    # What the file that came in asks for, that which is handed back does too.
+    tuned = open_model(ModelSource(job.folder / MODEL), source.model.preprocessing)
     results: Record = {"eps": eps.text, "method": job.options.method, "unit": dataset.unit}
     todo = [("after", tuned, job.folder)]
     if source.pretrained:

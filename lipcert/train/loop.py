@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from lipcert.train.checkpoint import Progress
 from lipcert.train.data import Batches, Images
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
+from lipcert.train.plan import TIMED, Plan, plan, timed
 from lipcert.train.processes import Processes
 from lipcert.train.watch import TrainingWatch
 
@@ -70,17 +72,67 @@ class Training:
         model: nn.Module = self.objective
         if resume:
             self._restore()
+        elif self.recipe.minutes is not None:
+            self.progress.plan = astuple(self._planned(60 * self.recipe.minutes))
+        self._follow_plan()
+        if resume:
             self.metrics.resume(self.progress.step // len(self.batches))
         if self.processes.world > 1:
             model = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-        total = self.recipe.epochs * len(self.batches)
         with _interrupts(self), self.watch:
-            self.watch.start(total, self.progress.step)
+            self.watch.start(self._total, self.progress.step)
             if self.progress.step == 0:
                 self._end_of_epoch(0, time.perf_counter())
-            while self.progress.step < total:
+            while self.progress.step < self._total and not self._no_better:
                 self._epoch(model)
         return self.best
+
+    @property
+    def _total(self) -> int:
+        return self.recipe.epochs * len(self.batches)
+
+    @property
+    def _no_better(self) -> bool:
+        """Whether so many epochs at the full eps as ``patience`` says brought none that is."""
+        patience, recipe = self.recipe.patience, self.recipe
+        if patience is None:
+            return False
+        full = recipe.warmup + recipe.ramp
+        return self._time - max(full, self.progress.best_epoch) >= patience
+
+    def _planned(self, seconds: float) -> Plan:
+        """Timed on this machine, the weights and norms as they were afterwards."""
+        began, state = time.perf_counter(), checkpoint.to_cpu(self.objective.state_dict())
+        recipe, device = self.recipe, self.device
+        pixels, labels = next(iter(self.batches.epoch(0, 0)))
+        pixels, labels = pixels.to(device), labels.to(device)
+        places = np.arange(min(len(self.validation), _EVALUATION_BATCH))
+        some = [tensor.to(device) for tensor in self.validation.batch(places)]
+
+        def step() -> None:
+            loss, _ = self.objective(pixels, labels, recipe.training_eps, recipe.kappa)
+            loss.backward()
+            self.optimiser.zero_grad()
+
+        def evaluate() -> None:
+            self.objective.evaluate(some[0], some[1], float(recipe.eps.value))
+
+        found = torch.tensor([timed(step, TIMED), timed(evaluate, 1) / len(places)])
+        # All processes plan alike.
+        one, image = (self.processes.total(found.double()) / self.processes.world).tolist()
+        self.objective.load_state_dict(state)
+        left = seconds - (time.perf_counter() - began)
+        return plan(left, one, image, len(self.batches), len(self.validation))
+
+    def _follow_plan(self) -> None:
+        if self.progress.plan is None:
+            return
+        chosen = Plan(*self.progress.plan)
+        self.recipe = chosen.of(self.objective.recipe)
+        self.batches = replace(self.batches, most=chosen.steps)
+        self.validation = replace(
+            self.validation, indices=self.validation.indices[: chosen.validation]
+        )
 
     def _epoch(self, model: nn.Module) -> None:
         began, progress = time.perf_counter() - self.progress.seconds, self.progress
@@ -95,10 +147,21 @@ class Training:
             if self.stopped and progress.step % len(self.batches):
                 self._stop()
         self._end_of_epoch(number + 1, began)
+        progress.spent += time.perf_counter() - began
         progress.sums, progress.seconds = _nothing(), 0.0
+        self._keep_to_time(number + 1)
         self._save()
         if self.stopped:
             self._stop()
+
+    def _keep_to_time(self, done: int) -> None:
+        """Fewer epochs where the rest would take longer than the minutes that were given."""
+        progress, minutes = self.progress, self.recipe.minutes
+        if progress.plan is None or minutes is None:
+            return
+        spent = float(self.processes.total(torch.tensor([progress.spent]))) / self.processes.world
+        progress.plan = astuple(Plan(*progress.plan).shortened(done, spent, 60 * minutes))
+        self._follow_plan()
 
     def _stop(self) -> None:
         self._save()
@@ -153,8 +216,8 @@ class Training:
         schedule, progress = self.recipe.schedule, self.progress
         clean, robust = self._validate(float(self.recipe.eps.value))
         self._trainable.load_weights(current)
-        # Of equally many certified ones the more accurate; the start counts as a last resort.
-        score = robust + 1e-3 * clean if number else 0.0
+        # The start counts as a last resort.
+        score = self.recipe.select.score(clean, robust) if number else 0.0
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, number
             self.best = {name: tensor.clone() for name, tensor in self.averaged.items()}

@@ -1,17 +1,29 @@
 """What is minimised: losses of logits and margins, and the sparsity of boxes.
 
 With ``m_j`` the estimated lower bounds of ``f_y − f_j`` over the ball, the worst logits are
-``f_y − m_j``, and ``f_y`` itself for the label.
+``f_y − m_j``, and ``f_y`` itself for the label. ``CE_T`` is ``T CE(logits / T)``.
 
     gloro    CE over the logits and one more, "not certified": ``max_{j≠y} f_y − m_j``
              (Leino, Wang & Fredrikson, ICML 2021)
     bcp      κ CE(logits) + (1 − κ) CE(worst logits)           (Lee, Lee & Park, NeurIPS 2020)
     margin   κ CE(logits) + (1 − κ) mean max(0, gap − min_j m_j)
+    emma     CE of the label's logit and the others raised by ``s_j (f_y − f_j − m_j)``, with
+             ``s_j`` the share of the ball within which j does not overtake, held fixed: a class
+             that is far away asks for no more room than it needs
+             (Hu, Zou, Wang, Leino & Fredrikson, NeurIPS 2023)
+    annealed κ CE(logits) + (1 − κ) mean (1 − p)⁵ CE_¾(worst logits), ``p`` the label's share of
+             their softmax: samples that are certified with room lose their weight
+             (Lai et al., ICML 2025)
+    offset   CE_¼(f − 2√2 eps at the label): for networks whose every layer is 1-Lipschitz, which
+             need no bound to be trained; the margin of such a network falls by no more than
+             √2 eps in the ball    (after Prach & Lampert, ECCV 2022)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,31 +33,79 @@ from torch import Tensor
 from lipcert.network.activations import Clip
 from lipcert.train.boxes import Estimate
 
-LossName = Literal["gloro", "bcp", "margin"]
-Loss = Callable[[Estimate, Tensor, float, float], Tensor]
+LossName = Literal["gloro", "bcp", "margin", "emma", "annealed", "offset"]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a step asks for: the clean loss's weight ``kappa``, the margin ``gap`` that the hinge
+    asks for, and the radius ``eps`` of the balls."""
+
+    kappa: float
+    gap: float
+    eps: float
+
+
+Loss = Callable[[Estimate, Tensor, Aim], Tensor]
 
 _UPPER_SHARE = 0.1
+# The published temperatures and the exponent of the weight.
+_ANNEALED_TEMPERATURE, _ANNEALED_POWER, _OFFSET_TEMPERATURE = 0.75, 5, 0.25
 
 
-def gloro(estimate: Estimate, labels: Tensor, kappa: float, gap: float) -> Tensor:
+def gloro(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     own = estimate.logits.gather(1, labels[:, None])
     worst = own - estimate.least(labels)[:, None]
     return F.cross_entropy(torch.cat([estimate.logits, worst], 1), labels)
 
 
-def bcp(estimate: Estimate, labels: Tensor, kappa: float, gap: float) -> Tensor:
+def bcp(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     clean = F.cross_entropy(estimate.logits, labels)
     # A shift of all logits by f_y changes no cross-entropy.
-    return kappa * clean + (1 - kappa) * F.cross_entropy(-estimate.margins, labels)
+    return _mixed(aim, clean, F.cross_entropy(-estimate.margins, labels))
 
 
-def margin(estimate: Estimate, labels: Tensor, kappa: float, gap: float) -> Tensor:
+def margin(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     clean = F.cross_entropy(estimate.logits, labels)
-    hinge = (gap - estimate.least(labels)).clamp(min=0).mean()
-    return kappa * clean + (1 - kappa) * hinge
+    hinge = (aim.gap - estimate.least(labels)).clamp(min=0).mean()
+    return _mixed(aim, clean, hinge)
 
 
-LOSSES: dict[LossName, Loss] = {"gloro": gloro, "bcp": bcp, "margin": margin}
+def emma(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
+    own = estimate.logits.gather(1, labels[:, None])
+    lead = own - estimate.logits
+    # What the ball can take from the lead: nothing at the label itself, whose lead is 0.
+    reach = lead - estimate.margins
+    share = (lead / reach.clamp(min=1e-12)).clamp(0, 1).detach()
+    return F.cross_entropy(estimate.logits + share * reach, labels)
+
+
+def annealed(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
+    clean = F.cross_entropy(estimate.logits, labels)
+    worst = -estimate.margins / _ANNEALED_TEMPERATURE
+    each = F.cross_entropy(worst, labels, reduction="none")
+    weight = (1 - torch.exp(-each)) ** _ANNEALED_POWER
+    return _mixed(aim, clean, _ANNEALED_TEMPERATURE * (weight * each).mean())
+
+
+def offset(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
+    own = F.one_hot(labels, estimate.logits.shape[1])
+    lowered = estimate.logits - 2 * math.sqrt(2) * aim.eps * own
+    return _OFFSET_TEMPERATURE * F.cross_entropy(lowered / _OFFSET_TEMPERATURE, labels)
+
+
+def _mixed(aim: Aim, clean: Tensor, robust: Tensor) -> Tensor:
+    return aim.kappa * clean + (1 - aim.kappa) * robust
+
+
+LOSSES: dict[LossName, Loss] = {
+    "gloro": gloro,
+    "bcp": bcp,
+    "margin": margin,
+    "emma": emma,
+    "annealed": annealed,
+    "offset": offset,
+}
 
 
 def sparsity(estimate: Estimate) -> Tensor:

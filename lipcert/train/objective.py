@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from lipcert.train.bounds import BOUNDS
 from lipcert.train.boxes import Estimate
-from lipcert.train.losses import LOSSES, sparsity
+from lipcert.train.losses import LOSSES, Aim, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.recipe import Recipe
 from lipcert.train.trainable import Trainable
@@ -26,6 +28,10 @@ class Objective(nn.Module):
         super().__init__()
         self.trainable, self.recipe = trainable, recipe
         self.bound = BOUNDS[recipe.bound]()
+        # The logarithm of one over the temperature of the logits in the loss; the exported file
+        # has none of it, as a positive factor moves no decision and no certificate.
+        learned = nn.Parameter(torch.zeros(())) if recipe.temperature == "learned" else None
+        self.sharpness: nn.Parameter | None = learned
         self.norms = WarmNorms(steps=recipe.power_steps, seed=recipe.seed)
         network = trainable.network()
         self.norms.prepare(self.bound.prepare(network))
@@ -42,10 +48,18 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
         estimate = self.estimate(pixels, labels, eps)
-        loss = LOSSES[recipe.loss](estimate, labels, kappa, recipe.gap)
+        loss = LOSSES[recipe.loss](self._scaled(estimate), labels, Aim(kappa, recipe.gap, eps))
         if recipe.sparsity:
             loss = loss + recipe.sparsity * sparsity(estimate)
         return loss, _totals(estimate, labels, loss)
+
+    def _scaled(self, estimate: Estimate) -> Estimate:
+        """With logits and margins divided by the temperature that is learned, where one is."""
+        if self.sharpness is None:
+            return estimate
+        factor = self.sharpness.exp()
+        logits, margins = estimate.logits * factor, estimate.margins * factor
+        return replace(estimate, logits=logits, margins=margins)
 
     @torch.no_grad()
     def evaluate(self, pixels: Tensor, labels: Tensor, eps: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from lipcert.errors import UsageError
@@ -14,8 +14,10 @@ from lipcert.train.bounds import BoundName
 from lipcert.train.losses import LossName
 from lipcert.train.rewriting import ActivationChoice, Sharing
 from lipcert.train.schedules import LearningRate, Schedule
+from lipcert.train.selection import Selection
 
 Optimiser = Literal["adam", "adamw"]
+Temperature = Literal["fixed", "learned"]
 Augment = Literal["auto", "none", "crop-flip"]
 
 
@@ -28,7 +30,11 @@ class Recipe:
     down to ``kappa``) in epochs. ``gap``: the margin that the hinge asks for. ``sparsity``: the
     weight of that loss. ``power_steps``: iterations of each sample's norms. ``ema``: decay a step
     of the averaged weights, 0 for none. ``validation``: the share of the training images held out.
-    ``limit``: use only so many training images.
+    ``limit``: use only so many training images. ``temperature``: whether the loss learns one for
+    the logits. ``select``: which epoch's weights are exported. ``patience``: end where so many
+    epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
+    clock, which sets ``epochs``, ``warmup`` and ``ramp`` (see ``lipcert.train.plan``); None: as
+    long as the epochs take.
     """
 
     eps: Epsilon
@@ -56,6 +62,10 @@ class Recipe:
     validation: float = 0.1
     augment: Augment = "auto"
     limit: int | None = None
+    temperature: Temperature = "fixed"
+    select: Selection = field(default_factory=Selection)
+    patience: int | None = None
+    minutes: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +77,7 @@ class Recipe:
             ("--optimiser", self.optimiser, get_args(Optimiser)),
             ("--lr-schedule", self.rate_schedule, get_args(LearningRate)),
             ("--augment", self.augment, get_args(Augment)),
+            ("--temperature", self.temperature, get_args(Temperature)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
@@ -96,6 +107,10 @@ class Recipe:
                 raise UsageError(f"{name} {number}: give a number {span}")
         if not 0 < self.validation < 1:
             raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience {self.patience}: give at least 1 epoch")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes {self.minutes}: give a time above 0")
         if self.limit is not None and self.limit < 2:
             raise UsageError(f"--train-limit {self.limit}: give at least 2")
         if self.warmup + self.ramp > self.epochs:
@@ -123,7 +138,7 @@ class Recipe:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"eps": self.eps.text}
+        return asdict(self) | {"eps": self.eps.text, "select": self.select.text}
 
     @property
     def digest(self) -> str:

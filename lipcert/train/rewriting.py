@@ -1,5 +1,6 @@
 """What is changed in a file before it is trained: the graph stays the file's, names included.
 
+    float16                                  becomes float32
     weights kept in Constant nodes           become initializers, so that they can be trained
     BatchNormalization with statistics       γ' = γ/√(σ² + ε), β' = β − μγ', mean 0, variance 1
     Relu, but for one that gives the output  Relu, then Min(θ): ReLU-θ, constant above θ
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lipcert.errors import CannotCertify
 from lipcert.loading.onnx_file import inlined, opset
 from lipcert.loading.runtime import Runtime
+from lipcert.train.widening import widened
 
 ActivationChoice = Literal["keep", "clipped", "maxmin-clipped"]
 Sharing = Literal["neuron", "channel"]
@@ -37,10 +39,11 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 @dataclass(frozen=True)
 class Rewritten:
     """The file's graph, ready to be trained; ``thresholds``: the new initializers, all without
-    effect as yet."""
+    effect as yet; ``widened``: whether the file had anything in float16."""
 
     model: onnx.ModelProto
     thresholds: tuple[str, ...]
+    widened: bool
 
 
 def rewrite(
@@ -51,16 +54,17 @@ def rewrite(
     ``sharing``: one threshold a neuron, or one a channel. Raises ``CannotCertify``.
     """
     model = inlined(onnx.ModelProto.FromString(content))
+    wide = widened(model)
     _lift_constants(model.graph)
     _neutralise_batch_norms(model.graph)
     if activation == "keep":
-        return Rewritten(model, ())
+        return Rewritten(model, (), wide)
     if opset(model) < _BROADCASTING_OPSET:
         raise CannotCertify(
             f"{name}: opset {opset(model)}, where Min does not broadcast; convert the file to "
             f"opset {_BROADCASTING_OPSET} or later, or give --activation keep"
         )
-    return _Clipping(model, name, activation, sharing, image).run()
+    return Rewritten(*_Clipping(model, name, activation, sharing, image).run(), wide)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:
@@ -130,12 +134,13 @@ class _Clipping:
             )
         self.shapes = self._shapes(clipped)
 
-    def run(self) -> Rewritten:
+    def run(self) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+        """The model, and the names of the thresholds."""
         nodes = [new for node in self.graph.node for new in self._rewritten(node)]
         _replace_nodes(self.graph, nodes)
         # Shapes that the file wrote down for values that have moved are left to inference.
         del self.graph.value_info[:]
-        return Rewritten(self.model, tuple(self.thresholds))
+        return self.model, tuple(self.thresholds)
 
     def _is_clipped(self, node: onnx.NodeProto) -> bool:
         if self.results.intersection(node.output):

@@ -10,12 +10,12 @@ import onnx
 
 from lipcert.data import Dataset
 from lipcert.errors import UsageError
-from lipcert.loading import LoadedModel, load_model
+from lipcert.loading import LoadedModel
 from lipcert.loading.onnx_file import check, opset
 from lipcert.loading.reader import network_of, read
-from lipcert.loading.weights import replace_weights
+from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
-from lipcert.run import Model, Preprocessing
+from lipcert.run import Model, ModelSource, Preprocessing, open_model
 from lipcert.train import architectures
 from lipcert.train.recipe import Recipe
 from lipcert.train.rewriting import Rewritten, rewrite
@@ -37,8 +37,10 @@ def open_source(
     preprocessing: Preprocessing,
     data: Dataset,
     seed: int,
+    output: str | None = None,
 ) -> Source:
-    """``path``: an ONNX file, a .safetensors file for ``arch``, or None for ``arch`` from scratch.
+    """``path``: an ONNX file, weights for ``arch``, or None for ``arch`` from scratch; ``output``:
+    which one of a file's several outputs.
 
     Raises ``UsageError`` and ``CannotCertify``.
     """
@@ -48,12 +50,19 @@ def open_source(
     if arch is None or ":" in arch:
         if path is None:
             raise UsageError(f"--arch {arch}: goes with a .safetensors file; give it as MODEL")
-        loaded = load_model(path, weights=weights, arch=arch, input_shape=shape)
-        return Source(Model(loaded, preprocessing), True)
+        source = ModelSource(path, weights, arch, output)
+        return Source(open_model(source, preprocessing, image_shape=shape), True)
+    if output is not None:
+        raise UsageError(f"--output-name {output}: --arch {arch} has one output; leave it out")
+    if path is not None and weights is not None:
+        raise UsageError(f"{path.name}: holds the weights of --arch {arch}; leave out {weights}")
     model = architectures.build(arch, shape, data.classes, seed)
     given = path or weights
-    if given is not None and given.suffix != ".safetensors":
-        raise UsageError(f"{given.name}: --arch {arch} takes its weights from a .safetensors file")
+    if given is not None and given.suffix not in (".safetensors", *STATE_DICTS):
+        raise UsageError(
+            f"{given.name}: --arch {arch} takes its weights from a .safetensors file or a state "
+            f"dict ({', '.join(STATE_DICTS)}); fine-tune an ONNX file without --arch"
+        )
     files = {} if given is None else {given.name: replace_weights(model, given, arch)}
     return Source(Model(_loaded(model, arch, files), preprocessing), given is not None)
 

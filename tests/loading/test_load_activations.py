@@ -12,9 +12,9 @@ import onnx
 import pytest
 import torch
 from load_models import DOUBLE, Case, assert_agrees, network, reading
+from onnx import TensorProto
 from torch import Tensor, nn
 
-from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.activations import Activation
 
@@ -149,7 +149,7 @@ REFUSED: list[tuple[Case, str]] = [
     (written("softplus, early threshold", "p = Softplus x", "g = Greater x five",
              "y = Where g x p", five=np.array(5.0)), "softplus with a threshold of 5 jumps"),
     (written("another branch", "n = Neg x", "p = Softplus x", "g = Greater x twenty",
-             "y = Where g n p", twenty=np.array(20.0)), "Greater-13 at g: a comparison that is no part"),
+             "y = Where g n p", twenty=np.array(20.0)), "Where-16 at y: chooses by a comparison"),
 ]  # fmt: skip
 
 
@@ -273,3 +273,68 @@ def test_what_torch_exports_is_read(name: str, tmp_path: Path) -> None:
         theirs = net(x).detach().double()
         found = ours.logits(x[:, None].double())
         assert bool(((found - theirs).abs() <= 1e-5).all()), (opset, dynamo)
+
+
+JUMPS = {
+    "hardshrink": [
+        ("Greater", "x t", "above", {}), ("Less", "x u", "below", {}),
+        ("Or", "above below", "kept", {}), ("Where", "kept x z", "y", {}),
+    ],
+    "threshold": [("LessOrEqual", "x t", "below", {}), ("Where", "below z x", "y", {})],
+    "threshold by a number": [
+        ("Greater", "x t", "above", {}), ("Cast", "above", "mask", {"to": 1}),
+        ("Mul", "x mask", "y", {}),
+    ],
+    "between": [
+        ("GreaterOrEqual", "x u", "a", {}), ("LessOrEqual", "x t", "b", {}),
+        ("And", "a b", "c", {}),
+        ("Not", "c", "d", {}), ("Identity", "d", "e", {}), ("Where", "e x z", "y", {}),
+    ],
+    "jumps between": [
+        ("Abs", "x", "a", {}), ("Greater", "a t", "g", {}), ("Where", "g z x", "y", {}),
+    ],
+    "heaviside": [("Sign", "x", "s", {}), ("Relu", "s", "y", {})],
+    "shrink": [("Shrink", "x", "y", {"lambd": 0.5})],
+    "thresholded relu": [("ThresholdedRelu", "x", "y", {"alpha": 0.5})],
+    "rounded": [("Round", "x", "y", {})],
+}  # fmt: skip
+
+
+def test_shrinking_without_a_jump_is_read() -> None:
+    soft = ("Shrink", "x", "y", {"lambd": 0.5, "bias": 0.5})
+    assert not assert_agrees(Case("soft", [soft], SHAPE).model(), 1e-6).joints
+    plain = ("ThresholdedRelu", "x", "y", {"alpha": 0.0})
+    assert kinds(assert_agrees(Case("plain", [plain], SHAPE).model(), 1e-6)) == ["Clip"]
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_what_jumps_is_one_obstacle_and_says_so(name: str) -> None:
+    inits = {"t": np.float32(0.5), "u": np.float32(-0.5), "z": np.float32(0)}
+    found = reading(Case(name, JUMPS[name], SHAPE, 17, inits).model())
+    [problem] = found.problems
+    assert "jump" in problem
+    refused = [row.operator for row in found.operators if not row.supported]
+    assert len(refused) == 1
+    assert not {"Greater", "Less", "LessOrEqual", "And", "Or", "Not"} & set(refused)
+
+
+def test_an_output_that_is_true_or_false_is_no_logits() -> None:
+    model = Case("above", [("Sub", "x t", "y", {})], SHAPE, 17, {"t": np.float32(0.5)}).model()
+    model.graph.node[0].op_type = "Greater"
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+    [problem] = reading(model).problems
+    assert "true or false" in problem
+
+
+@pytest.mark.parametrize("pooled", ["AveragePool", "ReduceMean"])
+def test_a_normalisation_by_the_input_takes_joints(pooled: str) -> None:
+    how = {"kernel_shape": [1, 1]} if pooled == "AveragePool" else {"axes": [1]}
+    nodes = [
+        ("Mul", "x x", "s", {}), (pooled, "s", "m", how), ("Mul", "m t", "a", {}),
+        ("Add", "a k", "b", {}), ("Pow", "b p", "d", {}), ("Div", "x d", "y", {}),
+    ]  # fmt: skip
+    inits = {"t": np.float32(1e-4), "k": np.float32(1), "p": np.float32(0.75)}
+    assert len(assert_agrees(Case("lrn", nodes, (1, 2, 3, 3), 17, inits).model(), 1e-6).joints) == 3
+    for size in (1, 3, 5):
+        node = ("LRN", "x", "y", {"size": size, "alpha": 0.5, "bias": 1.5})
+        assert len(assert_agrees(Case("lrn", [node], (1, 4, 3, 3)).model(), 1e-6).joints) == 3

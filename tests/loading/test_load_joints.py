@@ -26,9 +26,7 @@ def joints(model: Any) -> list[str]:
     return [type(ours.nodes[i].kind).__name__ for i in ours.joints]
 
 
-def case(
-    *nodes: Any, shape: tuple[int, ...] = (1, 4, 6), opset: int = 17, **inits: Any
-) -> Case:
+def case(*nodes: Any, shape: tuple[int, ...] = (1, 4, 6), opset: int = 17, **inits: Any) -> Case:
     return Case("joint", nodes, shape, opset, inits)
 
 
@@ -171,7 +169,7 @@ def test_piecewise_linear_functions_need_no_joint(name: str, dynamo: bool, tmp_p
 def test_what_jumps_is_refused_with_the_places(dynamo: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = exported(mlp(functional.hardshrink), tmp_path / "net.onnx", dynamo=dynamo)
-    with pytest.raises(CannotCertify, match=r"Where.*jumps at -0.5, 0.5, as Hardshrink does"):
+    with pytest.raises(CannotCertify, match=r"Where.*jumps.*at -0.5, 0.5, as Hardshrink"):
         load_model(path)
 
 
@@ -325,12 +323,14 @@ def test_attention_of_opset_23_against_onnx_s_own_definition() -> None:
 REFUSED: dict[str, tuple[Case, str]] = {
     "the 1-norm": (case(("LpNormalization", "x", "y", {"p": 1})), "only the Euclidean norm"),
     "an axis that only one has": (
-        case(("Einsum", "x x", "y", {"equation": "bij,bkl->bil"})), "equation 'bij,bkl->bil'",
+        case(("Einsum", "x x", "y", {"equation": "bij,bkl->bil"})),
+        "equation 'bij,bkl->bil'",
     ),
     "an exponent": (
-        case(("Abs", "x", "a", {}), ("Pow", "a x", "y", {})), "must be a constant",
+        case(("Abs", "x", "a", {}), ("Pow", "a x", "y", {})),
+        "must be a constant",
     ),
-    "a jump": (case(("Sign", "x", "y", {})), "a function that jumps at 0"),
+    "a jump": (case(("Sign", "x", "y", {})), "jumps as its input moves"),
 }
 
 

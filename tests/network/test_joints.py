@@ -109,8 +109,10 @@ def test_images_and_remainders_hold_every_sampled_point(name: str) -> None:
             assert bool(((low - noise <= value) & (value <= high + noise)).all())
             moved = [p - a for p, a in zip(points, anchors, strict=True)]
             off = (value - here - line.once(moved)).abs()
-            noise = noise + rounding_of(joint, anchors) + 64 * DOUBLE.unit * (
-                line.magnitude_once([m.abs() for m in moved]) + here.abs()
+            noise = (
+                noise
+                + rounding_of(joint, anchors)
+                + 64 * DOUBLE.unit * (line.magnitude_once([m.abs() for m in moved]) + here.abs())
             )
             assert bool((off <= rest + noise).all())
 
@@ -161,9 +163,7 @@ def test_what_a_run_in_float32_rounds_is_within_its_bound_in_several_orders(name
             inside = [
                 (low <= p) & (p <= high) for p, (low, high) in zip(points, boxes, strict=True)
             ]
-            points = [
-                torch.where(i, p, a) for i, p, a in zip(inside, points, anchors, strict=True)
-            ]
+            points = [torch.where(i, p, a) for i, p, a in zip(inside, points, anchors, strict=True)]
             exact = joint.value(*points)
             for run in runs_of(joint, [p.float() for p in points], seed):
                 assert bool(((run.double() - exact).abs() <= bound).all())
@@ -228,7 +228,9 @@ def test_remainders_hold_in_exact_rational_arithmetic_at_every_corner(joint: Joi
         for part in start:
             parts.append(left[: len(part)])
             left = left[len(part) :]
-        moved = [[p - a for p, a in zip(x, y, strict=True)] for x, y in zip(parts, start, strict=True)]
+        moved = [
+            [p - a for p, a in zip(x, y, strict=True)] for x, y in zip(parts, start, strict=True)
+        ]
         value, here = exactly(joint, parts), exactly(joint, start)
         straight = exact_line(joint, held, moved)
         for v, h, s, r in zip(value, here, straight, rest, strict=True):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import lipcert
 from lipcert.certificate import Sample
 from lipcert.errors import InternalError, UsageError
+from lipcert.machine import usable_cores
 from lipcert.network import NetworkBuilder
 from lipcert.options import Epsilon, Options
 from lipcert.run.checks import implausible, spread
@@ -17,7 +18,6 @@ from lipcert.run.environment import (
     suitable_workers,
     threads,
     training_threads,
-    usable_cores,
 )
 from lipcert.run.job import Execution, Shard
 from lipcert.run.result import assurance, check_estimate, failed_sample
@@ -132,7 +132,7 @@ def test_workers_are_as_many_as_the_work_and_the_machine_have_room_for(monkeypat
 
 def test_a_container_has_the_cores_that_it_was_granted(tmp_path, monkeypatch):
     quota = tmp_path / "cpu.max"
-    monkeypatch.setattr("lipcert.run.environment._QUOTA", quota)
+    monkeypatch.setattr("lipcert.machine._QUOTA", quota)
     whole = usable_cores()
     assert whole >= 1
     for text, cores in (("max 100000\n", whole), ("150000 100000\n", 1), ("50000 100000\n", 1)):

@@ -42,9 +42,10 @@ class FakeCertifier:
         self.layer_norms = []
 
     def make(
-        self, network, options, *, samples, device, softmax, counterexamples, reach, key, file
-    ):
-        self.key = key
+        self, network, options, *, samples, shards, device, softmax, counterexamples, reach, key,
+        file,
+    ):  # fmt: skip
+        self.key, self.shards = key, shards
         self.samples, self.counterexamples = samples, counterexamples
         return self
 
@@ -176,7 +177,7 @@ def test_shards_spend_the_failure_probability_of_the_whole_run(model):
     fakes = [FakeCertifier() for _ in range(4)]
     for number, fake in enumerate(fakes, start=1):
         result = run(model, fake, shard=Shard(number, 4))
-        assert fake.samples == len(CHOSEN)
+        assert (fake.samples, fake.shards) == (len(CHOSEN), 4)
         assert result.certificate.data["shard"] == f"{number}/4"
     assert sorted(index for fake in fakes for index in fake.seen) == list(CHOSEN)
     with pytest.raises(UsageError, match="fewer shards"):
@@ -304,6 +305,7 @@ def test_a_terminal_sees_progress_and_a_pipe_sees_none(options):
                 None,
                 options,
                 samples=2,
+                shards=1,
                 device="cpu",
                 softmax=False,
                 counterexamples=None,

@@ -230,3 +230,40 @@ def test_two_processes_train_as_one(tmp_path):
     recipes = [json.loads((tmp_path / n / "recipe.json").read_text()) for n in ("one", "two")]
     assert [r["processes"] for r in recipes] == [1, 2]
     assert recipes[0]["recipe_sha256"] == recipes[1]["recipe_sha256"]
+
+
+def test_minutes_plan_the_epochs_and_a_resumed_run_keeps_the_plan(tmp_path):
+    stopping = StopAt(1)
+    made = training(tmp_path, stopping, minutes=0.05)
+    with pytest.raises(KeyboardInterrupt):
+        made.run(resume=False)
+    again = training(tmp_path, minutes=0.05)
+    again.run(resume=True)
+    assert again.progress.plan is not None
+    epochs, steps, _ = again.progress.plan
+    assert again.progress.step == epochs * steps
+    # Never more than was planned at first, and at least one epoch.
+    assert 1 <= epochs <= made.progress.plan[0]
+    assert made.progress.plan[1:] == again.progress.plan[1:]
+
+
+def test_a_plan_changes_no_weight_before_the_first_step(tmp_path):
+    training(tmp_path / "a", minutes=1e-3).run(resume=False)
+    training(tmp_path / "b", epochs=1, ramp=0.0).run(resume=False)
+    planned, plain = records(tmp_path / "a")[0], records(tmp_path / "b")[0]
+    assert planned["validation_clean"] == plain["validation_clean"]
+    assert planned["validation_certified_estimate"] == plain["validation_certified_estimate"]
+
+
+def test_patience_ends_where_nothing_gets_better(tmp_path):
+    # A rate of next to nothing: the first epoch after the ramp is as good as it gets.
+    made = training(tmp_path, epochs=40, ramp=0.0, patience=2, rate=1e-12, last_rate=1e-12)
+    made.run(resume=False)
+    assert made.progress.step // len(made.batches) <= 10
+
+
+def test_a_learned_temperature_moves_and_is_not_exported(tmp_path):
+    made = training(tmp_path, temperature="learned", epochs=1, ramp=0.0, rate=1e-2)
+    weights = made.run(resume=False)
+    assert float(made.objective.sharpness.detach()) != 0
+    assert set(weights) == set(made.objective.trainable.names)

@@ -16,7 +16,7 @@ from lipcert.network.activations import Clip
 from lipcert.options import Epsilon
 from lipcert.train.boxes import Estimate
 from lipcert.train.data import Batches, Images, crop_and_flip, held_out, natural
-from lipcert.train.losses import LOSSES, sparsity
+from lipcert.train.losses import LOSSES, Aim, sparsity
 from lipcert.train.schedules import Schedule
 
 
@@ -43,7 +43,9 @@ def test_gloro_adds_a_class_not_certified():
     found, labels = estimate()
     # The worst logits of the others: 2 − (−0.5) and 3 − 1.5.
     expected = cross_entropy([[2, 0, 1, 2.5], [0, 3, 0.5, 1.5]], [0, 1])
-    assert float(LOSSES["gloro"](found, labels, 0.3, 1.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["gloro"](found, labels, Aim(0.3, 1.0, 0.1))) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
@@ -52,16 +54,54 @@ def test_bcp_mixes_clean_and_worst_logits(kappa):
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
     worst = cross_entropy([[2, 1, 2.5], [1, 3, 1.5]], [0, 1])
     expected = kappa * clean + (1 - kappa) * worst
-    assert float(LOSSES["bcp"](found, labels, kappa, 1.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(LOSSES["bcp"](found, labels, Aim(kappa, 1.0, 0.1))) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_margin_is_a_hinge_on_the_smallest_margin():
     found, labels = estimate()
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
     hinge = (max(0, 2 + 0.5) + max(0, 2 - 1.5)) / 2
-    assert float(LOSSES["margin"](found, labels, 0.25, 2.0)) == pytest.approx(
+    assert float(LOSSES["margin"](found, labels, Aim(0.25, 2.0, 0.1))) == pytest.approx(
         0.25 * clean + 0.75 * hinge, rel=1e-5
     )
+
+
+def test_emma_raises_rivals_by_what_the_ball_adds_and_no_more_than_overtakes():
+    found, labels = estimate()
+    # Sample 0: leads 2 and 1, of which the ball takes 1 and 1.5, the latter cut to 1.
+    # Sample 1: leads 3 and 2.5, of which it takes 1 and 1.
+    expected = cross_entropy([[2, 1, 2], [1, 3, 1.5]], [0, 1])
+    loss = LOSSES["emma"](found, labels, Aim(0.3, 1.0, 0.1))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_emma_of_a_wrong_prediction_is_the_clean_loss():
+    logits, margins = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -3.0]])
+    found = Estimate(network(Clip(torch.zeros(()), None)), logits, margins, {})
+    loss = LOSSES["emma"](found, torch.tensor([0]), Aim(0.0, 1.0, 0.1))
+    assert float(loss) == pytest.approx(cross_entropy([[0, 1]], [0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_annealed_weighs_the_worst_logits_at_three_quarters(kappa):
+    found, labels = estimate()
+    total = 0.0
+    for row, label in (([2, 1, 2.5], 0), ([1, 3, 1.5], 1)):
+        each = cross_entropy([[v / 0.75 for v in row]], [label])
+        total += 0.75 * (1 - math.exp(-each)) ** 5 * each / 2
+    clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
+    loss = LOSSES["annealed"](found, labels, Aim(kappa, 1.0, 0.1))
+    assert float(loss) == pytest.approx(kappa * clean + (1 - kappa) * total, rel=1e-5)
+
+
+def test_offset_lowers_the_label_and_sharpens():
+    found, labels = estimate()
+    down = 2 * math.sqrt(2) * 0.1
+    rows = [[4 * (2 - down), 0, 4], [0, 4 * (3 - down), 2]]
+    loss = LOSSES["offset"](found, labels, Aim(0.0, 1.0, 0.1))
+    assert float(loss) == pytest.approx(cross_entropy(rows, [0, 1]) / 4, rel=1e-5)
 
 
 def box(low, high):

@@ -72,8 +72,33 @@ def test_weights_for_a_named_architecture(tmp_path):
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(CannotCertify, match=r"missing: 'conv1\.bias'"):
         open_source(path, None, "4c3f", Preprocessing(), data(), seed=0)
-    with pytest.raises(UsageError, match=r"from a \.safetensors file"):
+    with pytest.raises(UsageError, match=r"from a \.safetensors file or a state dict"):
         open_source(tmp_path / "model.onnx", None, "4c3f", Preprocessing(), data(), seed=0)
+    with pytest.raises(UsageError, match="leave out"):
+        open_source(path, path, "4c3f", Preprocessing(), data(), seed=0)
+    with pytest.raises(UsageError, match="one output"):
+        open_source(path, None, "4c3f", Preprocessing(), data(), 0, "logits")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [("", None), ("module.", "state_dict"), ("model.", "net"), ("module._orig_mod.", "model")],
+)
+def test_a_state_dict_for_a_named_architecture(tmp_path, prefix, key):
+    made = build("4c3f", (1, 8, 8), 10, seed=5)
+    numbers = {
+        prefix + t.name: torch.from_numpy(numpy_helper.to_array(t) / 2)
+        for t in made.graph.initializer
+    }
+    path = tmp_path / "weights.pt"
+    torch.save(numbers if key is None else {key: numbers, "epoch": 3}, path)
+    source = open_source(path, None, "4c3f", Preprocessing(), data((1, 8, 8)), seed=0)
+    for tensor in made.graph.initializer:
+        half = numpy_helper.to_array(tensor) / 2
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    x = torch.rand(2, 1, 8, 8)
+    found = source.model.loaded.network.logits(x.double())
+    assert torch.allclose(found.float(), run(made, x), atol=1e-5)
 
 
 def test_preprocessing_is_in_front_and_not_in_the_file():

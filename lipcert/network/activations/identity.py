@@ -13,7 +13,8 @@ from lipcert.network.activations.piecewise_linear import Piece, PiecewiseLinear
 @dataclass(frozen=True, eq=False)
 class Identity(PiecewiseLinear):
     """``z`` itself. In front of every input of a joint, by ``lower``: the bounds keep boxes of what
-    activations read, and a joint needs the boxes of its inputs. Its slope is 1, and nothing else."""
+    activations read, and a joint needs the boxes of its inputs. Its slope is always 1.
+    """
 
     def value(self, z: Tensor) -> Tensor:
         return z

@@ -8,7 +8,8 @@ With ``x̃ = x − mean(x)`` where it is centred, else ``x``, along the last axi
 ``u = x̃/s`` the derivative is ``(c/s)(P − u uᵀ)``, ``P`` the centring. As ``s`` is the length of the
 lifted vector ``(x̃, √e)``, with ``t = u·Δ``, ``D = ‖Δ̃‖``, ``T ≥ |t|`` and ``s_lo = s0 − T``,
 
-    s ≥ s0 + t ≥ s_lo,    |s − s0| ≤ E = T + D²/(2 s_lo),    1/s = 1/s0 − t/s0² + q,  |q| ≤ D²/s_lo³,
+    s ≥ s0 + t ≥ s_lo,    |s − s0| ≤ E = T + D²/(2 s_lo),
+    1/s = 1/s0 − t/s0² + q,    |q| ≤ D²/s_lo³,
 
 because the second derivative of ``1/‖·‖`` along a line lies between ``−D²/s³`` and ``2D²/s³``. So
 

@@ -1,0 +1,64 @@
+"""How many epochs fit into the minutes that a training is given.
+
+A few steps at the full eps and one batch of the validation are timed before the first epoch. An
+epoch is cut where fewer than eight whole ones would fit, so that the schedules still have room and
+the weights are chosen among some; the validation takes at most a tenth of the time. Machines slow
+down: after every epoch the number of epochs falls where the rest would no longer fit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lipcert.train.recipe import Recipe
+
+# Steps that are timed, after the first one, which allocates.
+TIMED = 4
+_EPOCHS = 8
+_VALIDATION_SHARE = 0.1
+# Images that a validation keeps at least, however little time there is.
+_LEAST_VALIDATION = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``epochs`` of ``steps`` batches each, every one validated with ``validation`` images."""
+
+    epochs: int
+    steps: int
+    validation: int
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with these epochs; warm-up and ramp keep their shares of all."""
+        share = self.epochs / recipe.epochs
+        return replace(
+            recipe, epochs=self.epochs, warmup=recipe.warmup * share, ramp=recipe.ramp * share
+        )
+
+    def shortened(self, done: int, spent: float, seconds: float) -> Plan:
+        """With fewer epochs where, at the pace of the ``done`` ones that took ``spent``, the rest
+        would pass ``seconds``; the epoch under way is always the last one at least."""
+        fit = int(done * seconds / spent) if spent > 0 else self.epochs
+        return replace(self, epochs=min(self.epochs, max(done, fit)))
+
+
+def plan(seconds: float, step: float, image: float, steps: int, validation: int) -> Plan:
+    """For a training of ``seconds``, where a step takes ``step`` and validating an image ``image``
+    seconds, an epoch has ``steps`` batches and ``validation`` images are held out."""
+    affordable = int(_VALIDATION_SHARE * seconds / (_EPOCHS * max(image, 1e-9)))
+    checked = min(validation, max(_LEAST_VALIDATION, affordable))
+    in_all = max(1, int((seconds - image * checked) / max(step, 1e-9)))
+    each = max(1, min(steps, in_all // _EPOCHS))
+    epochs = max(1, int((seconds - image * checked) / (step * each + image * checked)))
+    return Plan(epochs, each, checked)
+
+
+def timed(action: Callable[[], object], times: int) -> float:
+    """Seconds that one call takes, the mean of so many, after one that is not counted."""
+    action()
+    began = time.perf_counter()
+    for _ in range(times):
+        action()
+    return (time.perf_counter() - began) / times

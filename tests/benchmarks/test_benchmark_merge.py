@@ -1,0 +1,102 @@
+"""Merging shards of very many samples: time and memory a record, and the bar for ten million."""
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipcert.cli.main import main
+from lipcert.tally import Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "examples" / "digits.onnx"
+# Ten million take minutes, and as many gigabytes of disk: LIPCERT_MERGE_RECORDS=10000000.
+RECORDS = int(os.environ.get("LIPCERT_MERGE_RECORDS", "500000"))
+SHARDS = 4
+LINE = (
+    '{{"index": {index}, "label": 3, "prediction": 3, "verdict": "certified", "margin": {margin!r},'
+    ' "radius": {radius!r}, "lipschitz": 21.542524543775382, "method": "dual", "seconds": 0.75,'
+    ' "certified": ["0.3", "0.7"], "failure_probability": {spent!r}, "attack_radius": 4.5,'
+    ' "deployed_error": 0.0161406792591981, "rungs": {{"prediction": 0.125, "local": 0.25,'
+    ' "attack": 0.125, "dual": 0.25}}, "decided_by": "local", "eliminated": [0, 16, 5]}}\n'
+)
+CHILD = """
+import sys
+from pathlib import Path
+from lipcert.merging import merge
+*folders, output = map(Path, sys.argv[1:])
+if __name__ == "__main__":
+    merge(folders, output)
+"""
+
+
+def synthetic(folder: Path, records: int) -> list[Path]:
+    """Shards of a run that never was, each figure of their certificates true to their samples."""
+    options = ("--data", "digits", "--eps", "0.3,0.7", "--effort", "fast", "--limit", "2")
+    shard = ("--shard", "1/2", "--output", str(folder / "template"))
+    assert main(["certify", str(DIGITS), *options, *shard, "--quiet", "--workers", "1"]) == 0
+    template = json.loads((folder / "template" / "certificate.1-of-2.json").read_text())
+    chosen = hashlib.sha256(np.arange(records, dtype="<i8").tobytes()).hexdigest()
+    made = []
+    for number in range(1, SHARDS + 1):
+        out = folder / f"shard-{number}"
+        out.mkdir()
+        digest = hashlib.sha256()
+        tally = Tally(("0.3", "0.7"), estimate=False)
+        with (out / f"samples.{number}-of-{SHARDS}.jsonl").open("wb") as file:
+            for index in range(number - 1, records, SHARDS):
+                varied = 1 + (index * 7919 % 1000003) / 1000003
+                line = LINE.format(
+                    index=index, margin=15 * varied, radius=varied, spent=1e-10 / records
+                ).encode()
+                digest.update(line)
+                file.write(line)
+                tally.add(json.loads(line))
+        layers = template["layers"]
+        shares = tally.eliminated([layer["neurons"] for layer in layers])
+        certificate = template | {
+            "samples_sha256": digest.hexdigest(), "summary": tally.summary(),
+            "cascade": tally.cascade(), "layers": [
+                layer | {"eliminated": share} for layer, share in zip(layers, shares, strict=True)
+            ],
+            "data": template["data"] | {
+                "size": records, "chosen": records, "indices_sha256": chosen,
+                "shard": f"{number}/{SHARDS}",
+            },
+            "assurance": {"kind": "randomised", "failure_probability": 1e-10 + tally.spent},
+        }  # fmt: skip
+        (out / f"certificate.{number}-of-{SHARDS}.json").write_text(json.dumps(certificate))
+        made.append(out)
+    return made
+
+
+@pytest.mark.benchmark
+def test_ten_million_samples_merge_in_five_minutes_and_two_gibibytes(tmp_path, monkeypatch):
+    monkeypatch.delenv("LIPCERT_MERGE_RECORDS", raising=False)
+    folders = synthetic(tmp_path, RECORDS)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", CHILD, *map(str, folders), str(tmp_path / "merged")],
+        check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    certificate = json.loads((tmp_path / "merged" / "certificate.json").read_text())
+    assert certificate["summary"]["n"] == RECORDS
+    each = 1e6 / RECORDS
+    print(
+        f"\n{RECORDS} records in {SHARDS} shards: {wall:.1f} s, {wall * each:.1f} µs a record; "
+        f"{cpu:.1f} s of processor time, {cpu * each:.1f} µs a record; largest process "
+        f"{after.ru_maxrss / 2**10:.0f} MiB"
+    )
+    # Of processor time, which two cores share; wall clock tells of who else is at work.
+    assert cpu / RECORDS * 10_000_000 < 2 * 300
