@@ -351,9 +351,8 @@ def joint_anchors(
     case: tuple[Joint, float, float], count: int, generator: Generator
 ) -> list[Tensor]:
     joint, low, high = case
-    return [
-        low + (high - low) * uniform((count, *shape), generator) for shape in joint.in_shapes
-    ]
+    return [low + (high - low) * uniform((count, *shape), generator) for shape in joint.in_shapes]
+
 
 # Networks ----------------------------------------------------------------------------------------
 

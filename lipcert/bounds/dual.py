@@ -81,7 +81,12 @@ class DualBound:
         )
 
     def _start(
-        self, state: State, crossings: dict[int, Crossing], lines: Lines, forms: Forms, *,
+        self,
+        state: State,
+        crossings: dict[int, Crossing],
+        lines: Lines,
+        forms: Forms,
+        *,
         crown: bool,
     ) -> tuple[Multipliers, Tensor]:
         """Slopes, at each layer the best of a few multipliers for them, and the change they give.
@@ -320,9 +325,7 @@ class DualBound:
                 charge = charge + _spent(passed, layer.drift) + error * layer.drifted
             return passed, error
 
-        def join(
-            i: int, joint: Joint, value: Tensor, error: Tensor
-        ) -> list[tuple[Tensor, Tensor]]:
+        def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
             nonlocal charge, steep
             (line, rest), dtype = lines[i], value.dtype
             norm = line.steepness(joint.in_shapes, joint.out_shape, value.double())

@@ -107,9 +107,7 @@ class Assembler:
         self.allowance.keep(sum(part.size for part in parts))
         if isinstance(joint, MatrixProduct):
             self.allowance.run(size * joint.inner)
-        return self._variable(
-            self.builder.joint(joint, [part.node for part in parts], self.origin)
-        )
+        return self._variable(self.builder.joint(joint, [part.node for part in parts], self.origin))
 
     def stored(self, x: Variable, format: Arithmetic) -> Variable:
         """The value in another format: rounded to it, and lost where it overflows there."""

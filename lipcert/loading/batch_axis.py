@@ -118,9 +118,7 @@ def _is_never_equal(
 ) -> bool:
     """Whether a comparison with the number of samples, which grows from the one to the other, is
     with something smaller: with −1 in a shape, as exporters write of ``expand``."""
-    sides = [
-        [np.asarray(values[name]) for name in node.input] for values in (one, two)
-    ]
+    sides = [[np.asarray(values[name]) for name in node.input] for values in (one, two)]
     (a, b), (c, d) = sides
     grows = (c != a) | (d != b)
     apart = ((c > a) & (a > b) & (d == b)) | ((d > b) & (b > a) & (c == a))

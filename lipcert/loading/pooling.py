@@ -105,6 +105,7 @@ def _reduce(call: Call, x: Variable, axes: Sequence[int], keep: bool, kind: str)
 
 def _global(kind: str) -> Callable[[Call], Variable]:
     """Over all spatial axes."""
+
     def rule(call: Call) -> Variable:
         x = call.variable(0)
         return _reduce(call, x, range(2, len(x.shape)), True, kind)
