@@ -34,12 +34,13 @@ from lipcert.network.activations import (
 )
 from lipcert.network.joints import (
     Curve,
+    InverseLength,
     Joint,
     MatrixProduct,
-    Normalise,
     Product,
     Quotient,
     Softmax,
+    Standardise,
 )
 from lipcert.network.operators import (
     Convolution,
@@ -322,20 +323,24 @@ ACTIVATION_CASES: dict[str, ActivationBuilder] = {
 
 # A joint, and where its inputs may lie: anchors between these two numbers.
 JOINT_CASES: dict[str, tuple[Joint, float, float]] = {
-    "product": (Product((2, 3)), -2.0, 2.0),
-    "quotient": (Quotient((2, 3)), 0.5, 3.0),
-    "quotient, negative": (Quotient((4,)), -3.0, -0.5),
+    "product": (Product((2, 3), (2, 3)), -2.0, 2.0),
+    "product with one number each": (Product((2, 3, 2), (2, 1, 1)), -2.0, 2.0),
+    "outer product": (Product((3, 1), (1, 4)), -2.0, 2.0),
+    "quotient": (Quotient((2, 3), (2, 3)), 0.5, 3.0),
+    "quotient by one number": (Quotient((2, 3), (2, 1)), 0.5, 3.0),
+    "quotient, negative": (Quotient((4,), (4,)), -3.0, -0.5),
     "matrix product": (MatrixProduct((2,), 3, 4, 2), -2.0, 2.0),
     "matrix product, one row": (MatrixProduct((), 1, 5, 3), -2.0, 2.0),
     "softmax": (Softmax((2, 5)), -3.0, 3.0),
     "softmax, sharp": (Softmax((6,)), -40.0, 40.0),
     "softmax of one": (Softmax((3, 1)), -3.0, 3.0),
-    "layer norm": (Normalise((2, 6), 1e-5, True, True), -2.0, 2.0),
-    "layer norm, off centre": (Normalise((2, 6), 1e-5, True, True), 90.0, 94.0),
-    "layer norm of two": (Normalise((3, 2), 1e-3, True, True), -2.0, 2.0),
-    "RMS norm": (Normalise((2, 6), 1e-6, False, True), -2.0, 2.0),
-    "L2 norm": (Normalise((2, 6), 0.0, False, False), -2.0, 2.0),
-    "L2 norm, floor": (Normalise((2, 6), 0.0, False, False, 1e-12), -2.0, 2.0),
+    "layer norm": (InverseLength((2, 6), 1e-5, True, True), -2.0, 2.0),
+    "layer norm, off centre": (InverseLength((2, 6), 1e-5, True, True), 90.0, 94.0),
+    "layer norm of two": (InverseLength((3, 2), 1e-3, True, True), -2.0, 2.0),
+    "RMS norm": (InverseLength((2, 6), 1e-6, False, True), -2.0, 2.0),
+    "L2 norm": (InverseLength((2, 6), 0.0, False, False), -2.0, 2.0),
+    "L2 norm, floor": (InverseLength((2, 6), 0.0, False, False, 1e-12), -2.0, 2.0),
+    "standardise": (Standardise((2, 5)), -2.0, 2.0),
     "square": (Curve((2, 3), "power", 2.0), -2.0, 2.0),
     "cube": (Curve((2, 3), "power", 3.0), -2.0, 2.0),
     "root": (Curve((2, 3), "power", 0.5), 0.2, 4.0),

@@ -18,14 +18,15 @@ from torch import Tensor
 from lipcert.loading.assembler import Variable, number, places
 from lipcert.loading.pooling import reduced
 from lipcert.loading.value import Call, Unsupported, Value, varies
-from lipcert.network.activations import absolute
+from lipcert.network.activations import Identity, absolute
 from lipcert.network.joints import (
     Curve,
+    InverseLength,
     MatrixProduct,
-    Normalise,
     Product,
     Quotient,
     Softmax,
+    Standardise,
 )
 
 _NOTE = "enclosed by its derivative and a remainder"
@@ -39,9 +40,14 @@ def _product(call: Call, left: Variable, right: Variable) -> Variable:
     """Broadcast as ONNX does; of a value with itself the square."""
     if left == right:
         return _curve(call, left, 2.0)
-    shape = np.broadcast_shapes(left.shape, right.shape)
-    one, other = (call.assembler.expand(x, shape) for x in (left, right))
-    return call.assembler.joint(Product(shape), [one, other])
+    one, other = _of_one_rank(call, left, right)
+    return call.assembler.joint(Product(one.shape, other.shape), [one, other])
+
+
+def _of_one_rank(call: Call, *values: Variable) -> list[Variable]:
+    """With axes of one number in front where some have fewer axes."""
+    rank = max(len(x.shape) for x in values)
+    return [call.assembler.reshape(x, (*(1,) * (rank - len(x.shape)), *x.shape)) for x in values]
 
 
 def _divide(call: Call) -> Variable:
@@ -53,9 +59,8 @@ def _divide(call: Call) -> Variable:
         return call.assembler.diagonal(call.assembler.expand(inverse, shape), numerator, None)
     if not isinstance(below, Variable):
         raise Unsupported("a division by zero")
-    shape = np.broadcast_shapes(above.shape, below.shape)
-    one, other = (call.assembler.expand(x, shape) for x in (above, below))
-    return call.assembler.joint(Quotient(shape), [one, other])
+    one, other = _of_one_rank(call, above, below)
+    return call.assembler.joint(Quotient(one.shape, other.shape), [one, other])
 
 
 def _curve(call: Call, x: Variable, power: float) -> Variable:
@@ -205,10 +210,19 @@ def _normalised(
     epsilon = float(call.attributes[name])
     if not 0 <= epsilon < math.inf:
         raise Unsupported(f"attribute {name}={epsilon}")
-    return _along(
-        call, x, axes,
-        lambda y: call.assembler.joint(Normalise(y.shape, epsilon, centred, True), [y]),
-    )  # fmt: skip
+
+    def rule(y: Variable) -> Variable:
+        # One place for all that read it.
+        y = assembler.activation(Identity(), y)
+        inverse = assembler.joint(InverseLength(y.shape, epsilon, centred, True), [y])
+        if not centred:
+            return assembler.joint(Product(y.shape, inverse.shape), [y, inverse])
+        size = y.shape[-1]
+        mean = assembler.dense(y, torch.full((1, size), 1 / size, dtype=torch.float64))
+        return assembler.joint(Standardise(y.shape), [y, mean, inverse])
+
+    assembler = call.assembler
+    return _along(call, x, axes, rule)
 
 
 def _scaled(call: Call, x: Variable, scale: Tensor | None, bias: Tensor | None) -> Variable:
@@ -247,10 +261,14 @@ def _lp_normalization(call: Call) -> Variable:
     if power != 2:
         raise Unsupported(f"attribute p={power}: only the Euclidean norm")
     axis = int(call.attributes["axis"]) % len(x.shape)
-    return _along(
-        call, x, [axis],
-        lambda y: call.assembler.joint(Normalise(y.shape, 0.0, False, False), [y]),
-    )  # fmt: skip
+
+    def rule(y: Variable) -> Variable:
+        y = assembler.activation(Identity(), y)
+        inverse = assembler.joint(InverseLength(y.shape, 0.0, False, False), [y])
+        return assembler.joint(Product(y.shape, inverse.shape), [y, inverse])
+
+    assembler = call.assembler
+    return _along(call, x, [axis], rule)
 
 
 def _sum_of_squares(call: Call) -> Variable:
@@ -282,14 +300,14 @@ def _local_response(call: Call) -> Variable:
     scale, bias = (float(attributes[name]) for name in ("alpha", "bias"))
     below = assembler.diagonal(summed, number(scale / size), number(bias))
     power = _curve(call, below, float(attributes["beta"]))
-    return assembler.joint(Quotient(x.shape), [x, power])
+    return assembler.joint(Quotient(x.shape, power.shape), [x, power])
 
 
 def _softsign(call: Call) -> Variable:
     """``x / (1 + |x|)``."""
     x, assembler = call.variable(0), call.assembler
     below = assembler.diagonal(assembler.activation(absolute(), x), None, number(1.0))
-    return assembler.joint(Quotient(x.shape), [x, below])
+    return assembler.joint(Quotient(x.shape, below.shape), [x, below])
 
 
 def _attention(call: Call) -> Variable:

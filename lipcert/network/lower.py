@@ -6,7 +6,8 @@ differences, and an affine map back. What is left is affine operators and elemen
 activations, all that the backward bounds need to know. Halves are exact: in real arithmetic the
 function is the same, and what a float64 evaluation rounds is charged as for any other operator.
 
-In front of every input of a joint stands an ``Identity`` from then on, where its box is kept.
+In front of every input of a joint stands an ``Identity`` from then on, where its box is kept; one
+that is there already serves all that read it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class _Lowering(Forward[int]):
 
     def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
         origin = self._origin(i)
-        kept = [self.builder.activation(Identity(), part, origin) for part in parts]
+        kept = []
+        for part in parts:
+            known = isinstance(self.builder.nodes[part].kind, Identity)
+            kept.append(part if known else self.builder.activation(Identity(), part, origin))
         return self.builder.joint(joint, kept, origin)
 
 

@@ -30,23 +30,26 @@ def case(*nodes: Any, shape: tuple[int, ...] = (1, 4, 6), opset: int = 17, **ini
     return Case("joint", nodes, shape, opset, inits)
 
 
+_NORM = ["InverseLength", "Standardise"]
 OPERATORS: dict[str, tuple[Case, list[str]]] = {
     "layer norm 17": (
         case(("LayerNormalization", "x s b", "y", {"epsilon": 1e-3}), s=(6,), b=(6,)),
-        ["Normalise"],
+        _NORM,
     ),
     "layer norm over two axes": (
-        case(("LayerNormalization", "x s", "y", {"axis": 1}), s=(4, 6)), ["Normalise"],
+        case(("LayerNormalization", "x s", "y", {"axis": 1}), s=(4, 6)), _NORM,
     ),
     "instance norm": (
         case(("InstanceNormalization", "x s b", "y", {}), shape=(1, 4, 3, 3), s=(4,), b=(4,)),
-        ["Normalise"],
+        _NORM,
     ),
     "group norm 21": (
         case(("GroupNormalization", "x s b", "y", {"num_groups": 2}), shape=(1, 4, 3, 3), opset=21,
-             s=(4,), b=(4,)), ["Normalise"],
+             s=(4,), b=(4,)), _NORM,
     ),
-    "L2 normalisation": (case(("LpNormalization", "x", "y", {"axis": 1})), ["Normalise"]),
+    "L2 normalisation": (
+        case(("LpNormalization", "x", "y", {"axis": 1})), ["InverseLength", "Product"],
+    ),
     "length": (
         case(("ReduceL2", "x", "l", {"axes": [-1], "keepdims": 1}), ("Div", "x l", "y", {})),
         ["Curve", "Curve", "Quotient"],
@@ -246,7 +249,7 @@ class Gated(nn.Module):
         return self.out(functional.silu(self.left(x)) * self.right(x))
 
 
-_ATTENTION = ["Normalise", "MatrixProduct", "Softmax", "MatrixProduct", "Normalise"]
+_ATTENTION = [*_NORM, "MatrixProduct", "Softmax", "MatrixProduct", *_NORM]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str] | None]] = {
     "attention, sdpa": (lambda: Transformer(Attention("sdpa")), _ATTENTION),
     "attention, einsum": (lambda: Transformer(Attention("einsum")), _ATTENTION),
@@ -258,10 +261,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str] | None]] = {
     "squeeze-excite, hard": (
         lambda: convolutional(nn.Hardswish(), SqueezeExcite(nn.Hardsigmoid())), ["Product"],
     ),
-    "group norm": (lambda: convolutional(nn.GroupNorm(4, 8), nn.ReLU()), ["Normalise"]),
-    "instance norm": (lambda: convolutional(nn.InstanceNorm2d(8), nn.ReLU()), ["Normalise"]),
+    "group norm": (lambda: convolutional(nn.GroupNorm(4, 8), nn.ReLU()), _NORM),
+    "instance norm": (lambda: convolutional(nn.InstanceNorm2d(8), nn.ReLU()), _NORM),
     "layer norm of an image": (
-        lambda: convolutional(nn.LayerNorm([8, 8, 8]), nn.ReLU()), ["Normalise"],
+        lambda: convolutional(nn.LayerNorm([8, 8, 8]), nn.ReLU()), _NORM,
     ),
     "gated linear units": (Gated, ["Product"]),
     "a head of unit lengths": (Cosine, None),

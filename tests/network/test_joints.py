@@ -9,7 +9,15 @@ import torch
 from laws import JOINT_CASES, joint_anchors, normal, seeded, uniform
 from torch import Tensor
 
-from lipcert.network.joints import Joint, MatrixProduct, Normalise, Product, Quotient, Softmax
+from lipcert.network.joints import (
+    InverseLength,
+    Joint,
+    MatrixProduct,
+    Product,
+    Quotient,
+    Softmax,
+    Standardise,
+)
 from lipcert.rounding import DOUBLE, SINGLE
 
 CASES = pytest.mark.parametrize("name", list(JOINT_CASES))
@@ -102,6 +110,8 @@ def test_images_and_remainders_hold_every_sampled_point(name: str) -> None:
         rest = joint.remainder(anchors, boxes)
         line, here = joint.derivative(anchors), joint.value(*anchors)
         assert not bool(rest.isnan().any())
+        shapes = {t.shape for t in (low, high, rest, here, rounding_of(joint, anchors))}
+        assert shapes == {(6, *joint.out_shape)}
         for seed in range(12):
             points = points_in(boxes, seed)
             value = joint.value(*points)
@@ -122,7 +132,7 @@ def test_remainders_are_not_far_above_what_happens(name: str) -> None:
     """At small widths within a factor of what some point of the box comes to, over all values."""
     case = JOINT_CASES[name]
     joint = case[0]
-    if joint.out_shape[-1] == 1:
+    if joint.in_shapes[0][-1] == 1:
         return
     anchors = joint_anchors(case, 4, seeded(5))
     boxes: Boxes = [(a - 1e-3, a + 1e-3) for a in anchors]
@@ -132,7 +142,7 @@ def test_remainders_are_not_far_above_what_happens(name: str) -> None:
         points = points_in(boxes, 2 * seed)
         moved = [p - a for p, a in zip(points, anchors, strict=True)]
         most = torch.maximum(most, (joint.value(*points) - here - line.once(moved)).abs())
-    wide = 40.0 if isinstance(joint, Normalise | Softmax) else 4.0
+    wide = 40.0 if isinstance(joint, InverseLength | Softmax) else 4.0
     assert float(rest.sum()) <= wide * float(most.sum()) + 1e-12
 
 
@@ -189,7 +199,7 @@ def runs_of(joint: Joint, values: list[Tensor], seed: int) -> list[Tensor]:
             for k in order:
                 total = total + one[..., :, k : k + 1] * other[..., k : k + 1, :]
             runs.append(total)
-        case Normalise():
+        case InverseLength():
             (x,) = values
             n = x.shape[-1]
             total, squares = torch.zeros_like(x[..., :1]), torch.zeros_like(x[..., :1])
@@ -199,7 +209,10 @@ def runs_of(joint: Joint, values: list[Tensor], seed: int) -> list[Tensor]:
             mean = total / n if joint.centred else torch.zeros_like(total)
             square = (squares / n if joint.mean else squares) - mean * mean
             scale = 1 / (square + joint.epsilon).sqrt()
-            runs += [(x - mean) * scale, x * scale - mean * scale]
+            runs.append(scale)
+        case Standardise():
+            x, mean, inverse = values
+            runs.append(x * inverse - mean * inverse)
         case Quotient():
             runs.append(values[0] * (1 / values[1]))
         case Product():
@@ -208,7 +221,7 @@ def runs_of(joint: Joint, values: list[Tensor], seed: int) -> list[Tensor]:
 
 
 def exact_softmax_free() -> list[Joint]:
-    return [Product((1, 2)), Quotient((1, 2)), MatrixProduct((), 2, 2, 1)]
+    return [Product((1, 2), (1, 2)), Quotient((1, 2), (1, 2)), MatrixProduct((), 2, 2, 1)]
 
 
 @pytest.mark.parametrize("joint", exact_softmax_free(), ids=lambda joint: type(joint).__name__)
@@ -219,7 +232,8 @@ def test_remainders_hold_in_exact_rational_arithmetic_at_every_corner(joint: Joi
     boxes = [(a - w, a + w) for a, w in zip(anchors, ways, strict=True)]
     rest = [Fraction(float(r)) for r in joint.remainder(anchors, boxes).reshape(-1)]
     line = joint.derivative(anchors)
-    held = {field: fractions(getattr(line, field)) for field in vars(line)}
+    values = {name: getattr(line, name) for name in vars(line)}
+    held = {name: fractions(v) for name, v in values.items() if isinstance(v, Tensor)}
     start = [fractions(a) for a in anchors]
     corners = [list(zip(*(fractions(side) for side in box), strict=True)) for box in boxes]
     flat = [end for part in corners for end in part]
@@ -267,7 +281,7 @@ def test_what_is_not_known_is_never_a_number() -> None:
     """Where a divisor may be 0, a root's argument negative, a length 0, or a box infinite."""
     box = (torch.tensor([[-0.1, 0.5]]), torch.tensor([[0.2, 1.0]]))
     box = (box[0].double(), box[1].double())
-    quotient = Quotient((2,))
+    quotient = Quotient((2,), (2,))
     anchors = [torch.full((1, 2), 0.75, dtype=torch.float64)] * 2
     rest = quotient.remainder(anchors, [box, box])
     assert math.isinf(float(rest[0, 0]))
@@ -280,7 +294,7 @@ def test_what_is_not_known_is_never_a_number() -> None:
         assert bool(joint.rounding([(low, high)], SINGLE).isinf().all())
     for name in ("L2 norm", "layer norm"):
         joint = JOINT_CASES[name][0]
-        anchor = normal((1, *joint.out_shape), seeded(1))
+        anchor = normal((1, *joint.in_shapes[0]), seeded(1))
         wide = torch.full_like(anchor, 1e3)
         rest = joint.remainder([anchor], [(anchor - wide, anchor + wide)])
         assert bool(rest.isinf().all()) or bool((rest > 1).all())
@@ -291,7 +305,7 @@ def test_what_is_not_known_is_never_a_number() -> None:
         assert not bool(rest.isfinite().any()), name
         assert not bool(error.isfinite().any()), name
         endless = [(torch.full_like(a, -math.inf), torch.full_like(a, math.inf)) for a in anchors]
-        if joint.out_shape[-1] > 1:
+        if joint.in_shapes[0][-1] > 1:
             low, high = joint.image(endless)
             assert not bool((low > high).any())
             assert not bool(joint.rounding(endless, SINGLE).isfinite().any()), name

@@ -3,10 +3,11 @@
 from lipcert.network.joints.base import Derivative, Joint
 from lipcert.network.joints.curve import Curve
 from lipcert.network.joints.matrix_product import MatrixProduct
-from lipcert.network.joints.normalise import Normalise
+from lipcert.network.joints.normalise import InverseLength, Standardise
 from lipcert.network.joints.product import Product, Quotient
 from lipcert.network.joints.softmax import Softmax
 
 __all__ = [
-    "Curve", "Derivative", "Joint", "MatrixProduct", "Normalise", "Product", "Quotient", "Softmax",
+    "Curve", "Derivative", "InverseLength", "Joint", "MatrixProduct", "Product", "Quotient",
+    "Softmax", "Standardise",
 ]  # fmt: skip

@@ -1,21 +1,21 @@
-"""Normalisation of a value by its own length: Layer-, RMS-, Group-, InstanceNorm, L2 heads.
+"""Normalisation by a value's own length: Layer-, RMS-, Group-, InstanceNorm, L2 heads.
 
-With ``x̃ = x − mean(x)`` where it is centred, else ``x``, along the last axis of ``n`` values,
+``x̃ s`` with ``s`` one number for each group, so that a layer norm is two joints: the reciprocal of
+the length, and the value times it. What the length changes by, what its remainder is and what a run
+rounds there is then the change, the remainder and the rounding of one number, the same for all that
+are divided by it.
 
-    f(x) = c x̃ / s,     s = (‖x̃‖² + e)^½,
+With ``x̃ = x − mean(x)`` where it is centred, else ``x``, over the ``n`` values of the last axis,
 
-``c = √n`` and ``e = n ε`` where the mean square is normalised, else ``c = 1`` and ``e = ε``. With
-``u = x̃/s`` the derivative is ``(c/s)(P − u uᵀ)``, ``P`` the centring. As ``s`` is the length of the
-lifted vector ``(x̃, √e)``, with ``t = u·Δ``, ``D = ‖Δ̃‖``, ``T ≥ |t|`` and ``s_lo = s0 − T``,
+    f(x) = c / ℓ(x),     ℓ = (‖x̃‖² + e)^½,
 
-    s ≥ s0 + t ≥ s_lo,    |s − s0| ≤ E = T + D²/(2 s_lo),
-    1/s = 1/s0 − t/s0² + q,    |q| ≤ D²/s_lo³,
+``c = √n`` and ``e = n ε`` where the mean square is normalised, else ``c = 1`` and ``e = ε``. As
+``ℓ`` is the length of the lifted vector ``(x̃, √e)``, with ``u = x̃/ℓ``, ``t = u·Δ``, ``|t| ≤ T`` and
+``D = ‖Δ̃‖``
 
-because the second derivative of ``1/‖·‖`` along a line lies between ``−D²/s³`` and ``2D²/s³``. So
+    ℓ ≥ ℓ0 + t ≥ ℓ0 − T,     1/ℓ − 1/ℓ0 + t/ℓ0² ∈ [−D²/(2 (ℓ0 − T)³), D²/(ℓ0 − T)³],
 
-    (f(x) − f(x0) − f'(x0) Δ)_k / c = x̃0_k q + Δ̃_k (1/s − 1/s0),
-
-at most ``|x̃0_k| D²/s_lo³ + |Δ̃_k| E/(s_lo s0)``.
+because the second derivative of ``1/‖·‖`` along a line lies between ``−D²/ℓ³`` and ``2D²/ℓ³``.
 """
 
 from __future__ import annotations
@@ -37,49 +37,47 @@ from lipcert.network.joints.base import (
     own_unit,
     size_of,
 )
+from lipcert.network.joints.product import reduced
 from lipcert.network.operators.base import Shape
 from lipcert.rounding import Arithmetic, arithmetic_of, gamma
 
 
-@dataclass(frozen=True, eq=False)
-class Projection(Derivative):
-    """``g (P v − u (u·v))``, ``P`` the centring where ``centred``, else nothing: symmetric where
-    ``u`` is centred, and taken as ``P − u uᵀ`` whatever it is."""
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Along the last axis, which stays as one."""
+    product: Tensor = torch.linalg.vecdot(one, other)
+    return product[..., None]
 
-    scale: Tensor
-    u: Tensor
-    centred: bool
+
+@dataclass(frozen=True, eq=False)
+class Weighing(Derivative):
+    """``w · v`` along the last axis, which stays as one."""
+
+    weight: Tensor
 
     @property
     def terms(self) -> int:
-        return 2 * int(self.u.shape[-1]) + 8
+        return int(self.weight.shape[-1])
 
     @property
     def transposed_terms(self) -> int:
-        return self.terms
+        return 1
 
     def apply(self, parts: Sequence[Tensor]) -> Tensor:
-        (v,) = parts
-        u = self.u[:, None]
-        rest = v - v.mean(-1, keepdim=True) if self.centred else v
-        return self.scale[:, None] * (rest - u * (u * v).sum(-1, keepdim=True))
+        return _dot(self.weight[:, None], parts[0])
 
     def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
-        (v,) = parts
-        u = self.u[:, None].abs()
-        rest = v + v.mean(-1, keepdim=True) if self.centred else v
-        return self.scale[:, None].abs() * (rest + u * (u * v).sum(-1, keepdim=True))
+        return _dot(self.weight[:, None].abs(), parts[0])
 
     def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
-        return (self.apply([form]),)
+        return (self.weight[:, None] * form,)
 
     def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
-        return (self.magnitude([form]),)
+        return (self.weight[:, None].abs() * form,)
 
 
 @dataclass(frozen=True, eq=False)
-class Normalise(Joint):
-    """``c x̃ / (‖x̃‖² + e)^½`` along the last axis.
+class InverseLength(Joint):
+    """``c / (‖x̃‖² + e)^½`` along the last axis, which stays as one.
 
     ``epsilon``: the ε of the formula; ``centred``: the mean is subtracted first; ``mean``: the mean
     square counts, not the sum. ``floor``: the length is at least this, as of a clamped L2 norm:
@@ -98,7 +96,7 @@ class Normalise(Joint):
 
     @property
     def out_shape(self) -> Shape:
-        return self.shape
+        return (*self.shape[:-1], 1)
 
     @property
     def size(self) -> int:
@@ -109,26 +107,23 @@ class Normalise(Joint):
         return math.sqrt(self.size) if self.mean else 1.0
 
     def value(self, *values: Tensor) -> Tensor:
-        (x,) = values
-        x = self._centre(x)
-        square = x.square()
+        square = self._centre(values[0]).square()
         total = square.mean(-1, keepdim=True) if self.mean else square.sum(-1, keepdim=True)
         root = (total + self.epsilon).sqrt()
-        return x / (root.clamp(min=self.floor) if self.floor else root)
+        return 1 / (root.clamp(min=self.floor) if self.floor else root)
 
     def _centre(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
-    def _lifted(self, x: Tensor) -> Tensor:
-        """``(‖x̃‖² + e)^½`` of a centred value."""
+    def _length(self, x: Tensor) -> Tensor:
+        """``ℓ`` of a centred value."""
         more = self.epsilon * (self.size if self.mean else 1)
         return (x.square().sum(-1, keepdim=True) + more).sqrt()
 
-    def image(self, boxes: Sequence[Box]) -> Box:
-        """From the smallest and largest length of the box, and never further than ``c``."""
-        ((lower, upper),) = boxes
-        own = arithmetic_of(lower.dtype)
-        middle, half = halves_of((lower, upper))
+    def _lengths(self, box: Box) -> tuple[Tensor, Tensor]:
+        """The least and the largest ``ℓ`` over a box."""
+        own = arithmetic_of(box[0].dtype)
+        middle, half = halves_of(box)
         slack = own.gamma(2 * self.size + 16)
         if self.centred:
             off = slack * (middle.abs().mean(-1, keepdim=True) + middle.abs())
@@ -137,106 +132,165 @@ class Normalise(Joint):
             half = (half + off) * (1 + slack)
         low, high = middle - half, middle + half
         nearest = torch.where((low > 0) | (high < 0), torch.minimum(low.abs(), high.abs()), 0.0)
-        least = self._lifted(nearest) * (1 - slack)
-        most = self._lifted(torch.maximum(low.abs(), high.abs())) * (1 + slack)
-        # Each value lies below the length that it is a part of.
-        ends = torch.stack([low / least, low / most, high / least, high / most]) * self.factor
-        wide = slack * ends.abs() + own.tiny
-        low, high = finite_or_all((ends - wide).amin(0), (ends + wide).amax(0))
-        bound = self.factor * (1 + 4 * own.unit)
-        unknown = self._unknown(least)
-        low = torch.where(unknown, -torch.inf, low.clamp(min=-bound))
-        return low, torch.where(unknown, torch.inf, high.clamp(max=bound))
+        largest = torch.maximum(low.abs(), high.abs())
+        # A NaN may not hide as a 0.
+        nearest = torch.where(low == low, nearest, torch.nan)
+        return self._length(nearest) * (1 - slack), self._length(largest) * (1 + slack)
 
     def _unknown(self, least: Tensor) -> Tensor:
         """Where a length of at least this may be 0 or below the floor."""
-        floor = self.floor * (self.factor if self.mean else 1.0)
-        return ~(least > floor * (1 + 1e-6))
+        return ~(least > self.floor * self.factor * (1 + 1e-6))
+
+    def image(self, boxes: Sequence[Box]) -> Box:
+        least, most = self._lengths(boxes[0])
+        own = arithmetic_of(least.dtype)
+        low, high = self.factor / most, self.factor / least
+        low, high = finite_or_all(low * (1 - 4 * own.unit), high * (1 + 4 * own.unit))
+        unknown = self._unknown(least)
+        return torch.where(unknown, -torch.inf, low), torch.where(unknown, torch.inf, high)
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         x = self._centre(anchors[0])
-        length = self._lifted(x)
-        return Projection(self.factor / length, x / length, self.centred)
+        return Weighing(-self.factor * x / self._length(x).pow(3))
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (way,), x = ways, self._centre(anchors[0])
         own = own_unit(way)
-        length = self._lifted(x)
+        length = self._length(x)
         slack = gamma(2 * self.size + 16, own)
         distance = way.square().sum(-1, keepdim=True).sqrt() * (1 + slack)
-        u = x.abs() / length
-        # The computed u is not quite the real one.
+        turned = ((x.abs() / length) * way).sum(-1, keepdim=True)
+        turned = torch.minimum(turned, distance) * (1 + 2 * slack)
+        # The computed x̃ is not quite the real one.
         share = self._share(anchors[0])
-        turned = torch.minimum((u * way).sum(-1, keepdim=True), distance) * (1 + 2 * slack)
         turned = turned + share * distance
         least = length * (1 - slack) - turned
-        moved = way
-        if self.centred:
-            moved = (way * (1 - 2 / self.size)).clamp(min=0) + way.mean(-1, keepdim=True)
-        longer = turned + distance.square() / (2 * least)
-        large = x.abs() + share * length
-        found = large * distance.square() / least.pow(3) + moved * longer / (least * length)
-        # The numbers of the map itself: of u, relatively to its own length.
-        found = self.factor * (found + 4 * share * distance * (1 + u) / length)
-        return torch.where(self._unknown(least), torch.inf, found)
+        found = distance.square() / least.pow(3) + 8 * share * distance / length.square()
+        return torch.where(self._unknown(least), torch.inf, self.factor * found)
 
     def _share(self, x: Tensor) -> Tensor:
-        """How far the computed ``u`` may be from the real one: what the mean's rounding makes of
-        large values of little variation, relatively to their length."""
+        """How far the computed ``x̃`` may be from the real one, relatively to its length: what the
+        mean's rounding makes of large values of little variation."""
         if not self.centred:
             return torch.zeros_like(x[..., :1])
         lost = 4 * gamma(self.size + 4, own_unit(x)) * x.abs().amax(-1, keepdim=True)
-        return lost * math.sqrt(self.size) / self._lifted(self._centre(x))
+        return lost * math.sqrt(self.size) / self._length(self._centre(x))
 
     @property
     def precision(self) -> float:
         return 8.0 * self.size + 64.0
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
-        """By either formula of the variance, ``mean((x − μ)²)`` or ``mean(x²) − μ²``, and with
-        ``(x − μ)/s`` or ``x/s − μ/s``."""
+        """By either formula of the variance, ``mean((x − μ)²)`` or ``mean(x²) − μ²``."""
         (box,) = boxes
         own = arithmetic_of(box[0].dtype)
         u, n = arithmetic.unit, self.size
         slack = 1 + own.gamma(4 * n + 64)
         share = arithmetic.gamma(n + 4)
         size = size_of(box)
-        middle, half = halves_of(box)
-        off = torch.zeros_like(size[..., :1])
-        width = size
+        least, most = self._lengths(box)
+        total = most.square() * slack
+        # Without the mean each value is taken as it is.
+        error = share * total
         if self.centred:
-            # Of the mean, and the largest distance from it.
             off = share * size.mean(-1, keepdim=True) * slack
-            width = self._centre(middle).abs() + half + half.mean(-1, keepdim=True)
-            width = width + own.gamma(n + 8) * 2 * size.amax(-1, keepdim=True)
-        moved = off + u * (width + off)
-        total = width.square().sum(-1, keepdim=True) * slack
-        two_pass = (2 * width * moved + moved.square()).sum(-1, keepdim=True)
-        two_pass = two_pass + share * (width + moved).square().sum(-1, keepdim=True)
-        error = two_pass
-        if self.centred:
-            squares = size.square().sum(-1, keepdim=True)
-            average = size.mean(-1, keepdim=True)
+            squares, average = size.square().sum(-1, keepdim=True), size.mean(-1, keepdim=True)
+            # Σ 2|d| e + e², with |e| ≤ off + u (|d| + off) in each difference d.
+            shift = off * (1 + u)
+            two_pass = 2 * shift * most * math.sqrt(n) + 2 * n * shift.square()
+            two_pass = two_pass + (4 * u + share) * (total + two_pass)
             one_pass = share * squares + n * (2 * average * off + off.square())
             one_pass = one_pass + 4 * u * (squares + n * average.square())
             error = torch.maximum(two_pass, one_pass)
-        constant = self.epsilon * (n if self.mean else 1)
-        error = (error + 4 * u * (total + constant) + 4 * (n + 1) * arithmetic.tiny) * slack
-        low, high = middle - half, middle + half
-        if self.centred:
-            centre = self._centre(middle)
-            wide = half + half.mean(-1, keepdim=True) + own.gamma(n + 8) * 2 * size
-            low, high = centre - wide, centre + wide
-        nearest = torch.where((low > 0) | (high < 0), torch.minimum(low.abs(), high.abs()), 0.0)
-        least = self._lifted(nearest) / slack
-        # Of s² a share of at most 1/2: of 1/s no more than that.
+        error = (error + 4 * u * total + 4 * (n + 1) * arithmetic.tiny) * slack
+        # Of ℓ² a share of at most 1/2: of 1/ℓ no more than that.
         relative = error / least.square() * slack
-        value = self.image(boxes)
-        result = size_of(value)
-        fresh = result * (relative + 8 * u)
-        fresh = fresh + self.factor * (moved + 8 * u * (size + size.mean(-1, keepdim=True))) / least
-        fresh = fresh * (1 + relative) * slack + 4 * arithmetic.tiny * (1 + result)
+        result = size_of(self.image(boxes))
+        fresh = result * (relative + 8 * u) * slack + 4 * arithmetic.tiny * (1 + result)
         known = (relative <= 0.5) & ~self._unknown(least)
-        most = torch.maximum(4 * size.square().sum(-1, keepdim=True), 4 * result)
-        most = torch.maximum(most, 4 * self.factor / least)
-        return guarded(torch.where(known, fresh, torch.inf), most, arithmetic)
+        large = torch.maximum(4 * size.square().sum(-1, keepdim=True), 4 * result)
+        return guarded(torch.where(known, fresh, torch.inf), large, arithmetic)
+
+
+@dataclass(frozen=True, eq=False)
+class Centring(Derivative):
+    """``scale ∘ (v_1 − v_2) + deviation ∘ v_3``, the second and third of one number a group."""
+
+    scale: Tensor
+    deviation: Tensor
+
+    @property
+    def terms(self) -> int:
+        return 3
+
+    @property
+    def transposed_terms(self) -> int:
+        return int(self.deviation.shape[-1]) + 1
+
+    def apply(self, parts: Sequence[Tensor]) -> Tensor:
+        x, mean, inverse = parts
+        return self.scale[:, None] * (x - mean) + self.deviation[:, None] * inverse
+
+    def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
+        x, mean, inverse = parts
+        return self.scale[:, None].abs() * (x + mean) + self.deviation[:, None].abs() * inverse
+
+    def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
+        one = (*self.deviation.shape[1:-1], 1)
+        x = self.scale[:, None] * form
+        return x, -reduced(x, one), reduced(self.deviation[:, None] * form, one)
+
+    def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
+        one = (*self.deviation.shape[1:-1], 1)
+        x = self.scale[:, None].abs() * form
+        return x, reduced(x, one), reduced(self.deviation[:, None].abs() * form, one)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardise(Joint):
+    """``(x − m) s``, with one ``m`` and one ``s`` for the last axis."""
+
+    shape: Shape
+
+    @property
+    def in_shapes(self) -> tuple[Shape, ...]:
+        one = (*self.shape[:-1], 1)
+        return self.shape, one, one
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.shape
+
+    def value(self, *values: Tensor) -> Tensor:
+        x, mean, inverse = values
+        return (x - mean) * inverse
+
+    def image(self, boxes: Sequence[Box]) -> Box:
+        (a, b), (c, d), (low, high) = boxes
+        own = arithmetic_of(a.dtype)
+        sizes = size_of((a, b)) + size_of((c, d))
+        left, right = a - d, b - c
+        ends = torch.stack([left * low, left * high, right * low, right * high])
+        slack = 4 * own.unit * sizes * size_of((low, high)) + own.tiny
+        return finite_or_all(ends.amin(0) - slack, ends.amax(0) + slack)
+
+    def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
+        x, mean, inverse = anchors
+        return Centring(inverse, x - mean)
+
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
+        x, mean, inverse = ways
+        # The difference is rounded in the map itself.
+        lost = 4 * own_unit(x) * (anchors[0].abs() + anchors[1].abs())
+        return (x + mean + lost) * inverse
+
+    @property
+    def precision(self) -> float:
+        return 16.0
+
+    def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
+        """As it is written, or as ``x s − m s``."""
+        x, mean, inverse = (size_of(box) for box in boxes)
+        size = (x + mean) * inverse * (1 + 8 * own_unit(x))
+        error = 4 * arithmetic.unit * size + 4 * arithmetic.tiny * (1 + inverse)
+        return guarded(error, torch.maximum(size, x + mean), arithmetic)

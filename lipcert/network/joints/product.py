@@ -1,4 +1,4 @@
-"""Products and quotients of two values, element by element: gates, squeeze-excite, GLU.
+"""Products and quotients of two values, number by number: gates, squeeze-excite, GLU.
 
     (a + Δa)(b + Δb) = ab + bΔa + aΔb + ΔaΔb
 
@@ -6,14 +6,17 @@ so the remainder of a product is at most ``|Δa| |Δb|``. Of a quotient it is
 
     Δb (aΔb/b − Δa) / (b (b + Δb)),
 
-as ``b (b + Δb)`` times either side shows.
+as ``b (b + Δb)`` times either side shows. An axis of one number is broadcast: what one number does
+to many stays the change of one number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,12 +33,19 @@ from lipcert.network.operators.base import Shape
 from lipcert.rounding import Arithmetic, arithmetic_of
 
 
+def reduced(form: Tensor, shape: Shape) -> Tensor:
+    """The transpose of broadcasting ``shape``: sums, ``(B, N, *shape)``."""
+    wide = tuple(k + 2 for k, n in enumerate(shape) if n == 1 and form.shape[k + 2] != 1)
+    return form.sum(wide, keepdim=True) if wide else form
+
+
 @dataclass(frozen=True, eq=False)
 class Scaling(Derivative):
-    """``first ∘ v_1 + second ∘ v_2``."""
+    """``first ∘ v_1 + second ∘ v_2``, broadcast from ``shapes``."""
 
     first: Tensor
     second: Tensor
+    shapes: tuple[Shape, Shape]
 
     @property
     def terms(self) -> int:
@@ -43,36 +53,45 @@ class Scaling(Derivative):
 
     @property
     def transposed_terms(self) -> int:
-        return 1
+        out = np.broadcast_shapes(*self.shapes)
+        return 1 + max(math.prod(out) // max(1, math.prod(shape)) for shape in self.shapes)
 
     def apply(self, parts: Sequence[Tensor]) -> Tensor:
         one, other = parts
-        return torch.addcmul(self.first[:, None] * one, self.second[:, None], other)
+        return self.first[:, None] * one + self.second[:, None] * other
 
     def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
         one, other = parts
         return self.first[:, None].abs() * one + self.second[:, None].abs() * other
 
     def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
-        return self.first[:, None] * form, self.second[:, None] * form
+        parts = self.first[:, None] * form, self.second[:, None] * form
+        return tuple(reduced(p, shape) for p, shape in zip(parts, self.shapes, strict=True))
 
     def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
-        return self.first[:, None].abs() * form, self.second[:, None].abs() * form
+        parts = self.first[:, None].abs() * form, self.second[:, None].abs() * form
+        return tuple(reduced(p, shape) for p, shape in zip(parts, self.shapes, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
-class Product(Joint):
-    """``a ∘ b`` of two values of one shape."""
+class _OfTwo(Joint):
+    """Of two values of as many axes, broadcast."""
 
-    shape: Shape
+    left: Shape
+    right: Shape
 
     @property
     def in_shapes(self) -> tuple[Shape, ...]:
-        return self.shape, self.shape
+        return self.left, self.right
 
     @property
     def out_shape(self) -> Shape:
-        return self.shape
+        return tuple(np.broadcast_shapes(self.left, self.right))
+
+
+@dataclass(frozen=True, eq=False)
+class Product(_OfTwo):
+    """``a ∘ b``."""
 
     def value(self, *values: Tensor) -> Tensor:
         one, other = values
@@ -87,7 +106,7 @@ class Product(Joint):
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         one, other = anchors
-        return Scaling(other, one)
+        return Scaling(other, one, (self.left, self.right))
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         one, other = ways
@@ -107,18 +126,8 @@ class Product(Joint):
 
 
 @dataclass(frozen=True, eq=False)
-class Quotient(Joint):
-    """``a / b`` of two values of one shape; known where ``b`` keeps its sign."""
-
-    shape: Shape
-
-    @property
-    def in_shapes(self) -> tuple[Shape, ...]:
-        return self.shape, self.shape
-
-    @property
-    def out_shape(self) -> Shape:
-        return self.shape
+class Quotient(_OfTwo):
+    """``a / b``; known where ``b`` keeps its sign."""
 
     def value(self, *values: Tensor) -> Tensor:
         one, other = values
@@ -135,7 +144,7 @@ class Quotient(Joint):
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         one, other = anchors
-        return Scaling(1 / other, -one / other / other)
+        return Scaling(1 / other, -one / other / other, (self.left, self.right))
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (one, other), (way, down) = anchors, ways
@@ -149,13 +158,12 @@ class Quotient(Joint):
         return 64.0
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
-        own = own_unit(boxes[0][0])
-        size = size_of(self.image(boxes))
-        # Also where it is a product with a reciprocal, which must not underflow.
-        error = 3 * arithmetic.unit * (1 + 8 * own) * size
-        error = error + arithmetic.tiny * (1 + size_of(boxes[0]))
-        most = torch.maximum(torch.maximum(size, size_of(boxes[1])), size_of(boxes[0]))
-        least = torch.minimum(boxes[1][0].abs(), boxes[1][1].abs())
+        """Of a division, or of a product with the reciprocal, which must not underflow."""
+        (above, below), own = boxes, own_unit(boxes[0][0])
+        size, numerator = size_of(self.image(boxes)), size_of(above)
+        error = 3 * arithmetic.unit * (1 + 8 * own) * size + arithmetic.tiny * (1 + numerator)
+        most = torch.maximum(torch.maximum(size, size_of(below)), numerator)
+        least = torch.minimum(below[0].abs(), below[1].abs())
         most = torch.where(least * arithmetic.largest > 2, most, torch.inf)
-        exact = size_of(boxes[0]) == 0
-        return guarded(torch.where(exact & (least > 0), 0.0, error), most, arithmetic)
+        exact = (numerator == 0) & ((below[0] > 0) | (below[1] < 0))
+        return guarded(torch.where(exact, 0.0, error), most, arithmetic)
