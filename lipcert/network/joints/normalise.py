@@ -195,18 +195,19 @@ class InverseLength(Joint):
         if self.centred:
             off = share * size.mean(-1, keepdim=True) * slack
             squares, average = size.square().sum(-1, keepdim=True), size.mean(-1, keepdim=True)
-            # Σ 2|d| e + e², with |e| ≤ off + u (|d| + off) in each difference d.
-            shift = off * (1 + u)
-            two_pass = 2 * shift * most * math.sqrt(n) + 2 * n * shift.square()
-            two_pass = two_pass + (4 * u + share) * (total + two_pass)
+            # The mean's error moves all differences alike, and these add up to 0: it counts with its
+            # square. Each difference is rounded once more.
+            two_pass = n * off.square() + 4 * u * (total + n * off.square())
+            two_pass = (two_pass + share * (total + 2 * n * off.square())) * (1 + 8 * u)
             one_pass = share * squares + n * (2 * average * off + off.square())
             one_pass = one_pass + 4 * u * (squares + n * average.square())
             error = torch.maximum(two_pass, one_pass)
         error = (error + 4 * u * total + 4 * (n + 1) * arithmetic.tiny) * slack
-        # Of ℓ² a share of at most 1/2: of 1/ℓ no more than that.
         relative = error / least.square() * slack
+        # ``1/√(1 − η) − 1``, of a share ``η ≤ 1/2`` of ℓ².
+        inverse = relative / 2 * (1 + 2 * relative)
         result = size_of(self.image(boxes))
-        fresh = result * (relative + 8 * u) * slack + 4 * arithmetic.tiny * (1 + result)
+        fresh = result * (inverse + 8 * u) * slack + 4 * arithmetic.tiny * (1 + result)
         known = (relative <= 0.5) & ~self._unknown(least)
         large = torch.maximum(4 * size.square().sum(-1, keepdim=True), 4 * result)
         return guarded(torch.where(known, fresh, torch.inf), large, arithmetic)
