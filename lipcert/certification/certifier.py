@@ -27,7 +27,7 @@ from lipcert.certification.pace import PACES
 from lipcert.certification.tube import TubeBound, is_deep, joints_of
 from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.network import Network, Node, simplify
+from lipcert.network import Network, Node, keep, simplify
 from lipcert.network.operators import Diagonal
 from lipcert.norms import Budget
 from lipcert.options import Options
@@ -79,9 +79,10 @@ class Certifier:
         key = Coins.of(options.seed).seed if key is None else key
         # Rewritten where it was loaded, then moved.
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
-        network = loaded.to(device=device)
         if loaded.joints:
             _check_joints(loaded, options)
+            loaded = keep(loaded)
+        network = loaded.to(device=device)
         simple = in_dtype(simplify(loaded).to(device=device), options)
         # Norms of segments say nothing of what lies behind a joint.
         layers = Layers(simple, (), {}, {}) if loaded.joints else Layers.of(simple)
@@ -132,7 +133,9 @@ class Certifier:
     def rungs(self) -> tuple[str, ...]:
         """The rungs that find radii, by the number that ``Findings.improve`` is given."""
         if isinstance(self.backward, TubeBound):
-            return TUBE_RUNGS
+            # Of a network with joints nothing is known before.
+            joints = self.tools.bound.layers.network.joints
+            return TUBE_RUNGS[1:] * 2 if joints else TUBE_RUNGS
         return RUNGS if self.backward else (self.options.method,)
 
     @property

@@ -18,7 +18,7 @@ from torch import Tensor
 from lipcert.loading.assembler import Variable, number, places
 from lipcert.loading.pooling import reduced
 from lipcert.loading.value import Call, Unsupported, Value, varies
-from lipcert.network.activations import Identity, absolute
+from lipcert.network.activations import absolute
 from lipcert.network.joints import (
     Curve,
     InverseLength,
@@ -212,8 +212,6 @@ def _normalised(
         raise Unsupported(f"attribute {name}={epsilon}")
 
     def rule(y: Variable) -> Variable:
-        # One place for all that read it.
-        y = assembler.activation(Identity(), y)
         inverse = assembler.joint(InverseLength(y.shape, epsilon, centred, True), [y])
         if not centred:
             return assembler.joint(Product(y.shape, inverse.shape), [y, inverse])
@@ -263,7 +261,6 @@ def _lp_normalization(call: Call) -> Variable:
     axis = int(call.attributes["axis"]) % len(x.shape)
 
     def rule(y: Variable) -> Variable:
-        y = assembler.activation(Identity(), y)
         inverse = assembler.joint(InverseLength(y.shape, 0.0, False, False), [y])
         return assembler.joint(Product(y.shape, inverse.shape), [y, inverse])
 

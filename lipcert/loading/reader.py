@@ -38,6 +38,9 @@ from lipcert.loading.value import (
     varies,
 )
 from lipcert.network import Network, Node
+from lipcert.network.activations import Smooth
+from lipcert.network.joints import Joint
+from lipcert.network.nodes import Kind
 from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
@@ -49,6 +52,7 @@ FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"
 MOST_OUTPUTS = 2**14
 SHAPES = ("Shape", "Size")
 SOFTMAX = ("LogSoftmax", "Softmax")
+PIECEWISE = "piecewise linear"
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -293,6 +297,7 @@ class _Reader:
         assembler.origin = place(node)
         assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
+        first = len(assembler.builder.nodes)
         try:
             results, note, supported = self._results(node, inputs, assembler)
         except (Unsupported, TooLarge) as reason:
@@ -309,7 +314,9 @@ class _Reader:
         self.mixed |= assembler.own != before
         if self.stripped:
             self.leaves = coarsest(self.leaves, assembler.own)
-        row = OperatorRow.of(node, self.version, supported, note)
+        made = [node.kind for node in assembler.builder.nodes[first:]]
+        bound = ("enclosed" if any(map(_is_enclosed, made)) else "exact") if supported else ""
+        row = OperatorRow.of(node, self.version, supported, note, bound)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
@@ -392,7 +399,8 @@ class _Reader:
             if not isinstance(found, Variable):
                 return Unknown(varies=True)
             self.written[key] = found
-            self.rows[key] = replace(self.rows[key], supported=True, note=note)
+            bound = "exact" if note == PIECEWISE else "enclosed"
+            self.rows[key] = replace(self.rows[key], supported=True, note=note, bound=bound)
             self.refused.pop(key, None)
         return self.written[key]
 
@@ -404,7 +412,7 @@ class _Reader:
         straight = piecewise(formula.polynomial, formula.base, assembler)
         if straight is not None:
             self.absorbed |= formula.rows - {len(self.rows)}
-            return straight, "piecewise linear"
+            return straight, PIECEWISE
         inputs = [
             self._written(value, assembler) if isinstance(value, Formula) else value
             for value in formula.operands
@@ -511,6 +519,11 @@ class _Reader:
                 result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
             )
         return None
+
+
+def _is_enclosed(kind: Kind) -> bool:
+    """Whether bounds know a node by an enclosure, and not exactly."""
+    return isinstance(kind, Joint | Smooth)
 
 
 def _compares(value: Value | None) -> bool:

@@ -5,9 +5,6 @@ differences, ``PReLU`` with slope 1 (nothing) on the sums and −1 (absolute val
 differences, and an affine map back. What is left is affine operators and element-wise
 activations, all that the backward bounds need to know. Halves are exact: in real arithmetic the
 function is the same, and what a float64 evaluation rounds is charged as for any other operator.
-
-In front of every input of a joint stands an ``Identity`` from then on, where its box is kept; one
-that is there already serves all that read it.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.network.activations import Activation, GroupMax, Identity, MaxMin, PReLU
+from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Dense, Operator, Select, Shape
@@ -77,12 +74,7 @@ class _Lowering(Forward[int]):
         return place
 
     def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
-        origin = self._origin(i)
-        kept = []
-        for part in parts:
-            known = isinstance(self.builder.nodes[part].kind, Identity)
-            kept.append(part if known else self.builder.activation(Identity(), part, origin))
-        return self.builder.joint(joint, kept, origin)
+        return self.builder.joint(joint, parts, self._origin(i))
 
 
 def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:

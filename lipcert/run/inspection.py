@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lipcert.certification import Certifier
+from lipcert.certification import Certifier, joints_of
 from lipcert.loading import inspect_operators, normalisation_found
 from lipcert.options import Options
 from lipcert.run.environment import suitable_threads, threads
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) -> list[Record]:
     """The nodes of an ONNX file, those of one operator, version and note together.
 
-    ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
+    ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
     no nodes to show before they are loaded: an empty list. Raises ``UsageError`` and
     ``CannotCertify`` where the file cannot be read.
     """
@@ -29,9 +29,9 @@ def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) 
         return []
     grouped: dict[tuple[object, ...], list[str]] = {}
     for row in inspect_operators(source.path, source.output, input_shape):
-        kind = (row.operator, row.domain, row.version, row.supported, row.note)
+        kind = (row.operator, row.domain, row.version, row.supported, row.bound, row.note)
         grouped.setdefault(kind, []).append(row.module or row.name)
-    names = ("operator", "domain", "version", "supported", "note")
+    names = ("operator", "domain", "version", "supported", "bound", "note")
     return [
         dict(zip(names, kind, strict=True))
         | {"count": len(nodes), "names": [node for node in nodes if node]}
@@ -50,7 +50,8 @@ def inspect_model(
 
     ``norms.layers`` are the norms between activations, ``norms.product`` an upper bound of the
     logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE;
-    without ``options`` there are none.
+    without ``options`` there are none, nor for a network with joints, which no product of norms
+    bounds; ``joints`` says where the first of each kind is.
     Raises ``UsageError`` and ``CannotCertify``.
     """
     watch = watch or Watch()
@@ -60,7 +61,13 @@ def inspect_model(
     record = model.to_json() | {"normalisation": normalisation_found(network)}
     del record["preprocessing"]
     record["notes"] = list(model.loaded.notes)
-    if options is None:
+    if network.joints:
+        record["joints"] = joints_of(network)
+        record["notes"].append(
+            f"it has joints ({record['joints']}): --method auto certifies it by random projections "
+            "of its derivative; there is no product of norms, and no Lipschitz constant"
+        )
+    if options is None or network.joints:
         return record
     watch.stage(f"bounding operator norms: {network.parameters:,} parameters")
     with threads(suitable_threads("cpu")):

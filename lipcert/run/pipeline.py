@@ -16,7 +16,7 @@ from torch import get_num_threads
 
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
-from lipcert.certification import Certifier, LayerNorm, with_eliminated
+from lipcert.certification import Certifier, LayerNorm, joints_of, with_eliminated
 from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, indices_digest, relabelled
 from lipcert.errors import CannotCertify, UsageError
@@ -137,6 +137,11 @@ def certify_dataset(
     device, began, watch = check_device(execution.device), time.perf_counter(), watch or Watch()
     notes: list[str] = list(model.loaded.notes)
     network, part = model.on_images(dataset.images.shape[1:]), _part(indices, execution)
+    if network.joints:
+        notes.append(
+            f"no Lipschitz constant and no product of norms: the network has joints "
+            f"({joints_of(network)}), whose bound is the tube of auto"
+        )
     workers = suitable_workers(network, options, execution, len(part))
     with threads(execution.threads or suitable_threads(device)):
         watch.stage("comparing the model with onnxruntime")

@@ -12,8 +12,8 @@ from lipcert.network.activations.piecewise_linear import Piece, PiecewiseLinear
 
 @dataclass(frozen=True, eq=False)
 class Identity(PiecewiseLinear):
-    """``z`` itself. In front of every input of a joint, by ``lower``: the bounds keep boxes of what
-    activations read, and a joint needs the boxes of its inputs. Its slope is always 1.
+    """``z`` itself; its slope is always 1. It stands where ``network.keep`` puts it: bounds keep the
+    boxes of what activations read.
     """
 
     def value(self, z: Tensor) -> Tensor:
