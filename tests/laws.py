@@ -517,6 +517,72 @@ def random_network(
     return grower.builder.build(grower.end(node, count, ending))
 
 
+class _Joiner(_Grower):
+    """Blocks with joints, over ``(1, places, size)``."""
+
+    def linear(self, node: int, gain: float = 1.0) -> int:
+        shape = self.shape(node)
+        weight = gain * normal((shape[-1], shape[-1]), self.generator) / math.sqrt(shape[-1])
+        bias = 0.1 * normal(shape[-1:], self.generator)
+        return self.builder.operator(Dense.of(weight, bias, shape), node, "linear")
+
+    def normalised(self, node: int) -> int:
+        shape, centred = self.shape(node), pick([True, False], self.generator)
+        inverse = self.builder.joint(InverseLength(shape, 1e-3, centred, True), [node], "length")
+        one = self.shape(inverse)
+        if not centred:
+            return self.builder.joint(Product(shape, one), [node, inverse], "norm")
+        weight = torch.full((1, shape[-1]), 1 / shape[-1], dtype=torch.float64)
+        mean = self.builder.operator(Dense.of(weight, None, shape), node, "mean")
+        return self.builder.joint(Standardise(shape), [node, mean, inverse], "norm")
+
+    def attention(self, node: int) -> int:
+        _, rows, size = self.shape(node)
+        q, k, v = (self.linear(node) for _ in range(3))
+        turned = self.select(k, places((1, rows, size)).mT.contiguous(), "turned")
+        scores = self.builder.joint(MatrixProduct((1,), rows, size, rows), [q, turned], "scores")
+        shares = self.builder.joint(Softmax((1, rows, rows)), [scores], "shares")
+        mixed = self.builder.joint(MatrixProduct((1,), rows, rows, size), [shares, v], "mixed")
+        return self.builder.sum([self.linear(mixed), node], "residual")
+
+    def gated(self, node: int) -> int:
+        gate = self.builder.activation(Sigmoid(), self.linear(node), "gate")
+        shape = self.shape(node)
+        return self.builder.joint(Product(shape, shape), [self.linear(node), gate], "gated")
+
+    def squeezed(self, node: int) -> int:
+        """A gate of one number for each place."""
+        shape = self.shape(node)
+        weight = normal((1, shape[-1]), self.generator) / math.sqrt(shape[-1])
+        one = self.builder.operator(Dense.of(weight, None, shape), node, "squeeze")
+        gate = self.builder.activation(Sigmoid(), one, "gate")
+        return self.builder.joint(Product(shape, self.shape(gate)), [node, gate], "excite")
+
+    def written_out(self, node: int) -> int:
+        """``x / √(1 + x²)``, and the square of ``x`` by itself."""
+        shape = self.shape(node)
+        square = self.builder.joint(Curve(shape, "power", 2.0), [node], "square")
+        one = torch.ones((), dtype=torch.float64)
+        more = self.builder.operator(Diagonal.of(None, one, shape), square, "more")
+        root = self.builder.joint(Curve(shape, "power", 0.5), [more], "root")
+        return self.builder.joint(Quotient(shape, shape), [node, root], "quotient")
+
+
+def random_joint_network(generator: Generator, *, blocks: int = 2) -> Network:
+    """A small network in float64 with joints, over 4 places of 6 numbers each, 3 or 4 classes."""
+    grower = _Joiner((1, 4, 6), generator)
+    blocks_of = [
+        grower.normalised, grower.attention, grower.gated, grower.squeezed, grower.written_out,
+        lambda node: grower.builder.sum([grower.activation(grower.linear(node)), node], "residual"),
+    ]  # fmt: skip
+    node = grower.linear(0)
+    for number in range(blocks):
+        kinds = blocks_of[:5] if number == 0 else blocks_of
+        node = pick(kinds, generator)(node)
+    flat = grower.select(node, places((1, 4, 6)).reshape(1, -1), "flatten")
+    return grower.builder.build(grower.dense(flat, pick([3, 4], generator)))
+
+
 def norm_coins(probability: float, batch: int = 1, *, seed: int = 0, first: int = 0) -> NormCoins:
     """Those of one norm of each of a batch of samples, from a budget that holds no more."""
     budget = Budget(seed, probability=probability * batch, samples=batch)

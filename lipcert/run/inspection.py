@@ -21,9 +21,10 @@ Record = dict[str, Any]
 def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) -> list[Record]:
     """The nodes of an ONNX file, those of one operator, version and note together.
 
-    ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
-    no nodes to show before they are loaded: an empty list. Raises ``UsageError`` and
-    ``CannotCertify`` where the file cannot be read.
+    ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or
+    the torch modules they come from. Weights with a factory have no nodes to show before they are
+    loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where the file cannot be
+    read.
     """
     if source.arch is not None:
         return []

@@ -12,8 +12,8 @@ from lipcert.network.activations.piecewise_linear import Piece, PiecewiseLinear
 
 @dataclass(frozen=True, eq=False)
 class Identity(PiecewiseLinear):
-    """``z`` itself; its slope is always 1. It stands where ``network.keep`` puts it: bounds keep the
-    boxes of what activations read.
+    """``z`` itself; its slope is always 1. It stands where ``network.keep`` puts it: bounds keep
+    the boxes of what activations read.
     """
 
     def value(self, z: Tensor) -> Tensor:

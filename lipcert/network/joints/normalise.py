@@ -195,8 +195,8 @@ class InverseLength(Joint):
         if self.centred:
             off = share * size.mean(-1, keepdim=True) * slack
             squares, average = size.square().sum(-1, keepdim=True), size.mean(-1, keepdim=True)
-            # The mean's error moves all differences alike, and these add up to 0: it counts with its
-            # square. Each difference is rounded once more.
+            # The mean's error moves all differences alike, and these add up to 0: it counts with
+            # its square. Each difference is rounded once more.
             two_pass = n * off.square() + 4 * u * (total + n * off.square())
             two_pass = (two_pass + share * (total + 2 * n * off.square())) * (1 + 8 * u)
             one_pass = share * squares + n * (2 * average * off + off.square())
