@@ -44,7 +44,9 @@ def test_the_laws_hold_for_the_activation_and_the_operator(tmp_path):
         "import laws\n"
         + code("Add an activation")
         + code("Add an affine operator")
-        + "laws.ACTIVATION_CASES['softshrink'] = lambda dtype, generator: (\n"
+        + code("Add a joint")
+        + "laws.JOINT_CASES['squares apart'] = (SquaresApart((2, 3)), -2.0, 2.0)\n"
+        "laws.ACTIVATION_CASES['softshrink'] = lambda dtype, generator: (\n"
         "    Softshrink(torch.tensor(0.5, dtype=dtype)))\n"
         "laws.OPERATOR_CASES['circulant'] = lambda dtype, generator: (\n"
         "    Circulant((2, 5), (2, 5), laws.normal((5,), generator, dtype),\n"
@@ -54,10 +56,13 @@ def test_the_laws_hold_for_the_activation_and_the_operator(tmp_path):
         "test_operators.entrywise.register(Circulant)(by_definition)\n",
         encoding="utf-8",
     )
-    files = ("test_activations.py", "test_anchored_activations.py", "test_operators.py")
+    files = (
+        "test_activations.py", "test_anchored_activations.py", "test_joints.py",
+        "test_operators.py",
+    )  # fmt: skip
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "recipes", "-p", "no:cacheprovider",
-         *(str(TESTS / "network" / file) for file in files), "-k", "softshrink or circulant"],
+         *(str(TESTS / "network" / file) for file in files), "-k", "softshrink or circulant or squares"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), str(ROOT)])},
     )  # fmt: skip
