@@ -196,6 +196,7 @@ class Certifier:
         ball = top.clamp(min=_SMALLEST_BALL)
         if self.tools.bound.layers.network.joints:
             assert self.backward is not None
+            findings.passed(self.rungs[0], everyone)
             rows = findings.correct.nonzero().flatten()
             if rows.numel():
                 part = batch.subset(rows)

@@ -139,7 +139,7 @@ def test_remainders_are_not_far_above_what_happens(name: str) -> None:
     rest, line, here = joint.remainder(anchors, boxes), joint.derivative(anchors), 0.0
     here, most = joint.value(*anchors), torch.zeros_like(rest)
     for seed in range(400):
-        points = points_in(boxes, 2 * seed)
+        points = points_in(boxes, seed)
         moved = [p - a for p, a in zip(points, anchors, strict=True)]
         most = torch.maximum(most, (joint.value(*points) - here - line.once(moved)).abs())
     wide = 40.0 if isinstance(joint, InverseLength | Softmax) else 4.0
