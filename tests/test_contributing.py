@@ -62,7 +62,8 @@ def test_the_laws_hold_for_the_activation_and_the_operator(tmp_path):
     )  # fmt: skip
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "recipes", "-p", "no:cacheprovider",
-         *(str(TESTS / "network" / file) for file in files), "-k", "softshrink or circulant or squares"],
+         *(str(TESTS / "network" / file) for file in files), "-k",
+         "softshrink or circulant or squares"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), str(ROOT)])},
     )  # fmt: skip

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from attacks import in_ball, smallest_margins
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from laws import normal, places, random_joint_network, seeded, uniform
 
 from lipcert.certificate import Sample
@@ -127,3 +129,28 @@ def test_what_overflows_float32_inside_is_not_certified_there() -> None:
         radii.append(sample.radius)
     assert radii[0] == 0
     assert radii[1] > 1e-4
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.integers(0, 2**31), st.integers(1, 3), st.sampled_from(["float32", "float64", "real"]),
+    st.booleans(),
+)  # fmt: skip
+def test_no_certificate_of_a_random_network_is_broken(
+    seed: int, blocks: int, deployed: str, pixel_domain: bool
+) -> None:
+    network = random_joint_network(seeded(seed), blocks=blocks)
+    x = uniform((2, *network.in_shape), seeded(seed + 1)).float().double()
+    labels = network.logits(x).argmax(1)
+    options = replace(OPTIONS, deployed=deployed, pixel_domain=pixel_domain, seed=seed)
+    samples = certified(network, x, options)
+    radii = torch.tensor([sample.radius for sample in samples], dtype=torch.float64)
+    if not pixel_domain:
+        assert bool((smallest_margins(network, x, labels, radii, steps=15, restarts=1) > 0).all())
+    run = network.to(dtype=torch.float32 if deployed == "float32" else torch.float64)
+    for k in range(10):
+        points = in_ball(x, radii, seeded(k))
+        points = points.clamp(0, 1) if pixel_domain else points
+        inside = (points - x).flatten(1).norm(dim=1) <= radii
+        kept = run.logits(points.to(run.anchor.dtype)).argmax(1) == labels
+        assert bool((kept | ~inside).all())

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacks import smallest_margins
 from load_models import Case, assert_agrees, network, reading
 from torch import Tensor, nn
 from torch.nn import functional
 
+import lipcert
 from lipcert.errors import CannotCertify
-from lipcert.loading import load_model
+from lipcert.loading import inspect_operators, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -343,3 +345,34 @@ def test_other_forms_are_refused_by_name(name: str) -> None:
     found = reading(given.model())
     assert found.network is None
     assert reason in found.problems[0]
+
+
+CERTIFIED = ("attention, products", "squeeze-excite", "group norm", "gated linear units")
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_exported_networks_are_certified_and_not_broken(name: str, tmp_path: Path) -> None:
+    """Through the file, the cross-check and the bounds; labelled by the network itself."""
+    torch.manual_seed(0)
+    build, _ = NETWORKS[name]
+    net = build()
+    model = lipcert.load(exported(net, tmp_path / "net.onnx", dynamo=False))
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        labels = net(images).argmax(1)
+    result = lipcert.certify(
+        model, images.numpy(), labels.numpy(), eps=["1e-4"], effort="fast", seed=1
+    )
+    radii = torch.tensor([sample.radius for sample in result.samples], dtype=torch.float64)
+    assert int((radii > 1e-5).sum()) >= 3
+    x = images.double().reshape(4, *model.loaded.network.in_shape)
+    reached = smallest_margins(model.loaded.network, x, labels, radii, steps=15, restarts=1)
+    assert bool((reached > 0).all())
+
+
+def test_an_inspection_says_what_is_exact_and_what_enclosed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = exported(NETWORKS["attention, products"][0](), tmp_path / "net.onnx", dynamo=False)
+    bounds = {row.operator: row.bound for row in inspect_operators(path)}
+    assert {bounds[kind] for kind in ("Conv", "Reshape", "Add")} == {"exact"}
+    assert {bounds[kind] for kind in ("Softmax", "LayerNormalization")} == {"enclosed"}
