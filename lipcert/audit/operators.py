@@ -209,7 +209,8 @@ def _softmax(a: Attributes, x: Tensor) -> Tensor:
 
 def _normalised(a: Attributes, x: Tensor, axes: Sequence[int], *, centred: bool) -> Tensor:
     x = x - x.mean(list(axes), keepdim=True) if centred else x
-    return x / (x.square().mean(list(axes), keepdim=True) + a.get("epsilon", 1e-5)).sqrt()
+    length: Tensor = (x.square().mean(list(axes), keepdim=True) + a.get("epsilon", 1e-5)).sqrt()
+    return x / length
 
 
 def _layer_norm(centred: bool) -> Rule:

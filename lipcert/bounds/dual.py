@@ -328,14 +328,15 @@ class DualBound:
         def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
             nonlocal charge, steep
             (line, rest), dtype = lines[i], value.dtype
-            norm = line.steepness(joint.in_shapes, joint.out_shape, value.double())
-            steep = steep * norm.clamp(min=1)
+            norms = line.steepness(joint.in_shapes, joint.out_shape, value.double())
+            steep = steep * torch.stack(norms).sum(0).clamp(min=1)
             charge = charge + _spent(value, rest) + error * length(rest)
             size = length(value)
             made = unit * 4 * (line.transposed_terms + 8) * size
-            error = (error + made) * norm * (1 + 8 * FLOAT64) + 4 * unit * size * norm
+            error = (error + made + 4 * unit * size) * (1 + 8 * FLOAT64)
             parts = line.transpose(value.double()[:, None])
-            return [(part[:, 0].to(dtype), error) for part in parts]
+            pairs = zip(parts, norms, strict=True)
+            return [(part[:, 0].to(dtype), error * norm) for part, norm in pairs]
 
         reached = self._sweep(forms.node, forms.coefficients, cross, join)
         # What squares that underflow can cost was bounded for joints that amplify no more.

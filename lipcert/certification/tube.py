@@ -41,6 +41,9 @@ _HELD = 4
 _FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
 _SMALLER = 0.85
+# Remainders of joints grow at once where a guess was a little too far: they get more tries, and
+# these are further apart.
+_MORE_TRIES, _MUCH_SMALLER = 2, 0.65
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
 _FIRST_GUESS, _NEAR = 0.005, 1.2
 _GUESSED_CLASSES = 3
@@ -97,11 +100,13 @@ class TubeBound:
         self.dual, self.guide = self.bound.duals
         self.noise = deployment.noise(simple)
         self.tube = Tube(simple, rough)
+        self.tries = self.pace.tube.tries + (_MORE_TRIES if simple.joints else 0)
+        self.smaller = _MUCH_SMALLER if simple.joints else _SMALLER
         widths = sum(math.prod(simple.nodes[sink].shape) for sink in simple.sinks)
         # Drawn at the input and at every activation; of each neuron two statistics may fail.
         self.account = budget.account(
             part,
-            preparations=self.pace.tube.tries + len(options.eps),
+            preparations=self.tries + len(options.eps),
             draws=len(simple.sources),
             events=2 * widths,
         )
@@ -131,14 +136,14 @@ class TubeBound:
         # It has all that margins are proven with; norms it has none.
         tools = cast(Backward, self)
         every = BackwardBatch(tools, batch.x, batch.labels, batch.allowance, batch.deployed)
-        guess, tries = self._guess(every, limit), self.pace.tube.tries
+        guess, tries = self._guess(every, limit), self.tries
         aim = on_grid(torch.where(guess > 0, guess, limit).clamp(min=_SMALLEST_BALL))
         open_ = torch.ones_like(aim) > 0
         for number in range(tries):
             if not bool(open_.any()) or findings.seconds_left(rows[open_]) <= 0:
                 break
             open_ = open_ & ~self._prove(every, findings, rows, aim, number, open_)
-            aim = on_grid(torch.where(open_, aim * _SMALLER, aim))
+            aim = on_grid(torch.where(open_, aim * self.smaller, aim))
         for number, eps in enumerate(self.options.eps, start=tries):
             near = torch.full_like(limit, eps.rounded_up)
             known = findings.radius[rows]

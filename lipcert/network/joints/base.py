@@ -73,15 +73,24 @@ class Derivative(ABC):
     def magnitude_once(self, parts: Sequence[Tensor]) -> Tensor:
         return self.magnitude([part[:, None] for part in parts])[:, 0]
 
-    def steepness(self, shapes: Sequence[Shape], out_shape: Shape, like: Tensor) -> Tensor:
-        """An upper bound of ``‖L‖₂``: ``(‖|L|‖_1 ‖|L|‖_∞)^½``, ``(B,)``; infinite for a NaN."""
-        ones = [like.new_ones(len(like), *shape) for shape in shapes]
-        rows = self.magnitude_once(ones).flatten(1).amax(1).double()
+    def steepness(
+        self, shapes: Sequence[Shape], out_shape: Shape, like: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Upper bounds of ``‖L_p‖₂`` of the part of each input ``p``, ``(B,)`` each, and of that of
+        its magnitudes: ``(‖|L_p|‖_1 ‖|L_p|‖_∞)^½``; infinite for a NaN."""
+        own = arithmetic_of(like.dtype)
+        slack = 1 + 4 * (self.terms + self.transposed_terms + 16) * own.unit
         columns = self.transpose_magnitude(like.new_ones(len(like), 1, *out_shape))
-        most = torch.stack([part.flatten(1).amax(1) for part in columns]).amax(0).double()
-        unit = arithmetic_of(like.dtype).unit
-        slack = 1 + (self.terms + self.transposed_terms + 16) * 2 * unit
-        return (rows.sqrt() * most.sqrt() * slack).nan_to_num(torch.inf, torch.inf)
+        found = []
+        for k, column in enumerate(columns):
+            part = [
+                like.new_full((len(like), *shape), float(j == k)) for j, shape in enumerate(shapes)
+            ]
+            rows = self.magnitude_once(part).flatten(1).amax(1).double()
+            most = column.flatten(1).amax(1).double()
+            norm = rows.sqrt() * most.sqrt() * slack
+            found.append(norm.nan_to_num(torch.inf, torch.inf))
+        return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
