@@ -2,15 +2,22 @@
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from report.test_table_and_schemas import certificate, samples
 
+import lipcert
 from lipcert.certificate import summarise
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.data import load_dataset
+from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.report import json_file
 from lipcert.result import Result
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"
 
 
 @pytest.fixture
@@ -63,6 +70,29 @@ def test_a_report_is_text_and_a_file(result, tmp_path):
     assert json.loads(result.report("badge"))["message"] == "33.33 %"
     with pytest.raises(UsageError, match="cannot be written"):
         result.report(to=tmp_path / "no" / "such.html")
+
+
+def test_it_is_audited_and_what_was_changed_is_found(tmp_path):
+    path, digits = EXAMPLE, load_dataset("digits")
+    data, chosen = tmp_path / "data.npz", np.arange(3)
+    np.savez(data, images=digits.pixels(chosen), labels=digits.labels[chosen])
+    found = lipcert.certify(lipcert.load(path), str(data), eps=["0.1"], method="local")
+    assert isinstance(found, Result)
+    sound = found.audit(path, str(data), samples="all")
+    assert len(sound.samples) == 3
+    assert not sound.contradictions
+    larger = [replace(s, radius=6 * s.radius) if s.radius else s for s in found.samples]
+    forged = Result(
+        replace(
+            found.certificate,
+            samples_sha256=json_file.samples_digest(larger, estimate=False),
+            summary=summarise(larger, ["0.1"], estimate=False),
+        ),
+        tuple(larger),
+    )
+    assert forged.audit(path, str(data), samples="all").contradictions
+    with pytest.raises(LipcertError):
+        found.audit(tmp_path / "absent.onnx", str(data))
 
 
 def test_without_pandas_it_says_what_to_do(result, monkeypatch):

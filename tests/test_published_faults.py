@@ -16,6 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipcert.bounds import Layers
 from lipcert.certification import Certifier
+from lipcert.certification.analysis import Analysis
+from lipcert.certification.findings import Findings, Step
+from lipcert.certification.published import Published
+from lipcert.certification.rungs import Rung, ladder
+from lipcert.certification.samples import Samples
 from lipcert.loading import load_model, normalisation_found, with_preprocessing
 from lipcert.network import NetworkBuilder, Segment, simplify
 from lipcert.network.activations import relu
@@ -160,34 +165,38 @@ def test_7_no_guard_in_a_denominator_lowers_a_norm(factor: float) -> None:
         assert (local >= factor).all()
 
 
-def test_8_reduced_precision_is_off_and_the_analysis_in_double(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_8_reduced_precision_is_off_and_the_analysis_in_double() -> None:
     seen: list[tuple[bool, bool, str]] = []
-    findings = Certifier._findings
 
-    def noted(self, batch):
-        seen.append(
-            (
-                torch.backends.cuda.matmul.allow_tf32,
-                torch.backends.cudnn.allow_tf32,
-                torch.get_float32_matmul_precision(),
+    class Noted:
+        name = "noted"
+
+        def climb(self, samples: Samples, known: Findings) -> Step:
+            seen.append(
+                (
+                    torch.backends.cuda.matmul.allow_tf32,
+                    torch.backends.cudnn.allow_tf32,
+                    torch.get_float32_matmul_precision(),
+                )
             )
-        )
-        return findings(self, batch)
+            return Step(self.name, torch.arange(0))
 
-    monkeypatch.setattr(Certifier, "_findings", noted)
+    def rungs(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
+        return *ladder(analysis, published), Noted()
+
     network, x, labels = random_case(0)
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("medium")
     try:
-        certifier = Certifier(network.to(dtype=torch.float32), options(), samples=1)
+        single = network.to(dtype=torch.float32)
+        certifier = Certifier(single, options(), samples=1, rungs=rungs)
         certifier(x[:1].float(), labels[:1], [0])
     finally:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
     assert seen == [(False, False, "highest")]
-    assert certifier.tools.bound.layers.network.anchor.dtype == torch.float64
+    assert certifier.analysis.simplified.anchor.dtype == torch.float64
+    assert certifier.analysis.lowered.anchor.dtype == torch.float64
 
 
 def test_9_training_never_looks_at_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:

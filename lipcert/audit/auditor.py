@@ -21,6 +21,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from lipcert.audit.arithmetic import FORMATS, Arithmetic
 from lipcert.audit.attack import Ball, broken, candidates
 from lipcert.audit.claims import Claims, Record, radius_of
 from lipcert.audit.deployed import Deployed, Preprocessing, margins
@@ -29,7 +30,7 @@ from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
 from lipcert.audit.program import Program
 from lipcert.audit.proofs.check import Checker, Claim, Outcome
-from lipcert.audit.reach import FORMATS, Norms
+from lipcert.audit.reach import Norms
 from lipcert.audit.report import Audited, Finding
 
 Array = NDArray[Any]
@@ -73,6 +74,7 @@ class Auditor:
         self._norms = Norms()
         self._proofs = proofs
         self._checker: Checker | None = None
+        self._arithmetic = Arithmetic.of("real")
         self._proven: dict[int, Outcome] = {}
         self.reading = self.bound = "available"
         if record["stripped"] == "Sigmoid":
@@ -80,21 +82,21 @@ class Auditor:
             self.reading = self.bound = "not available: a Sigmoid at the end was left out"
             return
         try:
-            self._reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
+            reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
+            self._reading = reading
+            if claims.deployed not in (*FORMATS, "real"):
+                raise NotRead(f"--deployed {claims.deployed}")
+            self._arithmetic = Arithmetic.of(claims.deployed, reading.inside, reading.leaves)
             if proofs is None:
-                self._program = Program(self._reading, self._preprocessing)
-            elif claims.deployed in (*FORMATS, "real"):
+                self._program = Program(reading, self._preprocessing)
+            else:
                 self._checker = Checker(
-                    self._reading, self._preprocessing, proofs, len(claims.samples),
-                    deployed=claims.deployed, pixel_domain=claims.pixel_domain,
-                    softmax=self.softmax,
+                    reading, self._preprocessing, proofs, len(claims.samples), self._arithmetic,
+                    pixel_domain=claims.pixel_domain, softmax=self.softmax,
                 )  # fmt: skip
         except NotRead as missing:
             self.bound = f"not available: {missing}"
             self.reading = self.reading if self._reading else self.bound
-        if claims.deployed not in (*FORMATS, "real"):
-            self._program = self._checker = None
-            self.bound = f"not available for --deployed {claims.deployed}"
 
     def check_reading(self, images: Array) -> None:
         """Whether the own reading is the function that onnxruntime runs; else it is not used."""
@@ -241,8 +243,9 @@ class Auditor:
         ])  # fmt: skip
 
     def _covered(self, images: Array) -> Array:
-        """The arithmetic that the certificate covers: the file's own, or real numbers."""
-        if self.claims.deployed == "real" and self._reading is not None:
+        """The arithmetic that the certificate covers: the file's own, or real numbers, unless the
+        file rounds to types of its own."""
+        if self._arithmetic.unit == 0 and self._reading is not None:
             return self._exact(images)
         return self.deployed(images)
 
@@ -263,7 +266,7 @@ class Auditor:
             self._program, image.reshape(-1), least, self._norms,
             pixel_domain=self.claims.pixel_domain,
         )  # fmt: skip
-        found = dual.margins(sample["label"], softmax=self.softmax, deployed=self.claims.deployed)
+        found = dual.margins(sample["label"], self._arithmetic, softmax=self.softmax)
         smallest = float(found.min())
         if smallest > 0:
             return least, Finding(claim, "confirmed", f"own bound: margins above {smallest:.4g}")

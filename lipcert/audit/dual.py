@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.matrix import ENTRY
-from lipcert.audit.program import Affine, Bent, Program
+from lipcert.audit.program import Affine, Bend, Program
 from lipcert.audit.reach import (
     LONG,
     UNIT,
@@ -43,7 +44,6 @@ _STEPS = 60
 _CHUNK = 256
 # Multipliers that are tried for boxes, times ‖A‖ / radius.
 _TRIED = (0.1, 0.4, 1.6)
-SOFTMAX_TIE = 2.0**-16
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,9 @@ class Dual:
         low, high = reach.low.copy(), reach.high.copy()
         at = reach.centre.astype(np.float64)
         kinks = [
-            step.kinks
+            step.function.kinks
             for step in self.program.steps
-            if isinstance(step, Bent) and step.input == value
+            if isinstance(step, Bend) and step.input == value
         ]
         bent = [(at + low < kink) & (kink < at + high) for kink in np.concatenate(kinks)]
         rows = np.flatnonzero(np.any(bent, axis=0))
@@ -124,17 +124,17 @@ class Dual:
             slopes[value] = wide.gather(0, piece[None])
         return slopes
 
-    def margins(self, label: int, *, softmax: bool = False, deployed: str = "float32") -> Array:
+    def margins(self, label: int, arithmetic: Arithmetic, *, softmax: bool = False) -> Array:
         """Lower bounds of ``f_label − f_j`` over the ball, as deployed: ``(K,)``, ∞ at the label.
 
-        NaN where nothing is known.
+        NaN where nothing is known. ``softmax``: less what a Softmax behind them could tie.
         """
         top = self.program.output
         centre, error = self.reaches[top].centre, self.reaches[top].error
         others = np.delete(np.arange(len(centre)), label)
         at = centre[label] - centre[others]
-        spent = deployed_errors(self.program, self.reaches, deployed, label, others)
-        spent = spent + error[label] + error[others] + (SOFTMAX_TIE if softmax else 0)
+        spent = deployed_errors(self.program, self.reaches, arithmetic, label, others)
+        spent = spent + error[label] + error[others] + (arithmetic.tie if softmax else 0)
         rows = np.zeros((len(others), len(centre)))
         rows[np.arange(len(others)), others] = -1
         rows[:, label] = 1
@@ -205,8 +205,8 @@ class Dual:
                 n = len(size) + sum(m.longest for m in step.matrices)
                 loss = rounding(n, unit) * size
                 total = total - (abs(a) * (loss if exact else torch.from_numpy(loss))).sum(-1)
-                for m, i in zip(step.matrices, step.inputs, strict=True):
-                    down = m.transpose @ a if exact else m.pull(a)
+                for i, m, linear in zip(step.inputs, step.matrices, step.maps, strict=True):
+                    down = m.transpose @ a if exact else linear.back(a)
                     adjoint[i] = adjoint[i] + down if i in adjoint else down
                 continue
             t, c = self._terms[value][0 if exact else 1], slopes[value]
@@ -241,25 +241,25 @@ def _least_error(xp: Any, a: Any, c: Any, power: Any, t: Terms, unit: float) -> 
     return (least - lost).sum(-1) - power[:, 0] * (t.ball**2 + 8 * loose)
 
 
-def _terms(step: Bent, z: Reach, kind: Any) -> Terms:
-    at = z.centre.astype(kind)
+def _terms(step: Bend, z: Reach, kind: Any) -> Terms:
+    bent, at = step.function, z.centre.astype(kind)
     n = len(at)
-    places = [np.full(n, -np.inf), *(kink - at for kink in step.kinks), np.full(n, np.inf)]
+    places = [np.full(n, -np.inf), *(kink - at for kink in bent.kinks), np.full(n, np.inf)]
     begins = np.stack([np.maximum(place, z.low) for place in places[:-1]])
     ends = np.stack([np.minimum(place, z.high) for place in places[1:]])
-    slopes = step.slopes.astype(kind)
+    slopes = bent.slopes.astype(kind)
     # Each piece as a line, by its value at the kink it begins or ends with.
-    lines, height = [], np.full(step.slopes.shape[1], step.start, dtype=kind)
+    lines, height = [], np.full(bent.slopes.shape[1], bent.start, dtype=kind)
     for piece, slope in enumerate(slopes):
-        kink = step.kinks[max(piece - 1, 0)]
+        kink = bent.kinks[max(piece - 1, 0)]
         if piece > 1:
-            height = height + slopes[piece - 1] * (kink - step.kinks[piece - 2])
+            height = height + slopes[piece - 1] * (kink - bent.kinks[piece - 2])
         lines.append(height + slope * (at - kink))
-    offsets = np.stack(lines) - step.values(at)
-    unknown = z.error + ENTRY * (np.abs(at).astype(np.float64) + abs(step.start) + z.amplitude)
+    offsets = np.stack(lines) - bent.values(at)
+    unknown = z.error + ENTRY * (np.abs(at).astype(np.float64) + abs(bent.start) + z.amplitude)
     return Terms(
         low=z.low, high=z.high, begins=begins, ends=ends, slopes=slopes, offsets=offsets,
-        ball=z.ball, doubt=8 * step.steepest * unknown, reach=z.amplitude, steepest=step.steepest,
+        ball=z.ball, doubt=8 * bent.steepest * unknown, reach=z.amplitude, steepest=bent.steepest,
     )  # fmt: skip
 
 

@@ -7,9 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[Any]
 
@@ -97,17 +95,3 @@ class Matrix:
         where = self.columns[kept]
         made[self.rows[kept], place[where]] = self.entries[kept] * scale[where]
         return made
-
-    @cached_property
-    def _torch_transpose(self) -> Tensor:
-        t = self.transpose
-        places = torch.from_numpy(np.stack([t.rows, t.columns]))
-        made = torch.sparse_coo_tensor(
-            places, torch.from_numpy(t.entries), t.shape, check_invariants=True
-        )
-        return made.coalesce()
-
-    def pull(self, rows: Tensor) -> Tensor:
-        """``rows · M`` for rows ``(R, m)``, differentiable."""
-        result: Tensor = torch.sparse.mm(self._torch_transpose, rows.T).T
-        return result

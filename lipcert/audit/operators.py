@@ -47,7 +47,7 @@ def attributes_of(node: onnx.NodeProto) -> Attributes:
     return Attributes({k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()})
 
 
-def _window(
+def window(
     a: Attributes, x: Tensor, kernel: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and the pads of ``F.pad``, of a convolution or a pooling of ``x``."""
@@ -70,7 +70,7 @@ def _window(
 
 
 def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    strides, dilations, pads = _window(a, x, weight.shape[2:])
+    strides, dilations, pads = window(a, x, weight.shape[2:])
     function: Any = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
     result: Tensor = function(
         F.pad(x, pads), weight, bias, strides, 0, dilations, a.get("group", 1)
@@ -79,7 +79,7 @@ def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
-    strides, dilations, pads = _window(a, x, a["kernel_shape"])
+    strides, dilations, pads = window(a, x, a["kernel_shape"])
     function: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.ndim - 3]
     result: Tensor = function(
         F.pad(x, pads, value=-math.inf), a["kernel_shape"], strides, 0, dilations
@@ -88,7 +88,7 @@ def _max_pool(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _average_pool(a: Attributes, x: Tensor) -> Tensor:
-    strides, dilations, pads = _window(a, x, a["kernel_shape"])
+    strides, dilations, pads = window(a, x, a["kernel_shape"])
     if any(d != 1 for d in dilations):
         raise NotRead("an average pooling with dilations")
     function: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3]
@@ -186,9 +186,17 @@ def _clip(a: Attributes, x: Tensor, *more: Any) -> Tensor:
     return x.clamp(None if low is None else float(low), None if high is None else float(high))
 
 
+# The floating types of ONNX, as ``arithmetic`` names them.
+FLOATS = {
+    onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64",
+    onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16",
+}  # fmt: skip
+
+
 def _cast(a: Attributes, x: Tensor) -> Tensor:
-    if a["to"] not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-        raise NotRead("a Cast to another type than float or double")
+    """Here values are real numbers: what the type rounds is charged, ``Interpreter.inside``."""
+    if a["to"] not in FLOATS:
+        raise NotRead("a Cast to a type that is not floating")
     return x
 
 

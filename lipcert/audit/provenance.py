@@ -66,7 +66,8 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
         _check_digest(file, digest, claims)
     if sources.arch is not None:
         module, _ = build_model(sources.arch, path, image_shape)
-        return affordable(export(module, sources.arch, image_shape), path.name)
+        found = affordable(export(module, sources.arch, image_shape), path.name)
+        return _as_recorded(claims, *found)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")
     model = open_onnx(path).model
@@ -77,7 +78,26 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
     record = claims.certificate["model"]
     # The shape of the file's own input, in its own order.
     layout = "CHW" if len(record["input_shape"]) == 4 else None
-    return affordable(model, path.name, record.get("output"), record["input_shape"][1:], layout)
+    shape = record["input_shape"][1:]
+    output = record.get("output")
+    if output is not None and output not in {value.name for value in model.graph.output}:
+        raise CannotCertify(f"{claims.path}: names the output {output!r}, which {path} has not")
+    found = affordable(model, path.name, output, shape, layout)
+    return _as_recorded(claims, *found)
+
+
+def _as_recorded(
+    claims: Claims, model: onnx.ModelProto, facts: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """The model; ``CannotCertify`` unless it is what the certificate says of it."""
+    recorded = claims.certificate["model"]
+    for name, found in facts.items():
+        if recorded[name] != found:
+            raise CannotCertify(
+                f"{claims.path}: at $.model.{name}: is {recorded[name]}, of a model with {found}; "
+                "certify again"
+            )
+    return model
 
 
 def find_data(claims: Claims, sources: Sources) -> Dataset:

@@ -15,20 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.matrix import ENTRY, Matrix
-from lipcert.audit.program import Affine, Bent, Program
+from lipcert.audit.program import Affine, Bend, Program
 
 Array = NDArray[Any]
 
 LONG = np.longdouble
 UNIT = 2.0**-53
-# Unit roundoff, smallest normal and half the largest number of what a network may be deployed in.
-FORMATS = {
-    "float64": (2.0**-53, 2.0**-1022, 2.0**1022),
-    "float32": (2.0**-24, 2.0**-126, 2.0**126),
-    "bfloat16": (2.0**-8, 2.0**-126, 2.0**126),
-    "float16": (2.0**-11, 2.0**-14, 2.0**14),
-}
 # Larger matrices are bounded by their Frobenius norm and the Schur test.
 _LARGEST_GRAM = 3072
 _FADED = 1e-9
@@ -157,14 +151,15 @@ def through_affine(step: Affine, reaches: list[Reach], norms: Norms) -> Reach:
     return Reach(centre, error, low, high, np.ones(len(low)), min(radius, box))
 
 
-def through_bent(step: Bent, z: Reach) -> Reach:
+def through_bent(step: Bend, z: Reach) -> Reach:
     """The reach of ``σ(v)``: extremes and secants of a piecewise linear function lie at the ends
     of its pieces. What the centre is not known to moves either by ``4 max|σ'|`` times that."""
-    centre = step.values(z.centre)
+    bent = step.function
+    centre = bent.values(z.centre)
     at = z.centre.astype(np.float64)
-    ends = [z.low, z.high, *(np.clip(kink - at, z.low, z.high) for kink in step.kinks)]
-    moved = np.stack([step.values(at + end) - step.values(at) for end in ends])
-    doubt = 4 * step.steepest * (z.error + ENTRY * (np.abs(at) + z.amplitude + abs(step.start)))
+    ends = [z.low, z.high, *(np.clip(kink - at, z.low, z.high) for kink in bent.kinks)]
+    moved = np.stack([bent.values(at + end) - bent.values(at) for end in ends])
+    doubt = 4 * bent.steepest * (z.error + ENTRY * (np.abs(at) + z.amplitude + abs(bent.start)))
     low, high = np.minimum(moved.min(0) - doubt, 0), np.maximum(moved.max(0) + doubt, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         secants = np.stack([
@@ -172,42 +167,53 @@ def through_bent(step: Bent, z: Reach) -> Reach:
         ])  # fmt: skip
     # An end at the centre itself says nothing of its secants: the slope there may be any.
     secants = np.where(np.isfinite(secants), secants, np.inf)
-    scale = np.minimum(secants.max(0) * (1 + ENTRY), step.steepest)
-    error = step.steepest * z.error + ENTRY * np.abs(centre).astype(np.float64)
+    scale = np.minimum(secants.max(0) * (1 + ENTRY), bent.steepest)
+    error = bent.steepest * z.error + ENTRY * np.abs(centre).astype(np.float64)
     return Reach(centre, error, low, high, scale * z.scale, z.radius)
 
 
 def deployed_errors(
-    program: Program, reaches: list[Reach], deployed: str, label: int, others: Array
+    program: Program, reaches: list[Reach], arithmetic: Arithmetic, label: int, others: Array
 ) -> Array:
     """How far each deployed ``f_label − f_j`` can be from the real one, anywhere in the ball.
 
     For any order of summation, with ``n`` products a sum: ``e ← |M| e + γ_n (|M| |v| + |bias|)``
-    and ``(n + 1)`` times the smallest normal number for underflow; in the last step, where rows are
-    subtracted, what two of them share cancels. Infinite where a sum might overflow, nothing for
-    ``real``.
+    and for underflow ``(n + 1)`` times the smallest normal number, times the largest value since
+    the last bent function, as weights underflow as well, and scales may be merged with them. In the
+    last step, where rows are subtracted, what two of them share cancels. Infinite where a sum might
+    overflow, in whatever order scales and weights are multiplied; nothing in real arithmetic.
     """
-    if deployed == "real":
+    unit, tiny, most = arithmetic.unit, arithmetic.tiny, arithmetic.most
+    if unit == 0:
         return np.zeros(len(others))
-    unit, tiny, most = FORMATS[deployed]
     errors = [np.zeros(len(reaches[0].low))]
+    # Of every value: the largest since the last bent function, and the product of row sums.
+    peaks, swells = [1 + float(_largest(reaches[0]).max())], [2.0]
     for step in program.steps:
-        if isinstance(step, Bent):
-            largest = _largest(reaches[len(errors)]) + step.steepest * errors[step.input]
-            errors.append(step.steepest * errors[step.input] + 4 * unit * largest)
+        if isinstance(step, Bend):
+            largest = _largest(reaches[len(errors)]) + step.function.steepest * errors[step.input]
+            largest = np.where(largest < most, largest, np.inf)
+            errors.append(step.function.steepest * errors[step.input] + 4 * unit * largest)
+            peaks.append(1 + float(largest.max()))
+            swells.append(2.0)
             continue
         n = sum(matrix.longest for matrix in step.matrices) + len(step.matrices)
         fresh, inherited = step.size.copy(), np.zeros(len(step.bias))
         for matrix, i in zip(step.matrices, step.inputs, strict=True):
             fresh = fresh + matrix.magnitude @ (_largest(reaches[i]) + errors[i])
             inherited = inherited + matrix.magnitude @ errors[i]
-        fresh = np.where(fresh < most, fresh, np.inf)
+        sums = sum(m.magnitude @ np.ones(m.shape[1]) for m in step.matrices)
+        swells.append(max(swells[i] for i in step.inputs) * max(1.0, float(np.max(sums))))
+        peak = max(peaks[i] for i in step.inputs) + float(step.size.max())
+        safe = peak * swells[-1] < most
+        peaks.append(max(peak, float(fresh.max())))
+        fresh = np.where((fresh < most) & safe, fresh, np.inf)
         gamma = (n + 16) * unit / (1 - (n + 16) * unit) if (n + 16) * unit < 1 else np.inf
-        fresh = ((gamma + ENTRY) * fresh + (n + 1) * tiny) * (1 + rounding(n))
+        fresh = ((gamma + ENTRY) * fresh + (n + 1) * tiny * peak) * (1 + rounding(n))
         errors.append(inherited * (1 + rounding(n)) + fresh)
     total: Array = errors[-1]
     last = program.steps[-1]
-    if isinstance(last, Bent) or program.output != len(program.steps):
+    if isinstance(last, Bend) or program.output != len(program.steps):
         total = errors[program.output]
         whole: Array = total[label] + total[others]
         return whole

@@ -2,15 +2,14 @@
 
 from lipcert.bounds.anchored_bound import AnchoredBound
 from lipcert.bounds.ball import node_constants
-from lipcert.bounds.boxes import Centre, Propagation, rounding_errors
+from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.facts import FactPlan, Facts
 from lipcert.bounds.lipschitz import (
     Layers,
-    Weights,
     global_margins,
     local_margins,
     local_radii,
     logit_constant,
-    weights,
 )
 from lipcert.bounds.methods import (
     Bound,
@@ -18,11 +17,23 @@ from lipcert.bounds.methods import (
     LocalBallBound,
     LocalBound,
 )
-from lipcert.bounds.refined import Prepared
 from lipcert.bounds.support import ball_box_support
 
 __all__ = [
-    "AnchoredBound", "Bound", "Centre", "GlobalBound", "Layers", "LocalBallBound", "LocalBound",
-    "Prepared", "Propagation", "Weights", "ball_box_support", "global_margins", "local_margins",
-    "local_radii", "logit_constant", "node_constants", "rounding_errors", "weights",
+    "AnchoredBound",
+    "Bound",
+    "Centre",
+    "FactPlan",
+    "Facts",
+    "GlobalBound",
+    "Layers",
+    "LocalBallBound",
+    "LocalBound",
+    "Propagation",
+    "ball_box_support",
+    "global_margins",
+    "local_margins",
+    "local_radii",
+    "logit_constant",
+    "node_constants",
 ]  # fmt: skip

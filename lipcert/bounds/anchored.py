@@ -13,188 +13,85 @@ and no Lipschitz constant.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
-from lipcert.bounds.boxes import (
+from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.facts import Facts, Finds, NoiseOf
+from lipcert.bounds.reach import Reach, joined, through
+from lipcert.bounds.state import Coupling, Layer, Noised, State, half_diagonal
+from lipcert.network import Forward, Network, Node, forward
+from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.operators import Operator
+from lipcert.numbers import (
     Box,
-    Centre,
-    Propagation,
-    affine_box,
+    Outward,
     around,
+    for_samples,
+    image,
     meet,
     sum_box,
     widened,
 )
-from lipcert.network import Forward, Network, Node, forward
-from lipcert.network.activations import Activation, Elementwise
-from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import (
-    DOUBLE,
-    FLOAT64,
-    FLOAT64_TINY,
-    Arithmetic,
-    column,
-    gamma,
-    rounded_up,
-)
+from lipcert.rounding import FLOAT64_TINY, column, rounded_up
 
 # The least share that one source of several has of a coupled ball, and the least ``τ`` for errors.
 _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
 
 
 @dataclass(frozen=True, eq=False)
-class Coupling:
-    """What a layer's ball is made of: ``‖M Δz‖² ≤ Σ_j factors_j ‖Δσ_j / w_j‖² + rest``, over the
-    activations j before it, ``w_j`` their gains; the ``rest`` is the input's. ``(B,)`` each."""
-
-    factors: dict[int, Tensor]
-    rest: Tensor
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Coupling:
-        return Coupling({j: change(g) for j, g in self.factors.items()}, change(self.rest))
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One activation's input over the ball: values ``anchor`` at the sample, box, and ball
-    ``‖M Δz‖₂ ≤ radius``; ``gain`` is ``w``, ``varying`` the mask M of all neurons whose output can
-    change, and maybe of some more. The network's input is such a layer too, of gain 1.
-
-    ``coupling``: how the ball follows from other activations; None where only the input counts.
-
-    ``drift``: how far each value of the anchor is from what the layers before make of their own
-    anchors, ``|z0 − (W σ(z0') + b)|``, and a run's from what they make of its own, together; for
-    the input 0; None where nothing was rounded.
-
-    What is one number a sample, the radius and the coupling, is in float64, whatever the type of
-    the rest.
-    """
-
-    anchor: Tensor
-    lower: Tensor
-    upper: Tensor
-    radius: Tensor
-    gain: Tensor
-    varying: Tensor
-    coupling: Coupling | None = None
-    drift: Tensor | None = None
-
-    @property
-    def drifted(self) -> Tensor:
-        """The length of the drift, rounded up: ``(B,)``."""
-        if self.drift is None:
-            return torch.zeros_like(self.radius)
-        return half_diagonal(self.drift, self.radius.dtype)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
-        """Every tensor changed alike: rows chosen, or a type."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        coupling, drift = values.pop("coupling"), values.pop("drift")
-        tensors = {name: change(value) for name, value in values.items()}
-        return Layer(
-            **tensors,
-            coupling=coupling and coupling.map(change),
-            drift=None if drift is None else change(drift),
-        )
-
-
-# By source: the input, 0, and every activation.
-State = dict[int, Layer]
-
-
-def select(state: State, rows: Tensor) -> State:
-    """Some rows of a state, in this order."""
-    return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
-
-
-def to_dtype(state: State, dtype: torch.dtype) -> State:
-    return {i: layer.map(lambda t: t.to(dtype)) for i, layer in state.items()}
-
-
-class Facts(ABC):
-    """What a state is built from beside the boxes: norms, and refinements of single nodes."""
-
-    def varying(self, activation: int, mask: Tensor) -> Tensor:
-        """A mask of at least these neurons, for the layer's ball to cover."""
-        return mask
-
-    def gain(self, activation: int, gain: Tensor) -> Tensor:
-        """A chance to lower the gains: those found at a larger radius hold too, and norms that
-        were found there count on gains that are no larger."""
-        return gain
-
-    @abstractmethod
-    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
-        """``‖diag(outer) A diag(inner)‖`` of an edge: ``(B,)``."""
-
-    def noise(self, node: int, state: State, box: Box) -> Tensor | None:
-        """How far a run may be off at an activation's input by rounding, seen from the layers
-        before it, that put it into the ``box`` but for that: ``(B, *shape)``."""
-        return None
-
-    def box(self, node: int, state: State, box: Box, off: Tensor) -> Box:
-        """A chance to tighten the box of an activation's input from the layers before it, which
-        tell it but for ``off``."""
-        return box
-
-    def ball(self, node: int, state: State, mask: Tensor, radius: Tensor) -> Tensor:
-        """A chance to tighten ``‖M Δv‖ ≤ radius`` of an activation's input: ``(B,)``."""
-        return radius
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """How far a node moves, from balls alone: ``|Δv| ≤ width`` and ``Δv = diag(√squares) r`` with
-    ``‖r‖₂ ≤ radius``; ``squares`` None for ones."""
-
-    width: Tensor
-    radius: Tensor
-    squares: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Motion:
     """Of one node: its box, how far it moves by balls alone, and how far its anchor is ``off`` from
-    what the layers before make of theirs, noise included."""
+    what the layers before make of theirs, noise included, None where nothing is charged; ``far``:
+    that as a length, ``(B,)``, None where the values tell it."""
 
     box: Box
     reach: Reach
-    off: Tensor
+    off: Tensor | None
+    far: Tensor | None = None
 
 
 def anchored_state(
-    propagation: Propagation,
-    edges: dict[int, list[Edge]],
-    centre: Centre,
-    eps: Tensor,
-    facts: Facts,
-) -> State:
-    """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
-    of a ``Propagation``.
+    propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
+    facts: Facts, noise_of: NoiseOf | None = None,
+) -> State:  # fmt: skip
+    """Makes every activation's layer over the balls of radius ``eps`` ``(B,)`` around the
+    ``anchors`` of a ``Propagation``, from ``facts`` that hold over these balls.
 
     The network has element-wise activations only (``network.lower``); ``edges`` are the segments
-    that end in each activation's input.
+    that end in each activation's input. ``noise_of`` tells the noise of these balls: that of the
+    facts, which were found for larger ones, may be more.
     """
-    rules = _Anchoring(propagation, edges, centre, eps, facts)
+    rules = _Anchoring(propagation, edges, centre, eps, None, noise_of, facts)
     forward(propagation.network, rules)
     return rules.state
 
 
+def found_state(
+    propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
+    finder: Finds, noise_of: NoiseOf | None = None,
+) -> tuple[Facts, State]:  # fmt: skip
+    """Finds the facts of these balls layer by layer, and makes the state as ``anchored_state``."""
+    rules = _Anchoring(propagation, edges, centre, eps, finder, noise_of)
+    forward(propagation.network, rules)
+    return rules.facts, rules.state
+
+
 @dataclass(frozen=True, eq=False)
 class _Anchoring(Forward[Motion]):
-    """The rules of ``anchored_state``; ``state`` grows layer by layer."""
+    """The rules of ``anchored_state``; ``state`` grows layer by layer, and with a finder so do
+    ``facts``, which are then its own."""
 
     propagation: Propagation
     edges: dict[int, list[Edge]]
     centre: Centre
     eps: Tensor
-    facts: Facts
+    finder: Finds | None
+    noise_of: NoiseOf | None
+    facts: Facts = field(default_factory=Facts)
     state: State = field(default_factory=dict)
 
     @property
@@ -202,113 +99,144 @@ class _Anchoring(Forward[Motion]):
         return self.propagation.network
 
     @property
-    def own(self) -> Arithmetic:
-        return self.network.arithmetic
+    def own(self) -> Outward:
+        return self.network.outward
 
     def input(self, i: int) -> Motion:
-        x, error = self.centre.values[i], self.centre.errors[i]
+        x, error = self.centre.values[i], self._error(i)
         ones, radius = torch.ones_like(x), column(self.eps, x).expand_as(x)
-        box = self.facts.box(i, self.state, around(x, radius, self.own), error)
+        box = self._known(i, around(x, radius, self.own), error)
         self.state[i] = Layer(x, *box, self.eps, ones, ones)
         return Motion(box, Reach(radius, self.eps, ones), error)
 
     def sum(self, i: int, parts: list[Motion]) -> Motion:
         box = sum_box([part.box for part in parts], self.own)
-        return Motion(box, joined([part.reach for part in parts], self.own), self.centre.errors[i])
+        return Motion(box, joined([part.reach for part in parts], self.own), self._error(i))
 
     def affine(self, i: int, operator: Operator, before: Motion) -> Motion:
         rows = self.propagation.rows[i]
         assert rows is not None
         reach = through(operator, before.reach, rows, self.propagation.norms[i], self.own)
-        return Motion(affine_box(operator, before.box, self.own), reach, self.centre.errors[i])
+        return Motion(image(operator, before.box, self.own), reach, self._error(i))
 
     def activation(self, i: int, activation: Activation, before: Motion) -> Motion:
         source = self.network.nodes[i].inputs[0]
         if not isinstance(activation, Elementwise):
             origin = self.network.nodes[i].origin
             raise TypeError(f"{origin}: {type(activation).__name__} is to be lowered")
-        known = self.facts.box(source, self.state, before.box, before.off)
-        layer = _layer(activation, i, self.centre, source, known, self.facts, self.own)
-        layer = self._with_ball(layer, source, before.off)
+        known = self._known(source, before.box, before.off)
+        layer = self._layer(activation, i, source, known)
+        layer = self._with_ball(layer, source, before)
         self.state[i] = layer
         # Gains are seen from the computed value.
-        width = (before.reach.width + before.off) * (1 + 2 * self.own.unit)
+        width = before.reach.width
+        width = width if before.off is None else self.own.add(width, before.off)
         width = torch.minimum(column(layer.radius, layer.gain), width)
-        moved = width * layer.gain * (1 + 4 * self.own.unit)
-        reach = Reach(moved, layer.radius, layer.gain.square())
-        return Motion(activation.image(layer.lower, layer.upper), reach, self.centre.errors[i])
+        squares = self.own.times(layer.gain, layer.gain)
+        reach = Reach(self.own.times(width, layer.gain), layer.radius, squares)
+        return Motion(activation.image(layer.lower, layer.upper), reach, self._error(i))
 
-    def _with_ball(self, layer: Layer, source: int, off: Tensor) -> Layer:
+    def _error(self, i: int) -> Tensor | None:
+        return None if self.network.rough else self.centre.errors[i]
+
+    def _known(self, node: int, box: Box, off: Tensor | None) -> Box:
+        """The box of an input of activations, or of the network, with what is known of it."""
+        facts = self.facts
+        if self.finder is not None and node not in facts.boxes:
+            off = torch.zeros_like(box[0]) if off is None else off
+            found = self.finder.box(node, self.state, box, off)
+            if found is not None:
+                facts.boxes[node], facts.shrunk[node] = found
+        return meet(box, facts.boxes[node]) if node in facts.boxes else box
+
+    def _layer(self, activation: Elementwise, node: int, source: int, box: Box) -> Layer:
+        """All of a layer but its ball, which is the box's half-diagonal as yet."""
+        anchor, error = self.centre.values[source], self._error(source)
+        # The box holds the computed value too: it is what the secants are seen from.
+        held = (anchor, anchor) if error is None else (anchor - error, anchor + error)
+        lower, upper = torch.minimum(box[0], held[0]), torch.maximum(box[1], held[1])
+        flat, steep = activation.secant(lower, upper, anchor)
+        steepest = torch.maximum(flat.abs(), steep.abs())
+        if self.finder is not None:
+            self.facts.masks[node] = (activation.gain(lower, upper) != 0).to(anchor.dtype)
+        # Norms and chains hold between the neurons that varied when they were found, and no others
+        # can: a box of the larger radius said so, whatever rounding makes of the one at hand.
+        varying = self.facts.masks[node]
+        gain = torch.where(varying != 0, steepest, 0)
+        if self.finder is not None:
+            self.facts.gains[node] = gain
+        else:
+            # Both bound the same changes: the enclosure of a smaller box need not be the smaller.
+            gain = torch.minimum(gain, self.facts.gains[node])
+        width = torch.maximum(upper - anchor, anchor - lower) * varying
+        # A difference is rounded.
+        radius = self.own.up(half_diagonal(width, self.centre.logits.dtype), 1)
+        return Layer(anchor, lower, upper, radius, gain, varying)
+
+    def _with_ball(self, layer: Layer, source: int, before: Motion) -> Layer:
         """The layer, whose ball was its box's half-diagonal, with the least ball that is known."""
-        state = self.state
-        norms = {
-            edge[0]: self.facts.norm(edge, state[edge[0]].gain, layer.varying)
-            for edge in self.edges[source]
-        }
+        state, facts, own = self.state, self.facts, for_samples(self.eps.dtype)
+        for edge in self.edges[source]:
+            if self.finder is not None and edge not in facts.norms:
+                facts.norms[edge] = self.finder.norm(edge, state[edge[0]].gain, layer.varying)
+        norms = {edge[0]: facts.norms[edge] for edge in self.edges[source]}
         total = torch.zeros_like(self.eps)
         for j, norm in norms.items():
-            total = total + norm * state[j].radius
-        total = total * (1 + (len(norms) + 2) * FLOAT64)
+            total = own.add(total, own.times(norm, state[j].radius))
         total = torch.minimum(total, layer.radius)
-        total = self.facts.ball(source, state, layer.varying, total)
+        if self.finder is not None and source not in facts.chains:
+            chain = self.finder.chain(source, state, layer.varying)
+            if chain is not None:
+                facts.chains[source] = chain
+        if source in facts.chains:
+            total = torch.minimum(total, facts.chains[source].length(state))
         # From what the anchors before make of it to the anchor, and to the run's value.
-        error = half_diagonal(off, self.eps.dtype)
+        off = before.off
+        error = torch.zeros_like(total) if off is None else half_diagonal(off, self.eps.dtype)
+        if before.far is not None:
+            error = torch.fmin(error, before.far)
         return replace(
             layer,
-            radius=(total + error) * (1 + 4 * FLOAT64),
-            coupling=_coupling(norms, state, error),
-            drift=off,
+            radius=own.add(total, error),
+            coupling=_coupling(norms, state, error, own),
+            drift=before.off,
+            drift_length=before.far,
         )
 
     def found(self, i: int, node: Node, value: Motion) -> Motion:
         """Met with what balls alone say; and with noise, where an activation reads it."""
-        off, reach, own = value.off, value.reach, self.own
-        near = around(self.centre.values[i], reach.width + off, own)
-        box = meet(widened(value.box, off, own), near)
+        off, reach, own, far = value.off, value.reach, self.own, None
+        box, width = value.box, reach.width
+        if off is not None:
+            box, width = widened(box, off, own), own.add(width, off)
+        box = meet(box, around(self.centre.values[i], width, own))
         if i in self.network.sinks:
-            noise = self.facts.noise(i, self.state, box)
+            noise = self._noise(i, box)
             if noise is not None:
-                noise = rounded_up(noise, off.dtype)
-                off = (off + noise) * (1 + 2 * own.unit)
-                box = widened(box, noise, own)
-        return Motion(box, reach, off)
+                each, far = rounded_up(noise.each, box[0].dtype), noise.length.to(self.eps.dtype)
+                if off is not None:
+                    far = for_samples(self.eps.dtype).add(half_diagonal(off, self.eps.dtype), far)
+                off = each if off is None else own.add(off, each)
+                box = widened(box, each, own)
+        return Motion(box, reach, off, far)
+
+    def _noise(self, node: int, box: Box) -> Noised | None:
+        """What rounding adds at an input of activations, which lies in the ``box`` but for that."""
+        known = self.facts.noise.get(node)
+        if self.noise_of is None or (known is None and self.finder is None):
+            return known
+        here = self.noise_of(node, self.state, box)
+        if known is not None:
+            return known.met(here)
+        self.facts.noise[node] = here
+        return here
 
 
-def change_boxes(network: Network, centre: Centre, state: State) -> dict[int, Box]:
-    """The box of ``Δa`` of every source, the input's too."""
-    boxes, unit = {}, network.arithmetic.unit
-    for i, layer in state.items():
-        kind = network.nodes[i].kind
-        lower, upper = layer.lower, layer.upper
-        if isinstance(kind, Elementwise):
-            lower, upper = kind.image(lower, upper)
-        value, error = centre.values[i], centre.errors[i]
-        slack = error + 4 * unit * (value.abs() + lower.abs() + upper.abs())
-        boxes[i] = (lower - value - slack, upper - value + slack)
-    return boxes
-
-
-def _layer(
-    activation: Elementwise, node: int, centre: Centre, source: int, box: Box, facts: Facts,
-    own: Arithmetic,
-) -> Layer:  # fmt: skip
-    """All of a layer but its ball, which is the box's half-diagonal as yet."""
-    anchor, error = centre.values[source], centre.errors[source]
-    # The box holds the computed value too: it is what the secants are seen from.
-    lower = torch.minimum(box[0], anchor - error)
-    upper = torch.maximum(box[1], anchor + error)
-    flat, steep = activation.secant(lower, upper, anchor)
-    varying = facts.varying(node, (activation.gain(lower, upper) != 0).to(anchor.dtype))
-    gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
-    gain = facts.gain(node, gain)
-    width = torch.maximum(upper - anchor, anchor - lower) * varying
-    radius = half_diagonal(width, centre.logits.dtype) * (1 + 2 * own.unit)
-    return Layer(anchor, lower, upper, radius, gain, varying)
-
-
-def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling | None:
+def _coupling(
+    norms: dict[int, Tensor], state: State, error: Tensor, own: Outward
+) -> Coupling | None:
     """With any shares ``t_j > 0`` of 1, ``(Σ_j n_j r_j)² ≤ Σ_j (n_j²/t_j) r_j²``: shares as the
-    balls have them. ``norms`` by source.
+    balls have them. ``norms`` by source. What is rounded in the shares counts with the rest.
 
     The anchor is within ``error`` of what the sources' anchors give, and
     ``(a + b)² ≤ (1 + τ) a² + (1 + 1/τ) b²``.
@@ -320,51 +248,11 @@ def _coupling(norms: dict[int, Tensor], state: State, error: Tensor) -> Coupling
     floor = _SMALLEST_SHARE * whole + FLOAT64_TINY
     whole = whole + len(norms) * floor
     drift = (error / whole).clamp(min=_SMALLEST_DRIFT, max=1.0)
-    slack = (1 + drift) * (1 + gamma(2 * len(norms) + 32))
-    factors = {j: norm.square() * whole / (sizes[j] + floor) * slack for j, norm in norms.items()}
-    rest = error.square() * (1 + 1 / drift)
+    factors = {
+        j: own.up(norm.square() * whole / (sizes[j] + floor) * (drift + 1), 2 * len(norms) + 32)
+        for j, norm in norms.items()
+    }
+    rest = own.times(error, error, own.up(1 / drift + 1, 2))
     if 0 in factors:
-        rest = rest + factors.pop(0) * state[0].radius.square()
-    return Coupling(factors, rest * (1 + 16 * FLOAT64))
-
-
-def half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of boxes of these half-widths, summed in this type: ``(B,)``."""
-    flat = widths.flatten(1)
-    length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
-    return length * (1 + gamma(flat.shape[1] + 8))
-
-
-def through(operator: Operator, before: Reach, rows: Tensor, norm: float, own: Arithmetic) -> Reach:
-    """Row by row, ``rows`` the norms of all rows; and whole, by the operator's own norm."""
-    slack = 1 + own.gamma(operator.terms + 8)
-    squares, ball = None, rows
-    if before.squares is not None:
-        squares = operator.squared(before.squares) * slack
-        ball = squares.sqrt()
-    ball = ball * column(before.radius, ball) * (1 + 8 * own.unit)
-    width = torch.minimum(ball, operator.magnitude(before.width) * slack)
-    if isinstance(operator, Diagonal) or (
-        isinstance(operator, Select) and operator.multiplicity <= 1
-    ):
-        return Reach(width, before.radius, rows.square() if squares is None else squares)
-    return Reach(width, _whole(before) * norm * (1 + 4 * FLOAT64))
-
-
-def joined(parts: list[Reach], own: Arithmetic) -> Reach:
-    """Of a sum."""
-    radius = _total([_whole(part) for part in parts], DOUBLE)
-    return Reach(_total([part.width for part in parts], own), radius)
-
-
-def _whole(reach: Reach) -> Tensor:
-    """``‖Δv‖₂`` of a node."""
-    if reach.squares is None:
-        return reach.radius
-    steepest = reach.squares.flatten(1).amax(1).to(reach.radius.dtype).sqrt()
-    return reach.radius * steepest * (1 + 8 * FLOAT64)
-
-
-def _total(widths: list[Tensor], own: Arithmetic) -> Tensor:
-    """Their sum, rounded up."""
-    return torch.stack(widths).sum(0) * (1 + own.gamma(len(widths)))
+        rest = own.add(rest, own.times(factors.pop(0), state[0].radius, state[0].radius))
+    return Coupling(factors, rest)

@@ -14,22 +14,21 @@ of the values, which ``roundoff`` charges with those of the weights; boxes are w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import coordinate_reach
+from lipcert.bounds.ball import Scalar, coordinate_reach
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
-from lipcert.rounding import DOUBLE, Arithmetic, column, gamma, rounded_up
-
-Box = tuple[Tensor, Tensor]
+from lipcert.numbers import OUT64, Box, Outward, around, image, meet, sum_box, widened
+from lipcert.rounding import DOUBLE, column, rounded_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +57,26 @@ class Centre:
 
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """Forward propagation over one network, with the constants that all samples share."""
+    """Forward propagation over one network, with the constants that all samples share: how far a
+    node moves for each unit of the radius, None where the boxes before it say as much."""
 
     network: Network
     reach: list[Tensor | None]
+    norm_of: Callable[[Operator], float] = operator_norm
 
     @classmethod
-    def of(cls, network: Network, constants: list[float]) -> Propagation:
-        return cls(network, coordinate_reach(network, constants))
+    def of(
+        cls,
+        network: Network,
+        constants: Sequence[Scalar] | None = None,
+        norm_of: Callable[[Operator], float] = operator_norm,
+    ) -> Propagation:
+        """``constants``: the Lipschitz constant from the input to each node; None where these are
+        not known, so that boxes come from the boxes before them alone. ``norm_of``: an upper bound
+        of an operator's norm."""
+        if constants is None:
+            return cls(network, [None] * len(network.nodes), norm_of)
+        return cls(network, coordinate_reach(network, constants), norm_of)
 
     @cached_property
     def rows(self) -> list[Tensor | None]:
@@ -73,7 +84,7 @@ class Propagation:
         like, dtype = self.network.exact.anchor, self.network.anchor.dtype
         found: list[Tensor | None] = [None] * len(self.network.nodes)
         for i, operator in self.network.exact.operators.items():
-            found[i] = rounded_up(row_norms(operator, like), dtype)
+            found[i] = rounded_up(row_norms(operator, like, self.network.exact.outward), dtype)
         return found
 
     @cached_property
@@ -83,7 +94,7 @@ class Propagation:
         passed = {j for node in nodes if not isinstance(node.kind, Activation) for j in node.inputs}
         found = [math.inf] * len(nodes)
         for i, operator in self.network.exact.operators.items():
-            found[i] = operator_norm(operator) if i in passed else math.inf
+            found[i] = self.norm_of(operator) if i in passed else math.inf
         return found
 
     def centre(self, x: Tensor) -> Centre:
@@ -98,26 +109,22 @@ class Propagation:
 
     def _centre(self, x: Tensor, *, afresh: bool) -> Centre:
         exact, network = self.network.exact, self.network
-        own, sinks, last = network.arithmetic, network.sinks, network.output
-        dtype = network.anchor.dtype
-
-        def kept(i: int, value: Tensor) -> Tensor:
-            return value.to(dtype).to(value.dtype) if i in sinks else value
-
-        values = exact.values(x.to(exact.anchor.dtype), None if exact is network else kept)
         if network.rough:
+            values = network.values(x)
             return Centre(values, [torch.zeros_like(value) for value in values])
-        boxes = [(value, value) for value in values]
-        errors = rounding_errors(exact, boxes, DOUBLE, afresh=afresh)
+        dtype, last = network.anchor.dtype, network.output
+        rules = _Values(exact, x.to(exact.anchor.dtype), dtype, afresh)
+        found = list(forward(exact, rules).values())
+        errors = [error for _, error in found]
         if exact is not network:
             # To the nearest number of the narrow type, whether it was rounded on the way or is now.
-            moved = [own.unit * value.abs() + own.tiny for value in values]
+            own = network.outward
             errors = [
-                (error + more) * (1 + 8 * own.unit)
-                for error, more in zip(errors, moved, strict=True)
+                own.up(OUT64.add(error, own.unit * value.abs() + own.tiny), 2)
+                for value, error in found
             ]
         return Centre(
-            [value if i == last else value.to(dtype) for i, value in enumerate(values)],
+            [value if i == last else value.to(dtype) for i, (value, _) in enumerate(found)],
             [error if i == last else rounded_up(error, dtype) for i, error in enumerate(errors)],
         )
 
@@ -142,8 +149,8 @@ class _Boxes(Forward[Box]):
     known: Mapping[int, Box]
 
     @property
-    def own(self) -> Arithmetic:
-        return self.propagation.network.arithmetic
+    def own(self) -> Outward:
+        return self.propagation.network.outward
 
     def input(self, i: int) -> Box:
         x = self.centre.values[i]
@@ -153,7 +160,7 @@ class _Boxes(Forward[Box]):
         return sum_box(parts, self.own)
 
     def affine(self, i: int, operator: Operator, before: Box) -> Box:
-        return affine_box(operator, before, self.own)
+        return image(operator, before, self.own)
 
     def activation(self, i: int, activation: Activation, before: Box) -> Box:
         return activation.image(*before)
@@ -168,142 +175,59 @@ class _Boxes(Forward[Box]):
             value = widened(value, error, self.own)
         reach = self.propagation.reach[i]
         if reach is not None:
-            radius = column(self.eps, reach) * reach * (1 + 4 * self.own.unit) + error
-            value = meet(value, around(centre, radius, self.own))
+            radius = self.own.times(reach, column(self.eps, reach))
+            value = meet(value, around(centre, self.own.add(radius, error), self.own))
         return meet(value, self.known[i]) if i in self.known else value
 
 
-def rounding_errors(
-    network: Network,
-    boxes: list[Box],
-    arithmetic: Arithmetic,
-    exact: Collection[int] = (),
-    *,
-    afresh: bool = False,
-) -> list[Tensor]:
-    """How far a run in this arithmetic can be from real arithmetic, at each node.
-
-    For every input whose node values lie in ``boxes``, for any order of the sums, with or without
-    fused multiply-add:
-
-        e ← |A| (e (1 + γ) + γ |v|) + γ |b|       through an affine operator
-        e ← the most that ``σ`` makes of e, + u (r |σ| + a + s |z|)
-        e ← the width of a joint's image of the boxes, widened by e, + its own rounding
-
-    ``γ`` counts the terms of a row that can be other than 0 (adding an exact 0 rounds nothing, in
-    any order), and three roundings more for constants that are rounded themselves (a mean, a
-    reciprocal). Infinite where a partial sum could overflow. The factors beside it bound
-    the rounding of this formula's own evaluation. The nodes of ``exact`` are taken
-    without an error of their own. ``afresh``: activations and joints take their inputs as given.
-    """
-    rules = _Errors(network, boxes, arithmetic, exact, afresh)
-    return list(forward(network, rules).values())
-
-
 @dataclass(frozen=True, eq=False)
-class _Errors(Forward[Tensor]):
-    """The rules of ``rounding_errors``."""
+class _Values(Forward[tuple[Tensor, Tensor]]):
+    """Values in float64 and how far each may be off, as it is computed here. What an activation
+    reads goes on in ``narrow``, the type of the analysis; ``afresh``: as if it had no error."""
 
     network: Network
-    boxes: list[Box]
-    arithmetic: Arithmetic
-    exact: Collection[int]
+    x: Tensor
+    narrow: torch.dtype
     afresh: bool
 
-    def _before(self, i: int) -> list[Box]:
-        return [self.boxes[j] for j in self.network.nodes[i].inputs]
+    def input(self, i: int) -> tuple[Tensor, Tensor]:
+        x = self.x.reshape(-1, *self.network.in_shape)
+        return x, torch.zeros_like(x)
 
-    def input(self, i: int) -> Tensor:
-        return torch.zeros_like(self.boxes[i][0])
+    def sum(self, i: int, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return OUT64.total(parts)
 
-    def sum(self, i: int, parts: list[Tensor]) -> Tensor:
-        passed = torch.stack(parts).sum(0)
-        sizes = torch.stack([_size(box) for box in self._before(i)]).sum(0) + passed
-        error = passed + gamma(len(parts), self.arithmetic.unit) * sizes
-        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
+    def affine(
+        self, i: int, operator: Operator, before: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return OUT64.apply(operator, *before)
 
-    def affine(self, i: int, operator: Operator, before: Tensor) -> Tensor:
-        if not operator.terms and operator.bias is None:
-            return operator.magnitude(before)
-        unit, own = self.arithmetic.unit, self.network.arithmetic
-        most = gamma(operator.terms + 3, unit)
-        size = _size(self._before(i)[0])
-        # What is exactly 0 there is an activation's 0, computed as such.
-        live = ((size + before) != 0).to(size.dtype)
-        terms = operator.count(live) + 3
-        slack = torch.where(terms * unit < 0.5, terms * unit / (1 - terms * unit), most)
-        sizes = operator.magnitude(size + before) + operator.bias_magnitude()
-        error = operator.magnitude(before) + slack * (1 + 4 * own.unit) * sizes
-        error = error + (operator.terms + 1) * self.arithmetic.tiny
-        # No partial sum passes |A||v| + |b|.
-        return torch.where(sizes <= self.arithmetic.largest / 2, error, torch.inf)
-
-    def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
-        relative, absolute, scaled = activation.rounding
-        box, unit = self._before(i)[0], self.arithmetic.unit
+    def activation(
+        self, i: int, activation: Activation, before: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """An error goes on by the most that the activation makes of it."""
+        z, error = before
+        value = activation.value(z)
+        own = OUT64.rounding(activation.rounding, value, z)
         if self.afresh:
-            before = torch.zeros_like(before)
-        error = activation.perturbation(*box, before)
-        error = error + unit * (relative * (_size(self.boxes[i]) + error) + absolute)
-        if scaled:
-            error = error + unit * scaled * (_size(box) + before)
-        return error
+            return value, own
+        passed = activation.perturbation(*widened((z, z), error), error)
+        return value, OUT64.up(passed + own, 2)
 
-    def joint(self, i: int, joint: Joint, parts: list[Tensor]) -> Tensor:
-        boxes = self._before(i)
+    def joint(
+        self, i: int, joint: Joint, parts: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Errors go on by the width of the image of what they leave open."""
+        points = [(z, z) for z, _ in parts]
+        value = joint.value(*(z for z, _ in parts))
         if self.afresh:
-            return joint.rounding(boxes, self.arithmetic)
-        wide = [widened(box, part) for box, part in zip(boxes, parts, strict=True)]
+            return value, joint.rounding(points, DOUBLE)
+        wide = [widened((z, z), error) for z, error in parts]
         low, high = joint.image(wide)
-        return high - low + joint.rounding(wide, self.arithmetic)
+        return value, OUT64.up(high - low + joint.rounding(wide, DOUBLE), 2)
 
-    def found(self, i: int, node: Node, value: Tensor) -> Tensor:
-        """With the rounding of this formula's own evaluation."""
-        own = self.network.arithmetic
-        error = value * (1 + own.gamma(getattr(node.kind, "terms", 0) + 16))
-        return torch.zeros_like(error) if i in self.exact else error
-
-
-def affine_box(operator: Operator, box: Box, own: Arithmetic) -> Box:
-    """The interval image, widened by the rounding of its centre and of its radius."""
-    lower, upper = box
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2
-    # The halves cover the box in spite of their own rounding.
-    radius = radius * (1 + 4 * own.unit) + 2 * own.unit * centre.abs()
-    slack = own.gamma(operator.terms + 4)
-    middle = operator.forward(centre)
-    width = operator.magnitude(radius * (1 + slack) + slack * (centre.abs() + radius))
-    width = width + slack * operator.bias_magnitude()
-    if operator.terms or operator.bias is not None:
-        width = width + (operator.terms + 1) * own.tiny
-    return around(middle, width, own)
-
-
-def sum_box(parts: list[Box], own: Arithmetic) -> Box:
-    lower = torch.stack([low for low, _ in parts])
-    upper = torch.stack([high for _, high in parts])
-    slack = own.gamma(len(parts)) * (1 + 4 * own.unit)
-    low, high = lower.sum(0), upper.sum(0)
-    return low - slack * lower.abs().sum(0), high + slack * upper.abs().sum(0)
-
-
-def meet(one: Box, other: Box) -> Box:
-    """Both at once. A NaN on either side must stay: it can only mean "unknown"."""
-    return torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
-
-
-def around(middle: Tensor, radius: Tensor, own: Arithmetic = DOUBLE) -> Box:
-    """``middle ± radius``, rounded outwards."""
-    radius = radius * (1 + 4 * own.unit) + 2 * own.unit * middle.abs()
-    return middle - radius, middle + radius
-
-
-def widened(box: Box, error: Tensor, own: Arithmetic = DOUBLE) -> Box:
-    """A box that is larger by this on every side, rounded outwards."""
-    low, high = box
-    error = error * (1 + 2 * own.unit)
-    return low - error - 2 * own.unit * low.abs(), high + error + 2 * own.unit * high.abs()
-
-
-def _size(box: Box) -> Tensor:
-    return torch.maximum(box[0].abs(), box[1].abs())
+    def found(self, i: int, node: Node, value: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        point, error = value
+        if i in self.network.sinks and point.dtype != self.narrow:
+            point = point.to(self.narrow).to(point.dtype)
+        return point, error

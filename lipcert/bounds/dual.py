@@ -21,39 +21,42 @@ are.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, to_dtype
-from lipcert.bounds.ascent import Gait, ascend
-from lipcert.bounds.coupled import Price, Prices, coupled_minimum, taken_sizes
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.ascent import StepSize, ascend
+from lipcert.bounds.coupled import LayerMultipliers, coupled_minimum, layer_multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.state import Layer, State, to_dtype
+from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
 from lipcert.bounds.underflow import MOST_OF_JOINTS
 from lipcert.network import Network
-from lipcert.network.activations import Crossing, Elementwise, Identity
+from lipcert.network.activations import Elementwise, Identity, Relaxation
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.network.joints import Derivative, Joint
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import EXACT, OUT64
+from lipcert.rounding import gamma
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
 # boxes do.
 _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
-_INPUT_STEPS = 4
 _SLOPES = (-1.5, 2.5)
-
 
 # Of each joint a linear map and an error, for the boxes of its inputs.
 Lines = dict[int, tuple[Derivative, Tensor]]
+# Slopes and multipliers at an activation, from the coefficients on its output.
+Choose = Callable[[int, Tensor], tuple[Tensor, LayerMultipliers]]
 
 
 class DualBound:
     """Backward passes over one network with element-wise activations.
 
-    Every method takes N forms, with a state of N rows: a row for each form. ``images``: only inputs
-    within the box of the state's input count, those in [0, 1].
+    Every method takes N objectives, with a state of N rows: a row for each objective. ``images``:
+    only inputs within the box of the state's input count, those in [0, 1].
     """
 
     def __init__(self, network: Network, *, images: bool = False) -> None:
@@ -61,21 +64,20 @@ class DualBound:
         self._sweep = RigorousSweep(network)
 
     @torch.no_grad()
-    def start(self, state: State, forms: Forms, *, crown: bool = False) -> Multipliers:
-        """Of two places to start from the better one, for each form: slopes as at the sample, or
-        those of CROWN for the box; with ``crown`` the latter."""
-        crossings = self._crossings(state, rough=True)
-        lines = self._lines(state)
-        second, box = self._start(state, crossings, lines, forms, crown=True)
+    def start(self, state: State, objectives: Objectives, *, crown: bool = False) -> DualVariables:
+        """Of two places to start from the better one, for each objective: slopes as at the sample,
+        or those of CROWN for the box; with ``crown`` the latter."""
+        relaxations, lines = self._relaxations(state, rough=True), self._lines(state)
+        second, box = self._start(state, relaxations, lines, objectives, crown=True)
         if crown:
             return second
-        first, ball = self._start(state, crossings, lines, forms, crown=False)
+        first, ball = self._start(state, relaxations, lines, objectives, crown=False)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
             return torch.where(better.reshape(-1, *(1,) * (one.dim() - 1)), other, one)
 
-        return Multipliers(
+        return DualVariables(
             {i: chosen(slope, second.slopes[i]) for i, slope in first.slopes.items()},
             {i: chosen(log, second.logs[i]) for i, log in first.logs.items()},
         )
@@ -83,12 +85,12 @@ class DualBound:
     def _start(
         self,
         state: State,
-        crossings: dict[int, Crossing],
+        relaxations: dict[int, Relaxation],
         lines: Lines,
-        forms: Forms,
+        objectives: Objectives,
         *,
         crown: bool,
-    ) -> tuple[Multipliers, Tensor]:
+    ) -> tuple[DualVariables, Tensor]:
         """Slopes, at each layer the best of a few multipliers for them, and the change they give.
 
         CROWN takes the chord above, and below the slope in the middle of the box.
@@ -96,7 +98,7 @@ class DualBound:
         slopes, logs = {}, {}
         total = torch.zeros_like(state[0].radius)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
             if self._is_kept(i):
                 return value
@@ -115,8 +117,10 @@ class DualBound:
             logs[i] = first.log()
             for share in _FIRST_MULTIPLIERS:
                 log = (share * first).log()
-                price = Price.of(layer, log)
-                passed, gained = self._relax(crossings[i], kind, value, layer, slopes[i], price)
+                multipliers = LayerMultipliers.of(layer, log)
+                passed, gained = self._relax(
+                    relaxations[i], i, value, layer, slopes[i], multipliers
+                )
                 better = gained > best
                 best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
             total = total + best
@@ -128,31 +132,56 @@ class DualBound:
             total = total - lost
             return parts
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross, join)
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         if rest is not None:
-            total = total + self._least(rest, state[0])[0]
-        return Multipliers(slopes, logs), total
+            total = total + least_at_input(rest, state[0], images=self.images)[0]
+        return DualVariables(slopes, logs), total
 
-    def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
-        """A lower bound of how much each form changes over the ball, but for rounding: ``(N,)``.
+    def change(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
+        """A lower bound of how much each objective changes over the ball, but for rounding:
+        ``(N,)``.
 
         Differentiable in the multipliers.
         """
-        return self._change(state, self._crossings(state), self._lines(state), forms, found)
+        return self._change(state, self._relaxations(state), self._lines(state), objectives, found)
 
     def _change(
-        self, state: State, crossings: dict[int, Crossing], lines: Lines, forms: Forms,
-        found: Multipliers,
-    ) -> Tensor:  # fmt: skip
-        total, prices = torch.zeros_like(state[0].radius), Prices(self.network, state, found)
+        self,
+        state: State,
+        relaxations: dict[int, Relaxation],
+        lines: Lines,
+        objectives: Objectives,
+        found: DualVariables,
+    ) -> Tensor:
+        multipliers_at = layer_multipliers(self.network, state, found)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
+            return found.slopes[i] * state[i].varying, multipliers_at(i)
+
+        return self._swept(state, relaxations, lines, objectives, choose)
+
+    def change_by(self, state: State, objectives: Objectives, choose: Choose) -> Tensor:
+        """``change`` with slopes and multipliers that are chosen on the way; differentiable in the
+        state too, with piecewise linear activations."""
+        relaxations, lines = self._relaxations(state), self._lines(state)
+        return self._swept(state, relaxations, lines, objectives, choose)
+
+    def _swept(
+        self,
+        state: State,
+        relaxations: dict[int, Relaxation],
+        lines: Lines,
+        objectives: Objectives,
+        choose: Choose,
+    ) -> Tensor:
+        total = torch.zeros_like(state[0].radius)
+
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
             if self._is_kept(i):
                 return value
-            layer, slope = state[i], found.slopes[i] * state[i].varying
-            kind, price = self._kind(i), prices(i)
-            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            slope, multipliers = choose(i, value)
+            passed, gained = self._relax(relaxations[i], i, value, state[i], slope, multipliers)
             total = total + gained
             return passed
 
@@ -162,35 +191,38 @@ class DualBound:
             total = total - lost
             return parts
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross, join)
-        return total if rest is None else total + self._least(rest, state[0])[0]
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
+        if rest is None:
+            return total
+        return total + least_at_input(rest, state[0], images=self.images)[0]
 
     @torch.no_grad()
-    def drifts(self, state: State, forms: Forms) -> Tensor:
-        """What the drifts of all layers are worth to each form, to first order: ``(N,)``."""
+    def drifts(self, state: State, objectives: Objectives) -> Tensor:
+        """What the drifts of all layers are worth to each objective, to first order: ``(N,)``."""
         total, lines = torch.zeros_like(state[0].radius), self._lines(state)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer = state[i]
             passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
-            total = total if layer.drift is None else total + _spent(passed, layer.drift)
+            if layer.drift is not None:
+                total = total + drift_worth(passed, layer, EXACT)
             return passed
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
             return _joined(*lines[i], value)[0]
 
-        carry_back(self.network, forms.node, forms.coefficients, cross, join)
+        carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return total
 
-    def _crossings(self, state: State, *, rough: bool = False) -> dict[int, Crossing]:
+    def _relaxations(self, state: State, *, rough: bool = False) -> dict[int, Relaxation]:
         """What each activation's box is to a backward pass."""
         found = {}
         for i, layer in state.items():
             if i and not self._is_kept(i):
                 kind = self._kind(i)
-                crossing = kind.rough_crossing if rough else kind.crossing
-                found[i] = crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+                relaxation = kind.rough_relaxation if rough else kind.relaxation
+                found[i] = relaxation(layer.anchor, layer.lower, layer.upper, layer.varying)
         return found
 
     def _lines(self, state: State) -> Lines:
@@ -208,50 +240,25 @@ class DualBound:
         return found
 
     @torch.no_grad()
-    def losses(self, state: State, forms: Forms, found: Multipliers) -> dict[int, Tensor]:
+    def losses(
+        self, state: State, objectives: Objectives, found: DualVariables
+    ) -> dict[int, Tensor]:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        losses, prices = {}, Prices(self.network, state, found)
-
+        losses, multipliers_at = {}, layer_multipliers(self.network, state, found)
         lines = self._lines(state)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             if self._is_kept(i):
                 return value
             slope = found.slopes[i] * state[i].varying
-            losses[i] = -self._minima(self._kind(i), value, state[i], slope, prices(i))
+            losses[i] = -self._minima(self._kind(i), value, state[i], slope, multipliers_at(i))
             return value * slope
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
             return _joined(*lines[i], value)[0]
 
-        carry_back(self.network, forms.node, forms.coefficients, cross, join)
+        carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return losses
-
-    def _least(self, form: Tensor, ball: Layer) -> tuple[Tensor, Tensor]:
-        """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
-        magnitudes: ``(N,)`` each.
-
-        ``−eps ‖form‖``; where only images count, over ball ∩ box: with ``λ`` near the best one,
-        ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
-        """
-        eps, form = ball.radius, form * ball.varying
-        size = form.flatten(1).norm(dim=1)
-        if not self.images:
-            return -eps * size, eps * size
-        with torch.no_grad():
-            slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
-            low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
-            wanted = size / (2 * eps)
-            for _ in range(_INPUT_STEPS):
-                multiplier = wanted.clamp(min=1e-30)
-                column = multiplier.reshape(-1, *(1,) * (form.dim() - 1))
-                place = (form / (-2 * column)).clamp(min=low, max=high)
-                # The ball is met exactly at the best multiplier.
-                wanted = multiplier * place.flatten(1).norm(dim=1) / eps
-        terms = form * place + column * place.square()
-        spent = multiplier * eps.square()
-        sizes = (form * place).abs() + column * place.square()
-        return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
 
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
@@ -263,36 +270,46 @@ class DualBound:
         return isinstance(self.network.nodes[node].kind, Identity)
 
     def _relax(
-        self, crossing: Crossing, activation: Elementwise, value: Tensor, layer: Layer,
-        slope: Tensor, price: Price,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        relaxation: Relaxation,
+        i: int,
+        value: Tensor,
+        layer: Layer,
+        slope: Tensor,
+        multipliers: LayerMultipliers,
+    ) -> tuple[Tensor, Tensor]:
         """The coefficients before an activation, and its least error over box and ball: ``(N,)``.
 
         Neurons that cannot vary have no error, and no part in the ball.
         """
-        if price.owed is None:
-            passed, least = crossing(value, slope, _column(price.multiplier, value))
+        if multipliers.taken is None:
+            passed, least = relaxation(value, slope, against(multipliers.multiplier, value))
         else:
-            minima = self._minima(activation, value, layer, slope, price)
+            minima = self._minima(self._kind(i), value, layer, slope, multipliers)
             passed, least = value * slope, minima.flatten(1).sum(1)
-        return passed, least - price.cost
+        return passed, least - multipliers.cost
 
     def _minima(
-        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, price: Price
+        self,
+        activation: Elementwise,
+        value: Tensor,
+        layer: Layer,
+        slope: Tensor,
+        multipliers: LayerMultipliers,
     ) -> Tensor:
         """The relaxed minimum of each neuron."""
-        column = _column(price.multiplier, value)
-        if price.owed is None:
+        column = against(multipliers.multiplier, value)
+        if multipliers.taken is None:
             minima = activation.relaxed_minimum(
                 value, slope, column, layer.anchor, layer.lower, layer.upper
             )
         else:
             assert isinstance(activation, PiecewiseLinear)
-            owed = _column(price.owed, value)
-            minima = coupled_minimum(activation, value, slope, column, owed, layer)
+            taken = against(multipliers.taken, value)
+            minima = coupled_minimum(activation, value, slope, column, taken, layer)
         return torch.where(layer.varying != 0, minima, 0)
 
-    def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
+    def certified(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
@@ -301,28 +318,39 @@ class DualBound:
         their absolute terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
-        forms = forms.to(self.network.anchor.dtype)
-        eps, unit = state[0].radius, self.network.arithmetic.unit
+        objectives = objectives.to(self.network.anchor.dtype)
+        eps, unit = state[0].radius, self.network.outward.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
-        crossings, prices = self._crossings(state), Prices(self.network, state, found)
+        relaxations, multipliers_at = (
+            self._relaxations(state),
+            layer_multipliers(self.network, state, found),
+        )
         lines, steep = self._lines(state), torch.ones_like(eps)
 
-        def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
             if self._is_kept(i):
                 layer = state[i]
                 if layer.drift is not None:
-                    charge = charge + _spent(value, layer.drift) + error * layer.drifted
+                    lost = OUT64.times(error, layer.drifted)
+                    charge = OUT64.add(charge, drift_worth(value, layer, OUT64), lost)
                 return value, error
-            layer, price, dtype, value = state[i], prices(i), value.dtype, value.double()
-            slope, kind = found.slopes[i] * layer.varying, self._kind(i)
-            passed, gained = self._relax(crossings[i], kind, value, layer, slope, price)
+            layer, multipliers, dtype, value = (
+                state[i],
+                multipliers_at(i),
+                value.dtype,
+                value.double(),
+            )
+            slope = found.slopes[i] * layer.varying
+            passed, gained = self._relax(relaxations[i], i, value, layer, slope, multipliers)
             total, passed = total + gained, passed.to(dtype)
-            charge = charge + self._charge(kind, value, error, layer, slope, price)
+            charge = charge + rounding_of(self._kind(i), value, error, layer, slope, multipliers)
             steepest, size = slope.flatten(1).abs().amax(1), length(passed)
-            error = error * steepest * (1 + 4 * FLOAT64) + 4 * unit * size
+            # The product with the slope is rounded, and to the network's type.
+            error = OUT64.add(OUT64.times(error, steepest), 4 * unit * size)
             if layer.drift is not None:
-                charge = charge + _spent(passed, layer.drift) + error * layer.drifted
+                lost = OUT64.times(error, layer.drifted)
+                charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
             return passed, error
 
         def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -330,96 +358,57 @@ class DualBound:
             (line, rest), dtype = lines[i], value.dtype
             norms = line.steepness(joint.in_shapes, joint.out_shape, value.double())
             steep = steep * torch.stack(norms).sum(0).clamp(min=1)
-            charge = charge + _spent(value, rest) + error * length(rest)
-            size = length(value)
-            made = unit * 4 * (line.transposed_terms + 8) * size
-            error = (error + made + 4 * unit * size) * (1 + 8 * FLOAT64)
-            parts = line.transpose(value.double()[:, None])
+            lost = OUT64.sum(OUT64.times(value.double().abs(), rest))
+            charge = OUT64.add(charge, lost, OUT64.times(error, length(rest)))
+            # Of the transpose, as it is computed, and of rounding to the network's type.
+            made = OUT64.times(length(value), 4 * unit * (line.transposed_terms + 9))
+            error, parts = OUT64.add(error, made), line.transpose(value.double()[:, None])
             pairs = zip(parts, norms, strict=True)
-            return [(part[:, 0].to(dtype), error * norm) for part, norm in pairs]
+            return [(part[:, 0].to(dtype), OUT64.times(error, norm)) for part, norm in pairs]
 
-        reached = self._sweep(forms.node, forms.coefficients, cross, join)
+        reached = self._sweep(objectives.node, objectives.coefficients, relax, join)
         # What squares that underflow can cost was bounded for joints that amplify no more.
         charge = torch.where(steep <= MOST_OF_JOINTS, charge, torch.inf)
         if reached is not None:
             rest, error = reached
-            least, sizes = self._least(rest.double(), state[0])
+            least, sizes = least_at_input(rest.double(), state[0], images=self.images)
             total = total + least
             charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
-        return (
-            total
-            - charge * (1 + gamma(8 * (len(state) + 4)))
-            - gamma(4 * len(state) + 16) * total.abs()
-        )
-
-    def _charge(
-        self,
-        activation: Elementwise,
-        value: Tensor,
-        error: Tensor,
-        layer: Layer,
-        slope: Tensor,
-        price: Price,
-    ) -> Tensor:
-        """What rounding at one activation can be worth: ``(N,)``."""
-        anchor, lower, upper = layer.anchor, layer.lower, layer.upper
-        low, high = activation.image(lower, upper)
-        # A box that was cut may leave out the sample, from which changes count.
-        here = activation.value(anchor)
-        low, high = torch.minimum(low, here), torch.maximum(high, here)
-        output = torch.maximum(low.abs(), high.abs())
-        way = torch.maximum(upper - anchor, anchor - lower)
-        multiplier = _column(price.multiplier, value)
-        moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
-        # Every number that enters a neuron's term, in absolute value.
-        sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
-        sizes = (sizes + multiplier * way.square()) * layer.varying
-        if price.owed is not None:
-            sizes = sizes + _column(price.owed, value) * layer.varying * taken_sizes(
-                layer, moved, output, activation.lipschitz
-            )
-        terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
-        return terms + error * length(moved) + price.cost * gamma(64)
+        summed = OUT64.gamma(4 * len(state) + 16) * total.abs()
+        return OUT64.below(total, OUT64.up(charge, 8 * (len(state) + 4)), summed)
 
     def optimise(
         self,
         state: State,
-        forms: Forms,
-        found: Multipliers,
+        objectives: Objectives,
+        found: DualVariables,
         steps: int,
         *,
         rate: float = 1.0,
-    ) -> tuple[Tensor, Multipliers]:
+    ) -> tuple[Tensor, DualVariables]:
         """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
-            return self.change(state, forms, found), found
-        crossings, lines = self._crossings(state, rough=True), self._lines(state)
+            return self.change(state, objectives, found), found
+        relaxations, lines = self._relaxations(state, rough=True), self._lines(state)
         steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
-        gaits = [Gait(rate * _SLOPE_RATE, _SLOPES)] * steep + [Gait(rate * _MULTIPLIER_RATE)] * flat
+        step_sizes = [StepSize(rate * _SLOPE_RATE, _SLOPES)] * steep + [
+            StepSize(rate * _MULTIPLIER_RATE)
+        ] * flat
         best, numbers = ascend(
-            lambda now: self._change(state, crossings, lines, forms, found.of(now)),
-            found.numbers, gaits, steps,
+            lambda now: self._change(state, relaxations, lines, objectives, found.of(now)),
+            found.numbers, step_sizes, steps,
         )  # fmt: skip
         better = found.of(numbers)
-        if not any(self._kind(i).rough for i in crossings):
+        if not any(self._kind(i).rough for i in relaxations):
             return best, better
         with torch.no_grad():
-            first, best = (self.change(state, forms, some) for some in (found, better))
+            first, best = (self.change(state, objectives, some) for some in (found, better))
         worse = (~(best > first)).nonzero().flatten()
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
 def _joined(line: Derivative, rest: Tensor, value: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Coefficients before a joint, one tensor an input, and what its remainder costs each form."""
+    """Coefficients before a joint, one tensor an input, and what its remainder costs each
+    objective."""
     parts = tuple(part[:, 0] for part in line.transpose(value[:, None]))
     return parts, (value.abs() * rest).flatten(1).sum(1)
-
-
-def _spent(form: Tensor, drift: Tensor) -> Tensor:
-    """``|form|·drift`` of each form, rounded up: ``(N,)``."""
-    spent: Tensor = torch.linalg.vecdot(form.abs().double().flatten(1), drift.double().flatten(1))
-    return spent * (1 + gamma(math.prod(form.shape[1:]) + 8))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""Bounds behind one face: prepare what is dear at one radius, use it below.
+"""Bounds behind one face: facts are found at one radius, and used below it.
 
 A method splits in two: ``prepare`` at a radius (norms with their coins, refinements), and
 ``margins`` at any radius up to that one (boxes and the last layer, without coins).
@@ -6,33 +6,37 @@ A method splits in two: ``prepare`` at a radius (norms with their coins, refinem
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ball import Edge, node_constants
+from lipcert.bounds.ball import Edge, Scalar, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.facts import Facts, NormOf, exact_map
 from lipcert.bounds.lipschitz import (
     Layers,
+    change_box,
+    gains,
     global_margins,
     local_margins,
     local_radii,
     logit_constant,
-    weights,
+    masks,
+    rows_of,
+    tail_margins,
 )
-from lipcert.bounds.refined import Prepared
-from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.bounds.residual import Tail, residual_blocks, tail_of
+from lipcert.network import Segment
+from lipcert.norms import SegmentNorms, WeightedMap
 from lipcert.numbers import OUT64
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
-# A local norm: of a segment (with its shared norm) or of a chain (None), and its number. The map is
-# in float64, unless it is of a rough copy.
-NormOf = Callable[[SegmentNorms | None, GramMap, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,40 +45,53 @@ class Bound(ABC):
 
     layers: Layers
     norms: Mapping[Edge, SegmentNorms]
-    constants: list[float]
+    constants: Sequence[Scalar]
     propagation: Propagation
 
     @classmethod
     def of(cls, layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> Self:
-        constants = node_constants(layers.network, norms)
+        whole = {edge: found.norm.value for edge, found in norms.items()}
+        constants = node_constants(layers.network, whole)
         return cls(layers, norms, constants, Propagation.of(layers.network, constants))
 
     def replaced(self, kind: type[AnyBound]) -> AnyBound:
         """Another bound on the same network and norms."""
         return kind(self.layers, self.norms, self.constants, self.propagation)
 
-    @property
-    def chain_norms(self) -> int:
-        """How many norms of chains one preparation takes, beside those of the segments."""
-        return 0
+    @cached_property
+    def tail(self) -> Tail | None:
+        """What follows the last residual block that does not expand, where that is all."""
+        network = self.layers.network
+        end = tail_of(network, residual_blocks(network))
+        if end is None or not math.isfinite(float(self.constants[end])):
+            return None
+        rows, noise = rows_of(Segment(network.exact, end, network.output))
+        return Tail(rows.double(), noise.double(), float(self.constants[end]))
+
+    def through_tail(self, margins: Tensor, centre: Centre, labels: Tensor, eps: Tensor) -> Tensor:
+        """The margins, or those of the tail where they are larger."""
+        if self.tail is None:
+            return margins
+        return torch.maximum(margins, tail_margins(self.tail, centre, labels, eps).to(margins))
 
     @abstractmethod
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
-        """What is dear, over the balls of radius ``eps``; ``norm_of`` finds the norms."""
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
+        """The facts that hold over the balls of radius ``eps``; ``norm_of`` finds the norms."""
 
     @abstractmethod
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
         """``(B, K)``, for real arithmetic; ``eps`` at most the radius that was prepared."""
 
 
 class GlobalBound(Bound):
     """The product of norms over all segments but the last, times ``‖w_y − w_j‖``."""
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
-        return Prepared()
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
+        return Facts()
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
-        return global_margins(self.layers, centre, labels, self.constants, eps)
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
+        found = global_margins(self.layers, centre, labels, self.constants, eps)
+        return self.through_tail(found, centre, labels, eps)
 
     @property
     def product(self) -> float:
@@ -84,8 +101,8 @@ class GlobalBound(Bound):
             one = rows.new_ones(1, rows.shape[1])
             last = float(self.layers.last_norm(source, one)[0])
             last = OUT64.add(last, float(self.layers.noise_norm(source)))
-            total = OUT64.add(total, OUT64.times(last, self.constants[source]))
-        return total
+            total = OUT64.add(total, OUT64.times(last, float(self.constants[source])))
+        return total if self.tail is None else min(total, self.tail.product)
 
 
 class LocalBound(Bound):
@@ -93,43 +110,37 @@ class LocalBound(Bound):
 
     cut = True
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Prepared:
+    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
         network = self.layers.network
-        state = weights(network, centre, self.propagation.boxes(centre, eps))
-        masks: dict[int, Tensor] = {}
-        for i in network.activations:
-            sink = network.nodes[i].inputs[0]
-            # Where one node feeds two activations, what either needs varies.
-            masks[sink] = torch.maximum(masks.get(sink, state.varying[i]), state.varying[i])
+        boxes = self.propagation.boxes(centre, eps)
+        gain, mask = gains(network, boxes), masks(network, boxes)
         found = {
             (edge.source, edge.sink): norm_of(
                 self.norms[edge.source, edge.sink],
-                exact_map(network, WeightedMap(edge, state.gain[edge.source], masks[edge.sink])),
+                exact_map(network, WeightedMap(edge, gain[edge.source], mask[edge.sink])),
                 number,
             )
             for number, edge in enumerate(self.layers.edges)
         }
-        still = [(masks[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
-        return Prepared(edges=found, fixed=torch.stack(still, 1) if still else None)
+        still = [(mask[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
+        return Facts(norms=found, fixed=torch.stack(still, 1) if still else None)
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, prepared: Prepared) -> Tensor:
-        state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
-        radii = local_radii(self.layers, prepared.edges, eps)
-        return local_margins(self.layers, centre, labels, state, radii, cut=self.cut)
+    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
+        network, boxes = self.layers.network, self.propagation.boxes(centre, eps)
+        gain, radii = gains(network, boxes), local_radii(self.layers, facts.norms, eps)
+        change = {i: change_box(network, centre, i, boxes[i]) for i in self.layers.last}
+        found = local_margins(self.layers, centre, labels, gain, change, radii, cut=self.cut)
+        return self.through_tail(found, centre, labels, eps)
 
-    def constant(self, centre: Centre, eps: Tensor, prepared: Prepared) -> Tensor:
+    def constant(self, centre: Centre, eps: Tensor, facts: Facts) -> Tensor:
         """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
-        state = weights(self.layers.network, centre, self.propagation.boxes(centre, eps))
-        growth = local_radii(self.layers, prepared.edges, torch.ones_like(eps))
-        return logit_constant(self.layers, state, growth)
+        gain = gains(self.layers.network, self.propagation.boxes(centre, eps))
+        growth = local_radii(self.layers, facts.norms, torch.ones_like(eps))
+        found = logit_constant(self.layers, gain, growth)
+        return found if self.tail is None else found.clamp(max=self.tail.product)
 
 
 class LocalBallBound(LocalBound):
     """``local`` without the box in the last layer, for comparison."""
 
     cut = False
-
-
-def exact_map(network: Network, mapping: GramMap) -> GramMap:
-    """The map in float64; its numbers are those of the network's type."""
-    return mapping if network.exact is network else mapping.over(network.exact)

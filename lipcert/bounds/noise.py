@@ -17,33 +17,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, Reach, State, joined, through
-from lipcert.bounds.boxes import Box, around, meet
-from lipcert.bounds.rounding_sweep import ForwardSweep, length_of
+from lipcert.bounds.reach import Reach, joined, through
+from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
-from lipcert.network import Input, Network, Sum, ancestors
+from lipcert.bounds.state import Layer, Noised, State
+from lipcert.network import Input, Network, Node, Sum, ancestors, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
+from lipcert.network.joints.base import ways_of
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
+from lipcert.numbers import OUT64, Box, around, meet
+from lipcert.rounding import DOUBLE, Arithmetic, column
 
-# How near the values of the same activation are in two spellings of a network: to their own size,
+# How near the values of the same activation are in two versions of a network: to their own size,
 # and, for small ones, to the largest in so many roundoffs; at so many points.
 _SAME, _NOUGHT, _POINTS = 1e-4, 2.0**20, 3
 
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """The noise of a deployed network, for states of another spelling of it.
+    """The noise of a deployed network, for states of another version of it.
 
     ``roundoff``: of the network as deployed, but for comparisons, which are lowered; these nodes
-    are ``compared``, and round nothing. ``partners``: by its sources those of the other spelling;
+    are ``compared``, and round nothing. ``partners``: by its sources those of the other version;
     ``sinks``: by the inputs of the other's activations those of its own.
     """
 
@@ -80,122 +82,130 @@ class Noise:
         return NoiseSweep(self, eps)
 
 
-class NoiseSweep(ForwardSweep):
-    """``ForwardSweep`` beside a state that grows: every activation is a new start.
-
-    ``reference``: what the anchors come to at each node, computed within ``residual``, and
-    ``reach`` how far a run is from that, but for rounding.
-    """
+class NoiseSweep:
+    """The noise in front of the activations of one state, found as the state grows."""
 
     def __init__(self, noise: Noise, eps: Tensor) -> None:
-        super().__init__(noise.roundoff, eps, noise.arithmetic)
-        self.noise = noise
-        self.state: State = {}
-        self.reference: dict[int, Tensor] = {}
-        self.residual: dict[int, Tensor] = {}
-        self.reach: dict[int, Reach] = {}
+        self.noise, self.eps = noise, eps
+        self.found: dict[int, Rounded[_Run]] = {}
 
-    def before(self, sink: int, state: State, box: Box) -> Tensor:
-        """``r`` at an input of activations of the state's network: ``(B, *shape)``, in float64.
+    def before(self, sink: int, state: State, box: Box) -> Noised:
+        """``r`` at an input of activations of the state's network, in float64; its length by norms,
+        which know what elements do not: that errors rarely all add up.
 
         ``state`` has the layers of all activations before it, which put it into the ``box``, but
         for this noise."""
         known = box[0].double(), box[1].double()
-        found = [self._at(node, state, known) for node in sorted(self.noise.sinks[sink])]
-        return torch.stack(found).amax(0) if len(found) > 1 else found[0]
-
-    def format(self, i: int) -> Arithmetic | None:
-        return None if i in self.noise.compared else super().format(i)
+        nodes = sorted(self.noise.sinks[sink])
+        each = torch.stack([self._at(node, state, known) for node in nodes]).amax(0)
+        return Noised(each, torch.stack([self.found[node].length for node in nodes]).amax(0))
 
     def logits(self, state: State) -> Tensor:
         """``r`` of the logits, ``(B, K)``; infinite where anything before them could overflow: what
         comes after may be no number, which no clip mends."""
-        found = self._at(self.tools.network.output, state).flatten(1)
-        lost = torch.stack([fresh.isfinite().flatten(1).all(1) for fresh in self.fresh.values()])
-        return torch.where(lost.all(0)[:, None], found, torch.inf)
+        found = self._at(self.noise.roundoff.network.output, state).flatten(1)
+        fresh = [one.fresh.isfinite().flatten(1).all(1) for one in self.found.values()]
+        return torch.where(torch.stack(fresh).all(0)[:, None], found, torch.inf)
 
     def _at(self, node: int, state: State, known: Box | None = None) -> Tensor:
-        self.state = state
-        for i in ancestors(self.tools.network, node):
-            if i not in self.total:
-                self._follow(i)
-                width = self.reach[i].width + self.residual[i]
-                box = around(self.reference[i], width)
-                kind = self.tools.network.nodes[i].kind
-                if isinstance(kind, Joint):
-                    inputs = self.tools.network.nodes[i].inputs
-                    box = meet(box, kind.image([self.boxes[j] for j in inputs]))
-                if i == node and known is not None:
-                    box = torch.maximum(box[0], known[0]), torch.minimum(box[1], known[1])
-                self.boxes[i] = box
-                self.step(i)
-                if i in self.noise.partners:
-                    # Its own rounding, of limits in a narrower analysis too.
-                    self.residual[i] = self.residual[i] + 2 * self.total[i]
-        return self.total[node]
+        network = self.noise.roundoff.network
+        rules = _FromState(self.noise, self.eps, state, node, known)
+        path = ancestors(network, node)
+        self.found = forward(network, rules, known=self.found, along=path)
+        return self.found[node].total
+
+
+@dataclass(frozen=True, eq=False)
+class _Run(Place):
+    """``reference``: what the anchors come to at a node, computed within ``residual``, and
+    ``reach`` how far a run is from that, but for rounding."""
+
+    reference: Tensor
+    residual: Tensor
+    reach: Reach
+
+
+class _FromState(RoundingSweep[_Run]):
+    """``RoundingSweep`` beside a state: every activation is a new start. What is known of one
+    ``node``, its box, is met."""
+
+    def __init__(
+        self, noise: Noise, eps: Tensor, state: State, node: int, known: Box | None
+    ) -> None:
+        super().__init__(noise.roundoff, eps, noise.arithmetic)
+        self.noise, self.state, self.node, self.known = noise, state, node, known
+
+    def format(self, i: int) -> Arithmetic | None:
+        return None if i in self.noise.compared else super().format(i)
+
+    def place(self, i: int, parts: list[Rounded[_Run]]) -> _Run:
+        kind, runs = self.tools.network.nodes[i].kind, [part.here for part in parts]
+        match kind:
+            case Input():
+                value, rest, reach = self._start()
+            case Activation():
+                value, rest, reach = self._past(i, kind)
+            case Joint():
+                value, rest, reach = self._past_joint(i, kind)
+            case Operator():
+                rows = self.tools.rows[i]
+                assert rows is not None
+                value, rest = OUT64.apply(kind, runs[0].reference, runs[0].residual)
+                reach = through(kind, runs[0].reach, rows, self.tools.norms[i], OUT64)
+            case _:
+                value, rest = OUT64.total([(run.reference, run.residual) for run in runs])
+                reach = joined([run.reach for run in runs], OUT64)
+        box = around(value, OUT64.add(reach.width, rest))
+        if isinstance(kind, Joint):
+            box = meet(box, kind.image([run.box for run in runs]))
+        if i == self.node and self.known is not None:
+            box = meet(box, self.known)
+        return _Run(box, value, rest, reach)
+
+    def _start(self) -> tuple[Tensor, Tensor, Reach]:
+        x = self._layer(0).anchor
+        return x, torch.zeros_like(x), Reach(column(self.eps, x).expand_as(x), self.eps)
+
+    def _past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor, Reach]:
+        layer = self._layer(i)
+        value = activation.value(layer.anchor)
+        way = OUT64.up(torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower), 1)
+        width = OUT64.times(torch.minimum(way, column(layer.radius, way)), layer.gain)
+        reach = Reach(width, layer.radius, OUT64.times(layer.gain, layer.gain))
+        return value, OUT64.rounding(activation.rounding, value, layer.anchor), reach
+
+    def _past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor, Reach]:
+        layers = [self._layer(j) for j in self.tools.network.nodes[i].inputs]
+        anchors = [layer.anchor for layer in layers]
+        boxes = [(layer.lower, layer.upper) for layer in layers]
+        rest = joint.rounding([(anchor, anchor) for anchor in anchors], DOUBLE)
+        derivative = joint.derivative(anchors)
+        linear = derivative.magnitude_once(ways_of(anchors, boxes))
+        width = OUT64.add(OUT64.up(linear, derivative.terms + 8), joint.remainder(anchors, boxes))
+        return joint.value(*anchors), rest, Reach(width, OUT64.length(width))
 
     def _layer(self, i: int) -> Layer:
         return self.state[self.noise.partners[i]].map(lambda t: t.double())
 
-    def _follow(self, i: int) -> None:
-        """Reference, residual and reach of a node."""
-        node = self.tools.network.nodes[i]
-        parts = [self.reference[j] for j in node.inputs]
-        match node.kind:
-            case Input():
-                value = self._layer(0).anchor
-                rest, radius = torch.zeros_like(value), column(self.eps, value).expand_as(value)
-                reach = Reach(radius, self.eps)
-            case Activation() as activation:
-                layer = self._layer(i)
-                value = activation.value(layer.anchor)
-                relative, absolute, scaled = activation.rounding
-                rest = relative * value.abs() + absolute + scaled * layer.anchor.abs()
-                rest = FLOAT64 * rest * (1 + 8 * FLOAT64)
-                way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
-                width = torch.minimum(way, column(layer.radius, way)) * layer.gain
-                reach = Reach(width * (1 + 8 * FLOAT64), layer.radius, layer.gain.square())
-            case Joint() as joint:
-                layers = [self._layer(j) for j in node.inputs]
-                anchors = [layer.anchor for layer in layers]
-                value = joint.value(*anchors)
-                rest = joint.rounding([(anchor, anchor) for anchor in anchors], DOUBLE)
-                ways = [
-                    torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
-                    for layer in layers
-                ]
-                bounds = [(layer.lower, layer.upper) for layer in layers]
-                derivative = joint.derivative(anchors)
-                width = derivative.magnitude_once(ways) * (1 + gamma(derivative.terms + 8))
-                width = (width + joint.remainder(anchors, bounds)) * (1 + 8 * FLOAT64)
-                reach = Reach(width, length_of(width))
-            case Operator() as operator:
-                before = self.reach[node.inputs[0]]
-                rows = self.tools.rows[i]
-                assert rows is not None
-                value, slack = operator.forward(parts[0]), gamma(operator.terms + 8)
-                off = self.residual[node.inputs[0]] + slack * parts[0].abs()
-                rest = operator.magnitude(off) + slack * operator.bias_magnitude()
-                rest = rest * (1 + slack)
-                reach = through(operator, before, rows, self.tools.norms[i], DOUBLE)
-            case Sum():
-                value = torch.stack(parts).sum(0)
-                sizes = torch.stack([part.abs() for part in parts]).sum(0)
-                rest = torch.stack([self.residual[j] for j in node.inputs]).sum(0)
-                rest = rest * (1 + 32 * FLOAT64) + gamma(len(parts) + 4) * sizes
-                reach = joined([self.reach[j] for j in node.inputs], DOUBLE)
-        self.reference[i], self.residual[i], self.reach[i] = value, rest, reach
+    def past(self, activation: Activation, before: Rounded[_Run]) -> tuple[Tensor, Tensor]:
+        shape = activation.out_shape(before.total.shape[1:])
+        return before.total.new_zeros(len(self.eps), *shape), torch.zeros_like(self.eps)
 
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(self.reference[i]), torch.zeros_like(self.eps)
+    def past_joint(self, joint: Joint, parts: list[Rounded[_Run]]) -> tuple[Tensor, Tensor]:
+        none = self.eps.new_zeros(len(self.eps), *joint.out_shape)
+        return none, torch.zeros_like(self.eps)
 
-    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(self.reference[i]), torch.zeros_like(self.eps)
+    def near(self, operator: Operator, rows: Tensor, before: Rounded[_Run], here: _Run) -> Tensor:
+        run = before.here
+        size = OUT64.add(run.reference.abs(), run.residual, 2 * before.total)
+        return OUT64.add(OUT64.magnitude(operator, size), here.reach.width)
 
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
-        (j,) = self.tools.network.nodes[i].inputs
-        value = self.reference[j].abs() + self.residual[j] + 2 * self.total[j]
-        return operator.magnitude(value) * slack + self.reach[i].width
+    def found(self, i: int, node: Node, value: Rounded[_Run]) -> Rounded[_Run]:
+        """An activation's own rounding, of limits in a narrower analysis too, is behind it."""
+        if i not in self.noise.partners:
+            return value
+        residual = OUT64.add(value.here.residual, 2 * value.total)
+        return replace(value, here=replace(value.here, residual=residual))
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:

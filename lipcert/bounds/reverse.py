@@ -6,7 +6,6 @@ go by its transpose; what becomes of them at an activation or a joint is for the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,17 +16,17 @@ from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.norms import absolute_norm, operator_norm
+from lipcert.numbers import OUT64
 
 # From coefficients on an activation's output to those on its input.
-Cross = Callable[[int, Tensor], Tensor]
+Relax = Callable[[int, Tensor], Tensor]
 # The same, with an upper bound of the Euclidean error of each objective, ``(N,)``.
-CrossWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+RelaxWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # From coefficients on a joint's output to those on each of its inputs; the same with errors.
-JointCross = Callable[[int, Joint, Tensor], Sequence[Tensor]]
-JointCrossWithError = Callable[[int, Joint, Tensor, Tensor], Sequence[tuple[Tensor, Tensor]]]
+RelaxJoint = Callable[[int, Joint, Tensor], Sequence[Tensor]]
+RelaxJointWithError = Callable[[int, Joint, Tensor, Tensor], Sequence[tuple[Tensor, Tensor]]]
 
 # Coefficients of operators that were fused out of several carry a few roundings of their own.
 _FUSED = 24
@@ -35,17 +34,17 @@ _FUSED = 24
 
 @dataclass(frozen=True)
 class Transposes(Backward[Tensor]):
-    """Through affine operators by their transposes, through activations as ``cross`` says, through
-    joints as ``joints`` says."""
+    """The rules lead through affine operators by their transposes, through activations as
+    ``relax`` says, and through joints as ``joints`` says."""
 
-    cross: Cross
-    joints: JointCross | None = None
+    relax: Relax
+    joints: RelaxJoint | None = None
 
     def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
         return operator.transpose(value)
 
     def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
-        return self.cross(i, value)
+        return self.relax(i, value)
 
     def joint(self, i: int, joint: Joint, value: Tensor) -> Sequence[Tensor]:
         if self.joints is None:
@@ -57,10 +56,14 @@ class Transposes(Backward[Tensor]):
 
 
 def carry_back(
-    network: Network, node: int, forms: Tensor, cross: Cross, joints: JointCross | None = None
+    network: Network,
+    node: int,
+    objectives: Tensor,
+    relax: Relax,
+    joints: RelaxJoint | None = None,
 ) -> Tensor | None:
     """The coefficients on the input that the objectives come down to, or None."""
-    return backward(network, node, forms, Transposes(cross, joints))
+    return backward(network, node, objectives, Transposes(relax, joints))
 
 
 # Coefficients and an upper bound of the Euclidean error of each objective, ``(N,)`` in float64.
@@ -79,11 +82,14 @@ class RigorousSweep:
         self._known: dict[int, tuple[float, float]] = {}
 
     def __call__(
-        self, node: int, forms: Tensor, cross: CrossWithError,
-        joints: JointCrossWithError | None = None,
-    ) -> _WithError | None:  # fmt: skip
-        start = forms, forms.new_zeros(len(forms), dtype=torch.float64)
-        return backward(self.network, node, start, _TransposesWithError(self, cross, joints))
+        self,
+        node: int,
+        objectives: Tensor,
+        relax: RelaxWithError,
+        joints: RelaxJointWithError | None = None,
+    ) -> _WithError | None:
+        start = objectives, objectives.new_zeros(len(objectives), dtype=torch.float64)
+        return backward(self.network, node, start, _TransposesWithError(self, relax, joints))
 
     def sizes(self, node: int) -> tuple[float, float]:
         """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above; computed once."""
@@ -94,29 +100,25 @@ class RigorousSweep:
     def _sizes_of(self, node: int) -> tuple[float, float]:
         operator = self.network.nodes[node].kind
         assert isinstance(operator, Operator)
-        like, own = self.network.anchor, self.network.arithmetic
-        rows = operator.magnitude(like.new_ones(1, *operator.in_shape)).max()
-        columns = operator.transpose_magnitude(like.new_ones(1, *operator.out_shape)).max()
-        slack = own.gamma(operator.terms + operator.transposed_terms + 8)
-        absolute = math.sqrt(float(rows) * float(columns)) * (1 + slack)
-        norm = min(operator_norm(operator), absolute)
-        return norm, own.gamma(operator.transposed_terms + _FUSED) * absolute
+        rounding = self.network.outward.gamma(operator.transposed_terms + _FUSED)
+        return operator_norm(operator), OUT64.times(absolute_norm(operator), rounding)
 
 
 @dataclass(frozen=True)
 class _TransposesWithError(Backward[_WithError]):
     sweep: RigorousSweep
-    cross: CrossWithError
-    joints: JointCrossWithError | None = None
+    relax: RelaxWithError
+    joints: RelaxJointWithError | None = None
 
     def affine(self, i: int, operator: Operator, value: _WithError) -> _WithError:
         coefficients, error = value
         norm, rounding = self.sweep.sizes(i)
-        error = (error * (norm + rounding) + rounding * length(coefficients)) * (1 + 8 * FLOAT64)
-        return operator.transpose(coefficients), error
+        passed = OUT64.times(error, OUT64.add(norm, rounding))
+        made = OUT64.times(length(coefficients), rounding)
+        return operator.transpose(coefficients), OUT64.add(passed, made)
 
     def activation(self, i: int, activation: Activation, value: _WithError) -> _WithError:
-        return self.cross(i, *value)
+        return self.relax(i, *value)
 
     def joint(self, i: int, joint: Joint, value: _WithError) -> Sequence[_WithError]:
         if self.joints is None:
@@ -125,12 +127,10 @@ class _TransposesWithError(Backward[_WithError]):
 
     def add(self, one: _WithError, other: _WithError) -> _WithError:
         total = one[0] + other[0]
-        made = self.sweep.network.arithmetic.unit * length(total)
-        return total, (one[1] + other[1] + made) * (1 + 4 * FLOAT64)
+        made = self.sweep.network.outward.unit * length(total)
+        return total, OUT64.add(one[1], other[1], made)
 
 
-def length(forms: Tensor) -> Tensor:
-    """Euclidean lengths, summed in float64 and rounded up: ``(N,)``."""
-    flat = forms.flatten(1)
-    size: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
-    return size * (1 + gamma(flat.shape[1] + 4))
+def length(objectives: Tensor) -> Tensor:
+    """Sums Euclidean lengths in float64, and rounds them up: ``(N,)``."""
+    return OUT64.length(objectives, torch.float64)

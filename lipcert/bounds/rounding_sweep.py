@@ -13,282 +13,261 @@ result is rounded once more when it is stored. Terms that are exactly 0 round no
 count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
+
+A runtime may also merge a scale into the weights before or behind it, or apply it later, see
+``lipcert.bounds.scaled``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box, widened
-from lipcert.network import Input, Sum
-from lipcert.network.activations import Activation, Elementwise
+from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
+from lipcert.bounds.scaled import Scaled
+from lipcert.network import Forward
+from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
 from lipcert.network.joints import Joint
-from lipcert.network.operators import Diagonal, Operator, Select
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest, column, gamma
+from lipcert.network.lower import comparators
+from lipcert.network.operators import Operator
+from lipcert.numbers import OUT64, Box, largest, widened
+from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 
 if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
 
-# Roundings (K, L) of one term of a sum: its weight; the product and a factor of the weight. Then of
-# what is shifted or scaled by constants; the root and quotients of a batch norm, in either form,
-# ``(x − μ) s + β`` or ``x s + (β − μ s)``.
-_WEIGHT, _SHIFT = (1.0, 3.0), (3.0, 5.0)
-# Gates are multiplied out with at most so many times their input.
-_MULTIPLES = 8.0
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the values of a node lie that its operation is to round."""
+
+    box: Box
 
 
-class ForwardSweep(ABC):
-    """One pass from the input to the logits; for each quantity an entry a node.
+P = TypeVar("P", bound=Place)
 
-    ``boxes`` hold what the operations of a run are to round; ``total`` is how far a value is off.
-    ``size``: the largest deployed value; ``length``: ``‖total‖₂``;
-    ``additions``: how many a value has behind it since the last activation, for a bias or another
-    summand that is merged into the sum before it; ``chain``: the magnitude that has come together
-    since the last activation, and the roundings in it.
+
+@dataclass(frozen=True, eq=False)
+class Rounded(Generic[P]):
+    """At one node, ``(B, *shape)`` but where it says otherwise.
+
+    ``fresh``: what its own operation rounds; ``total``: how far its value is off, ``length`` the
+    L2 norm of that, ``(B,)``; ``size``: the largest deployed value; ``additions``: how many a
+    value has behind it since the last activation, for a bias or another summand that is merged
+    into the sum before it; ``chain``: the magnitude that has come together since the last
+    activation, and the roundings in it; ``peak``: the largest sum of all values of a node so far,
+    ``(B,)``; ``scaled``: of scales that are merged with weights.
     """
 
-    def __init__(self, tools: Roundoff, eps: Tensor, arithmetic: Arithmetic | None) -> None:
-        self.tools, self.eps, self.deployed = tools, eps, arithmetic
-        # Of the node at hand.
-        self.arithmetic: Arithmetic | None = None
-        self.boxes: dict[int, Box] = {}
-        self.fresh: dict[int, Tensor] = {}
-        self.total: dict[int, Tensor] = {}
-        self.size: dict[int, Tensor] = {}
-        self.length: dict[int, Tensor] = {}
-        self.additions: dict[int, Tensor] = {}
-        self.chain: dict[int, tuple[Tensor, float]] = {}
-        # The largest sum of all values of a node so far.
-        self.peak = torch.zeros_like(eps)
+    here: P
+    fresh: Tensor
+    total: Tensor
+    length: Tensor
+    size: Tensor
+    additions: Tensor
+    chain: tuple[Tensor, float]
+    peak: Tensor
+    scaled: Scaled
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What a node's kind makes of it: as in ``Rounded``, with what is ``passed`` on of earlier
+    errors and its ``length``; ``chain`` and ``scaled`` None where they start afresh."""
+
+    passed: Tensor
+    length: Tensor
+    fresh: Tensor
+    additions: Tensor
+    chain: tuple[Tensor, float] | None = None
+    scaled: Scaled | None = None
+
+
+class RoundingSweep(Forward[Rounded[P]], ABC):
+    """The rules of one pass from the input to the logits, over the balls of radius ``eps``."""
+
+    def __init__(self, tools: Roundoff, eps: Tensor, deployed: Arithmetic | None) -> None:
+        self.tools, self.eps, self.deployed = tools, eps, deployed
 
     @abstractmethod
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
+    def place(self, i: int, parts: list[Rounded[P]]) -> P:
+        """Where a node's values lie, from what was found at its inputs."""
+
+    @abstractmethod
+    def past(self, activation: Activation, before: Rounded[P]) -> tuple[Tensor, Tensor]:
         """Past an activation: how far its value is off but for its own rounding, and the length of
         that."""
 
     @abstractmethod
-    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
-        """The same past a joint."""
-
-    @abstractmethod
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
-        """``|A| |v|`` of an operator, from the values at the sample."""
+    def near(self, operator: Operator, rows: Tensor, before: Rounded[P], here: P) -> Tensor:
+        """``|A| |v|`` of an operator, from the values at the sample; ``rows`` its rows' norms."""
 
     def format(self, i: int) -> Arithmetic | None:
         """What a node is computed in: the deployed format, or the file's own where that is coarser.
         A value that is only stored, in the file's own alone: in the deployed one it is already."""
         node = self.tools.network.nodes[i]
-        stored = isinstance(node.kind, Diagonal) and node.kind.is_identity
+        stored = isinstance(node.kind, Operator) and node.kind.is_identity
         return node.format if stored else coarsest(self.deployed, node.format)
 
-    def step(self, i: int) -> None:
-        self.arithmetic = self.format(i)
-        node, box = self.tools.network.nodes[i], self.boxes[i]
-        largest = torch.maximum(box[0].abs(), box[1].abs())
-        none, norm = torch.zeros_like(largest), self.tools.norms[i]
-        lengths = [self.length[j] for j in node.inputs]
-        chain: tuple[Tensor, float] | None = None
-        match node.kind:
-            case Input():
-                passed, fresh, additions = none, none, none
-                length = torch.zeros_like(self.eps)
-                if self.arithmetic is not None:
-                    fresh = self.arithmetic.unit * largest + self.arithmetic.tiny
-            case Activation() as activation:
-                (passed, length), additions = self.past(i, activation), none
-                fresh = self._activation(activation, largest + passed, self._spread(i))
-                if not isinstance(activation, Elementwise):
-                    fresh = fresh + self._lowered(activation, node.inputs[0])
-            case Joint() as joint:
-                (passed, length), additions = self.past_joint(i, joint), none
-                fresh = self._joint(joint, node.inputs, none)
-            case Sum():
-                passed = torch.stack([self.total[j] for j in node.inputs]).sum(0)
-                length = torch.stack(lengths).sum(0)
-                fresh, additions = self._sum(node.inputs)
-                chain = (
-                    torch.stack([self.chain[j][0] for j in node.inputs]).sum(0),
-                    max(self.chain[j][1] for j in node.inputs) + len(node.inputs),
-                )
-            case Operator() as operator:
-                passed, fresh, additions, chain = self._operator(i, operator, largest)
-                length = times(lengths[0], norm)
-        if self.tools.unit:
-            fresh = fresh + self._analysed(i, largest + passed)
-        terms = getattr(node.kind, "terms", 0) + len(node.inputs)
-        total = (passed + fresh) * (1 + gamma(terms + 32))
-        self.fresh[i] = fresh * (1 + gamma(terms + 32))
-        self.total[i] = total
-        self.size[i] = (largest + total) * (1 + 4 * FLOAT64)
-        everything = self.size[i].flatten(1).sum(1)
-        self.peak = torch.maximum(self.peak, everything)
-        length = (length + length_of(fresh)) * (1 + 32 * FLOAT64)
-        self.length[i] = torch.fmin(length, length_of(total))
-        self.additions[i] = additions
-        self.chain[i] = (self.size[i], 0.0) if chain is None else chain
+    def input(self, i: int) -> Rounded[P]:
+        here, own = self.place(i, []), self.format(i)
+        fresh = none = torch.zeros_like(here.box[0])
+        if own is not None:
+            fresh = own.unit * largest(here.box) + own.tiny
+        step = _Step(none, torch.zeros_like(self.eps), fresh, none)
+        return self._rounded(i, here, [], step)
 
-    def _analysed(self, i: int, size: Tensor) -> Tensor:
-        """What is rounded in an analysis in a narrower type, beside weights: the values at the
-        sample that activations read, and an activation's own limits and slopes."""
-        kind, unit = self.tools.network.nodes[i].kind, self.tools.unit
-        rounded = 1.0 if i in self.tools.network.sinks else 0.0
-        if isinstance(kind, Activation):
-            held = [getattr(kind, field.name) for field in fields(kind)]
-            own = self.tools.analysis
-            if not all(_represented(value, own) for value in held if isinstance(value, Tensor)):
-                rounded += 1
-        # What is exactly 0 is kept, and counts nowhere.
-        tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
-        return rounded * (unit * size + tiny) * (1 + 4 * unit)
+    def activation(self, i: int, activation: Activation, before: Rounded[P]) -> Rounded[P]:
+        here, own = self.place(i, [before]), self.format(i)
+        passed, length = self.past(activation, before)
+        alone = isinstance(activation, Elementwise)
+        # Others only move or compare.
+        inputs = before.size if alone else torch.zeros_like(passed)
+        fresh = of_activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
+        if not alone:
+            fresh = fresh + self._lowered(activation, before)
+        if isinstance(activation, MaxMin) and activation.spelling:
+            fresh = fresh + of_comparison(
+                own, activation, activation.perturbation(*before.here.box, before.size)
+            )
+        step = _Step(passed, length, fresh, torch.zeros_like(passed))
+        return self._rounded(i, here, [before], step)
 
-    def _spread(self, i: int) -> Tensor | float:
-        """The largest input of an element-wise activation; others only move or compare."""
-        node = self.tools.network.nodes[i]
-        return self.size[node.inputs[0]] if isinstance(node.kind, Elementwise) else 0.0
+    @abstractmethod
+    def past_joint(self, joint: Joint, parts: list[Rounded[P]]) -> tuple[Tensor, Tensor]:
+        """The same past a joint."""
 
-    def _activation(self, activation: Activation, size: Tensor, inputs: Tensor | float) -> Tensor:
-        """Its own rounding, and that of its limits and slopes where the format has others; infinite
-        where its value, or a few of its input, could overflow."""
-        relative, absolute, scaled = activation.rounding
-        own = self.arithmetic
-        if own is None:
-            return torch.zeros_like(size)
-        held = [getattr(activation, field.name) for field in fields(activation)]
-        lost: Tensor | float = own.tiny
-        if not all(_represented(value, own) for value in held if isinstance(value, Tensor)):
-            relative += 1
-            # A slope that is too small for the format is lost, whatever it multiplies.
-            lost = own.tiny * (1 + inputs)
-        if not (relative or absolute or scaled):
-            return torch.zeros_like(size)
-        rounded: Tensor = relative * size + absolute + scaled * inputs
-        fresh = own.unit * (1 + 4 * own.unit) * rounded + lost
-        reach = size + (_MULTIPLES * inputs if scaled else 0.0)
-        return torch.where(reach <= own.largest / 2, fresh, torch.inf)
+    def joint(self, i: int, joint: Joint, parts: list[Rounded[P]]) -> Rounded[P]:
+        """Its own rounding is that of inputs as they are deployed."""
+        here, own = self.place(i, parts), self.format(i)
+        passed, length = self.past_joint(joint, parts)
+        fresh = none = torch.zeros_like(passed)
+        if own is not None:
+            fresh = joint.rounding([widened(part.here.box, part.total) for part in parts], own)
+        return self._rounded(i, here, parts, _Step(passed, length, fresh, none))
 
-    def _joint(self, joint: Joint, inputs: tuple[int, ...], none: Tensor) -> Tensor:
-        """Its own rounding, of inputs as they are deployed."""
-        if self.arithmetic is None:
-            return none
-        return joint.rounding(
-            [widened(self.boxes[j], self.total[j]) for j in inputs], self.arithmetic
-        )
-
-    def _lowered(self, activation: Activation, source: int) -> Tensor:
-        """Where neurons are compared, the analysis works with their sums and differences."""
-        box, (magnitude, roundings) = self.boxes[source], self.chain[source]
-        largest = activation.perturbation(*box, magnitude)
-        group = math.prod(magnitude.shape[1:]) / math.prod(largest.shape[1:]) + 1
-        # In rounds of two; the numbers of each are rounded in a narrower analysis.
-        rounds = 16 * math.log2(group) + 16
-        rounded = gamma(roundings + 16 * group + 16) * group
-        return (rounded + 2 * gamma(rounds, self.tools.unit)) * largest
-
-    def _sum(self, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        sizes = torch.stack([self.size[j] for j in inputs])
-        behind = torch.stack([self.additions[j] for j in inputs])
+    def sum(self, i: int, parts: list[Rounded[P]]) -> Rounded[P]:
+        here, own = self.place(i, parts), self.format(i)
+        sizes = torch.stack([part.size for part in parts])
+        behind = torch.stack([part.additions for part in parts])
         whole = sizes.sum(0)
         live = (sizes != 0).to(whole.dtype).sum(0)
         # A lone summand is moved, not added. An operation before it may start from the others.
         additions = torch.where(live > 1, live, 0)
         merged = (behind * (whole - sizes)).sum(0)
         fresh = torch.zeros_like(whole)
-        if self.arithmetic is not None:
-            unit, sums = self.arithmetic.unit, self.arithmetic.accumulator.unit
-            made = unit * additions * whole + sums * merged
-            fresh = self._grown(made, additions, behind.sum(0), whole, whole)
-        return fresh, behind.sum(0) + additions
+        if own is not None:
+            made = own.unit * additions * whole + own.accumulator.unit * merged
+            fresh = grown(own, made, additions, behind.sum(0), whole, whole)
+        chain = (
+            torch.stack([part.chain[0] for part in parts]).sum(0),
+            max(part.chain[1] for part in parts) + len(parts),
+        )
+        passed = torch.stack([part.total for part in parts]).sum(0)
+        length = torch.stack([part.length for part in parts]).sum(0)
+        step = _Step(passed, length, fresh, behind.sum(0) + additions, chain)
+        return self._rounded(i, here, parts, step)
+
+    def affine(self, i: int, operator: Operator, before: Rounded[P]) -> Rounded[P]:
+        here, own = self.place(i, [before]), self.format(i)
+        length = times(before.length, self.tools.norms[i])
+        passed = OUT64.magnitude(operator, before.total)
+        if operator.is_move:
+            chain = operator.magnitude(before.chain[0]), before.chain[1]
+            moved = operator.apply(before.additions)
+            step = _Step(passed, length, torch.zeros_like(passed), moved, chain, before.scaled)
+        elif operator.is_identity:
+            fresh = of_storing(own, OUT64.add(largest(here.box), before.total))
+            step = _Step(before.total, length, fresh, before.additions, before.chain, before.scaled)
+        else:
+            step = self._operator(i, operator, before, here, passed, length)
+        return self._rounded(i, here, [before], step)
 
     def _operator(
-        self, i: int, operator: Operator, largest: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, float]]:
-        """What is passed on, the fresh rounding, the additions and the chain."""
-        j = self.tools.network.nodes[i].inputs[0]
-        slack = 1 + gamma(operator.terms + 8)
-        passed, rows = operator.magnitude(self.total[j]) * slack, self.tools.rows[i]
-        magnitude, roundings = self.chain[j]
-        if isinstance(operator, Select):
-            chain = operator.magnitude(magnitude), roundings
-            return passed, torch.zeros_like(largest), operator.apply(self.additions[j]), chain
-        if isinstance(operator, Diagonal) and operator.is_identity:
-            passed = self.total[j]
-            return passed, self._stored(largest + passed), self.additions[j], self.chain[j]
+        self, i: int, operator: Operator, before: Rounded[P], here: P, passed: Tensor,
+        length: Tensor,
+    ) -> _Step:  # fmt: skip
+        own, rows, unit = self.format(i), self.tools.rows[i], self.tools.unit
         assert rows is not None
-        passed = torch.fmin(passed, rows * column(self.length[j], rows) * (1 + 4 * FLOAT64))
-        bias = operator.bias_magnitude()
-        whole = operator.magnitude(self.size[j]) * slack
-        whole = torch.fmin(whole, self.near(i, operator, slack))
-        meets = whole if roundings == 0 else operator.magnitude(magnitude) * slack
+        passed = torch.fmin(passed, OUT64.times(rows, column(before.length, rows)))
+        bias, (magnitude, roundings) = operator.bias_magnitude(), before.chain
+        whole = OUT64.magnitude(operator, before.size)
+        whole = torch.fmin(whole, self.near(operator, rows, before, here))
+        meets = whole if roundings == 0 else OUT64.magnitude(operator, magnitude)
         # Fusing sums a bias through the operator, and rounds each entry.
-        chain = (meets + bias) * (1 + 4 * FLOAT64), roundings + operator.terms + 6
+        chain = OUT64.add(meets, bias), roundings + operator.terms + 6
         fused = gamma(chain[1] + 16) * chain[0] + DOUBLE.tiny * (operator.terms + 2)
-        if self.tools.unit:
+        if unit:
             # And once more to a narrower type, where those too small for it are lost.
-            lost = column(self.peak + 2, fused) * self.tools.analysis.tiny
+            lost = column(before.peak + 2, fused) * self.tools.analysis.tiny
             lost = torch.where(chain[0] == 0, 0.0, lost)
-            fused = fused + self.tools.unit * (1 + self.tools.unit) * chain[0] + lost
-        additions = operator.count((self.size[j] != 0).to(whole.dtype))
-        behind = torch.zeros_like(largest)
-        if isinstance(operator, Diagonal):
-            behind = self.additions[j]
-        if self.arithmetic is None:
-            return passed, fused, behind + additions, chain
-        whole = (whole + bias) * (1 + 8 * FLOAT64)
-        result = torch.fmin(whole, largest + passed + fused)
-        constants, factors = _SHIFT if isinstance(operator, Diagonal) else _WEIGHT
-        unit, sums = self.arithmetic.unit, self.arithmetic.accumulator.unit
-        made = (constants * unit + factors * sums) * whole + unit * result
+            fused = fused + (unit + unit**2) * chain[0] + lost
+        additions = operator.count((before.size != 0).to(whole.dtype))
+        behind = before.additions if operator.is_elementwise else torch.zeros_like(passed)
+        if own is None:
+            return _Step(passed, length, fused, behind + additions, chain)
+        whole = OUT64.add(whole, bias)
+        result = torch.fmin(whole, OUT64.add(largest(here.box), passed, fused))
+        constants, factors = operator.roundings
+        sums = own.accumulator.unit
+        made = (constants * own.unit + factors * sums) * whole + own.unit * result
         made = made + sums * (additions * (whole + result) / 2 + behind * bias)
         # Factors of a product that are too small for the format, and products that are.
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
-        most = column(self.size[j].flatten(1).amax(1) + heaviest, largest) + additions + 8
-        lost = self.arithmetic.tiny * (operator.terms + 1) * most
+        most = column(before.size.flatten(1).amax(1) + heaviest, passed) + additions + 8
+        lost = own.tiny * (operator.terms + 1) * most
+        scaled = before.scaled.through(operator, rows, before.size)
+        if scaled.merges:
+            lost = lost + column(scaled.lost(own), lost)
         rounded = behind + additions + factors
-        fresh = self._grown(made + lost, constants + 2, rounded, result, whole)
-        return passed, fresh + fused, behind + additions, chain
+        fresh = grown(own, made + lost, constants + 2, rounded, result, whole)
+        return _Step(passed, length, fresh + fused, behind + additions, chain, scaled)
 
-    def _stored(self, size: Tensor) -> Tensor:
-        """A value rounded to the file's own format; infinite where it could overflow there."""
-        if self.arithmetic is None:
-            return torch.zeros_like(size)
-        fresh = self.arithmetic.unit * size + self.arithmetic.tiny
-        return torch.where(size <= self.arithmetic.largest / 2, fresh, torch.inf)
+    def _rounded(self, i: int, here: P, parts: list[Rounded[P]], step: _Step) -> Rounded[P]:
+        """All of a node. What is made by hand above, sums of numbers that are 0 or more, has fewer
+        than 32 roundings beside those of its operator's terms."""
+        fresh, most = step.fresh, largest(here.box)
+        if self.tools.unit:
+            fresh = fresh + self._analysed(i, OUT64.add(most, step.passed))
+        terms = getattr(self.tools.network.nodes[i].kind, "terms", 0) + len(parts) + 32
+        total = OUT64.up(step.passed + fresh, terms)
+        fresh, size = OUT64.up(fresh, terms), OUT64.add(most, total)
+        length = OUT64.up(step.length, len(parts) + 2) + OUT64.length(fresh)
+        peaks = [OUT64.sum(size), *(part.peak for part in parts)]
+        return Rounded(
+            here, fresh, total, torch.fmin(OUT64.up(length, 1), OUT64.length(total)), size,
+            step.additions, (size, 0.0) if step.chain is None else step.chain,
+            torch.stack(peaks).amax(0),
+            Scaled.start(size) if step.scaled is None else step.scaled,
+        )  # fmt: skip
 
-    def _grown(
-        self, made: Tensor, stored: Tensor | float, added: Tensor, result: Tensor, whole: Tensor
-    ) -> Tensor:
-        """Errors that are made, with what later roundings add to them: so many of the format, and
-        of its sums. Infinite where a partial sum, at most ``whole``, or the result could overflow.
-        """
-        assert self.arithmetic is not None
-        own, sums = self.arithmetic, self.arithmetic.accumulator
-        growth = torch.exp(stored * own.unit + added * sums.unit) * (1 + 16 * FLOAT64)
-        fresh = growth * (made + own.tiny * (stored + added))
-        safe = (whole * growth <= sums.largest / 2) & (result * growth <= own.largest / 2)
-        return torch.where(safe, fresh, torch.inf)
+    def _analysed(self, i: int, size: Tensor) -> Tensor:
+        """What is rounded in an analysis in a narrower type, beside weights: the values at the
+        sample that activations read, and an activation's own limits and slopes."""
+        kind, unit = self.tools.network.nodes[i].kind, self.tools.unit
+        rounded = 1.0 if i in self.tools.network.sinks else 0.0
+        if isinstance(kind, Activation) and not holds(self.tools.analysis, kind):
+            rounded += 1
+        # What is exactly 0 is kept, and counts nowhere.
+        tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
+        return rounded * ((unit + 4 * unit**2) * size + 2 * tiny)
 
-
-def _represented(values: Tensor, own: Arithmetic) -> bool:
-    """Whether a format has these numbers; infinite ones it has."""
-    size = values.abs()
-    kept = (size == 0) | size.isinf() | ((size >= own.tiny) & (size <= own.largest))
-    return bool((kept & ((torch.frexp(values).mantissa / own.unit) % 1 == 0)).all())
-
-
-def times(values: Tensor, factor: Tensor | float) -> Tensor:
-    """A product in which ``∞ · 0`` is unknown, so infinite."""
-    product = values * factor * (1 + 4 * FLOAT64)
-    return torch.nan_to_num(product, nan=torch.inf, posinf=torch.inf)
-
-
-def length_of(values: Tensor) -> Tensor:
-    """Euclidean lengths, rounded up: ``(B,)``."""
-    flat = values.flatten(1)
-    length: Tensor = flat.norm(dim=1)
-    return length * (1 + gamma(flat.shape[1] + 8))
+    def _lowered(self, activation: Activation, before: Rounded[P]) -> Tensor:
+        """Where neurons are compared, the analysis works with their sums and differences."""
+        magnitude, roundings = before.chain
+        most = activation.perturbation(*before.here.box, magnitude)
+        group = math.prod(magnitude.shape[1:]) / math.prod(most.shape[1:]) + 1
+        # In rounds of two; the numbers of each are rounded in a narrower analysis.
+        rounds = 16 * math.log2(group) + 16
+        if isinstance(activation, GroupSort):
+            # As many sums and products as it takes rounds to sort, of all numbers each.
+            group = magnitude.shape[-1]
+            rounds = 16 * len(comparators(group)) + 16
+            roundings = roundings + group * rounds
+        rounded = gamma(roundings + 16 * group + 16) * group
+        return (rounded + 2 * gamma(rounds, self.tools.unit)) * most

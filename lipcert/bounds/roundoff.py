@@ -14,18 +14,19 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import Box, Centre, widened
-from lipcert.bounds.rounding_sweep import ForwardSweep, length_of, times
+from lipcert.bounds.boxes import Centre
+from lipcert.bounds.rounded import times
+from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.underflow import underflow
-from lipcert.network import Network
+from lipcert.network import Network, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, column, gamma
+from lipcert.numbers import OUT64, Box, widened
+from lipcert.rounding import DOUBLE, Arithmetic, column
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,14 @@ class Roundoff:
 
     @classmethod
     def of(cls, network: Network, analysis: Arithmetic = DOUBLE) -> Roundoff:
-        norms = [getattr(node.kind, "lipschitz", 1.0) for node in network.nodes]
+        norms = [1.0] * len(network.nodes)
         rows: list[Tensor | None] = [None] * len(norms)
+        for i in network.activations:
+            kind = network.nodes[i].kind
+            assert isinstance(kind, Activation)
+            norms[i] = kind.lipschitz
         for i, operator in network.operators.items():
-            ones = network.anchor.new_ones(1, *operator.in_shape)
-            norms[i] = min(operator_norm(operator), _absolute_norm(operator, ones))
+            norms[i] = operator_norm(operator)
             rows[i] = row_norms(operator, network.anchor)
         return cls(network, norms, rows, analysis)
 
@@ -83,62 +87,55 @@ class Roundoff:
         analysis: that is charged as one more rounding, of the magnitudes of all that stands between
         two activations.
         """
-        sweep = _FromReal(self, centre, eps, boxes, arithmetic)
-        for i in range(len(self.network.nodes)):
-            sweep.step(i)
-        total = list(sweep.total.values())
-        wide = [widened(*both) for both in zip(boxes, total, strict=True)]
-        return Roundings(list(sweep.fresh.values()), total, wide)
+        found = forward(self.network, _FromReal(self, centre, eps, boxes, arithmetic)).values()
+        fresh, total = [one.fresh for one in found], [one.total for one in found]
+        return Roundings(fresh, total, [widened(*both) for both in zip(boxes, total, strict=True)])
 
 
-class _FromReal(ForwardSweep):
-    """From the real values of each input on: ``boxes`` hold these, ``moved`` is ``‖Δv‖₂``, and
-    errors add up."""
+@dataclass(frozen=True, eq=False)
+class _Real(Place):
+    """``box``: of the real values; ``moved``: ``‖Δv‖₂`` of them; ``sizes``: at the sample."""
+
+    moved: Tensor
+    sizes: Tensor
+
+
+class _FromReal(RoundingSweep[_Real]):
+    """From the real values of each input on: errors add up."""
 
     def __init__(
         self, tools: Roundoff, centre: Centre, eps: Tensor, boxes: list[Box],
         arithmetic: Arithmetic | None,
     ) -> None:  # fmt: skip
         super().__init__(tools, eps, arithmetic)
-        self.centre, self.boxes = centre, dict(enumerate(boxes))
-        self.moved: dict[int, Tensor] = {}
+        self.centre, self.boxes = centre, boxes
 
-    def step(self, i: int) -> None:
-        super().step(i)
-        node = self.tools.network.nodes[i]
-        before = [self.moved[j] for j in node.inputs]
-        if not before:
-            self.moved[i] = self.eps
-        elif isinstance(node.kind, Joint):
-            self.moved[i] = torch.full_like(self.eps, math.inf)
-        elif not isinstance(node.kind, Activation):
-            moves = times(torch.stack(before).sum(0), self.tools.norms[i])
-            self.moved[i] = moves * (1 + 8 * FLOAT64)
+    def place(self, i: int, parts: list[Rounded[_Real]]) -> _Real:
+        kind, moved = self.tools.network.nodes[i].kind, self.eps
+        if isinstance(kind, Joint):
+            moved = self.eps + math.inf
+        elif isinstance(kind, Activation):
+            moved = times(parts[0].here.moved, _steepest(kind, parts[0]))
+        elif parts:
+            moved = times(OUT64.add(*(p.here.moved for p in parts)), self.tools.norms[i])
+        sizes = OUT64.add(self.centre.values[i].abs(), self.centre.errors[i])
+        return _Real(self.boxes[i], moved, sizes)
 
-    def past(self, i: int, activation: Activation) -> tuple[Tensor, Tensor]:
-        (j,) = self.tools.network.nodes[i].inputs
-        before, error = self.boxes[j], self.total[j]
-        steep = activation.gain(before[0] - error, before[1] + error).flatten(1).amax(1)
-        self.moved[i] = times(self.moved[j], steep) * (1 + 8 * FLOAT64)
-        return activation.perturbation(*before, error), times(self.length[j], steep)
+    def past(self, activation: Activation, before: Rounded[_Real]) -> tuple[Tensor, Tensor]:
+        passed = activation.perturbation(*before.here.box, before.total)
+        return passed, times(before.length, _steepest(activation, before))
 
-    def past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor]:
-        inputs = self.tools.network.nodes[i].inputs
-        wide = [widened(self.boxes[j], self.total[j]) for j in inputs]
-        low, high = joint.image(wide)
-        passed = (high - low) * (1 + 8 * FLOAT64)
-        return passed, length_of(passed)
+    def past_joint(self, joint: Joint, parts: list[Rounded[_Real]]) -> tuple[Tensor, Tensor]:
+        low, high = joint.image([widened(part.here.box, part.total) for part in parts])
+        passed = OUT64.up(high - low, 1)
+        return passed, OUT64.length(passed)
 
-    def near(self, i: int, operator: Operator, slack: float) -> Tensor:
-        (j,), rows = self.tools.network.nodes[i].inputs, self.tools.rows[i]
-        assert rows is not None
-        value = self.centre.values[j].abs() + self.centre.errors[j] + 2 * self.total[j]
-        return operator.magnitude(value) * slack + rows * column(self.moved[j], rows)
+    def near(self, operator: Operator, rows: Tensor, before: Rounded[_Real], here: _Real) -> Tensor:
+        size = OUT64.add(before.here.sizes, 2 * before.total)
+        moves = OUT64.times(rows, column(before.here.moved, rows))
+        return OUT64.add(OUT64.magnitude(operator, size), moves)
 
 
-def _absolute_norm(operator: Operator, ones: Tensor) -> float:
-    """``sqrt(‖|A|‖_1 ‖|A|‖_∞)``, an upper bound of ``‖A‖₂`` that is always at hand."""
-    rows = float(operator.magnitude(ones).max())
-    columns = float(operator.transpose_magnitude(ones.new_ones(1, *operator.out_shape)).max())
-    slack = 1 + gamma(operator.terms + operator.transposed_terms + 8)
-    return math.sqrt(rows) * math.sqrt(columns) * slack
+def _steepest(activation: Activation, before: Rounded[_Real]) -> Tensor:
+    """The largest gain over what the deployed network can be given, ``(B,)``."""
+    return activation.gain(*widened(before.here.box, before.total)).flatten(1).amax(1)

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import State, select, to_dtype
 from lipcert.bounds.chain import (
     BALANCING,
     Chain,
@@ -19,8 +18,10 @@ from lipcert.bounds.chain import (
     safe,
 )
 from lipcert.bounds.reverse import RigorousSweep, length
+from lipcert.bounds.state import State, select, to_dtype
 from lipcert.network.activations import Elementwise
 from lipcert.norms import largest_eigenvalue
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
 _CHUNK = 2**25
@@ -59,10 +60,12 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     slack = gamma(max(sizes) + 8) + gamma(2 * len(sources) + 4)
     # Squares that underflow: less than this of an eigenvalue, and of the sum of errors.
     lost = FLOAT64_TINY * gram.shape[-1] * (2 * len(sources) + 2) * (max(sizes) + 2)
-    top = largest_eigenvalue(gram) + slack * (weights * squares).sum(1) + lost
-    norm = (top.sqrt() + ((weights * errors).sum(1) + lost).sqrt()) * (
-        1 + gamma(2 * len(sources) + 24)
-    )
+    times, add = OUT64.times, OUT64.add
+    formed = times(OUT64.sum(times(weights, squares)), slack)
+    top = add(largest_eigenvalue(gram), formed, lost)
+    off = add(OUT64.sum(times(weights, errors)), lost)
+    # Errors and Frobenius norms are sums of squares themselves.
+    norm = OUT64.up(add(OUT64.root(top), OUT64.root(off)), max(sizes) + gram.shape[-1] + 24)
     return Chain(sources, torch.cat([weights[:, :-1], weights[:, -1:] * shares], 1), norm)
 
 
@@ -76,34 +79,35 @@ def _grams(
     Only the rows of neurons that vary are swept.
     """
     network, batch, size = sweep.network, len(mask), mask[0].numel()
-    unit = network.arithmetic.unit
+    unit = network.outward.unit
     rows, neurons = mask.flatten(1).nonzero().unbind(1)
-    forms = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
+    objectives = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     along: dict[int, tuple[Tensor, Tensor]] = {}
     ranges = {}
     for i in sources[1:]:
         kind = network.nodes[i].kind
         assert isinstance(kind, Elementwise)
-        ranges[i] = middle_and_half(kind, state[i], network.arithmetic)
+        ranges[i] = middle_and_half(kind, state[i], network.outward)
 
-    def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         middle, half = (side[rows] for side in ranges[i])
         ranged, passed = value * half, value * middle
         widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
-        seen[i] = ranged, error * widest + 4 * unit * length(ranged)
-        along[i] = passed, error * steepest + 4 * unit * length(passed)
+        # A product is rounded, and so are errors; twice that is charged.
+        seen[i] = ranged, OUT64.add(OUT64.times(error, widest), 2 * unit * length(ranged))
+        along[i] = passed, OUT64.add(OUT64.times(error, steepest), 2 * unit * length(passed))
         return along[i]
 
     def matrix(block: Tensor) -> Tensor:
-        whole = forms.new_zeros(batch, size, max(1, block.numel() // max(1, len(block))))
+        whole = objectives.new_zeros(batch, size, max(1, block.numel() // max(1, len(block))))
         whole[rows, neurons] = block.flatten(1) if len(block) else 0
         return whole.double()
 
     def summed(error: Tensor) -> Tensor:
         return error.new_zeros(batch).index_add(0, rows, error.square())
 
-    reached = sweep(node, forms.reshape(-1, *network.nodes[node].shape), cross)
+    reached = sweep(node, objectives.reshape(-1, *network.nodes[node].shape), relax)
     assert reached is not None
     seen[0] = reached
     blocks, errors = [matrix(seen[i][0]) for i in sources], [summed(seen[i][1]) for i in sources]

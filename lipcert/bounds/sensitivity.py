@@ -20,14 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.boxes import around
-from lipcert.bounds.rounding_sweep import times
+from lipcert.bounds.objectives import margin_objectives
+from lipcert.bounds.rounded import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
-from lipcert.network import Backward, Network, backward
+from lipcert.network import Backward, backward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.numbers import OUT64, around, halves, widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,12 @@ class Coefficients:
 
     def __add__(self, other: Coefficients) -> Coefficients:
         middle = self.middle + other.middle
-        radius = (self.radius + other.radius) * (1 + 4 * FLOAT64) + 2 * FLOAT64 * middle.abs()
-        return Coefficients(middle, radius, (self.length + other.length) * (1 + 4 * FLOAT64))
+        radius = OUT64.add(self.radius, other.radius, 2 * OUT64.unit * middle.abs())
+        return Coefficients(middle, radius, OUT64.add(self.length, other.length))
 
     @property
     def largest(self) -> Tensor:
-        return (self.middle.abs() + self.radius) * (1 + 4 * FLOAT64)
+        return OUT64.add(self.middle.abs(), self.radius)
 
 
 def pair_rounding(
@@ -55,10 +55,11 @@ def pair_rounding(
     """How far the deployed ``f_label − f_other`` can be from the real one, ``(N,)``, for the N
     pairs of classes ``labels``, ``others``, at the samples ``rows``."""
     network = tools.network
-    start = _pairs(network, labels, others)
+    pairs = margin_objectives(network, rows, labels, others).coefficients
+    start = Coefficients(pairs, torch.zeros_like(pairs), OUT64.length(pairs))
     rules = _Sensitivity(tools, roundings, rows, torch.zeros_like(start.length))
     backward(network, network.output, start, rules)
-    return rules.total * (1 + gamma(len(network.nodes) + 8))
+    return rules.total
 
 
 @dataclass(eq=False)
@@ -73,25 +74,25 @@ class _Sensitivity(Backward[Coefficients]):
     def arrived(self, i: int, value: Coefficients) -> Coefficients:
         fresh = self.roundings.fresh[i][self.rows].flatten(1)
         largest = value.largest.flatten(1)
-        slack = 1 + gamma(fresh.shape[1] + 16)
-        length = torch.fmin(value.length, largest.norm(dim=1) * slack)
-        each, together = (largest * fresh).sum(1), times(length, fresh.norm(dim=1))
-        self.total = self.total + torch.fmin(each, together) * slack
+        length = torch.fmin(value.length, OUT64.length(largest))
+        each, together = OUT64.dot(largest, fresh), times(length, OUT64.length(fresh))
+        self.total = OUT64.add(self.total, torch.fmin(each, together))
         return Coefficients(value.middle, value.radius, length)
 
     def affine(self, i: int, operator: Operator, value: Coefficients) -> Coefficients:
-        slack = gamma(operator.transposed_terms + 8)
-        spread = value.radius * (1 + slack) + slack * value.middle.abs()
+        slack = OUT64.gamma(operator.transposed_terms + 4)
+        spread = OUT64.add(value.radius, slack * value.middle.abs())
         middle = operator.transpose(value.middle)
-        radius = operator.transpose_magnitude(spread)
+        radius = OUT64.up(operator.transpose_magnitude(spread), operator.transposed_terms + 1)
         return Coefficients(middle, radius, times(value.length, self.tools.norms[i]))
 
     def activation(self, i: int, activation: Activation, value: Coefficients) -> Coefficients:
         source = self.tools.network.nodes[i].inputs[0]
         lower, upper = (side[self.rows] for side in self.roundings.boxes[source])
         low, high = activation.pull_back(lower, upper, *around(value.middle, value.radius))
-        middle = (low + high) / 2
-        radius = (high - low) / 2 + 8 * FLOAT64 * torch.maximum(low.abs(), high.abs())
+        # Ends are products, rounded.
+        ends = 4 * OUT64.unit * torch.maximum(low.abs(), high.abs())
+        middle, radius = halves(widened((low, high), ends), OUT64)
         steep = activation.gain(lower, upper).flatten(1).amax(1)
         return Coefficients(middle, radius, times(value.length, steep))
 
@@ -108,11 +109,3 @@ class _Sensitivity(Backward[Coefficients]):
 
     def add(self, one: Coefficients, other: Coefficients) -> Coefficients:
         return one + other
-
-
-def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
-    form = network.anchor.new_zeros(len(labels), network.classes)
-    form.scatter_(1, labels[:, None], 1.0)
-    form.scatter_add_(1, others[:, None], form.new_full((len(labels), 1), -1.0))
-    middle = form.reshape(len(labels), *network.nodes[-1].shape)
-    return Coefficients(middle, torch.zeros_like(middle), form.norm(dim=1) * (1 + 8 * FLOAT64))

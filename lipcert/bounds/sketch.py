@@ -11,7 +11,7 @@ vectors that are sent through it measure the norms of all rows at once (stable p
 J. ACM 2006): of M independent normal inputs the mean square at ``k`` estimates the first, and where
 every error is a Cauchy number of its size, what arrives at ``k`` is Cauchy, of the second as its
 scale. Either estimate is too small by a factor only with a probability that falls exponentially in
-M (``Assurance``).
+M (``ProjectionAssurance``).
 
 The weights must be fixed before the coins are drawn. So a first pass with other coins (``claim``)
 claims a box for every layer, and with it slopes, remainders and roundings; the proof (``prove``)
@@ -36,17 +36,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import Layer, State, half_diagonal
-from lipcert.bounds.boxes import Box, Centre, around
+from lipcert.bounds.boxes import Centre
+from lipcert.bounds.state import Layer, Noised, State, half_diagonal
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise, Identity
 from lipcert.network.joints import Derivative, Joint
 from lipcert.network.operators import Operator
+from lipcert.numbers import OUT64, Box, around
 from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
 
 # What is rounded in front of an activation: of its input's node, the layers before it, and the
 # node's box but for that.
-Rounding = Callable[[int, State, Box], Tensor]
+Rounding = Callable[[int, State, Box], Noised]
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
@@ -66,11 +67,13 @@ _FLOOR = 2.0**-8
 _AT_ONCE = 2**19
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
+# What logarithms and roots are rounded by is far less than this beyond 1.
+_RIGHT = 1.000000001
 # More than all squares that underflow.
 _UNDERFLOW = 2.0**-1000
 
 
-class Coins(Protocol):
+class RandomNumbers(Protocol):
     """Independent random numbers for the samples of a batch, ``(B, count, *shape)`` in float64;
     never the same twice."""
 
@@ -80,7 +83,7 @@ class Coins(Protocol):
 
 
 @dataclass(frozen=True)
-class Assurance:
+class ProjectionAssurance:
     """What M projections assure, each but for a probability of ``risk``.
 
     A root mean square of M normals is below ``√t`` of the norm with probability at most
@@ -104,7 +107,7 @@ class Assurance:
         return 1 + _DEVIATIONS * together / math.sqrt(2), 1 + _DEVIATIONS * together * single
 
     @classmethod
-    def of(cls, count: int, risk: float) -> Assurance:
+    def of(cls, count: int, risk: float) -> ProjectionAssurance:
         """Raises ``ValueError`` where so few projections assure nothing."""
         nothing = ValueError(f"{count} projections assure nothing at a risk of {risk:g}")
         if count < 8 or risk <= 0:
@@ -122,7 +125,9 @@ class Assurance:
         # The pass's own rounding takes a share of the divisor (``_ALPHA``): most must be left.
         if low < 1e-6 or best[0] < 4 * _ALPHA:
             raise nothing
-        return cls(count, (1 + 1e-9) / math.sqrt(low), best[1], best[0] * (1 - 1e-9))
+        # Both bisections end on the safe side, but for what logarithms are rounded by.
+        factor, divisor = (_RIGHT / math.sqrt(low), best[0] / _RIGHT)
+        return cls(count, factor, best[1], divisor)
 
 
 def _divisor(rank: int, count: int, log: float) -> float:
@@ -137,7 +142,7 @@ def _divisor(rank: int, count: int, log: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Claimed:
     """What is claimed at one activation, ``(B, *shape)`` each in float64.
 
     ``slope``, ``middle`` and ``rest``: of its remainder; ``half``: all errors that enter at its
@@ -163,9 +168,9 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class JointPlace:
+class JointClaimed:
     """What is claimed at a joint: its ``line``, the ``rest`` that this leaves over the claimed
-    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Place``."""
+    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Claimed``."""
 
     line: Derivative
     rest: Tensor
@@ -180,13 +185,13 @@ class Claim:
     would give."""
 
     eps: Tensor
-    places: dict[int, Place]
+    places: dict[int, Claimed]
     state: State
-    joints: dict[int, JointPlace]
+    joints: dict[int, JointClaimed]
 
 
 @dataclass(frozen=True, eq=False)
-class Proof:
+class TubeProof:
     """``state``: with the boxes that were proven; of the samples that ``held``, ``(B,)``, it is
     right. ``missed``: how many neurons of each were found to be wider than claimed."""
 
@@ -220,8 +225,8 @@ class Tube:
     rough: Network
 
     def claim(
-        self, centre: Centre, eps: Tensor, assurance: Assurance, coins: Coins, count: int,
-        rounding: Rounding | None,
+        self, centre: Centre, eps: Tensor, assurance: ProjectionAssurance, coins: RandomNumbers,
+        count: int, rounding: Rounding | None,
     ) -> Claim:  # fmt: skip
         """What a proof of this assurance should find at ``eps``, ``(B,)``, from ``count``
         projections."""
@@ -229,17 +234,19 @@ class Tube:
         forward(self.network, rules, release=True)
         return Claim(eps, rules.places, rules.state, rules.joints)
 
-    def prove(self, centre: Centre, claim: Claim, assurance: Assurance, coins: Coins) -> Proof:
+    def prove(
+        self, centre: Centre, claim: Claim, assurance: ProjectionAssurance, coins: RandomNumbers
+    ) -> TubeProof:
         """Fresh coins against the claim."""
         rules = _Proving(self, centre, claim, assurance, coins)
         forward(self.network, rules, release=True)
-        return Proof(rules.state, rules.held, rules.missed)
+        return TubeProof(rules.state, rules.held, rules.missed)
 
 
 class _Tangents:
     """What both passes do with tangents: ``M`` normal ones, then ``M`` Cauchy ones a sample."""
 
-    def __init__(self, batch: int, count: int, coins: Coins, dtype: torch.dtype) -> None:
+    def __init__(self, batch: int, count: int, coins: RandomNumbers, dtype: torch.dtype) -> None:
         self.batch, self.count, self.coins, self.dtype = batch, count, coins, dtype
 
     def start(self, shape: tuple[int, ...]) -> Tensor:
@@ -298,16 +305,16 @@ class _Claiming(Forward[_Flow]):
     """The rules of ``Tube.claim``; places and state grow layer by layer."""
 
     def __init__(
-        self, tube: Tube, centre: Centre, eps: Tensor, assurance: Assurance, coins: Coins,
-        count: int, rounding: Rounding | None,
+        self, tube: Tube, centre: Centre, eps: Tensor, assurance: ProjectionAssurance,
+        coins: RandomNumbers, count: int, rounding: Rounding | None,
     ) -> None:  # fmt: skip
         self.room = assurance.room(count)
         self.network, self.rough = tube.network, tube.rough
         self.centre, self.eps, self.assurance, self.rounding = centre, eps, assurance, rounding
         self.tangents = _Tangents(len(eps), count, coins, tube.rough.anchor.dtype)
         self.ranks = torch.full_like(eps, round(count * assurance.rank / assurance.count)).long()
-        self.places: dict[int, Place] = {}
-        self.joints: dict[int, JointPlace] = {}
+        self.places: dict[int, Claimed] = {}
+        self.joints: dict[int, JointClaimed] = {}
         self.state: State = {}
 
     def input(self, i: int) -> _Flow:
@@ -368,15 +375,15 @@ class _Claiming(Forward[_Flow]):
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         drawn = drawn + 2 * _LARGEST_NORMAL * self.assurance.factor * before.slipped
         spread = spread + 2 * _LARGEST / self.assurance.divisor * before.rounded
-        width = (drawn + spread) * (1 + 2 * _ALPHA) + _ALPHA * spread
+        width = (2 * _ALPHA + 1) * (drawn + spread) + _ALPHA * spread
         width = width * self._room(activation, sink, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
         if self.rounding is not None:
-            noise = self.rounding(sink, self.state, box)
-            own = (own + noise) * (1 + 4 * FLOAT64)
-        width = (width + own) * (1 + 4 * FLOAT64)
+            noise = self.rounding(sink, self.state, box).each
+            own = OUT64.add(own, noise)
+        width = OUT64.add(width, own)
         place = self._place(activation, sink, before, width, own, drawn, spread)
         self.places[i] = place
         # Roundings are found for runs that leave the claim by so much.
@@ -424,7 +431,7 @@ class _Claiming(Forward[_Flow]):
         shift = line.once([p.shift for p in parts])
         moved = line.magnitude_once([p.moved + slack * p.shift.abs() for p in parts])
         spread, none = (spread + half) * (1 + 8 * FLOAT64), torch.zeros_like(half)
-        self.joints[i] = JointPlace(line, rest, half, spread, drawn * (1 + 8 * FLOAT64))
+        self.joints[i] = JointClaimed(line, rest, half, spread, drawn * (1 + 8 * FLOAT64))
         return _Flow(
             self.tangents.joined([p.tangents for p in parts], line, half),
             shift, drawn * (1 + 8 * FLOAT64), spread, none, none, moved * (1 + slack),
@@ -433,7 +440,7 @@ class _Claiming(Forward[_Flow]):
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
         drawn: Tensor, spread: Tensor,
-    ) -> Place:  # fmt: skip
+    ) -> Claimed:  # fmt: skip
         """Slopes and errors over the claimed box."""
         anchor = self.centre.values[sink]
         low, high = around(anchor + before.shift, width)
@@ -449,11 +456,11 @@ class _Claiming(Forward[_Flow]):
         half = rest + steep * own + kappa / _ALPHA
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * _LARGEST / _ALPHA * (steep * spread + half)
-        half = half * (1 + 16 * FLOAT64)
-        return Place(
+        half = OUT64.up(half, 12)
+        return Claimed(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
-            (steep * spread + half + _FLOOR * width) * (1 + 8 * FLOAT64),
-            across * (1 + 8 * FLOAT64),
+            OUT64.up(steep * spread + half + _FLOOR * width, 4),
+            OUT64.up(across, 4),
             before.rounded, before.slipped,
         )  # fmt: skip
 
@@ -476,7 +483,12 @@ class _Proving(Forward[_Proven]):
     """
 
     def __init__(
-        self, tube: Tube, centre: Centre, claim: Claim, assurance: Assurance, coins: Coins
+        self,
+        tube: Tube,
+        centre: Centre,
+        claim: Claim,
+        assurance: ProjectionAssurance,
+        coins: RandomNumbers,
     ) -> None:
         self.network, self.centre, eps = tube.network, centre, claim.eps
         self.claim, self.assurance = claim, assurance
@@ -554,7 +566,7 @@ class _Proving(Forward[_Proven]):
         self._check(after, columns, place)
         return _Proven(after, columns)
 
-    def _width(self, before: _Proven, place: Place) -> Tensor:
+    def _width(self, before: _Proven, place: Claimed) -> Tensor:
         """How far the activation's input may be from ``anchor + shift``."""
         sure, slack = self.assurance, 1 + gamma(self.assurance.count + 16)
         mean, order = self.tangents.scales(before.tangents, sure.rank + self.bad.sum(1))
@@ -565,10 +577,10 @@ class _Proving(Forward[_Proven]):
         exact = torch.zeros_like(mean).index_add(0, self.owners[:count], sizes)
         rounded = count * _SMALL_COLUMN * (_ALPHA * scale + _LARGEST * place.rounded)
         exact = (exact + rounded) * slack
-        return (ball + scale + exact + place.own) * (1 + 8 * FLOAT64)
+        return OUT64.add(ball, scale, exact, place.own)
 
     def _beyond(
-        self, activation: Elementwise, anchor: Tensor, place: Place, width: Tensor
+        self, activation: Elementwise, anchor: Tensor, place: Claimed, width: Tensor
     ) -> Tensor:
         """How much larger a remainder may be than claimed: 0 where a width is within the claim."""
         inside = width <= place.width
@@ -576,8 +588,8 @@ class _Proving(Forward[_Proven]):
         lower, upper = around(anchor + place.shift, wide)
         lower, upper = torch.minimum(lower, anchor), torch.maximum(upper, anchor)
         middle, rest = remainder(activation, place.slope, anchor, lower, upper)
-        more = (rest + (middle - place.middle).abs()) * (1 + 8 * FLOAT64)
-        more = (more - place.rest) * (1 + 8 * FLOAT64)
+        more = OUT64.up(rest + (middle - place.middle).abs(), 2)
+        more = OUT64.up(more - place.rest, 1)
         return torch.where(inside | (more <= 0), 0.0, more)
 
     def _with_misses(self, columns: Tensor, beyond: Tensor) -> Tensor:
@@ -597,7 +609,7 @@ class _Proving(Forward[_Proven]):
         self.owners = torch.cat([self.owners, owners])
         return torch.cat([columns, known, fresh.reshape(-1, *columns.shape[1:])])
 
-    def _check(self, after: Tensor, columns: Tensor, place: Place | JointPlace) -> None:
+    def _check(self, after: Tensor, columns: Tensor, place: Claimed | JointClaimed) -> None:
         """That tangents and columns are no larger than what their rounding was bounded for."""
         normals, cauchy = self.tangents.split(after)
         spread, drawn = place.spread.flatten(1)[:, None], place.drawn.flatten(1)[:, None]
@@ -608,7 +620,7 @@ class _Proving(Forward[_Proven]):
         self.held[self.owners[large.flatten(1).any(1)]] = False
 
 
-def claimed_box(anchor: Tensor, place: Place) -> Box:
+def claimed_box(anchor: Tensor, place: Claimed) -> Box:
     """The box of an activation's input that is claimed, and holds the anchor."""
     lower, upper = around(anchor + place.shift, place.width)
     return torch.minimum(lower, anchor), torch.maximum(upper, anchor)
@@ -621,7 +633,8 @@ def layer_of(activation: Elementwise, anchor: Tensor, box: Box, drift: Tensor) -
     varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
     gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
     way = torch.maximum(upper - anchor, anchor - lower) * varying
-    radius = half_diagonal(way, anchor.dtype) * (1 + 2 * FLOAT64)
+    # A difference is rounded.
+    radius = OUT64.up(half_diagonal(way, anchor.dtype), 1)
     return Layer(anchor, lower, upper, radius, gain, varying, drift=drift)
 
 

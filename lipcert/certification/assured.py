@@ -35,7 +35,8 @@ class AssuredNorms:
 
     ``own``: the segments that get norms of each sample's own, all by default; for the others the
     shared norm has to do. Each sample may prepare its own so many times. ``part`` is how much of
-    the ``budget``'s failure probability all of them together may spend.
+    the ``budget``'s failure probability all of them together may spend. ``guide``: a copy of the
+    network in lower precision, where randomised norms choose their scale.
 
     All are found in float64: a randomised norm has to tell components of about δ/√n from rounding,
     which float32 cannot.
@@ -51,8 +52,9 @@ class AssuredNorms:
         own: Collection[Edge] | None = None,
         chain_norms: int = 0,
         part: float = 1.0,
+        guide: Network | None = None,
     ) -> None:
-        self.options, self.budget = options, budget
+        self.options, self.budget, self.guide = options, budget, guide
         self.own = {(edge.source, edge.sink) for edge in edges} if own is None else set(own)
         bare = [SegmentNorms(edge, Norm(math.inf, "unknown")) for edge in edges]
         inexact = sum(not norm.is_exact for norm in bare if self._has_own(norm))
@@ -68,11 +70,9 @@ class AssuredNorms:
             (norm.segment.source, norm.segment.sink): self._shared(norm, number, coins)
             for number, norm in enumerate(bare)
         }
-        self._rough: Network | None = None
 
-    def rough(self, network: Network) -> dict[Edge, SegmentNorms]:
-        """The same segments over a copy of the network in lower precision."""
-        self._rough = network
+    def shared_over(self, network: Network) -> dict[Edge, SegmentNorms]:
+        """Gives the shared norms to the segments of a copy of the network in lower precision."""
         return {
             edge: SegmentNorms(Segment(network, *edge), norm.norm)
             for edge, norm in self.shared.items()
@@ -112,11 +112,11 @@ class AssuredNorms:
         )
 
     def _in_less(self, mapping: GramMap) -> GramMap | None:
-        """The same map in lower precision, where there is a network for it."""
-        return None if self._rough is None else mapping.over(self._rough)
+        """Gives the map in lower precision, where there is a network for it."""
+        return None if self.guide is None else mapping.over(self.guide)
 
     def guessed(self, norm: SegmentNorms | None, mapping: GramMap, allowance: Allowance) -> Tensor:
-        """An estimate of a local norm, for deciding where to look."""
+        """Estimates a local norm, to decide where to look."""
         if norm is not None and not self._has_own(norm):
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)

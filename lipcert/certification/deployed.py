@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
-from lipcert.bounds.boxes import Box
 from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.operators import Operator
-from lipcert.rounding import DOUBLE, FLOAT64, Arithmetic, coarsest
+from lipcert.numbers import OUT64, Box
+from lipcert.rounding import DOUBLE, Arithmetic, coarsest
 
 # Softmax and LogSoftmax keep the order of two logits unless they are so near that the results round
 # to a tie. With the largest logit subtracted, as every runtime does, one of the two being the
@@ -74,7 +74,7 @@ class Deployment:
         _check_range(network, arithmetic)
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
-        propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+        propagation = Propagation.of(network, node_constants(network, {}))
         return cls(propagation, roundoff, arithmetic, softmax, leaves, each)
 
     def centre(self, x: Tensor) -> Centre:
@@ -101,7 +101,7 @@ class Deployment:
         around = (low.gather(1, own) >= 0) & (high <= 0)
         smallest = smallest.masked_fill(around, 0.0)
         unit = (coarsest(self.arithmetic, self.leaves) or DOUBLE).unit
-        tie = SIGMOID_TIE * unit * smallest.exp() * (1 + 16 * FLOAT64)
+        tie = OUT64.up(SIGMOID_TIE * unit * smallest.exp(), 16)
         return tie.where(tie <= 1, math.inf) + lost
 
     def _lost(self, eps: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Deployment:
         roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
         each = roundings.total[-1].flatten(1)
         always = self.always(lambda: boxes[-1], each, labels, eps)
-        pair = (each.gather(1, labels[:, None]) + each) * (1 + 4 * FLOAT64) + always
+        pair = OUT64.add(each.gather(1, labels[:, None]), each, always)
         pair = torch.nan_to_num(pair, nan=math.inf, posinf=math.inf)
         if margins is None:
             undecided = torch.ones_like(pair) > 0
@@ -145,7 +145,7 @@ class Deployment:
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
-            pair[row, other] = torch.fmin(error + always[row, other], pair[row, other])
+            pair[row, other] = torch.fmin(OUT64.add(error, always[row, other]), pair[row, other])
         return pair
 
     @property

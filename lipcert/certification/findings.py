@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,83 +12,189 @@ from torch import Tensor
 from lipcert.certificate import Sample, Verdict
 from lipcert.certification.attack import Attack
 from lipcert.certification.ledger import Ledger
+from lipcert.certification.margins import Open
+from lipcert.certification.warm_start import WarmStart
 from lipcert.errors import InternalError
 from lipcert.options import Options
 
 
-class Findings:
-    """One row a sample, filled in rung by rung.
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one rung has found of ``rows`` ``(n,)`` of a batch, the samples that went through it.
 
-    ``radius``: the largest that is certified, −1 where there is none; ``rung``: the number, in
-    ``rungs``, of the one that found it; ``deployed``: the deployed error that it was charged, or
-    that of the ball of the largest eps.
-    ``constant``: of Lipschitz, in the ball of the largest eps. ``attacked``: the distance of the
-    nearest misclassified point, in ``points``. ``fixed``: how many neurons of each layer cannot
-    vary. ``spent``: failure probability. ``late``: time was up before every rung was tried.
-    ``contradicted``: by row, what the deployed file says against the certificate.
+    ``radius``: certified, −1 where it is not; ``deployed``: the deployed error that was charged.
+    ``constant``: of Lipschitz, in the ball of the largest eps, and ``fixed`` how many neurons of
+    each layer cannot vary there. ``attack``: the nearest misclassified points. ``late``: rows of
+    the batch, for which the rung had no time left. ``contradicted``: by row of the batch, what the
+    deployed file says against the certificate. ``(n,)`` each where not said otherwise, and None
+    where the rung does not ask.
+
+    For later rungs: ``guess``, about the largest radius that duals prove; ``hopeless``, for which
+    no dual is tried any more; ``start``, where searches for multipliers begin; ``open``, the
+    margins that are left to split.
     """
 
-    def __init__(
-        self, x: Tensor, logits: Tensor, labels: Tensor, options: Options, rungs: tuple[str, ...]
-    ) -> None:
-        self.options, self.rungs, self.label = options, rungs, labels
-        self.ledger = Ledger(len(labels))
-        self.prediction = logits.argmax(1)
-        others = logits.scatter(1, self.prediction[:, None], -math.inf).amax(1)
-        margin = logits.gather(1, self.prediction[:, None]).squeeze(1) - others
-        self.margin = torch.where(torch.isfinite(logits).all(1), margin, math.nan)
-        self.correct = torch.isfinite(self.margin) & (self.prediction == labels)
-        self.rung = torch.zeros_like(labels)
-        self.radius, self.spent = torch.full_like(margin, -1), torch.zeros_like(margin)
-        self.constant, self.attacked = (torch.full_like(margin, math.inf) for _ in range(2))
-        self.deployed = torch.full_like(margin, math.nan)
-        self.fixed: Tensor | None = None
-        self.points = x.clone()
-        self.was_attacked = False
-        limit = options.time_per_sample
-        self.ends = math.inf if limit is None else time.monotonic() + limit * len(labels)
-        self.late = torch.zeros_like(self.correct)
-        self.contradicted: dict[int, str] = {}
-        self.ledger.passed("prediction", torch.arange(len(labels)), ~self.correct)
+    rung: str
+    rows: Tensor
+    radius: Tensor | None = None
+    deployed: Tensor | None = None
+    constant: Tensor | None = None
+    fixed: Tensor | None = None
+    attack: Attack | None = None
+    late: Tensor | None = None
+    contradicted: dict[int, str] | None = None
+    guess: Tensor | None = None
+    hopeless: Tensor | None = None
+    start: WarmStart | None = None
+    open: Open | None = None
 
-    def improve(self, rows: Tensor, radius: Tensor, rung: int, deployed: Tensor) -> None:
-        """Where ``radius`` is larger than what is known, keep it, with its rung and error."""
-        better = radius > self.radius[rows]
-        rung_ = torch.full_like(self.rung[rows], rung)
-        self.radius[rows] = torch.where(better, radius, self.radius[rows])
-        self.rung[rows] = torch.where(better, rung_, self.rung[rows])
-        known = self.deployed[rows]
-        self.deployed[rows] = torch.where(better | known.isnan(), deployed, known)
 
-    def break_by(self, rows: Tensor, attack: Attack) -> None:
-        """What an attack has found."""
-        self.was_attacked = True
-        self.attacked[rows], self.points[rows] = attack.radius, attack.points.to(self.points)
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """One row a sample; every rung leaves new ones, with its step.
 
-    def passed(self, rung: str, rows: Tensor) -> None:
-        """These samples have been through that rung since the last call."""
+    ``radius``: the largest that is certified, −1 where there is none, found by the rung of the
+    place ``rung`` in ``rungs``; ``deployed``: the deployed error that it was charged, or that of
+    the ball of the largest eps. ``constant``: of Lipschitz, in the ball of the largest eps.
+    ``attacked``: the distance of the nearest misclassified point, in ``points``. ``fixed``: how
+    many neurons of each layer cannot vary. ``spent``: failure probability. ``ends``: when no other
+    rung may begin, by the clock; ``late``: it was over before every rung was tried.
+    ``contradicted``: by row, what the deployed file says against the certificate. The others as in
+    ``Step``.
+    """
+
+    options: Options
+    label: Tensor
+    prediction: Tensor
+    margin: Tensor
+    correct: Tensor
+    radius: Tensor
+    rung: Tensor
+    deployed: Tensor
+    constant: Tensor
+    attacked: Tensor
+    points: Tensor
+    spent: Tensor
+    late: Tensor
+    guess: Tensor
+    hopeless: Tensor
+    ledger: Ledger
+    ends: float
+    rungs: tuple[str, ...] = ()
+    was_attacked: bool = False
+    fixed: Tensor | None = None
+    contradicted: dict[int, str] = field(default_factory=dict)
+    start: WarmStart | None = None
+    open: Open | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, logits: Tensor, labels: Tensor, options: Options) -> Findings:
+        """Begins with what the predictions say of samples ``x`` ``(B, …)``."""
+        prediction = logits.argmax(1)
+        others = logits.scatter(1, prediction[:, None], -math.inf).amax(1)
+        margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
+        margin = torch.where(torch.isfinite(logits).all(1), margin, math.nan)
+        correct = torch.isfinite(margin) & (prediction == labels)
+        limit, everyone = options.time_per_sample, torch.arange(len(labels))
+        infinite, none = torch.full_like(margin, math.inf), torch.full_like(margin, -1)
+        never = torch.zeros_like(correct)
+        return cls(
+            options=options,
+            label=labels,
+            prediction=prediction,
+            margin=margin,
+            correct=correct,
+            radius=none,
+            rung=torch.zeros_like(labels),
+            deployed=torch.full_like(margin, math.nan),
+            constant=infinite,
+            attacked=infinite,
+            points=x,
+            spent=torch.zeros_like(margin),
+            late=never,
+            guess=none,
+            hopeless=never,
+            ledger=Ledger.begun(len(labels)).passed("prediction", everyone, ~correct),
+            ends=math.inf if limit is None else time.monotonic() + limit * len(labels),
+        )
+
+    def after(self, step: Step) -> Findings:
+        """Says what is known once a rung has made its step."""
+        rows, found = step.rows, self
+        if step.radius is not None:
+            found = found._with_radii(step)
+        if step.attack is not None:
+            found = replace(
+                found,
+                was_attacked=True,
+                attacked=found.attacked.index_copy(0, rows, step.attack.radius),
+                points=found.points.index_copy(0, rows, step.attack.points.to(found.points)),
+            )
+        if step.constant is not None:
+            constant = found.constant.index_copy(0, rows, step.constant)
+            found = replace(found, constant=constant, fixed=step.fixed)
+        if step.guess is not None:
+            found = replace(found, guess=found.guess.index_copy(0, rows, step.guess))
+        if step.hopeless is not None:
+            found = replace(found, hopeless=found.hopeless.index_copy(0, rows, step.hopeless))
+        if step.start is not None:
+            found = replace(found, start=step.start.spread(rows, len(self.label)))
+        if step.late is not None:
+            found = replace(found, late=found.late.index_fill(0, step.late, True))
+        if step.contradicted is not None:
+            return found._contradicted(rows, step.contradicted)
         eps = self.options.largest
-        decided = (self.radius >= eps.rounded_up) | (self.attacked <= eps.rounded_down)
-        self.ledger.passed(rung, rows, decided[rows])
+        decided = (found.radius >= eps.rounded_up) | (found.attacked <= eps.rounded_down)
+        ledger = found.ledger
+        if len(rows):
+            ledger = ledger.passed(step.rung, rows, decided[rows])
+        return replace(found, open=step.open, ledger=ledger)
 
-    def contradict(self, rows: Tensor, found: dict[int, str]) -> None:
-        """These samples were certified and run through the deployed file; what was ``found``, by
-        place in ``rows``, takes the certificate away: nothing is known of that sample."""
-        against = torch.zeros_like(rows, dtype=torch.bool)
-        for place, message in found.items():
-            row = int(rows[place])
-            self.contradicted[row] = message
-            self.radius[row], self.constant[row], against[place] = -1.0, math.inf, True
-        self.ledger.passed("file", rows, against, again=True)
+    def _with_radii(self, step: Step) -> Findings:
+        """Keeps the radii that are larger than what is known, with their rung and error."""
+        assert step.radius is not None
+        assert step.deployed is not None
+        rows = step.rows
+        rungs = self.rungs if step.rung in self.rungs else (*self.rungs, step.rung)
+        better = step.radius > self.radius[rows]
+        place = torch.full_like(self.rung[rows], rungs.index(step.rung))
 
-    def seconds_left(self, rows: Tensor) -> float:
-        """Until no other rung may begin; where that is over, these samples are late."""
-        left = self.ends - time.monotonic()
-        self.late[rows] = self.late[rows] | (left <= 0)
-        return left
+        def kept(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, rows, torch.where(better, new, old[rows]))
+
+        # What stood against a certificate, where nothing else is known of it.
+        known = self.deployed[rows]
+        told = torch.where(better | known.isnan(), step.deployed, known)
+
+        return replace(
+            self,
+            rungs=rungs,
+            radius=kept(self.radius, step.radius),
+            rung=kept(self.rung, place),
+            deployed=self.deployed.index_copy(0, rows, told),
+        )
+
+    def _contradicted(self, rows: Tensor, found: dict[int, str]) -> Findings:
+        """Forgets what is known of samples that the deployed file contradicts."""
+        against = torch.tensor(
+            [row in found for row in range(len(self.correct))], device=self.correct.device
+        )
+        return replace(
+            self,
+            contradicted=self.contradicted | found,
+            radius=torch.where(against, -1.0, self.radius),
+            constant=torch.where(against, math.inf, self.constant),
+            ledger=self.ledger.passed("file", rows, against[rows], again=True),
+        )
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds until no other rung may begin."""
+        return self.ends - time.monotonic()
 
     def check(self, streams: Tensor) -> None:
-        """No attack may have come inside a certificate. Estimates bound nothing: they may be."""
+        """Raises ``InternalError`` where an attack lies inside a certificate. Estimates bound
+        nothing, so theirs may."""
         broken = (self.radius >= self.attacked) & self.correct
         if not self.options.estimate and bool(broken.any()):
             row = int(broken.nonzero()[0])
@@ -98,7 +205,7 @@ class Findings:
             )
 
     def sample(self, row: int, index: int) -> Sample:
-        """The record of one sample, whose number is ``index``."""
+        """Makes the record of one sample, whose number is ``index``."""
         estimate = self.options.estimate
         correct = bool(self.correct[row])
         radius = max(0.0, float(self.radius[row]))
@@ -117,7 +224,7 @@ class Findings:
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
             lipschitz=None if estimate else known,
-            method=self.rungs[int(self.rung[row])],
+            method=self._method(row),
             seconds=sum(seconds.values()),
             rungs=seconds,
             decided_by=self.ledger.decided(row),
@@ -131,6 +238,14 @@ class Findings:
             eliminated=tuple(self.fixed[row].tolist()) if counted else (),  # type: ignore[index]
             message=message,
         )
+
+    def _method(self, row: int) -> str:
+        """The rung that found the radius; where there is none, the published bound of the run, or
+        the first rung of a run that has none."""
+        if float(self.radius[row]) >= 0:
+            return self.rungs[int(self.rung[row])]
+        published = "local" if self.options.method == "auto" else self.options.method
+        return published if published in self.rungs or not self.rungs else self.rungs[0]
 
     def _reached(self, row: int) -> tuple[str, ...]:
         radius = float(self.radius[row])

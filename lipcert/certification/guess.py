@@ -1,23 +1,31 @@
-"""About how far the backward rungs will prove: estimated norms, float32, a few classes.
+"""About how far the duals will prove: estimated norms, float32, a few classes.
 
-A guess only decides where the dear part, norms and multipliers, is made once for all smaller radii,
-and which samples are not worth it.
+A guess only decides where norms and multipliers, which take most of the time, are found once for
+all smaller radii, and which samples are not worth it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds import AnchoredBound, Prepared
-from lipcert.bounds.anchored import State, select
-from lipcert.bounds.boxes import Box
-from lipcert.bounds.forms import Forms
-from lipcert.certification.backward import FORMS_AT_ONCE, BackwardBatch
+from lipcert.bounds import Facts
+from lipcert.bounds.anchored_bound import state_margins
+from lipcert.bounds.boxes import Centre
+from lipcert.bounds.facts import FactPlan
+from lipcert.bounds.objectives import Objectives
+from lipcert.bounds.refined import Refinement
+from lipcert.bounds.state import Noised, State, select
+from lipcert.certification.duals import Duals
+from lipcert.certification.margins import OBJECTIVES_AT_ONCE
+from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
+from lipcert.certification.warm_start import WarmStart
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
+from lipcert.numbers import Box
 
 # After its first radius a guess looks only at margins that come within so much of the clean one of
 # the nearest.
@@ -30,115 +38,141 @@ _FIRST_GUESS = 2
 _AHEAD = 1.2
 
 
+@dataclass(frozen=True, eq=False)
 class Guess:
-    """Guesses for one batch, up to the radius ``limit``, ``(B,)``. Where rounding in the deployed
-    network may be large, ``doubtful``, ``noise`` is about what it adds in small balls, by node;
-    ``hopeless`` are the samples of which that leaves nothing; ``ahead`` is how many times as far as
-    the guess boxes may lead that are only refined for the proof; ``(B,)`` each."""
+    """Guesses for some samples with the values ``centre`` in float32, up to the radius ``limit``,
+    ``(B,)``. Where rounding in the deployed network may be large, ``noise`` is about what it adds
+    in small balls, by node; ``hopeless`` ``(B,)`` are the samples of which that leaves nothing."""
 
-    def __init__(self, batch: BackwardBatch, limit: Tensor, doubtful: Tensor) -> None:
-        self.batch, self.bound, self.guide = batch, batch.tools.rough, batch.tools.guide
-        self.limit = limit
-        self.centre = self.bound.propagation.anchors(batch.x.float())
-        self.noise: dict[int, Tensor] = {}
-        self.hopeless = torch.zeros_like(batch.labels, dtype=torch.bool)
-        self.ahead = torch.ones_like(limit)
-        if batch.tools.noise is not None and bool(doubtful.any()):
-            self._rest(_SMALL * limit, doubtful)
+    duals: Duals
+    samples: Samples
+    centre: Centre
+    limit: Tensor
+    noise: dict[int, Noised]
+    hopeless: Tensor
 
-    def _rest(self, eps: Tensor, doubtful: Tensor) -> None:
-        """In balls where norms of a sample's own say little; but if they might rescue it."""
-        batch, still = self.batch, self.batch.tools.still
-        assert batch.tools.noise is not None
+    @classmethod
+    def of(cls, duals: Duals, samples: Samples, limit: Tensor, doubtful: Tensor) -> Guess:
+        """Looks into the rounding of the samples that are ``doubtful``, ``(B,)``."""
+        centre = duals.guide.propagation.anchors(samples.x.float())
+        never = torch.zeros_like(samples.labels, dtype=torch.bool)
+        guess = cls(duals, samples, centre, limit, {}, never)
+        if duals.prover.noise is None or not bool(doubtful.any()):
+            return guess
+        return guess._with_noise(_SMALL * limit, doubtful)
+
+    def _with_noise(self, eps: Tensor, doubtful: Tensor) -> Guess:
+        """Finds the noise in small balls, where norms of a sample's own say little, and the samples
+        that even these norms would not rescue."""
+        duals, samples, noise = self.duals, self.samples, self.duals.prover.noise
+        assert noise is not None
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             assert norm is not None
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)
 
-        sweep = batch.tools.noise.over(eps)
-        found, state = still.prepare_state(self.centre, eps.float(), norm_of, sweep.before)
-        self.noise = {
-            node: torch.where(doubtful.reshape(-1, *(1,) * (noise.dim() - 1)), noise, 0.0)
-            for node, noise in found.noise.items()
-        }
-        margins = still.margins_in(self.centre, batch.labels, state)
-        if bool((margins.scatter(1, batch.labels[:, None], 1.0) > 0).all()):
-            return
-        values = torch.full_like(margins, torch.inf, dtype=torch.float64)
-        state = self.state(eps)
-        for forms, others in self._forms(_nearest(batch, margins)):
-            own = select(state, forms.rows)
-            change, _ = self.guide.optimise(own, forms, self.guide.start(own, forms), 0)
-            values[forms.rows, others] = batch.clean[forms.rows, others] + change.double()
-        self.hopeless = doubtful & ~(values.amin(1) > 0)
+        # For what is so at radius 0 no norm of a sample's own is of use.
+        plan = FactPlan(narrow=0, chains=False, refinement=None)
+        found, state = duals.guide.prepare_state(
+            self.centre, eps.float(), norm_of, noise.over(eps).before, plan
+        )
+        kept = {node: noise.where(doubtful, 0.0) for node, noise in found.noise.items()}
+        noisy = Guess(duals, samples, self.centre, self.limit, kept, self.hopeless)
+        margins = noisy._margins(state)
+        if bool((margins.scatter(1, samples.labels[:, None], 1.0) > 0).all()):
+            return noisy
+        values, clean = torch.full_like(margins, torch.inf, dtype=torch.float64), samples.clean
+        state, guide = noisy._prepared(eps, noisy._cheap)[1], duals.prover.guide
+        for objectives, others in noisy._objectives(noisy._nearest(margins)):
+            own = select(state, objectives.rows)
+            change, _ = guide.optimise(own, objectives, guide.start(own, objectives), 0)
+            values[objectives.rows, others] = clean[objectives.rows, others] + change.double()
+        hopeless = doubtful & ~(values.amin(1) > 0)
+        return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
-    def state(self, eps: Tensor) -> State:
-        """The anchored state in float32, with estimated norms."""
-        return self._prepared(self.bound, eps)[1]
-
-    def _prepared(self, bound: AnchoredBound, eps: Tensor) -> tuple[Prepared, State]:
-        def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
-            return self.batch.tools.norms.guessed(norm, mapping, self.batch.allowance)
-
-        def noise_of(node: int, state: State, box: Box) -> Tensor:
-            return self.noise[node]
-
-        noisy = noise_of if self.noise else None
-        return bound.prepare_state(self.centre, eps.float(), norm_of, noisy)
-
-    def radius(self, start: Tensor) -> Tensor:
-        """About the largest radius that the dual proves: ``(B,)``, −1 where there is none."""
-        batch, bound, guide = self.batch, self.bound, self.guide
-        clean = batch.clean.amin(1)
+    def radius(self, start: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
+        """Guesses the largest radius that the dual proves, −1 where there is none, and how many
+        times as far boxes may lead that are only refined for the proof, ``(B,)`` each; the
+        multipliers come with it.
+        """
+        duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
+        pace, whole = duals.analysis.pace, samples.clean
+        clean = whole.amin(1)
         values = torch.full_like(start, torch.nan)
         which: Tensor | None = None
+        ahead, found_before = torch.ones_like(start), WarmStart.none(whole)
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
-            nonlocal values, which
-            prepared, state = self._prepared(batch.tools.trial if which is None else bound, eps)
-            margins = bound.margins_in(self.centre, batch.labels, state)
+            nonlocal values, which, ahead, found_before
+            facts, state = self._prepared(eps, self._trial if which is None else self._cheap)
+            margins = self._margins(state)
             if which is None:
-                self.ahead = self._ahead(prepared)
+                ahead = self._ahead(facts)
             # The first look starts from nothing.
-            steps = batch.tools.pace.guess_steps * (_FIRST_GUESS if which is None else 1)
-            which = _nearest(batch, margins) if which is None else which
+            steps = pace.guess_steps * (_FIRST_GUESS if which is None else 1)
+            which = self._nearest(margins) if which is None else which
             best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-            for forms, others in self._forms(which & asked[:, None]):
-                own = select(state, forms.rows)
-                start = batch.seeds.start(guide, own, forms, others)
-                change, found = guide.optimise(own, forms, start, steps)
-                batch.seeds = batch.seeds.renewed(forms, others, found, eps)
-                value = batch.clean[forms.rows, others] + change.double()
-                anchored = margins[forms.rows, others].double()
-                best[forms.rows, others] = value.maximum(anchored)
+            for objectives, others in self._objectives(which & asked[:, None]):
+                own = select(state, objectives.rows)
+                begun = found_before.start(guide, own, objectives, others)
+                change, found = guide.optimise(own, objectives, begun, steps)
+                found_before = found_before.renewed(objectives, others, found, eps)
+                value = whole[objectives.rows, others] + change.double()
+                anchored = margins[objectives.rows, others].double()
+                best[objectives.rows, others] = value.maximum(anchored)
             # What a sample gets must not depend on how long others take.
             values = torch.where(asked, best.amin(1), values)
             near = best < (values + _ASIDE * clean)[:, None]
             which = torch.where(asked[:, None], near, which)
             return values
 
-        return largest_radius(
-            slack, start, clean=clean, limit=self.limit, resolution=1.01,
-            steps=batch.tools.pace.guesses,
-        )  # fmt: skip
+        radius = largest_radius(
+            slack, start, clean=clean, limit=self.limit, resolution=1.01, steps=pace.guesses
+        )
+        return radius, ahead, found_before
 
-    def _ahead(self, prepared: Prepared) -> Tensor:
-        pays = torch.zeros_like(self.hopeless)
-        for shrunk in prepared.shrunk.values():
-            pays = pays | (shrunk < self.batch.tools.worth)
-        return torch.where(pays, _AHEAD, 1.0)
+    @property
+    def _cheap(self) -> Refinement | None:
+        """A guess does without the boxes that are only refined where that pays."""
+        boxes = self.duals.analysis.pace.boxes
+        return boxes and replace(boxes, tried=0.0)
 
-    def _forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
-        """Those margins' forms and classes in float32, some at a time."""
-        forms, others = self.batch.forms(which)
-        for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
-            yield forms.select(some).to(torch.float32), others[some]
+    @property
+    def _trial(self) -> Refinement | None:
+        """Its first look tries whether that would pay."""
+        boxes = self.duals.analysis.pace.boxes
+        return boxes and replace(boxes, worth=0.0)
 
+    def _prepared(self, eps: Tensor, refinement: Refinement | None) -> tuple[Facts, State]:
+        """Finds facts and state in float32, with estimated norms."""
 
-def _nearest(batch: BackwardBatch, margins: Tensor) -> Tensor:
-    """The margins that seem nearest, a few of each sample: ``(B, K)``."""
-    margins = margins.scatter(1, batch.labels[:, None], torch.inf)
-    count = min(batch.tools.pace.guessed_classes, margins.shape[1] - 1)
-    nearest = margins.topk(count, 1, largest=False)
-    return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
+        def noise_of(node: int, state: State, box: Box) -> Noised:
+            return self.noise[node]
+
+        return self.duals.estimated(
+            self.samples.allowance, self.centre, eps, refinement, noise_of if self.noise else None
+        )
+
+    def _margins(self, state: State) -> Tensor:
+        layers = self.duals.guide.layers
+        return state_margins(layers, self.centre, self.samples.labels, state)
+
+    def _ahead(self, facts: Facts) -> Tensor:
+        boxes, pays = self.duals.analysis.pace.boxes, torch.zeros_like(self.hopeless)
+        for shrunk in facts.shrunk.values():
+            pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth))
+        return torch.where(pays, _AHEAD, 1.0).to(self.limit)
+
+    def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:
+        """Yields those margins' objectives and classes in float32, some at a time."""
+        objectives, others = self.duals.prover.objectives(self.samples, which)
+        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+            yield objectives.select(some).to(torch.float32), others[some]
+
+    def _nearest(self, margins: Tensor) -> Tensor:
+        """Chooses the margins that seem nearest, a few of each sample: ``(B, K)``."""
+        margins = margins.scatter(1, self.samples.labels[:, None], torch.inf)
+        count = min(self.duals.analysis.pace.guessed_classes, margins.shape[1] - 1)
+        nearest = margins.topk(count, 1, largest=False)
+        return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0

@@ -1,16 +1,19 @@
-"""The largest radius that the backward rungs prove, below one that was guessed."""
+"""The largest radius that the duals prove, below one that was guessed."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.anchored import State
-from lipcert.bounds.forms import Forms, Multipliers
-from lipcert.certification.backward import BackwardBatch
+from lipcert.bounds.objectives import DualVariables, Objectives
+from lipcert.certification.duals import Duals
+from lipcert.certification.margins import Region
+from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
+from lipcert.certification.warm_start import WarmStart
 
 # Margins that start by this share of the clean one above what they need are left there.
 _EASY = 0.1
@@ -18,63 +21,85 @@ _EASY = 0.1
 _COARSE = 0.1
 
 
-def prove_radius(batch: BackwardBatch, top: Tensor) -> Tensor:
-    """The largest radius proven up to ``top``, ``(B,)``, on the grid; −1 where there is none.
+@dataclass(frozen=True, eq=False)
+class Proven:
+    """Radii, −1 where there is none, with the deployed error that they were charged, and what was
+    ``spare`` of the clean margin where all was prepared: ``(B,)`` each. ``start``: the multipliers
+    that proved them."""
+
+    radius: Tensor
+    deployed: Tensor
+    spare: Tensor
+    start: WarmStart
+
+
+def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) -> Proven:
+    """The largest radius proven up to ``top``, ``(B,)``, on the grid.
 
     One preparation and one optimisation at ``top`` serve every radius below it.
     """
-    ready = batch.prepare(top, refine=False)
-    state, needed = ready.state, ready.needed
-    margins = batch.tools.bound.margins_in(batch.centre, batch.labels, state)
+    prover = duals.prover
+    region = duals.prepare(samples, top, duals.bound.plan.refinement)
+    margins = prover.anchored_margins(samples, region.state)
     # What the arithmetic of the deployed network adds only grows with the radius: where that
     # is little, once will do.
-    clean = batch.clean.amin(1)
-    coarse = ~(batch.charged <= _COARSE * clean)
-    forms, others = batch.forms(margins <= needed)
-    found = _sought(batch, state, forms, others, needed)
-    batch.seeds = batch.seeds.renewed(forms, others, found, top)
+    clean = samples.clean.amin(1)
+    coarse = ~(region.deployed <= _COARSE * clean)
+    objectives, others = prover.objectives(samples, margins <= region.needed)
+    found = _sought(duals, samples, region, objectives, others, start)
     # What is proven at a radius is so at all below it.
-    proven = torch.full_like(top[forms.rows], -math.inf)
-    values = torch.full_like(proven, -math.inf)
+    proven = torch.full_like(top[objectives.rows], -math.inf)
+    values, deployed = torch.full_like(proven, -math.inf), region.deployed.clone()
+    spare = torch.zeros_like(top)
 
     def slack(eps: Tensor, asked: Tensor) -> Tensor:
         rows = (asked & (eps <= top)).nonzero().flatten()
-        part, own, wanted, anchored = batch, state, needed, margins
+        part, own, anchored = samples, region, margins
         if not bool((asked & (eps == top)).all()):
-            part = batch.subset(rows)
-            own, wanted = part.nearer(eps[rows], ready.select(rows), coarse[rows])
-            anchored = part.tools.bound.margins_in(part.centre, part.labels, own)
-            batch.charged[rows] = part.charged
-        place = torch.full_like(batch.labels, -1)
+            part = samples.select(rows)
+            own = duals.nearer(part, eps[rows], region.select(rows), coarse[rows])
+            anchored = prover.anchored_margins(part, own.state)
+        place = torch.full_like(samples.labels, -1)
         place[rows] = torch.arange(len(rows), device=rows.device)
-        here = (place[forms.rows] >= 0).nonzero().flatten()
-        ask = here[proven[here] < eps[forms.rows[here]]]
-        some = forms.select(ask).moved(place)
-        value = part.certified(own, some, others[ask], found.select(ask))
-        values[ask] = value - wanted[some.rows, others[ask]]
+        here = (place[objectives.rows] >= 0).nonzero().flatten()
+        ask = here[proven[here] < eps[objectives.rows[here]]]
+        some = objectives.select(ask).moved(place)
+        value = prover.certified(part, own.state, some, others[ask], found.select(ask))
+        values[ask] = value - own.needed[some.rows, others[ask]]
         held = ask[values[ask] > 0]
-        proven[held] = eps[forms.rows[held]]
-        slacks, at = anchored - wanted, (place[forms.rows[here]], others[here])
+        proven[held] = eps[objectives.rows[held]]
+        slacks, at = anchored - own.needed, (place[objectives.rows[here]], others[here])
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)
         least[rows] = slacks.amin(1)
-        batch.spare = torch.where(eps == top, least / clean, batch.spare)
+        spare.copy_(torch.where(eps == top, least / clean, spare))
+        # What was tried last and held is the largest yet.
+        deployed[rows] = torch.where(least[rows] > 0, own.deployed, deployed[rows])
         return least
 
-    trials = batch.tools.pace.trials
-    return largest_radius(slack, top, clean=clean, limit=top, resolution=1.005, enough=trials)
+    radius = largest_radius(
+        slack, top, clean=clean, limit=top, resolution=1.005, enough=duals.analysis.pace.trials
+    )
+    return Proven(radius, deployed, spare, start.renewed(objectives, others, found, top))
 
 
 def _sought(
-    batch: BackwardBatch, state: State, forms: Forms, others: Tensor, wanted: Tensor
-) -> Multipliers:
-    """Multipliers for a radius: steps only for the margins that are not brought to what is
-    ``wanted``, ``(B, K)``, and more, where they start."""
-    clean = batch.clean
-    change, found = batch.optimised(state, forms, others, None, 0)
-    easy = wanted + _EASY * clean.amin(1, keepdim=True)
-    places = forms.rows, others
+    duals: Duals,
+    samples: Samples,
+    region: Region,
+    objectives: Objectives,
+    others: Tensor,
+    start: WarmStart,
+) -> DualVariables:
+    """DualVariables for a region: steps only for the margins that are not brought to what they
+    need, and more, where they start."""
+    prover, clean = duals.prover, samples.clean
+    change, found = prover.optimised(samples, region.state, objectives, others, start, 0)
+    easy = region.needed + _EASY * clean.amin(1, keepdim=True)
+    places = objectives.rows, others
     hard = (~(clean[places] + change > easy[places])).nonzero().flatten()
-    part, steps = forms.select(hard), batch.tools.pace.radius_steps
-    _, better = batch.optimised(state, part, others[hard], found.select(hard), steps)
+    part, steps = objectives.select(hard), duals.analysis.pace.radius_steps
+    _, better = prover.optimised(
+        samples, region.state, part, others[hard], found.select(hard), steps
+    )
     return found.replaced(hard, better)

@@ -185,7 +185,9 @@ def finetune(
         int | None,
         typer.Option(help="CPU threads; by default few for a small network.", rich_help_panel=_RUN),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=_RUN)] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:1.", rich_help_panel=_RUN)
+    ] = "cpu",
 ) -> None:
     """Train a pretrained model, or one from scratch, until it certifies; certify what is exported.
 
@@ -294,7 +296,7 @@ def finetune(
             record = run(job, watch, certify_watch)
     except KeyboardInterrupt as stop:
         if processes.first:
-            typer.echo(f"lipcert: {stop or 'interrupted'}", err=True)
+            typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     if not quiet and "results" in record:
         Console(stderr=json).print(table(record["results"]))

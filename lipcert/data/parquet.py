@@ -11,6 +11,7 @@ import numpy as np
 from lipcert.bounded import DATASET_BYTES, FREE_BYTES, GROWTH, check_size
 from lipcert.data.dataset import Array
 from lipcert.data.keys import LABELS, SPLITS, aliases, pick
+from lipcert.data.pages import unpacked_sizes
 from lipcert.data.pillow import Size, Stack, decode
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 
@@ -60,6 +61,8 @@ def read_parquet(
         raise UsageError("reading Parquet needs pyarrow: pip install 'lipcert[data]'") from error
     try:
         opened = [parquet.ParquetFile(path) for path in files]
+        for path, file in zip(files, opened, strict=True):
+            _check_pages(path, file.metadata)
         schema = opened[0].schema_arrow
         images, label = _columns(schema, split, source, image_key, label_key)
         tables = [*_tables(opened, [*images, label], source)]
@@ -122,6 +125,22 @@ def _declared(file: Any, columns: Sequence[str], source: str) -> tuple[int, int]
     return largest, stored
 
 
+def _check_pages(path: Path, metadata: Any) -> None:
+    """Raises `CannotCertify` where the pages of a column unpack to more than the column declares,
+    as one of them may take 2 GiB before anything of it is looked at."""
+    with path.open("rb") as stream:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for part in map(group.column, range(group.num_columns)):
+                starts = [part.data_page_offset, part.dictionary_page_offset or 0]
+                start = min((at for at in starts if at > 0), default=0)
+                sizes = unpacked_sizes(stream, start, part.total_compressed_size)
+                if sum(sizes) > part.total_uncompressed_size:
+                    raise CannotCertify(
+                        f"{path.name}: {part.path_in_schema}: its pages unpack to more than the "
+                        f"{part.total_uncompressed_size} bytes that it declares"
+                    )
+
+
 def _columns(
     schema: Any, split: str, source: str, image_key: str | None, label_key: str | None
 ) -> tuple[list[str], str]:
@@ -153,8 +172,10 @@ def _columns(
 def _holds_samples(arrow: Any, kind: Any) -> bool:
     """Bytes, the hub's pictures, or lists of numbers."""
     pictures = arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    lists = arrow.types.is_list(kind) or arrow.types.is_fixed_size_list(kind)
-    return bool(pictures or lists or arrow.types.is_binary(kind))
+    types = arrow.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    binary = types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(pictures or lists or binary)
 
 
 def _values(column: Any, name: str, size: Size | None) -> Array:

@@ -29,6 +29,9 @@ from lipcert.network.activations import (
 )
 from lipcert.network.activations.base import Activation
 
+# Of more values each is compared with too many others.
+_MOST_SORTED = 512
+
 
 def _elementwise(activation: Callable[[], Activation]) -> Callable[[Call], Variable]:
     return lambda call: call.assembler.activation(activation(), call.variable(0))
@@ -151,7 +154,7 @@ def _thresholded_relu(call: Call) -> Variable:
 
 
 def _top_k(call: Call) -> list[Variable]:
-    """Sorted pairs (GroupSort of 2), or the largest value alone."""
+    """The largest values in order: all of them are GroupSort, one alone is a maximum."""
     x, assembler = call.variable(0), call.assembler
     count = int(call.array(1).item()) if call.has(1) else int(call.attributes["k"])
     axis = int(call.attributes["axis"])
@@ -160,8 +163,10 @@ def _top_k(call: Call) -> list[Variable]:
         raise Unsupported(f"axis {axis} of {len(x.shape)}")
     axis %= len(x.shape)
     size = x.shape[axis]
-    if not 1 <= count <= size or (count > 1 and (size > 2 or not call.attributes.get("sorted", 1))):
-        raise Unsupported(f"the {count} largest of {size}: only sorted pairs, or one value")
+    if not 1 <= count <= size or size > _MOST_SORTED:
+        raise Unsupported(f"the {count} largest of {size}: at most of {_MOST_SORTED} are sorted")
+    if count > 1 and not call.attributes.get("sorted", 1):
+        raise Unsupported(f"the {count} largest of {size} in no order; only sorted ones")
     assembler.allowance.move(x.size)
     index = np.moveaxis(places(x.shape), axis, -1)
     if size == 1:
@@ -169,6 +174,9 @@ def _top_k(call: Call) -> list[Variable]:
     if size == 2:
         pair = assembler.max_and_min(*(assembler.select(x, index[..., k]) for k in (0, 1)))
         result = assembler.stack((pair if largest else pair[::-1])[:count], -1)
+    elif count > 1:
+        found = assembler.sorted_group(assembler.select(x, index), largest)
+        result = assembler.select(found, places(found.shape)[..., :count])
     else:
         most = assembler.group_extremum(assembler.select(x, index), largest)
         result = assembler.reshape(most, (*most.shape, 1))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lipcert.loading.allowance import Allowance
 from lipcert.network import Network, NetworkBuilder, Node
-from lipcert.network.activations import Activation, GroupMax, MaxMin
+from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin
 from lipcert.network.joints import Joint, MatrixProduct
+from lipcert.network.lower import comparators
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -198,6 +199,13 @@ class Assembler:
         if largest:
             return self.activation(GroupMax(), x)
         return self.negate(self.activation(GroupMax(), self.negate(x)))
+
+    def sorted_group(self, x: Variable, largest: bool) -> Variable:
+        """The values along the last axis from the largest to the smallest, or the other way."""
+        size = x.shape[-1]
+        self.allowance.move(x.size + size**2 * len(comparators(size)))
+        found = self.activation(GroupSort(), x)
+        return found if largest else self.select(found, places(x.shape)[..., ::-1])
 
     def negate(self, x: Variable) -> Variable:
         return self.diagonal(x, number(-1.0), None)

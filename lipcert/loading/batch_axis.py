@@ -26,7 +26,7 @@ from torch import Tensor
 from lipcert.loading.assembler import Variable
 from lipcert.loading.value import Value
 from lipcert.network import Input, Network, Node, Sum
-from lipcert.network.activations import GroupMax, MaxMin
+from lipcert.network.activations import GroupMax, GroupSort, MaxMin
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 
@@ -182,6 +182,8 @@ class _Mixed:
                 ones = [torch.ones_like(part) for part in parts]
                 found = joint.derivative(ones).magnitude_once(parts)
                 return (found > 0).to(found.dtype)
+            case GroupSort():
+                found = parts[0].amax(-1, keepdim=True).expand_as(parts[0])
             case _:
                 found = parts[0]
         return (found > 0.5).to(found.dtype)

@@ -15,6 +15,7 @@ from lipcert.loading.affine import AFFINE
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
+from lipcert.loading.comparisons import chosen
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
@@ -27,6 +28,7 @@ from lipcert.loading.pooling import POOLING
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
+from lipcert.loading.spellings import respelled
 from lipcert.loading.value import (
     Array,
     Call,
@@ -88,10 +90,12 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
             node, condition = reader.branch
             whole = taken(whole, node.output[0], condition)
             conditions[node.input[0]] = condition
-        if reading.network is None or not reading.any_batch:
+        if reading.network is not None and reading.any_batch:
+            pair = _Reader(whole, name, output, PAIR, conditions)
+            reading = _each_by_itself(reader, reading, pair, model)
+        if reading.network is None:
             return reading
-        pair = _Reader(whole, name, output, PAIR, conditions)
-        return _each_by_itself(reader, reading, pair, model)
+        return replace(reading, network=respelled(reading.network))
     except LipcertError:
         raise
     except Exception as error:
@@ -200,8 +204,10 @@ class _Reader:
             self._node(node, assembler)
         for name, condition in self.conditions.items():
             found = self.values.get(name)
+            if found is None and name in constants:
+                found = tensor_array(constants[name], self.name)
             if not isinstance(found, np.ndarray) or bool(found) != condition:
-                self.problems.append(f"If: its condition {name!r} {COUNTED}")
+                self.problems.append(f"If by {name!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
@@ -330,6 +336,9 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        choice = chosen(node, inputs, assembler)
+        if choice is not None:
+            return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
         formulas = [value for value in inputs if isinstance(value, Formula)]
         note = "after a refused node"
         compares = node.op_type in COMPARISONS
@@ -430,10 +439,10 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
-        if kind == "If" and isinstance(inputs[0], Unknown) and type(inputs[0]) is Unknown:
+        if kind == "If" and isinstance(inputs[0], Unknown):
             if not inputs[0].varies:
                 return [Unknown(varies=True)] * len(node.output), "after a refused node"
-            raise Unsupported("its condition depends on the network's input")
+            raise Unsupported("its branch depends on the network's input, so that it may jump")
         if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
             if self.branch is None:
                 self.branch = node, bool(inputs[0])

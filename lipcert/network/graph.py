@@ -19,6 +19,7 @@ from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
 from lipcert.network.walk import Forward, forward
+from lipcert.numbers import EXACT, Outward, outward_of
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
 
@@ -80,8 +81,13 @@ class Network:
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
-        """What a bound over this network charges for its own evaluation."""
+        """The format that an analysis of this network rounds in."""
         return DOUBLE if self.rough else arithmetic_of(self.anchor.dtype)
+
+    @cached_property
+    def outward(self) -> Outward:
+        """The arithmetic of bounds over this network: a rough copy charges nothing."""
+        return EXACT if self.rough else outward_of(self.anchor.dtype)
 
     @cached_property
     def exact(self) -> Network:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.network.activations import Activation, GroupMax, MaxMin, PReLU
+from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.joints import Joint
-from lipcert.network.operators import Dense, Operator, Select, Shape
+from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
 
 
@@ -63,38 +63,57 @@ class _Lowering(Forward[int]):
     def activation(self, i: int, activation: Activation, before: int) -> int:
         builder, origin = self.builder, self._origin(i)
         first, like = len(builder.nodes), self.network.anchor
+        charged: set[int] = set()
         match activation:
             case MaxMin():
-                place = _pairs(builder, activation, before, origin, like)
+                place, charged = _pairs(builder, activation, before, origin, like)
             case GroupMax():
                 place = _maximum(builder, before, origin, like)
+            case GroupSort():
+                place = _sorted_group(builder, before, origin, like)
             case _:
                 return builder.activation(activation, before, origin)
-        self.compared.update(id(made.kind) for made in builder.nodes[first:])
+        self.compared.update(
+            id(made.kind) for i, made in enumerate(builder.nodes[first:], first)
+            if i not in charged
+        )  # fmt: skip
         return place
 
     def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
         return self.builder.joint(joint, parts, self._origin(i))
 
 
-def _pairs(builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor) -> int:
-    """MaxMin: its pairs along a new last axis, sorted there, and put back."""
+def _pairs(
+    builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor
+) -> tuple[int, set[int]]:
+    """MaxMin: its pairs along a new last axis, sorted there, and put back.
+
+    Beside it the nodes that stand for what a file rounds where it writes a comparison out: the
+    half-sum and the half-difference times 8 and by 8, as often as it takes. These are two products
+    of at least four roundings each, of values whose magnitudes add up to the larger of the pair.
+    """
     shape = builder.shape(source)
     places = torch.arange(math.prod(shape), device=like.device).reshape(shape)
     paired = torch.stack(places.chunk(2, dim=kind.axis), -1)
     node = builder.operator(Select.of(paired, shape), source, origin)
-    node = _sorted_pairs(builder, node, origin, like)
+    node, charged = _sorted_pairs(builder, node, origin, like, kind.spelling)
     moved = torch.arange(paired.numel(), device=like.device).reshape(paired.shape)
     back = torch.cat([moved[..., 0], moved[..., 1]], dim=kind.axis)
-    return builder.operator(Select.of(back, tuple(paired.shape)), node, origin)
+    return builder.operator(Select.of(back, tuple(paired.shape)), node, origin), charged
 
 
-def _sorted_pairs(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:
+def _sorted_pairs(
+    builder: NetworkBuilder, source: int, origin: str, like: Tensor, spelling: float
+) -> tuple[int, set[int]]:
     """``(…, a, b)`` becomes ``(…, max, min)``."""
-    dense = _dense(builder, origin, like)
+    dense, charged = _dense(builder, origin, like), set[int]()
     node = dense(source, [[0.5, 0.5], [0.5, -0.5]])
     node = builder.activation(PReLU(like.new_tensor([1.0, -1.0])), node, origin)
-    return dense(node, [[1.0, 1.0], [1.0, -1.0]])
+    for factor in (8.0, 0.125) * math.ceil(spelling / 8):
+        scale = Diagonal.of(like.new_tensor(factor), None, builder.shape(node))
+        node = builder.operator(scale, node, origin)
+        charged.add(node)
+    return dense(node, [[1.0, 1.0], [1.0, -1.0]]), charged
 
 
 def _maximum(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:
@@ -120,6 +139,40 @@ def _maximum(builder: NetworkBuilder, source: int, origin: str, like: Tensor) ->
     shape = builder.shape(node)
     places = torch.arange(math.prod(shape), device=like.device).reshape(shape[:-1])
     return builder.operator(Select.of(places, shape), node, origin)
+
+
+def comparators(size: int) -> list[list[tuple[int, int]]]:
+    """Rounds of comparisons that sort any ``size`` numbers; in each the larger number of a pair
+    comes first. Where the size is a power of two every number is compared in every round
+    (Batcher's bitonic network); else neighbours are, in turn."""
+    if size & (size - 1):
+        return [[(i, i + 1) for i in range(start % 2, size - 1, 2)] for start in range(size)]
+    rounds, block = [], 2
+    while block <= size:
+        gap = block // 2
+        while gap:
+            pairs = [(i, i | gap) for i in range(size) if not i & gap]
+            rounds.append([(i, j) if not i & block else (j, i) for i, j in pairs])
+            gap //= 2
+        block *= 2
+    return rounds
+
+
+def _sorted_group(builder: NetworkBuilder, source: int, origin: str, like: Tensor) -> int:
+    """The last axis, sorted by rounds of comparisons; a number without a partner passes on."""
+    dense, node = _dense(builder, origin, like), source
+    size = builder.shape(source)[-1]
+    for pairs in comparators(size):
+        split, join, slopes = torch.eye(size), torch.eye(size), [1.0] * size
+        for i, j in pairs:
+            split[i, [i, j]] = 0.5
+            split[j, i], split[j, j] = 0.5, -0.5
+            join[i, j], join[j, i], join[j, j] = 1, 1, -1
+            slopes[j] = -1.0
+        node = dense(node, split.tolist())
+        node = builder.activation(PReLU(like.new_tensor(slopes)), node, origin)
+        node = dense(node, join.tolist())
+    return node
 
 
 def _dense(

@@ -84,7 +84,7 @@ def _operator(
 ) -> int:
     before = builder.nodes[source]
     fused: Operator | None = None
-    if isinstance(operator, Diagonal) and operator.is_identity:
+    if isinstance(operator, Diagonal) and (operator.is_identity or _is_one(operator)):
         return source
     if isinstance(operator, Select):
         if operator.is_reshape and operator.in_shape == operator.out_shape:
@@ -93,11 +93,20 @@ def _operator(
             fused = _compose(operator, before.kind)
     elif isinstance(before.kind, Diagonal):
         fused = _absorb(operator, before.kind)
+        if isinstance(fused, Diagonal) and _is_one(fused):
+            return before.inputs[0]
     elif isinstance(operator, Diagonal) and alone and isinstance(before.kind, Dense | Convolution):
         fused = _scale_outputs(operator, before.kind)
     if fused is None:
         return builder.operator(operator, source, origin)
     return builder.operator(fused, before.inputs[0], origin or before.origin)
+
+
+def _is_one(operator: Diagonal) -> bool:
+    """Whether it multiplies by 1 and adds nothing."""
+    return (
+        operator.bias is None and operator.scale is not None and bool((operator.scale == 1).all())
+    )
 
 
 def _compose(second: Select, first: Select) -> Select:

@@ -11,16 +11,19 @@ from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.norms.structure import (
+    absolute_norm,
     largest_sums,
     operator_norm,
     row_norms,
     structural_norm,
 )
 from lipcert.norms.weighted import GramMap, WeightedMap, times
+from lipcert.norms.written import rough_norm, written_norm
 
 __all__ = [
     "Account", "Allowance", "Budget", "GramMap", "Norm", "NormCoins", "Preparation", "Projections",
-    "SegmentNorms", "WeightedMap", "chebyshev_bound", "convolution_norm",
+    "SegmentNorms", "WeightedMap", "absolute_norm", "chebyshev_bound", "convolution_norm",
     "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm", "power_iteration",
-    "randomised_norm", "row_norms", "schur_bound", "spectral_norm", "structural_norm", "times",
+    "randomised_norm", "rough_norm", "row_norms", "schur_bound", "spectral_norm",
+    "structural_norm", "times", "written_norm",
 ]  # fmt: skip

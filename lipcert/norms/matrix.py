@@ -61,7 +61,7 @@ def proven_eigenvalue(gram: Tensor, guess: float) -> float:
         _, failed = torch.linalg.cholesky_ex(rest)
         if not int(failed):
             # The diagonal of the rest was rounded itself.
-            return proposed * (1 + 8 * FLOAT64) + shift * (1 + 2 * gamma(size + 2))
+            return OUT64.add(OUT64.up(proposed, 1), OUT64.up(shift, size + 2))
     return math.inf
 
 

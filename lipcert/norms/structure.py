@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lipcert.network import Forward, Segment, forward
+from lipcert.network import Forward, Node, Segment, forward
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -23,6 +23,7 @@ from lipcert.network.operators import (
     TransposedConvolution,
 )  # fmt: skip
 from lipcert.norms.matrix import spectral_norm
+from lipcert.norms.merged import merged
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.numbers import OUT64, Outward, outward_of
 from lipcert.rounding import FLOAT64_TINY
@@ -32,9 +33,10 @@ _SUMS: WeakKeyDictionary[Operator, tuple[float, float]] = WeakKeyDictionary()
 
 
 def operator_norm(operator: Operator) -> float:
-    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure; found once."""
+    """A deterministic upper bound of ``‖A‖₂`` of one operator, by its structure or by its entries'
+    magnitudes; found once."""
     if operator not in _NORMS:
-        _NORMS[operator] = _norm_by_structure(operator)
+        _NORMS[operator] = min(_norm_by_structure(operator), absolute_norm(operator))
     return _NORMS[operator]
 
 
@@ -64,19 +66,39 @@ def largest_sums(operator: Operator) -> tuple[float, float]:
     return _SUMS[operator]
 
 
+def absolute_norm(operator: Operator) -> float:
+    """``sqrt(‖|A|‖_1 ‖|A|‖_∞)``, an upper bound of ``‖|A|‖₂`` that is always at hand."""
+    rows, columns = largest_sums(operator)
+    return OUT64.up(math.sqrt(rows) * math.sqrt(columns), 3)
+
+
 def structural_norm(segment: Segment) -> float:
-    """Norms multiply along a path and add up where branches meet."""
+    """Norms multiply along a path and add up where branches meet, but where neighbours are one
+    map together (``norms.merged``)."""
     start = {segment.source: 1.0}
-    found = forward(segment.network, _Products(), known=start, along=segment.path)
+    found = forward(segment.network, _Products(segment, start), known=start, along=segment.path)
     return found[segment.sink]
 
 
+@dataclass(frozen=True, eq=False)
 class _Products(Forward[float]):
+    """``reached``: what is known of the nodes so far."""
+
+    segment: Segment
+    reached: dict[int, float]
+
     def sum(self, i: int, parts: list[float]) -> float:
         return OUT64.add(*parts)
 
     def affine(self, i: int, operator: Operator, before: float) -> float:
         return OUT64.times(operator_norm(operator), before)
+
+    def found(self, i: int, node: Node, value: float) -> float:
+        whole = merged(self.segment.network, i)
+        if whole is not None and whole.source in self.reached:
+            value = min(value, OUT64.times(whole.norm, self.reached[whole.source]))
+        self.reached[i] = value
+        return value
 
 
 def is_known_exactly(segment: Segment) -> bool:
@@ -148,4 +170,4 @@ def _norm_by_structure(operator: Operator) -> float:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
+    return float(values.detach().max()) if values.numel() else 0.0

@@ -15,7 +15,7 @@ from lipcert.norms.scaling import exponents, power, product
 from lipcert.norms.structure import Sizes
 from lipcert.norms.sweeps import Sweeps
 from lipcert.numbers import OUT64
-from lipcert.rounding import FLOAT64, FLOAT64_TINY, gamma
+from lipcert.rounding import FLOAT64_TINY, gamma
 
 # A map of a size from 2^-64 to 2^64 is taken as it is.
 _USUAL = 64
@@ -161,7 +161,8 @@ class WeightedMap(GramMap):
 
     def rounding(self, absolute: Tensor) -> Tensor:
         inner, outer = (side.double().flatten(1).amax(1) for side in (self.inner, self.outer))
-        by_lengths = product(inner, outer).square() * self._sweeps * (1 + 8 * FLOAT64)
+        size = product(inner, outer)
+        by_lengths = OUT64.times(size, size, self._sweeps)
         return torch.minimum(super().rounding(absolute), by_lengths)
 
     def scaled(self, by: Tensor) -> WeightedMap:

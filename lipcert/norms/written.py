@@ -16,6 +16,7 @@ from torch import Tensor
 from lipcert.norms.krylov import lanczos
 from lipcert.norms.matrix import proven_eigenvalue
 from lipcert.norms.weighted import GramMap
+from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
 # 134 MB for the Gram matrix, and about ten seconds on one core; so many columns at a time.
@@ -51,7 +52,11 @@ def written_norm(mapping: GramMap, absolute: Tensor) -> float:
         ]
     )
     gram = (gram + gram.mT) / 2
-    off = float(mapping.rounding(absolute) + 2 * mapping.underflow) * math.sqrt(size)
-    off += 2 * FLOAT64 * float(gram.norm())
-    top = proven_eigenvalue(gram, rough_norm(mapping) ** 2) + off * (1 + 1e-9)
-    return math.ldexp(math.sqrt(top) * (1 + 4 * FLOAT64), int(by)) if top < math.inf else math.inf
+    each = float(OUT64.add(mapping.rounding(absolute), 2 * mapping.underflow))
+    off = OUT64.add(
+        OUT64.up(each * math.sqrt(size), 2),
+        # The mean with the transpose is rounded.
+        2 * FLOAT64 * float(OUT64.length(gram[None])),
+    )
+    top = OUT64.add(proven_eigenvalue(gram, rough_norm(mapping) ** 2), off)
+    return math.ldexp(OUT64.up(math.sqrt(top), 1), int(by)) if top < math.inf else math.inf

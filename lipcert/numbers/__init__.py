@@ -7,10 +7,11 @@ from lipcert.numbers.boxes import (
     image,
     largest,
     meet,
+    moved,
     sum_box,
     widened,
 )
-from lipcert.numbers.outward import EXACT, OUT32, OUT64, Outward, outward_of
+from lipcert.numbers.outward import EXACT, OUT32, OUT64, Outward, for_samples, outward_of
 
 __all__ = [
     "EXACT",
@@ -19,10 +20,12 @@ __all__ = [
     "Box",
     "Outward",
     "around",
+    "for_samples",
     "halves",
     "image",
     "largest",
     "meet",
+    "moved",
     "outward_of",
     "sum_box",
     "widened",

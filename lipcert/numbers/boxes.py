@@ -36,6 +36,19 @@ def widened(box: Box, error: Tensor, own: Outward = OUT64) -> Box:
     )
 
 
+def moved(box: Box, value: Tensor, error: Tensor, own: Outward = OUT64) -> Box:
+    """The box of ``v − v0`` for a ``v0`` that is within this error of ``value``: two differences on
+    either side, each rounded by ``u`` times what it comes to, for which ``4u`` are taken."""
+    low, high = box[0] - value, box[1] - value
+    if not own.unit:
+        return low - error, high + error
+    error = error * own.grown(1)
+    return (
+        low - (error + 4 * own.unit * low.abs()),
+        high + (error + 4 * own.unit * high.abs()),
+    )
+
+
 def sum_box(parts: list[Box], own: Outward = OUT64) -> Box:
     """The sums of ``n`` boxes: ``n − 1`` roundings, each of at most the sum of magnitudes, and two
     more for taking the charge off."""

@@ -61,9 +61,9 @@ class Outward:
     tiny: float
 
     def gamma(self, terms: float) -> float:
-        """``γ = k u / (1 − 4 k u)``, ``k = terms``: of what ``terms`` roundings can change, with
-        room for those of the few sums and products that it is used in; infinite where
-        ``4 k u ≥ 1``."""
+        """``γ = k u / (1 − 4 k u)``, ``k = terms``, at least ``γ_k (1 + 3 k u)``: of what ``k``
+        roundings can change, with room for those of the sum that it is multiplied with; infinite
+        where ``4 k u ≥ 1``."""
         product = terms * self.unit
         return product / (1 - 4 * product) if 4 * product < 1 else math.inf
 
@@ -95,6 +95,9 @@ class Outward:
     @overload
     def times(self, first: Tensor, /, *others: Tensor | float) -> Tensor: ...
 
+    @overload
+    def times(self, first: Tensor | float, /, *others: Tensor | float) -> Tensor | float: ...
+
     def times(self, first: Tensor | float, /, *others: Tensor | float) -> Tensor | float:
         """The product, 0 only where a factor is 0.
 
@@ -124,6 +127,9 @@ class Outward:
 
     @overload
     def add(self, first: Tensor, /, *others: Tensor | float) -> Tensor: ...
+
+    @overload
+    def add(self, first: Tensor | float, /, *others: Tensor | float) -> Tensor | float: ...
 
     def add(self, first: Tensor | float, /, *others: Tensor | float) -> Tensor | float:
         """The sum of ``n`` numbers: ``n − 1`` roundings, in any order. Sums of numbers that are 0
@@ -217,6 +223,27 @@ class Outward:
         error = (self.magnitude(operator, size) + bias) * (slack * self.grown(3))
         return found, error + 4 * (operator.terms + 1) * self.tiny
 
+    def total(self, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The sum of values of any sign with their errors, and its error: ``n − 1`` roundings of
+        at most the sum of magnitudes (Higham, §4.2)."""
+        values = torch.stack([value for value, _ in parts])
+        errors = torch.stack([error for _, error in parts])
+        if not self.unit:
+            return values.sum(0), errors.sum(0)
+        made = self.gamma(len(parts) + 1) * values.abs().sum(0)
+        return values.sum(0), self.up(errors.sum(0) + made, len(parts) + 2)
+
+    def rounding(self, kind: tuple[float, float, float], value: Tensor, inputs: Tensor) -> Tensor:
+        """``u (r |σ(z)| + a + s |z|)``, what an activation's own rounding ``(r, a, s)`` is at most
+        (``Activation.rounding``); six roundings."""
+        relative, absolute, scaled = kind
+        if not self.unit or not any(kind):
+            return torch.zeros_like(value)
+        made: Tensor = relative * value.abs() + absolute
+        if scaled:
+            made = made + scaled * inputs.abs()
+        return self.up(self.unit * made, 6) + self.tiny
+
     def below(self, value: Tensor, *less: Tensor) -> Tensor:
         """A lower bound of ``value − Σ less``, ``value`` of any sign and ``less`` upper bounds.
 
@@ -238,6 +265,12 @@ class Outward:
 OUT64 = Outward(2.0**-53, 2.0**-1022)
 OUT32 = Outward(2.0**-24, 2.0**-126)
 EXACT = Outward(0.0, 0.0)
+
+
+def for_samples(dtype: torch.dtype) -> Outward:
+    """For what is one number a sample, a radius or a norm: in float64 where it is proven, whatever
+    the type of the rest; in float32 only of a rough copy, which charges nothing."""
+    return OUT64 if dtype == torch.float64 else EXACT
 
 
 def outward_of(dtype: torch.dtype) -> Outward:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
@@ -26,7 +27,8 @@ from lipcert.audit.proofs.replay import FormSource, Hints, Network, Replay
 from lipcert.certificate import Sample
 from lipcert.errors import UsageError
 from lipcert.options import Options
-from lipcert.proving.prover import Proof, Prover
+from lipcert.proving.hints import Proof
+from lipcert.proving.prover import Prover
 
 Pixels = Callable[[NDArray[np.int64]], NDArray[Any]]
 # A sample's index, the radius, and its proof.
@@ -64,28 +66,31 @@ def record(
     """Proofs of what ``samples`` claim. ``content``: the ONNX file that is certified; ``model``:
     the record of it in the certificate."""
     claims = [(s, eps) for s in samples if (eps := claimed_eps(s, options)) is not None]
-    if any(sample.method == "tube" for sample, _ in claims):
-        # Boxes and balls layer by layer prove nothing of so deep a network, however long they take.
+    if model["stripped"] == "Sigmoid":
         every = tuple(sample.index for sample, _ in claims)
-        return Recorded(None, len(claims), every, "the sketched tubes of deep networks")
+        return Recorded(None, len(claims), every, "a Sigmoid at the end that was left out")
+    softmax = model["stripped"] is not None
     try:
         front = Preprocessing.of(model, image_shape)
-        reading = Interpreter(
-            onnx.load_from_string(content), front.shape, softmax=model["stripped"] is not None
-        )
-        network = Network(Graph(reading, front, options.deployed))
+        reading = Interpreter(onnx.load_from_string(content), front.shape, softmax=softmax)
+        network = Network(Graph(reading, front))
     except NotRead as missing:
         return Recorded(None, len(claims), tuple(s.index for s, _ in claims), str(missing))
+    # What a tube proves of a deep network boxes and balls layer by layer never do.
+    sought = [(sample, eps) for sample, eps in claims if sample.method != "tube"]
+    if not sought:
+        every = tuple(sample.index for sample, _ in claims)
+        return Recorded(packed(network, []), len(claims), every)
+    arithmetic = Arithmetic.of(options.deployed, reading.inside, reading.leaves)
     replay = Replay(
-        network, options.deployed, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain,
-        softmax=model["stripped"] is not None,
-    )  # fmt: skip
+        network, arithmetic, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain, softmax=softmax
+    )
     prover = Prover(replay)
     kept: list[Kept] = []
     classes = network.graph.widths[network.graph.output]
     each = max(1, min(_AT_ONCE, _NUMBERS // (classes * (network.sizes.neurons + 1))))
-    for first in range(0, len(claims), each):
-        some = claims[first : first + each]
+    for first in range(0, len(sought), each):
+        some = sought[first : first + each]
         index = np.array([sample.index for sample, _ in some])
         x = torch.from_numpy(pixels(index).reshape(len(some), -1).astype(np.float64))
         labels = torch.tensor([sample.label for sample, _ in some])
@@ -110,7 +115,7 @@ def _replayed(replay: Replay, kept: Sequence[Kept], x: Tensor, labels: Tensor) -
     arrays = packed(replay.network, kept)
     rows = np.arange(len(kept))
     source = FormSource(replay.network, arrays, rows)
-    state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source)
+    state = replay.state(x, torch.from_numpy(arrays.eps), Hints.of(arrays, rows), source.of_box)
     held: list[bool] = (replay.margins(state, labels, source).amin(1) > 0).tolist()
     return held
 
@@ -129,7 +134,7 @@ def write(arrays: Arrays, path: Path) -> None:
 
 def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
     sizes = network.sizes
-    columns: dict[str, list[Any]] = {one.name: [] for one in fields(Arrays)}
+    columns: dict[str, list[Any]] = {name: [] for name in expected(sizes) if name != "version"}
     for row, (index, eps, proof) in enumerate(kept):
         columns["index"].append(index)
         columns["eps"].append(eps)
@@ -157,5 +162,5 @@ def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
 
 def _bytes(network: Network, proof: Proof, slopes: dict[int, Tensor]) -> NDArray[np.uint8]:
     """Slopes of all neurons, 0 where nothing varies: then they need no room in the file."""
-    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.bends])
+    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.graph.bends])
     return ((whole.numpy() - SLOPE_LEAST) * SLOPE_STEP).round().astype(np.uint8)

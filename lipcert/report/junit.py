@@ -24,6 +24,10 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     suite = ElementTree.SubElement(
         suites, "testsuite", {"name": _legal(results.title), "skipped": "0"} | counts
     )
+    if names := results.certificate["data"].get("class_names"):
+        properties = ElementTree.SubElement(suite, "properties")
+        classes = {"name": "classes", "value": _legal(", ".join(names))}
+        ElementTree.SubElement(properties, "property", classes)
     for outcome in outcomes:
         case = ElementTree.SubElement(
             suite, "testcase", classname="lipcert.gate", name=_legal(outcome.gate), time="0.000"

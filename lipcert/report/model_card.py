@@ -37,11 +37,18 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         f"      split: {_text(data['split'])}",
         "      args:",
         f"        sha256: {_text(data['sha256'])}",
+        *(f"        {line}" for line in _classes(data.get("class_names", ()))),
         "    metrics:",
     ]
     for kind, name, value in _metrics(results):
         lines += [f"    - type: {kind}", f"      name: {_text(name)}", f"      value: {value}"]
     return "\n".join([*lines, "---", ""])
+
+
+def _classes(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield "classes:"
+        yield from (f"- {_text(name)}" for name in names)
 
 
 def _metrics(results: Results) -> Iterator[tuple[str, str, str]]:

@@ -1,19 +1,218 @@
-"""The bounds that a network can be trained with, by name: one table row a plug-in."""
+"""The bounds that a network can be trained with: the rules of ``lipcert.bounds`` themselves.
+
+A network in training is a ``rough`` one: its bounds charge nothing (``lipcert.numbers.EXACT``) and
+can be differentiated in the weights. Norms are a fact that is handed in, warm-started ones. So what
+is found is an estimate; certificates come from ``lipcert.certification`` alone.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from lipcert.train.anchored import AnchoredBound
-from lipcert.train.boxes import TrainingBound
-from lipcert.train.dual import DualBound
-from lipcert.train.local import LocalBound
+import torch
+from torch import Tensor, nn
+
+from lipcert.bounds.anchored import found_state
+from lipcert.bounds.anchored_bound import state_margins
+from lipcert.bounds.ball import Edge, node_constants
+from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.bounds.chain import Chain
+from lipcert.bounds.coupled import LayerMultipliers
+from lipcert.bounds.dual import DualBound
+from lipcert.bounds.lipschitz import (
+    Layers,
+    change_box,
+    gains,
+    local_margins,
+    local_radii,
+    masks,
+)
+from lipcert.bounds.objectives import margin_objectives
+from lipcert.bounds.state import State, select
+from lipcert.network import Network, Segment, lower, segments
+from lipcert.network.activations import Elementwise
+from lipcert.norms import absolute_norm
+from lipcert.numbers import EXACT, Box
+from lipcert.train.norms import WarmNorms
 
 BoundName = Literal["local", "anchored", "dual"]
 
+# Where the factors of the dual's multipliers start (see lipcert.bounds.dual).
+_FIRST_FACTOR = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a bound says of a batch.
+
+    ``logits`` ``(B, K)``; ``margins`` ``(B, K)``: estimated lower bounds of ``f_y − f_j`` over the
+    ball, 0 at ``j = y``; ``boxes``: of the input of each activation, for the sparsity loss.
+    ``network`` is the one that the nodes of ``boxes`` belong to.
+    """
+
+    network: Network
+    logits: Tensor
+    margins: Tensor
+    boxes: dict[int, Box]
+
+    def least(self, labels: Tensor) -> Tensor:
+        """The smallest margin of each sample: ``(B,)``."""
+        own = torch.nn.functional.one_hot(labels, self.margins.shape[1]).bool()
+        return self.margins.masked_fill(own, torch.inf).amin(1)
+
+
+class TrainingBound(nn.Module, ABC):
+    """A bound that a loss can be put on, with numbers of its own to learn, if it has any."""
+
+    def prepare(self, network: Network) -> list[Segment]:
+        """Make what depends on the network, before the first step; the segments whose norms will
+        be asked for."""
+        return [edge for edges in inner_edges(network).values() for edge in edges]
+
+    @abstractmethod
+    def forward(
+        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
+    ) -> Estimate:
+        """For balls of radius ``eps`` ``(B,)`` around ``pixels`` ``(B, …)``."""
+
+
+def inner_edges(network: Network) -> dict[int, tuple[Segment, ...]]:
+    """The segments that end in the input of each activation, by that node."""
+    sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
+    return {sink: segments(network, sink) for sink in sinks}
+
+
+class LocalLossBound(TrainingBound):
+    """The published bound (Huang et al., NeurIPS 2021): boxes by propagation with global norms,
+    then ``ρ = eps · Π`` local norms of what they leave."""
+
+    def forward(
+        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
+    ) -> Estimate:
+        network = replace(network, rough=True)
+        layers = Layers.of(network)
+        whole = {(edge.source, edge.sink): norms.whole(edge) for edge in layers.edges}
+        constants = node_constants(network, whole, absolute_norm)
+        propagation = Propagation.of(network, constants, absolute_norm)
+        centre = propagation.centre(pixels)
+        boxes = propagation.boxes(centre, eps)
+        gain, mask = gains(network, boxes), masks(network, boxes)
+        found = {
+            (edge.source, edge.sink): norms.local(edge, gain[edge.source], mask[edge.sink])
+            for edge in layers.edges
+        }
+        change = {i: change_box(network, centre, i, boxes[i]) for i in layers.last}
+        radii = local_radii(layers, found, eps)
+        margins = local_margins(layers, centre, labels, gain, change, radii)
+        inputs = {i: boxes[network.nodes[i].inputs[0]] for i in network.activations}
+        return Estimate(network, centre.logits, margins, inputs)
+
+
+class AnchoredLossBound(TrainingBound):
+    """Margins by the last layer over the anchored ball and box."""
+
+    def prepare(self, network: Network) -> list[Segment]:
+        return super().prepare(lower(network))
+
+    def forward(
+        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
+    ) -> Estimate:
+        return _Anchored.of(network, pixels, eps, norms).estimate(labels)
+
+
+class DualLossBound(TrainingBound):
+    """One pass backwards for each of the ``pairs`` closest classes; the others keep the anchored
+    margin, and the better of the two counts. Slopes are the derivatives at the sample, and each
+    layer's multiplier is ``factor · ‖A‖/ρ`` with one factor a layer that is learned with the
+    weights: whatever tightens the bound lowers the loss."""
+
+    def __init__(self, pairs: int = 2) -> None:
+        super().__init__()
+        self.pairs = pairs
+        self.log_factors = nn.ParameterDict()
+
+    def prepare(self, network: Network) -> list[Segment]:
+        network = lower(network)
+        for i in network.activations:
+            self.log_factors[str(i)] = nn.Parameter(torch.tensor(_FIRST_FACTOR).log())
+        return super().prepare(network)
+
+    def forward(
+        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
+    ) -> Estimate:
+        anchored = _Anchored.of(network, pixels, eps, norms)
+        plain = anchored.estimate(labels)
+        batch, classes = plain.margins.shape
+        own = torch.nn.functional.one_hot(labels, classes).bool()
+        count = min(self.pairs, classes - 1)
+        closest = plain.margins.detach().masked_fill(own, torch.inf)
+        others = closest.topk(count, dim=1, largest=False).indices
+        rows = torch.arange(batch, device=labels.device).repeat_interleave(count)
+        forms = margin_objectives(plain.network, rows, labels[rows], others.flatten())
+        state = select(anchored.state, rows)
+
+        def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
+            layer, kind = state[i], plain.network.nodes[i].kind
+            assert isinstance(kind, Elementwise)
+            # A multiplier of 0 would find no place for neurons that cost nothing.
+            size = EXACT.length(value.detach() * layer.varying).clamp(min=1e-6)
+            multiplier = self.log_factors[str(i)].exp() * size
+            multiplier = multiplier / layer.radius.detach().clamp(min=1e-6)
+            slope = kind.derivative(layer.anchor) * layer.varying
+            return slope, LayerMultipliers(multiplier, multiplier * layer.radius.square())
+
+        change = DualBound(plain.network).change_by(state, forms, choose).reshape(batch, count)
+        clean = plain.logits.gather(1, labels[:, None]) - plain.logits.gather(1, others)
+        tighter = torch.maximum(clean + change, plain.margins.gather(1, others))
+        return replace(plain, margins=plain.margins.scatter(1, others, tighter))
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchored:
+    """The anchored state of a batch, on a network with element-wise activations only."""
+
+    layers: Layers
+    centre: Centre
+    state: State
+
+    @classmethod
+    def of(cls, network: Network, pixels: Tensor, eps: Tensor, norms: WarmNorms) -> _Anchored:
+        layers = Layers.of(replace(lower(network), rough=True))
+        propagation = Propagation.of(layers.network, norm_of=absolute_norm)
+        centre = propagation.anchors(pixels)
+        found = _WarmFacts({(edge.source, edge.sink): edge for edge in layers.edges}, norms)
+        _, state = found_state(propagation, layers.edges_into, centre, eps, found)
+        return cls(layers, centre, state)
+
+    def estimate(self, labels: Tensor) -> Estimate:
+        """The margins by the last layer over ball and box."""
+        margins = state_margins(self.layers, self.centre, labels, self.state)
+        inputs = {i: (layer.lower, layer.upper) for i, layer in self.state.items() if i}
+        return Estimate(self.layers.network, self.centre.logits, margins, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _WarmFacts:
+    """Facts of a network in training: warm norms of the segments, and nothing else."""
+
+    edges: dict[Edge, Segment]
+    norms: WarmNorms
+
+    def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
+        return self.norms.local(self.edges[edge], inner, outer)
+
+    def box(self, node: int, state: State, box: Box, off: Tensor) -> None:
+        return None
+
+    def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:
+        return None
+
+
 BOUNDS: dict[BoundName, Callable[[], TrainingBound]] = {
-    "local": LocalBound,
-    "anchored": AnchoredBound,
-    "dual": DualBound,
+    "local": LocalLossBound,
+    "anchored": AnchoredLossBound,
+    "dual": DualLossBound,
 }

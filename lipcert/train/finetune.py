@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,11 @@ from lipcert.data.keys import splits_in
 from lipcert.data.layouts import Expected
 from lipcert.data.load import FILES
 from lipcert.errors import UsageError
+from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
-from lipcert.run.environment import check_device, environment, threads, training_threads
+from lipcert.run.devices import check_device
+from lipcert.run.environment import environment, threads, training_threads
 from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
@@ -43,7 +46,8 @@ BEFORE = "before"
 _FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
           "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
 WIDENED = "the file computes in float16: it is trained in float32, and the tuned file is of float32"
-_THRESHOLD_IMAGES = 2000
+# So many images tell where thresholds start, and as few as all their activations take 1 GiB.
+_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS, _FEWEST_IMAGES = 2000, 2**28, 64
 _COMPARED_IMAGES = 8
 
 Record = dict[str, Any]
@@ -82,7 +86,8 @@ class FineTuning:
 def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None = None) -> Record:
     """Train, export, certify before and after; the record that ``recipe.json`` holds.
 
-    Processes other than the first return after the training, with an empty record.
+    Processes other than the first return after the training, with an empty record. Raises
+    ``KeyboardInterrupt``, whose message tells how to go on, where it is interrupted.
     """
     _check_output(job)
     device = check_device(job.processes.device(job.execution.device))
@@ -103,7 +108,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     _check_labels(source.model, training_data)
     with threads(job.execution.threads or training_threads(network)):
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
-        some = train.batch(np.arange(min(len(train), _THRESHOLD_IMAGES)))[0]
+        some = train.batch(np.arange(min(len(train), _threshold_images(network))))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
         # No TF32 in the bound either.
         with job.processes.joined(device), ieee_arithmetic():
@@ -123,7 +128,11 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     write_recipe(job.folder, record)
     if job.certify:
         classes = training_data.names if training_data.by_name else ()
-        record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        try:
+            record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+        except KeyboardInterrupt as stop:
+            kept = f"interrupted; the tuned file is {job.folder / MODEL}: repeat the command with "
+            raise KeyboardInterrupt(str(stop) or kept + "--resume to certify it") from None
         write_recipe(job.folder, record)
     return record
 
@@ -238,6 +247,11 @@ def _training(
         metrics=Metrics(job.folder, tensorboard=job.tensorboard and processes.first),
         watch=watch if processes.first else TrainingWatch(),
     )
+
+
+def _threshold_images(network: Network) -> int:
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // values))
 
 
 def _told(source: Source, trainable: Trainable, train: Images, validation: Images) -> str:

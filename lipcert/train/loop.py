@@ -240,7 +240,9 @@ class Training:
         ball; every process takes its part of them."""
         mine = np.arange(self.processes.rank, len(self.validation), self.processes.world)
         sums = torch.zeros(len(_nothing()), dtype=torch.float64, device=self.device)
-        for places in np.split(mine, range(_EVALUATION_BATCH, len(mine), _EVALUATION_BATCH)):
+        # No more at once than a step has, which takes more memory.
+        size = min(_EVALUATION_BATCH, self.recipe.batch_size)
+        for places in np.split(mine, range(size, len(mine), size)):
             pixels, labels = self.validation.batch(places)
             sums += self.objective.evaluate(pixels.to(self.device), labels.to(self.device), eps)
         _, clean, robust, images = self.processes.total(sums).tolist()

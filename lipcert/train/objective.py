@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lipcert.train.bounds import BOUNDS
-from lipcert.train.boxes import Estimate
+from lipcert.train.bounds import BOUNDS, Estimate
 from lipcert.train.losses import LOSSES, Aim, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.recipe import Recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnx
 import torch
 from audit_models import model, node
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.deployed import Deployed, Preprocessing, margins
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.proofs.check import Checker, Claim, Outcome
@@ -20,7 +20,7 @@ from lipcert.audit.proofs.format import Arrays, Sizes, expected
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import Network, Replay
-from lipcert.proving.prover import Prover
+from lipcert.proving.prover import MarginProver
 from lipcert.proving.recorder import packed, write
 
 
@@ -41,13 +41,14 @@ def dense(
     return model(nodes, widths[:1], **arrays)
 
 
-def network_of(made: onnx.ModelProto, front: Preprocessing, deployed: str = "float32") -> Network:
-    return Network(Graph(Interpreter(made, front.shape, softmax=False), front, deployed))
+def network_of(made: onnx.ModelProto, front: Preprocessing, *, softmax: bool = False) -> Network:
+    return Network(Graph(Interpreter(made, front.shape, softmax=softmax), front))
 
 
 def replay_of(network: Network, deployed: str = "float32", *, pixel_domain: bool = False) -> Replay:
     coins = Coins(1e-9, 1000)
-    return Replay(network, deployed, coins, pixel_domain=pixel_domain, softmax=False)
+    arithmetic = Arithmetic.of(deployed)
+    return Replay(network, arithmetic, coins, pixel_domain=pixel_domain, softmax=False)
 
 
 def proofs(
@@ -55,7 +56,7 @@ def proofs(
 ) -> Arrays:
     """Honest ones of samples 0, 1, …; of those that have one."""
     network = network_of(made, front)
-    found = Prover(replay_of(network))(
+    found = MarginProver(replay_of(network))(
         torch.from_numpy(x.reshape(len(x), -1).astype(np.float64)), torch.tensor(labels),
         torch.tensor(eps, dtype=torch.float64),
     )  # fmt: skip
@@ -68,8 +69,9 @@ def checker(
     deployed: str = "float32", *, pixel_domain: bool = False,
 ) -> Checker:  # fmt: skip
     reading = Interpreter(made, front.shape, softmax=False)
+    arithmetic = Arithmetic.of(deployed, reading.inside, reading.leaves)
     return Checker(
-        reading, front, path, samples, deployed=deployed, pixel_domain=pixel_domain, softmax=False
+        reading, front, path, samples, arithmetic, pixel_domain=pixel_domain, softmax=False
     )
 
 
@@ -83,7 +85,7 @@ def checked(
 
 def changed(arrays: Arrays, **others: Any) -> Arrays:
     """Some arrays replaced, or made by functions of the old ones, in their types."""
-    own = {one.name: getattr(arrays, one.name) for one in fields(arrays)}
+    own = dict(vars(arrays))
     for name, value in others.items():
         made = value(own[name]) if isinstance(value, Callable) else value
         own[name] = np.asarray(made, dtype=own[name].dtype)

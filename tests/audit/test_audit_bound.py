@@ -11,15 +11,18 @@ from audit_models import model, network, node, preprocessing, program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.attack import Ball, candidates
 from lipcert.audit.deployed import Deployed, margins
 from lipcert.audit.dual import Dual
 from lipcert.audit.interpreter import Interpreter
+from lipcert.audit.linear import Sparse
 from lipcert.audit.matrix import Matrix
 from lipcert.audit.operators import NotRead
 from lipcert.audit.program import Affine
 from lipcert.audit.reach import LONG, Norms, deployed_errors
 
+REAL, SINGLE = Arithmetic.of("real"), Arithmetic.of("float32")
 ACTIVATIONS = [("Relu", {}), ("LeakyRelu", {"alpha": 0.2}), ("Abs", {}), ("PRelu", {})]
 
 
@@ -37,7 +40,12 @@ def test_a_sparse_matrix_is_its_dense_twin(seed, rows, columns):
     v, w = random.normal(size=(3, columns)).astype(LONG), random.normal(size=(2, rows))
     np.testing.assert_allclose(matrix @ v, v @ dense.T, atol=1e-12)
     np.testing.assert_allclose(matrix.transpose @ w, w @ dense, atol=1e-12)
-    np.testing.assert_allclose(matrix.pull(torch.from_numpy(w)).numpy(), w @ dense, atol=1e-12)
+    linear, rows = Sparse.of(matrix), torch.from_numpy(w)
+    np.testing.assert_allclose(linear.back(rows).numpy(), w @ dense, atol=1e-12)
+    np.testing.assert_allclose(linear.back(rows, "magnitudes"), w @ abs(dense), atol=1e-12)
+    np.testing.assert_allclose(
+        linear.forth(torch.from_numpy(v.astype(float)), "squares"), v @ dense.T**2, atol=1e-12
+    )
     scale = random.uniform(0, 2, columns)
     norms = np.linalg.norm(dense * scale, axis=1)
     np.testing.assert_allclose(matrix.row_norms(scale), norms, atol=1e-12)
@@ -86,7 +94,7 @@ def test_boxes_balls_and_margins_hold_at_sampled_and_attacked_points(activation,
 
     label = int(logits(torch.from_numpy(image[None])).argmax())
     dual = Dual(matrices, image.reshape(-1), eps, Norms())
-    bound = dual.margins(label, deployed="real").astype(np.float64)
+    bound = dual.margins(label, REAL).astype(np.float64)
     points = sampled(seed, image, eps, 400)
     ball = Ball(image, label, eps)
     found = candidates(logits, ball, restarts=16, steps=15, seed=seed)
@@ -98,7 +106,7 @@ def test_boxes_balls_and_margins_hold_at_sampled_and_attacked_points(activation,
             pairs = zip(step.matrices, step.inputs, strict=True)
             values.append(sum(m @ values[i] for m, i in pairs) + step.bias)
         else:
-            values.append(step.values(values[step.input]))
+            values.append(step.function.values(values[step.input]))
     for value, reach in zip(values, dual.reaches, strict=True):
         change = (value - reach.centre).astype(np.float64)
         assert (change >= reach.low).all()
@@ -123,7 +131,7 @@ def test_a_linear_network_is_bounded_exactly():
     x = random.uniform(size=6).astype(np.float32)
     z = x.astype(float) @ weight.astype(float)
     label, eps = int(z.argmax()), 0.25
-    found = Dual(program(made, front), x, eps, Norms()).margins(label, deployed="real")
+    found = Dual(program(made, front), x, eps, Norms()).margins(label, REAL)
     for j in range(3):
         if j != label:
             rows = weight[:, label].astype(float) - weight[:, j]
@@ -139,7 +147,7 @@ def test_one_relu_is_bounded_by_the_exact_minimum_in_rational_arithmetic():
     for x, eps in ((0.75, 0.125), (0.75, 0.5), (0.25, 0.5), (0.4375, 0.03125)):
         exact = 2 * (max(Fraction(x) - Fraction(eps) - Fraction(1, 2), 0) + Fraction(1, 8))
         point = np.array([x], np.float32)
-        found = Dual(program(made, front), point, eps, Norms()).margins(0, deployed="real")
+        found = Dual(program(made, front), point, eps, Norms()).margins(0, REAL)
         assert Fraction(float(found[1])) <= exact
         assert found[1] >= float(exact) - 0.35
 
@@ -157,12 +165,12 @@ def test_the_error_of_the_deployed_network_covers_onnxruntime():
         exact = reading(torch.from_numpy(front(points))).numpy()
         seen = Deployed(made, front)(points)
         others = np.array([1, 2, 3])
-        errors = deployed_errors(matrices, dual.reaches, "float32", 0, others)
+        errors = deployed_errors(matrices, dual.reaches, SINGLE, 0, others)
         gaps = np.abs((seen[:, [0]] - seen[:, others]) - (exact[:, [0]] - exact[:, others]))
         assert (gaps.max(0) <= errors).all()
         assert errors.max() < 1e5 * gaps.max()
-        assert (deployed_errors(matrices, dual.reaches, "real", 0, others) == 0).all()
-        half = deployed_errors(matrices, dual.reaches, "float64", 0, others)
+        assert (deployed_errors(matrices, dual.reaches, REAL, 0, others) == 0).all()
+        half = deployed_errors(matrices, dual.reaches, Arithmetic.of("float64"), 0, others)
         assert (half < errors).all()
 
 
@@ -170,10 +178,10 @@ def test_nothing_is_proven_of_what_is_not_finite():
     nodes = [node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")]
     made = model(nodes, (2,), w=np.full((2, 2), 1e30), v=[[3e38, 1.0], [3e38, 1.0]])
     x, front = np.array([0.5, 0.25], np.float32), preprocessing((2,))
-    found = Dual(program(made, front), x, 0.1, Norms()).margins(0)
+    found = Dual(program(made, front), x, 0.1, Norms()).margins(0, SINGLE)
     assert not found.min() > 0
     ties = model(nodes, (2,), w=np.eye(2), v=np.ones((2, 2)))
-    assert not Dual(program(ties, front), x, 0.0, Norms()).margins(0).min() > 0
+    assert not Dual(program(ties, front), x, 0.0, Norms()).margins(0, SINGLE).min() > 0
 
 
 def test_pixel_domain_boxes_are_narrower_and_hold():
@@ -186,8 +194,8 @@ def test_pixel_domain_boxes_are_narrower_and_hold():
     label = int(np.argmax(free.reaches[matrices.output].centre))
     points = sampled(2, image, 0.3, 200).clip(0, 1).astype(np.float32)
     smallest = margins(Deployed(made, front)(points), label).min()
-    assert kept.margins(label).min() <= smallest
-    assert kept.margins(label).min() >= free.margins(label).min() - 1e-2
+    assert kept.margins(label, SINGLE).min() <= smallest
+    assert kept.margins(label, SINGLE).min() >= free.margins(label, SINGLE).min() - 1e-2
 
 
 @pytest.mark.parametrize("kind", ["Sigmoid", "Tanh"])

@@ -21,7 +21,7 @@ def state_of(network, x, eps, deployed="real"):
     source, rows = FormSource(network, arrays, np.arange(1)), np.arange(1)
     radius = torch.tensor([eps], dtype=torch.float64)
     with torch.no_grad():
-        return replay_of(network, deployed).state(x, radius, Hints.of(arrays, rows), source)
+        return replay_of(network, deployed).state(x, radius, Hints.of(arrays, rows), source.of_box)
 
 
 def values_of(graph, x, noise=None):
@@ -42,7 +42,7 @@ def values_of(graph, x, noise=None):
 def test_a_form_is_no_more_than_its_least_value_with_the_best_of_many_multipliers(kind, seed):
     """Of two neurons over a disc every point is tried, and so are hundreds of slopes and λ: a
     charge that is too small for the ball, the box or the band would show."""
-    network = network_of(dense(seed, (2, 2, 2), kind), preprocessing((2,)), "real")
+    network = network_of(dense(seed, (2, 2, 2), kind), preprocessing((2,)))
     graph, random = network.graph, np.random.default_rng(seed)
     x = torch.from_numpy(random.uniform(-0.5, 0.5, size=(1, 2)))
     angle = torch.linspace(0, 2 * np.pi, 721, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_a_form_is_no_more_than_its_least_value_with_the_best_of_many_multiplier
 @pytest.mark.parametrize("seed", range(3))
 def test_runs_that_round_as_much_as_is_allowed_are_covered(kind, seed):
     """A run may be off by the whole drift of every sink, in the direction that is worst."""
-    network = network_of(dense(seed, (4, 6, 6, 2), kind), preprocessing((4,)), "bfloat16")
+    network = network_of(dense(seed, (4, 6, 6, 2), kind), preprocessing((4,)))
     graph, random = network.graph, np.random.default_rng(seed)
     x = torch.from_numpy(random.uniform(size=(1, 4)))
     eps = 1e-3
@@ -150,7 +150,7 @@ class Rigged(Coins):
         self.top, self.other = top, other
 
     def unit_vectors(self, rows, size):
-        tau = self.each ** (1 / 3) * (np.pi / (2 * size)) ** 0.5 * (1 + 1e-6)
+        tau = self.each ** (1 / 5) * (np.pi / (2 * size)) ** 0.5 * (1 + 1e-6)
         return tau * self.top + (1 - tau**2) ** 0.5 * self.other
 
 

@@ -58,7 +58,7 @@ def values(made: Program, pixels: np.ndarray) -> list[np.ndarray]:
             parts = [m @ found[i] for m, i in zip(step.matrices, step.inputs, strict=True)]
             found.append(sum(parts) + step.bias)
         else:
-            found.append(step.values(found[step.input]))
+            found.append(step.function.values(found[step.input]))
     return found
 
 

@@ -106,7 +106,7 @@ class Tally:
             return result
 
         with (
-            mock.patch("lipcert.certification.backward.coupled", coupling),
+            mock.patch("lipcert.certification.margins.coupled", coupling),
             mock.patch.object(Splitter, "proven", splitting),
         ):
             yield

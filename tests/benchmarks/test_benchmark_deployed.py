@@ -13,11 +13,12 @@ import torch
 from attacks import in_ball
 from shared import data_of, index, needs_models, network_of
 
-from lipcert.bounds.anchored import select
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.objectives import margin_objectives
+from lipcert.bounds.state import select
 from lipcert.certification import Certifier
-from lipcert.certification.backward import BackwardBatch
 from lipcert.certification.deployed import Deployment
+from lipcert.certification.rungs.dual import DualRadius
+from lipcert.certification.samples import Samples
 from lipcert.options import Epsilon, Options
 from lipcert.rounding import FORMATS
 
@@ -73,23 +74,19 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     labels = network.to(dtype=torch.float64).logits(pixels).argmax(1)
     given = Options(eps=(eps,), deployed="real", effort="fast")
     certifier = Certifier(network, given, samples=20)
-    tools = certifier.backward
-    assert tools is not None
-    centre = tools.bound.propagation.anchors(pixels)
-    radius = torch.full((20,), eps.rounded_up, dtype=torch.float64)
-    deployed = certifier.tools.deployment
+    analysis, radius = certifier.analysis, torch.full((20,), eps.rounded_up, dtype=torch.float64)
+    rows = torch.arange(20)
+    samples = Samples.of(analysis, pixels, labels, certifier.budget.open(rows)).anchored
+    (duals,) = {rung.duals for rung in certifier.ladder if isinstance(rung, DualRadius)}
+    centre, deployed = samples.centre, analysis.deployment
     pair = deployed.pair_errors(deployed.centre(pixels), labels, radius)
     others = (centre.logits.topk(2, 1).indices)[:, 1]
-    rows = torch.arange(20)
     margin = (centre.logits[rows, labels] - centre.logits[rows, others]).abs()
-    forms = margin_forms(tools.bound.layers.network, rows, labels, others)
-    allowance = certifier.budget.open(rows)
-    batch = BackwardBatch(tools, pixels, labels, allowance, tools.deployment.centre(pixels))
-    state = batch.prepare(radius, refine=False).state
-    found = tools.dual.start(select(state, rows), forms)
+    forms = margin_objectives(analysis.lowered, rows, labels, others)
+    state, dual = duals.prepare(samples, radius, analysis.pace.boxes).state, duals.prover.dual
+    found = dual.start(select(state, rows), forms)
     plain, proven = (
-        bound(select(state, rows), forms, found)
-        for bound in (tools.dual.change, tools.dual.certified)
+        bound(select(state, rows), forms, found) for bound in (dual.change, dual.certified)
     )
     terms = {
         "fused coefficients": pair[rows, others],

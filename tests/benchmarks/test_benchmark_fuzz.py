@@ -19,10 +19,9 @@ from fuzz import IN_SHAPE, SPOILS, Evaluate, samples_of, spoiled_network
 from fuzz_tally import Tally
 from laws import seeded
 from shared import MODELS, data_of, index, network_of
-from threats import Threat, eps_within, neighbours, radii
+from threats import Threat, eps_within, neighbours, radii, seeing_any_window
 from torch import Generator, Tensor
 
-from lipcert.bounds import windows
 from lipcert.certificate import Sample
 from lipcert.certification.pace import PACES
 from lipcert.errors import InternalError
@@ -44,9 +43,9 @@ SHARES: list[dict[str, int] | None] = [
 ]
 _GLOBAL, _BASES = 350, 2
 # Of the standard effort's samples, those that a fast one gave no radius: splits in vain. Where it
-# gave too few of them one, a network is not worth a dear call.
+# gave too few of them one, a network is not worth an expensive call.
 _UNLIKELY, _ENOUGH = 2, 12
-# Networks for dear methods: leaves of a few neurons can be enough.
+# Networks for expensive methods: leaves of a few neurons can be enough.
 _SMALLER = (1, 2, 3, 3)
 _EPS = ("1e-4", "0.02")
 # Margins are split into fewer leaves than by the effort itself, which spends minutes in vain.
@@ -120,9 +119,10 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def test_no_certificate_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for effort, pace in seeing_any_window(PACES).items():
+        # Small networks have windows too.
+        monkeypatch.setitem(PACES, effort, pace)
     monkeypatch.setitem(PACES, "max", replace(PACES["max"], leaves=_MAX_LEAVES))
-    # Small networks have windows too.
-    monkeypatch.setattr(windows, "_WORTH", 10.0)
     tally, seed = Tally(), FIRST
     try:
         with terminated_as_interrupted(), tally.watched():

@@ -10,11 +10,11 @@ from laws import random_joint_network, seeded, uniform
 from test_bounds_sketch import ASSURANCE, COUNT, RADII, Case, Seeded, anchors
 from torch import Tensor
 
-from lipcert.bounds.anchored import select, to_dtype
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.sketch import Claim, Proof, Tube
+from lipcert.bounds.sketch import Claim, Tube, TubeProof
+from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.deployed import Deployment
 from lipcert.network import keep, lower, simplify
 from lipcert.network.activations import Identity
@@ -41,7 +41,7 @@ class Joined(Case):
         self.seed = seed
 
 
-def inside(case: Joined, proof: Proof, values: list[Tensor]) -> bool:
+def inside(case: Joined, proof: TubeProof, values: list[Tensor]) -> bool:
     for i, layer in proof.state.items():
         z = values[case.network.nodes[i].inputs[0] if i else 0]
         if bool(((z < layer.lower) | (z > layer.upper))[proof.held].any()):
@@ -140,7 +140,9 @@ def test_no_attack_goes_below_the_duals_from_a_proven_state(seed: int) -> None:
             rows = (proof.held & (labels != other)).nonzero().flatten()
             if not len(rows):
                 continue
-            forms = margin_forms(case.network, rows, labels[rows], torch.full_like(rows, other))
+            forms = margin_objectives(
+                case.network, rows, labels[rows], torch.full_like(rows, other)
+            )
             state = select(proof.state, rows)
             start = guide.start(to_dtype(state, torch.float32), forms.to(torch.float32))
             found = dual.optimise(state, forms, start.to(torch.float64), 5)[1]
@@ -175,7 +177,9 @@ def test_a_remainder_that_is_too_small_is_seen(monkeypatch: pytest.MonkeyPatch) 
                 some = rows[labels[rows] != other]
                 if not len(some):
                     continue
-                forms = margin_forms(case.network, some, labels[some], torch.full_like(some, other))
+                forms = margin_objectives(
+                    case.network, some, labels[some], torch.full_like(some, other)
+                )
                 state = select(proof.state, some)
                 start = dual.start(state, forms)
                 least = clean[some, other] + dual.certified(state, forms, start)

@@ -9,11 +9,15 @@ from attacks import in_ball, margins, smallest_margins
 from fuzz import samples_of, spoiled_network
 from laws import random_network, seeded, uniform
 
-import lipcert.certification.assured as assured_module
-import lipcert.certification.cascade as cascade_module
+from lipcert.bounds import Facts
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
+from lipcert.certification.analysis import Analysis
 from lipcert.certification.attack import Attack
+from lipcert.certification.findings import Findings, Step
+from lipcert.certification.published import Published
+from lipcert.certification.rungs import Rung, ladder
+from lipcert.certification.samples import Samples
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import relu
@@ -182,6 +186,37 @@ def test_a_sample_s_result_hardly_depends_on_its_batch() -> None:
         assert abs(more) <= backward.preparations - 1
 
 
+def test_without_a_search_over_multipliers_a_batch_changes_nothing_but_rounding() -> None:
+    """Radii lie on a grid of 12 bits, whose neighbour rounding may choose."""
+    network, x, labels = random_case(3, batch=6)
+    for method in ("global", "local"):
+        certifier = Certifier(network, options("0.02", "0.1", method=method), samples=6)
+        together = certifier(x, labels, range(6))
+        for i in (4, 1):
+            (alone,) = certifier(x[i : i + 1], labels[i : i + 1], [i])
+            assert alone.radius == pytest.approx(together[i].radius, rel=2**-11)
+            assert alone.margin == pytest.approx(together[i].margin, rel=1e-12)
+            assert alone.lipschitz == pytest.approx(together[i].lipschitz, rel=1e-9)
+            assert alone.certified == together[i].certified
+            assert alone.failure_probability == together[i].failure_probability
+
+
+def test_the_deployed_error_is_that_of_the_certified_radius() -> None:
+    """And not of a larger one that the search tried last."""
+    for seed in (4, 6, 9):
+        network, x, labels = random_case(seed, batch=8)
+        certifier = Certifier(network, options("0.05", method="global"), samples=8)
+        found = certifier(x, labels, range(8))
+        radius = torch.tensor([sample.radius for sample in found], dtype=torch.float64)
+        assert (radius > 0).any()
+        allowance = certifier.budget.open(torch.arange(8))
+        samples = Samples.of(certifier.analysis, x, labels, allowance)
+        slack, error = certifier.published.slack(samples, radius, Facts())
+        assert (slack[radius > 0] > 0).all()
+        told = torch.tensor([sample.deployed_error for sample in found], dtype=torch.float64)
+        assert torch.allclose(told[radius > 0], error[radius > 0], rtol=1e-9, atol=0)
+
+
 def test_the_failure_probability_is_kept() -> None:
     network, x, labels = random_case(1)
     certifier = Certifier(network, options("0.1", "0.2", "0.3"), samples=len(x))
@@ -306,18 +341,40 @@ def test_verdicts_of_numbers_that_are_not_finite() -> None:
     assert good.verdict == "certified"
 
 
-def test_an_attack_inside_a_certificate_is_an_internal_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Liar:
+    """A rung that finds every sample misclassified near by."""
+
+    name = "attack"
+
+    def climb(self, samples: Samples, known: Findings) -> Step:
+        near = torch.full_like(known.margin, 0.2)
+        rows = torch.arange(len(samples))
+        return Step(self.name, rows, attack=Attack(near, samples.x))
+
+
+def with_a_liar(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
+    return *ladder(analysis, published), Liar()
+
+
+def test_an_attack_inside_a_certificate_is_an_internal_error() -> None:
     network = linear([[1.0], [-1.0]], [0.0, 0.0])
-    x = torch.tensor([[[0.5]]], dtype=torch.float64)
-
-    def liar(network: Network, x: torch.Tensor, *_: object, **__: object) -> Attack:
-        return Attack(torch.full((len(x),), 0.2, dtype=torch.float64), x)
-
-    monkeypatch.setattr(cascade_module, "nearest", liar)
+    x, labels = torch.tensor([[[0.5]]], dtype=torch.float64), torch.tensor([0])
+    certifier = Certifier(network, options("0.3"), samples=1, rungs=with_a_liar)
     with pytest.raises(InternalError, match="inside the certified radius"):
-        certify(network, x, torch.tensor([0]), options("0.3"))
+        certifier(x, labels, [0])
+
+
+def test_an_attack_inside_an_estimate_contradicts_nothing() -> None:
+    """An estimate bounds nothing: it may reach beyond a misclassified point, and is no error."""
+    network = linear([[1.0], [-1.0]], [0.0, 0.0])
+    x, labels = torch.tensor([[[0.5]]], dtype=torch.float64), torch.tensor([0])
+    given = options("0.3", norms="estimate")
+    (sample,) = Certifier(network, given, samples=1, rungs=with_a_liar)(x, labels, [0])
+    assert sample.attack_radius == 0.2
+    assert sample.radius_estimate is not None
+    assert sample.radius_estimate >= 0.3
+    assert (sample.verdict, sample.estimated) == ("estimated", ("0.3",))
+    assert (sample.radius, sample.lipschitz, sample.certified) == (None, None, ())
 
 
 def test_verdicts_of_auto() -> None:
@@ -333,17 +390,21 @@ def test_verdicts_of_auto() -> None:
     assert sure.radius == pytest.approx(0.6, rel=2e-2)
 
 
-def test_estimates_of_auto_are_labelled_and_contradict_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Power iteration that is stopped at once reaches beyond what an attack breaks: no error."""
-    monkeypatch.setattr(assured_module, "_POWER_STEPS", 1)
-    for seed in range(4):
-        network, x, labels = random_case(seed)
-        for sample in certify(network, x, labels, options("0.3", norms="estimate")):
-            assert sample.verdict in ("estimated", "unknown", "falsified")
+def test_estimates_of_auto_are_labelled() -> None:
+    seen, reached = set(), set()
+    for seed in range(2):
+        network, x, labels = random_case(seed, batch=3)
+        for sample in certify(network, x, labels, options("0.02", "3", norms="estimate")):
+            seen.add(sample.verdict)
+            reached.update(sample.estimated)
             assert sample.radius is None
             assert sample.certified == ()
+            assert sample.radius_estimate is not None
+            assert ("0.02" in sample.estimated) == (sample.radius_estimate >= 0.02)
+    # An estimate of 0.02 is labelled as one; at 3 an attack decides.
+    assert "0.02" in reached
+    assert "falsified" in seen
+    assert seen <= {"estimated", "unknown", "falsified"}
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -47,10 +47,10 @@ def test_eliminated_neurons_do_not_vary_and_more_do_in_a_larger_ball() -> None:
             certifier = Certifier(network, options, samples=6)
             samples = certifier(x, labels, range(6))
             norms = certifier.layer_norms
-            edges = certifier.tools.bound.layers.edges
+            edges = certifier.published.bound.layers.edges
             counts[eps] = torch.tensor([sample.eliminated for sample in samples])
             assert counts[eps].shape == (6, len(edges))
-            network_ = certifier.tools.bound.layers.network
+            network_ = certifier.analysis.simplified
             radius = torch.full((6,), float(eps), dtype=torch.float64)
             generator = seeded(seed)
             for _ in range(5):

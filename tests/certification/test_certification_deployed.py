@@ -194,7 +194,7 @@ def test_boxes_of_a_rearranged_network_are_not_taken_for_its_own() -> None:
     assert len(before) == len(after) == 1
     assert not torch.equal(network.values(x)[before[0]], simple.values(x)[after[0]])
     roundoff = Roundoff.of(network)
-    propagation = Propagation.of(network, node_constants(network, {}, roundoff.norms))
+    propagation = Propagation.of(network, node_constants(network, {}))
     as_loaded = Deployment(propagation, roundoff, SINGLE, softmax=False)
     assert as_loaded.noise(simple) is None
     assert as_loaded.noise(network) is not None

@@ -14,18 +14,21 @@ from lipcert.options import Epsilon, Options
 
 
 def test_shares_add_up_and_the_first_rung_that_decides_counts() -> None:
-    ledger = Ledger(4)
-    began = ledger._since
-    ledger.passed("a", torch.arange(4), torch.tensor([True, False, False, False]))
-    ledger.passed("b", torch.tensor([0, 2]), torch.tensor([True, True]))
-    ledger.passed("a", torch.tensor([3]), torch.tensor([True]))
-    ledger.passed("nobody", torch.tensor([], dtype=torch.int64), torch.tensor([]).bool())
+    ledger = began = Ledger.begun(4)
+    ledger = ledger.passed("a", torch.arange(4), torch.tensor([True, False, False, False]))
+    ledger = ledger.passed("b", torch.tensor([0, 2]), torch.tensor([True, True]))
+    ledger = ledger.passed("a", torch.tensor([3]), torch.tensor([True]))
+    none = torch.tensor([], dtype=torch.int64)
+    ledger = ledger.passed("nobody", none, none.bool())
     assert [ledger.decided(row) for row in range(4)] == ["a", None, "b", "a"]
     rungs = [list(ledger.seconds(row)) for row in range(4)]
     assert rungs == [["a", "b"], ["a"], ["a", "b"], ["a"]]
     spent = sum(sum(ledger.seconds(row).values()) for row in range(4))
-    assert spent <= ledger._since - began
-    assert spent == pytest.approx(ledger._since - began, rel=0.5)
+    assert spent <= ledger.since - began.since
+    assert spent == pytest.approx(ledger.since - began.since, rel=0.5)
+    # What was known before is so still.
+    assert began.shares == {}
+    assert [began.decided(row) for row in range(4)] == [None] * 4
 
 
 def test_the_cascade_is_a_function_of_the_samples() -> None:

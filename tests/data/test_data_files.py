@@ -14,6 +14,7 @@ import pytest
 from lipcert.data import Expected, load_dataset
 from lipcert.data.classes import read_classes
 from lipcert.data.dataset import OWN, PIXELS
+from lipcert.data.pages import unpacked_sizes
 from lipcert.errors import CannotCertify, UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -249,6 +250,68 @@ def test_damaged_parquet_is_refused(tmp_path, parquet):
         load(parquet(tmp_path / "own.parquet", image=pictures, label=[0]))
     with pytest.raises(CannotCertify, match="not a sound Parquet file"):
         load(write(tmp_path / "own.parquet", b"PAR1xxxx"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {}, {"compression": "gzip"}, {"compression": "zstd", "data_page_version": "2.0"},
+        {"use_dictionary": False, "write_page_index": True}, {"data_page_size": 256},
+        {"write_statistics": False, "column_encoding": "DELTA_BINARY_PACKED",
+         "use_dictionary": False}, {"write_page_checksum": True}, {"row_group_size": 50},
+    ],
+)  # fmt: skip
+def test_the_pages_of_parquet_declare_what_their_columns_do(tmp_path, how):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    numbers = np.arange(300) % 7
+    path = tmp_path / "table.parquet"
+    files.write_table(arrow.table({"a": numbers, "b": 2 * numbers, "label": numbers % 3}), path,
+                      **how)  # fmt: skip
+    assert load(path).labels.tolist() == (numbers % 3).tolist()
+    metadata, seen = files.ParquetFile(path).metadata, 0
+    with path.open("rb") as stream:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for part in map(group.column, range(3)):
+                start = part.dictionary_page_offset or part.data_page_offset
+                sizes = [*unpacked_sizes(stream, start, part.total_compressed_size)]
+                # What is declared counts the headers, of some 20 bytes each, as well.
+                assert sum(sizes) < part.total_uncompressed_size < sum(sizes) + 200 * len(sizes)
+                seen += len(sizes)
+    assert seen >= 3
+
+
+def test_a_page_that_unpacks_to_more_than_its_column_declares_is_not_unpacked(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    path = tmp_path / "table.parquet"
+    table = arrow.table({"a": np.zeros(140_000), "label": np.zeros(140_000, np.int64)})
+    files.write_table(table, path, use_dictionary=False, data_page_size=2 << 20)
+    content = path.read_bytes()
+    part = files.ParquetFile(path).metadata.row_group(0).column(0)
+    with path.open("rb") as stream:
+        first = next(unpacked_sizes(stream, part.data_page_offset, part.total_compressed_size))
+    written, most = (varint(2 * size) for size in (first, (1 << 20) - 1))
+    assert len(written) == len(most) == 3
+    assert content.count(written) >= 1
+    write(path, content.replace(written, most, 1))
+    with pytest.raises(CannotCertify, match="its pages unpack to more than the"):
+        load(path)
+
+
+def varint(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_cut_pages_are_no_pages(tmp_path, length, parquet):
+    path = parquet(tmp_path / "table.parquet", a=[1.5, 2.0], target=[0, 1])
+    content = path.read_bytes()[4:]
+    with pytest.raises(ValueError, match="page"):
+        list(unpacked_sizes(io.BytesIO(content[:length]), 0, len(content) + 20))
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):

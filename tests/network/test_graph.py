@@ -11,6 +11,7 @@ from lipcert.network.activations import (
     GeluTanh,
     GroupMax,
     HardSwish,
+    Identity,
     MaxMin,
     Mish,
 )

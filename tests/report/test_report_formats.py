@@ -104,6 +104,17 @@ def test_the_rules_of_junit_refuse_what_breaks_them():
             check_junit(good.replace(*change))
 
 
+def test_names_of_classes_are_in_junit_and_in_the_model_card():
+    results = made.plain()
+    results.certificate["data"]["class_names"] = names = ['a "cat"', "dog: <b>", "bird\x00"]
+    root = check_junit(render("junit", results, GATES))
+    (told,) = root.iter("property")
+    assert told.attrib == {"name": "classes", "value": 'a "cat", dog: <b>, bird�'}
+    (model,) = yaml.safe_load(render("model-card", results).split("---\n")[1])["model-index"]
+    assert model["results"][0]["dataset"]["args"]["classes"] == names
+    assert not [*check_junit(render("junit", made.plain(), GATES)).iter("property")]
+
+
 def test_junit_is_well_formed_whatever_names_hold():
     results = made.plain()
     results.certificate["model"]["name"] = 'a<b>&"\x00\x1b.onnx'

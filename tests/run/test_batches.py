@@ -1,3 +1,7 @@
+import threading
+from concurrent.futures import Future
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +9,9 @@ from hypothesis import strategies as st
 
 from lipcert.certificate import Sample
 from lipcert.errors import CannotCertify, InternalError
-from lipcert.run.batches import Alone, Done, Failure, in_batches, is_out_of_memory
+from lipcert.run.batches import in_batches
+from lipcert.run.executors import Answer, Ended, Executor, Failure, is_out_of_memory
+from lipcert.run.executors.outcome import attempt
 
 
 def sample(index: int) -> Sample:
@@ -51,57 +57,100 @@ def test_the_batch_size_halves_once_and_stays():
     assert [len(batch) for batch in device.batches] == [20, 10, 10, 10]
 
 
-class Crowd:
-    """Takes up to ``places`` batches, and computes them when they are asked for, in the order that
-    ``random`` says; it has ``room`` for so many samples of all of them together."""
+class Crowd(Executor):
+    """Takes up to ``places`` batches, which end one at a time, in the order that ``random`` says;
+    it has ``room`` for so many samples of all of them together. Workers end at ``deadly`` samples,
+    or once before they begin, at ``early`` ones."""
 
-    def __init__(self, places: int, room: int, bad: set[int], random) -> None:
-        self.places, self.room, self.bad, self.random = places, room, bad, random
-        self.given: list[list[int]] = []
+    def __init__(self, places, room, bad, random, deadly=frozenset(), early=frozenset()) -> None:
+        self._places, self.room, self.bad, self.random = places, room, bad, random
+        self.deadly, self.early = deadly, set(early)
+        self.given: dict[Future, list[int]] = {}
         self.sizes: list[int] = []
+        self.lock, self.ended = threading.Condition(), False
+        threading.Thread(target=self.work, daemon=True).start()
 
     @property
-    def free(self) -> bool:
-        return len(self.given) < self.places
+    def places(self) -> int:
+        return self._places
+
+    def submit(self, batch: list[int]) -> Future:
+        future = Future()
+        with self.lock:
+            assert len(self.given) < self._places
+            self.given[future] = batch
+            self.sizes.append(len(batch))
+            self.lock.notify()
+        return future
+
+    def work(self) -> None:
+        while not self.ended:
+            with self.lock:
+                if not self.lock.wait_for(lambda: self.given, timeout=0.1):
+                    continue
+                full = sum(map(len, self.given.values())) > self.room
+                future = self.random.choice(list(self.given))
+                batch = self.given.pop(future)
+            outcome = [sample(index) for index in batch]
+            if early := self.early & set(batch):
+                self.early -= early
+                future.set_exception(Ended("did not come", begun=False))
+                continue
+            if full:
+                outcome = Failure("MemoryError", memory=True)
+            elif self.deadly & set(batch):
+                future.set_exception(Ended("ended with exit code 3"))
+                continue
+            elif self.bad & set(batch):
+                outcome = Failure("ValueError", memory=False)
+            future.set_result(Answer(outcome, 0.0))
+
+    def __exit__(self, *exception) -> None:
+        self.ended = True
+
+
+class Alone(Executor):
+    """One place, by a function of the batch."""
+
+    def __init__(self, certify) -> None:
+        self.certify = certify
 
     @property
-    def busy(self) -> bool:
-        return bool(self.given)
+    def places(self) -> int:
+        return 1
 
-    def give(self, batch: list[int]) -> None:
-        assert self.free
-        self.given.append(batch)
-        self.sizes.append(len(batch))
+    def submit(self, batch: list[int]) -> Future:
+        future = Future()
+        try:
+            future.set_result(Answer(attempt(self.certify, batch), 0.0))
+        except CannotCertify as error:
+            future.set_exception(error)
+        return future
 
-    def take(self) -> Done:
-        full = sum(map(len, self.given)) > self.room
-        batch = self.given.pop(self.random.randrange(len(self.given)))
-        outcome = [sample(index) for index in batch]
-        if full:
-            outcome = Failure("MemoryError", memory=True)
-        elif self.bad & set(batch):
-            outcome = Failure("ValueError", memory=False)
-        return Done(batch, outcome, 0.0, crowded=self.busy)
+    def __exit__(self, *exception) -> None:
+        pass
 
 
 @given(
     st.lists(st.integers(0, 99), unique=True, max_size=40),
     st.sets(st.integers(0, 99), max_size=4),
     st.integers(0, 40),
+    st.sets(st.integers(0, 99), max_size=2),
+    st.sets(st.integers(0, 99), max_size=4),
     st.integers(1, 16),
     st.integers(1, 5),
-    st.randoms(use_true_random=False),
+    st.integers(0, 99),
 )
 def test_side_by_side_every_sample_comes_out_once_and_a_crowd_costs_none(
-    indices, bad, room, size, places, random
+    indices, bad, room, deadly, early, size, places, seed
 ):
-    crowd = Crowd(places, room, bad, random)
-    out = [s for batch in in_batches(crowd, indices, failed, size=size) for s in batch]
+    with Crowd(places, room, bad, Random(seed), deadly, early) as crowd:
+        out = [s for batch in in_batches(crowd, indices, failed, size=size) for s in batch]
     assert sorted(s.index for s in out) == sorted(indices)
-    expected = {i for i in indices if i in bad or room == 0}
+    expected = {i for i in indices if i in bad | deadly or room == 0}
     assert {s.index for s in out if s.verdict == "error"} == expected
     assert max(crowd.sizes, default=0) <= size
-    if not bad and room >= places * size:
+    if not bad | deadly | early and room >= places * size:
         assert crowd.sizes == [len(indices[i : i + size]) for i in range(0, len(indices), size)]
 
 
@@ -135,9 +184,56 @@ def test_samples_of_other_indices_are_never_accepted():
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), True),
         (RuntimeError("[enforce fail] not enough memory: you tried to allocate"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cuso…`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
         (RuntimeError("shapes do not match"), False),
         (ValueError("out of memory"), False),
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+class Gpu(Alone):
+    """A batch takes a share of the memory for each sample, and a share for the network."""
+
+    def __init__(self, each: float, network: float = 0.02) -> None:
+        self.each, self.network = each, network
+        self.sizes: list[int] = []
+
+    def submit(self, batch: list[int]) -> Future:
+        self.sizes.append(len(batch))
+        share = self.network + self.each * len(batch)
+        outcome = [sample(index) for index in batch]
+        if share > 1:
+            outcome = Failure("out of memory", memory=True)
+        future = Future()
+        future.set_result(Answer(outcome, 0.0, share=share))
+        return future
+
+
+def test_on_a_gpu_batches_grow_to_what_its_memory_holds():
+    gpu = Gpu(each=0.001)
+    out = [s for batch in in_batches(gpu, range(3000), failed) for s in batch]
+    assert [s.index for s in out] == list(range(3000))
+    assert gpu.sizes[:3] == [20, 80, 320]
+    assert max(gpu.sizes) == 512
+    assert 0.4 < gpu.each * max(gpu.sizes) + gpu.network < 0.7
+    tight = Gpu(each=0.02)
+    list(in_batches(tight, range(200), failed))
+    assert max(tight.sizes) <= 30
+    fixed = Gpu(each=0.001)
+    list(in_batches(fixed, range(100), failed, size=10))
+    assert set(fixed.sizes) == {10}
+
+
+def test_on_a_gpu_what_ran_out_of_memory_once_does_not_grow_again():
+    gpu = Gpu(each=0.06)
+    out = [s for batch in in_batches(gpu, range(40), failed) for s in batch]
+    assert [s.index for s in out] == list(range(40))
+    assert gpu.sizes == [20, 10, 10, 10, 10]

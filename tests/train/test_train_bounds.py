@@ -7,8 +7,7 @@ import torch
 from train_models import GRAPHS, SHAPE, recipe, trainable
 
 from lipcert.network import Segment
-from lipcert.train.bounds import BOUNDS
-from lipcert.train.boxes import inner_edges, support
+from lipcert.train.bounds import BOUNDS, inner_edges
 from lipcert.train.norms import WarmNorms
 from lipcert.train.objective import Objective
 
@@ -144,24 +143,6 @@ def test_mixed_precision_is_off_in_the_bound(bound):
     assert torch.equal(mixed_totals, totals)
     for one, two in zip(made.parameters(), other.trainable.parameters(), strict=True):
         assert torch.equal(one.grad, two.grad)
-
-
-def test_support_is_the_best_of_the_ball_cut_by_the_box():
-    generator = torch.Generator().manual_seed(7)
-    form = torch.randn(4, 3, 9, generator=generator)
-    low, high = -torch.rand(4, 9, generator=generator), torch.rand(4, 9, generator=generator)
-    radius = torch.tensor([0.1, 0.5, 1.0, 50.0])
-    found = support(form, low, high, radius)
-    best = torch.full_like(found, -torch.inf)
-    for _ in range(3000):
-        u = torch.randn(4, 9, generator=generator)
-        u = torch.minimum(torch.maximum(u, low), high)
-        u = u * (radius / u.norm(dim=1)).clamp(max=1)[:, None]
-        best = torch.maximum(best, torch.einsum("brn,bn->br", form, u))
-    assert bool((found >= best - 1e-5).all())
-    corner = torch.where(form > 0, form * high[:, None], form * low[:, None]).sum(-1)
-    assert torch.allclose(found[3], corner[3], rtol=1e-3)
-    assert bool((found <= torch.minimum(corner, radius[:, None] * form.norm(dim=2)) + 1e-3).all())
 
 
 def segment_of(made):

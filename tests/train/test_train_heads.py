@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,14 @@ import lipcert
 from lipcert.cli.main import main
 from lipcert.errors import InternalError
 from lipcert.loading.cross_check import as_deployed
+from lipcert.options import Epsilon, Options
+from lipcert.run import DataSource, Execution, Preprocessing
+from lipcert.run.progress import Watch
 from lipcert.train.export import export
+from lipcert.train.finetune import FineTuning, finetune
+from lipcert.train.recipe import Recipe
 from lipcert.train.trainable import Trainable
+from lipcert.train.watch import TrainingWatch
 
 QUICK = (
     "--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "128", "--batch-size",
@@ -103,3 +110,32 @@ def test_every_head_that_is_left_out_is_put_back() -> None:
     assert np.allclose(as_deployed("Sigmoid", logits), 1 / (1 + np.exp(-logits)))
     with pytest.raises(InternalError, match="no rule puts back"):
         as_deployed("Hardmax", logits)
+
+
+class Interrupted(Watch):
+    """Ctrl-C or SIGTERM as the operator norms of the tuned file are bounded."""
+
+    def stage(self, text: str) -> None:
+        if "norms" in text:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_after_the_training_says_what_is_kept(tmp_path: Path) -> None:
+    onnx.save(with_head("Softmax"), path := tmp_path / "model.onnx")
+    folder, eps = tmp_path / "run", Epsilon.parse("0.3")
+    job = FineTuning(
+        model=path, weights=None, arch=None, data=DataSource("digits", limit=2), train_data=None,
+        preprocessing=Preprocessing(),
+        recipe=Recipe(eps=eps, epochs=1, ramp=0.5, limit=128, batch_size=64),
+        options=Options(eps=(eps,), effort="fast"), execution=Execution(threads=1, output=folder),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt, match=r"model\.onnx: .* --resume"):
+        finetune(job, TrainingWatch(), Interrupted())
+    assert (folder / "model.onnx").is_file()
+    # Nothing was certified yet, so that other options may be chosen now.
+    again = replace(
+        job, options=Options(eps=(eps,), failure_probability=0.0),
+        execution=replace(job.execution, resume=True),
+    )  # fmt: skip
+    record = finetune(again, TrainingWatch())
+    assert record["results"]["after"]["failure_probability"] == 0.0

@@ -22,28 +22,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.audit.proofs.graph import Graph, Segments
-from lipcert.audit.proofs.linear import Part
-from lipcert.audit.proofs.norms import Coins, Gram, estimate, gamma, norm
+from lipcert.audit.linear import Part
+from lipcert.audit.proofs.graph import Graph, Segments, add
+from lipcert.audit.proofs.norms import Coins, Gram, gamma, near, randomised_norm
 from lipcert.audit.proofs.state import Layer, State
 
-# A norm that serves all samples is found this near, with a scale from so many steps.
-_EXCESS, _STEPS = 0.002, 40
+# A norm that serves all samples is found this near.
+_EXCESS = 0.002
 
-
-# A norm from above: of a Gram map between masks, with a scale near it and the map's roundings.
+# A norm from above: of a Gram map on the masked neurons, with a scale near it and its roundings.
 NormOf = Callable[[Gram, Tensor, Tensor, float], Tensor]
-
-
-def chain_before(graph: Graph, value: int) -> tuple[int, ...]:
-    """The functions that the one at ``value`` depends on."""
-    needed, found = {graph.bend(value).input}, set[int]()
-    for other in reversed([b for b in graph.bends if b < value]):
-        reached = {s for sink in needed for s in graph.segments[sink].sources}
-        if other in reached:
-            found.add(other)
-            needed.add(graph.bend(other).input)
-    return tuple(sorted(found))
 
 
 def shared_norms(graph: Graph, coins: Coins) -> dict[tuple[int, int], float]:
@@ -52,10 +40,10 @@ def shared_norms(graph: Graph, coins: Coins) -> dict[tuple[int, int], float]:
     for sink in dict.fromkeys(graph.bend(value).input for value in graph.bends):
         segments = graph.segments[sink]
         for source in segments.sources:
-            ones = torch.ones(1, graph.widths[sink], dtype=torch.float64)
+            width, terms = graph.widths[sink], 2 * segments.terms + 8
             gram = segment_gram(segments, source, None, None)
-            near = estimate(gram, 1, graph.widths[sink], _STEPS) * (1 + _EXCESS)
-            value = norm(gram, ones, near, coins, 2 * segments.terms + 8, excess=_EXCESS)
+            scale = (near(gram, width) * (1 + _EXCESS)).clamp(min=1e-100)
+            value = randomised_norm(gram, width, scale, coins, terms, _EXCESS)
             found[sink, source] = float(value[0])
     return found
 
@@ -93,13 +81,7 @@ def by_segments(
             own = norm_of(gram, mask[wanted], scales[wanted, place], 2 * segments.terms + 16)
             found = found.index_copy(0, wanted, torch.fmin(found[wanted], own))
         total = total + found * at.radius
-    return (total + own_drift(layer)) * (1 + gamma(len(segments.sources) + 16))
-
-
-def own_drift(layer: Layer) -> Tensor:
-    """``‖M drift‖``."""
-    found: Tensor = (layer.sink.drift * layer.mask).norm(dim=1)
-    return found * (1 + gamma(layer.mask.shape[1] + 16))
+    return (total + layer.drift) * (1 + gamma(len(segments.sources) + 16))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,31 +97,27 @@ class Chain:
     radii: Tensor  # (B, 2S − 1): eps, ρ_b, d_b
 
     @classmethod
-    def of(cls, state: State, value: int, mask: Tensor) -> Chain:
-        bends = chain_before(state.graph, value)
-        layers = [state.layers[b] for b in bends]
-        radii = [state.eps, *(a.ball for a in layers), *(own_drift(a) for a in layers)]
-        middles = {b: state.layers[b].middle for b in bends}
-        halves = {b: state.layers[b].half for b in bends}
-        return cls(state.graph, value, bends, middles, halves, mask, torch.stack(radii, 1))
+    def of(cls, state: State, value: int, mask: Tensor, rows: Tensor) -> Chain:
+        """For the samples ``rows`` of a state."""
+        bends = state.graph.chains[value]
+        layers = {b: state.layers[b] for b in bends}
+        radii = [state.eps, *(a.ball for a in layers.values()), *(a.drift for a in layers.values())]
+        middles = {b: layer.middle[rows] for b, layer in layers.items()}
+        halves = {b: layer.half[rows] for b, layer in layers.items()}
+        stacked = torch.stack(radii, 1)[rows]
+        return cls(state.graph, value, bends, middles, halves, mask[rows], stacked)
 
     @property
     def terms(self) -> int:
-        sinks = [self.graph.bend(value).input for value in (self.value, *self.bends)]
-        return 16 + sum(2 * self.graph.segments[sink].terms + 16 for sink in sinks)
+        return 16 + sum(2 * self.graph.before(b).terms + 16 for b in (self.value, *self.bends))
 
-    def back(self, v: Tensor, *, absolute: bool = False) -> dict[int, Tensor]:
+    def back(self, v: Tensor, part: Part = "entries") -> dict[int, Tensor]:
         """What arrives at each source."""
-        part: Part = "magnitudes" if absolute else "entries"
-        sink = self.graph.bend(self.value).input
-        pending = self.graph.segments[sink].back(v * self.mask, part)
+        pending = self.graph.before(self.value).back(v * self.mask, part)
         for b in reversed(self.bends):
-            middle = self.middles[b].abs() if absolute else self.middles[b]
-            row = pending[b] * middle
-            for source, down in (
-                self.graph.segments[self.graph.bend(b).input].back(row, part).items()
-            ):
-                pending[source] = pending[source] + down if source in pending else down
+            middle = self.middles[b].abs() if part == "magnitudes" else self.middles[b]
+            for source, down in self.graph.before(b).back(pending[b] * middle, part).items():
+                add(pending, source, down)
         return pending
 
     def gram(self, weights: Tensor) -> Gram:
@@ -148,18 +126,18 @@ class Chain:
 
         def apply(v: Tensor, absolute: bool) -> Tensor:
             part: Part = "magnitudes" if absolute else "entries"
-            seen = self.back(v, absolute=absolute)
+            seen = self.back(v, part)
             values = {0: seen[0] * weights[:, :1]} if 0 in seen else {}
             for place, b in enumerate(self.bends, start=1):
-                segments = self.graph.segments[self.graph.bend(b).input]
+                segments = self.graph.before(b)
                 known = {s: values[s] for s in segments.sources if s in values}
                 middle, half = self.middles[b], self.halves[b]
                 x, y = weights[:, place, None], weights[:, place + count, None]
                 share = x * half.square() + y * middle.square()
                 through = segments.forth(known, part) * (middle.abs() if absolute else middle)
                 values[b] = through + seen[b] * share
-            sink = self.graph.segments[self.graph.bend(self.value).input]
-            return sink.forth({s: values[s] for s in sink.sources}, part) * self.mask
+            last = self.graph.before(self.value)
+            return last.forth({s: values[s] for s in last.sources}, part) * self.mask
 
         return apply
 

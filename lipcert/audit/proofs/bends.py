@@ -14,12 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx
 import torch
 from torch import Tensor
 
+from lipcert.audit.bent import Bent, bent_function
+from lipcert.audit.interpreter import Value
 from lipcert.audit.matrix import ENTRY
-from lipcert.audit.operators import Attributes
-from lipcert.audit.program import Bent
+from lipcert.audit.operators import attributes_of
 
 UNIT = 2.0**-53
 # Cells of the grid on either side of the sample.
@@ -42,6 +44,30 @@ class Pieces:
     steep: Tensor
     most: Tensor
 
+    @classmethod
+    def of(
+        cls, begins: Tensor, ends: Tensor, slopes: Tensor, offsets: Tensor, band: Tensor,
+        tangent: Tensor, least: Tensor, largest: Tensor,
+    ) -> Pieces:  # fmt: skip
+        """``least`` and ``largest``: the slopes of the function on each piece, ``(B, p, n)``.
+
+        A secant from the sample is a mean of slopes, and ``slope + (offset ± band) / d`` on a
+        piece, extreme at its ends; within the piece around the sample nothing but slopes tell it.
+        """
+        there, around = begins <= ends, (begins <= 0) & (ends >= 0)
+        low, high = torch.where(there, least, math.inf), torch.where(there, largest, -math.inf)
+        flat = torch.where(around, low, math.inf).amin(1)
+        steep = torch.where(around, high, -math.inf).amax(1)
+        for end in (begins, ends):
+            counts = there & ~around
+            length = torch.where(counts, end, 1.0)
+            secant, doubt = slopes + offsets / length, band / length.abs()
+            flat = torch.minimum(flat, torch.where(counts, secant - doubt, math.inf).amin(1))
+            steep = torch.maximum(steep, torch.where(counts, secant + doubt, -math.inf).amax(1))
+        flat, steep = torch.maximum(flat, low.amin(1)), torch.minimum(steep, high.amax(1))
+        most = torch.maximum(low.amin(1).abs(), high.amax(1).abs())
+        return cls(begins, ends, slopes, offsets, band, tangent, flat, steep, most)
+
 
 class Function(ABC):
     """One element-wise function. ``rounding``: a run's ``σ(z)`` errs by at most ``u`` times
@@ -59,9 +85,10 @@ class Function(ABC):
 
 
 class Piecewise(Function):
-    """Continuous and piecewise linear; see ``program.Bent``."""
+    """Continuous and piecewise linear."""
 
     def __init__(self, bent: Bent) -> None:
+        self.bent = bent
         self.slopes = torch.from_numpy(bent.slopes)
         self.kinks, self.start = [float(kink) for kink in bent.kinks], float(bent.start)
         exact = bool(((self.slopes == 0) | (self.slopes.abs() == 1)).all())
@@ -71,10 +98,9 @@ class Piecewise(Function):
     def value(self, z: Tensor) -> Tensor:
         slopes = self.slopes.to(z)
         result = self.start + slopes[0] * (z - self.kinks[0]).clamp(max=0)
-        for k, kink in enumerate(self.kinks):
-            last = k + 1 == len(self.kinks)
-            reach = math.inf if last else self.kinks[k + 1] - kink
-            result = result + slopes[k + 1] * (z - kink).clamp(0, reach)
+        reaches = [b - a for a, b in zip(self.kinks, [*self.kinks[1:], math.inf], strict=True)]
+        for slope, kink, reach in zip(slopes[1:], self.kinks, reaches, strict=True):
+            result = result + slope * (z - kink).clamp(0, reach)
         return result
 
     def pieces(self, at: Tensor, low: Tensor, high: Tensor) -> Pieces:
@@ -83,44 +109,15 @@ class Piecewise(Function):
         ends = torch.stack([*(torch.minimum(high, kink) for kink in kinks), high], 1)
         slopes = self.slopes.to(at)[None].expand(len(at), -1, at.shape[1])
         # Each line by its value at a kink that it goes through.
-        here, lines = self.value(at), []
-        for piece, slope in enumerate(slopes.unbind(1)):
-            kink = self.kinks[max(piece - 1, 0)]
-            level = self.value(torch.full_like(at, kink))
-            lines.append(level + slope * (at - kink) - here)
-        offsets = torch.stack(lines, 1)
-        there = begins <= ends
-        tangent = slopes.gather(1, (there & (begins <= 0) & (ends >= 0)).int().argmax(1)[:, None])
-        reach = torch.maximum(-low, high)
-        most = torch.where(there, slopes.abs(), 0.0).amax(1)
-        sizes = at.abs() + reach + self.fixed
-        band = (8 * ENTRY * self.slopes.abs().amax(0).to(at) * sizes)[:, None].expand_as(slopes)
-        return _with_secants(
-            begins, ends, slopes, offsets, band, tangent[:, 0],
-            torch.where(there, slopes, math.inf).amin(1),
-            torch.where(there, slopes, -math.inf).amax(1), most,
-        )  # fmt: skip
-
-
-def _with_secants(
-    begins: Tensor, ends: Tensor, slopes: Tensor, offsets: Tensor, band: Tensor, tangent: Tensor,
-    least: Tensor, largest: Tensor, most: Tensor,
-) -> Pieces:  # fmt: skip
-    """Secants from the sample are extreme at the ends of pieces; the piece around it has its slope.
-
-    ``least`` and ``largest`` slopes of the box bound them too.
-    """
-    there, around = begins <= ends, (begins <= 0) & (ends >= 0)
-    flat = torch.where(there & around, slopes, math.inf).amin(1)
-    steep = torch.where(there & around, slopes, -math.inf).amax(1)
-    for end in (begins, ends):
-        counts = there & (end != 0)
-        length = torch.where(counts, end, 1.0)
-        secant, doubt = slopes + offsets / length, band / length.abs()
-        flat = torch.minimum(flat, torch.where(counts, secant - doubt, math.inf).amin(1))
-        steep = torch.maximum(steep, torch.where(counts, secant + doubt, -math.inf).amax(1))
-    flat, steep = torch.maximum(flat, least), torch.minimum(steep, largest)
-    return Pieces(begins, ends, slopes, offsets, band, tangent, flat, steep, most)
+        meets = [self.kinks[0], *self.kinks]
+        levels = [self.value(torch.full_like(at, kink)) - slope * (kink - at)
+                  for kink, slope in zip(meets, slopes.unbind(1), strict=True)]  # fmt: skip
+        offsets = torch.stack(levels, 1) - self.value(at)[:, None]
+        around = (begins <= ends) & (begins <= 0) & (ends >= 0)
+        tangent = slopes.gather(1, around.int().argmax(1)[:, None])[:, 0]
+        sizes = at.abs() + torch.maximum(-low, high) + self.fixed
+        band = (8 * ENTRY * slopes.abs().amax(1) * sizes)[:, None].expand_as(slopes)
+        return Pieces.of(begins, ends, slopes, offsets, band, tangent, slopes, slopes)
 
 
 # The least and the largest slope between two places.
@@ -128,14 +125,12 @@ Range = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Smooth(Function):
-    """``evaluate``; the slopes over intervals, as a ``Range``; ``kinks``: where slopes jump."""
+    """``evaluate``, and the slopes over intervals."""
 
     rounding = 16.0, 16.0
 
-    def __init__(
-        self, evaluate: Callable[[Tensor], Tensor], slopes: Range, kinks: Sequence[float] = ()
-    ) -> None:
-        self._evaluate, self._slopes, self._kinks = evaluate, slopes, kinks
+    def __init__(self, evaluate: Callable[[Tensor], Tensor], slopes: Range) -> None:
+        self._evaluate, self._slopes = evaluate, slopes
 
     def value(self, z: Tensor) -> Tensor:
         return self._evaluate(z)
@@ -144,15 +139,13 @@ class Smooth(Function):
         # Denser about the sample, where most of a ball is.
         steps = [(k / _CELLS) ** 1.5 for k in range(1, _CELLS + 1)]
         places = [low * share for share in reversed(steps)] + [0 * low]
-        places += [high * share for share in steps]
-        grid = torch.stack(places, 1)
+        grid = torch.stack(places + [high * share for share in steps], 1)
         values = self.value(at[:, None] + grid)
         rises = values - self.value(at)[:, None]
         begins, ends = grid[:, :-1], grid[:, 1:]
         least, largest = self._slopes(at[:, None] + begins, at[:, None] + ends)
         steepest = torch.maximum(least.abs(), largest.abs()).amax(1)
         sizes = values.abs().amax(1) + 1 + steepest * (at.abs() + torch.maximum(-low, high))
-        doubt = 64 * ENTRY * sizes
         width = ends - begins
         wide = width > 0
         slopes = torch.where(wide, rises.diff(dim=1) / torch.where(wide, width, 1.0), largest)
@@ -160,31 +153,9 @@ class Smooth(Function):
         slopes = torch.minimum(torch.maximum(slopes, least), largest)
         left = begins < 0
         offsets = torch.where(left, rises[:, 1:] - slopes * ends, rises[:, :-1] - slopes * begins)
-        band = width * (largest - least) / 4 * (1 + ENTRY) + doubt[:, None]
+        band = width * (largest - least) / 4 * (1 + ENTRY) + 64 * ENTRY * sizes[:, None]
         tangent = self._slopes(at, at)[1]
-        flat, steep = self._secants(grid, rises, least, largest, doubt)
-        return Pieces(begins, ends, slopes, offsets, band, tangent, flat, steep, steepest)
-
-    def _secants(
-        self, grid: Tensor, rises: Tensor, least: Tensor, largest: Tensor, doubt: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """On a cell that begins at ``a``, seen from the sample, ``(σ(d) − σ(0)) / d`` lies between
-        its value at ``a`` and what slopes of the cell can make of it until the far end."""
-        flat, steep = least.amin(1), largest.amax(1)
-        low, high = torch.full_like(flat, math.inf), torch.full_like(steep, -math.inf)
-        for cell in range(2 * _CELLS):
-            near, far = (cell, cell + 1) if cell >= _CELLS else (cell + 1, cell)
-            start, end = grid[:, near], grid[:, far]
-            known = (end != 0) & (cell not in (_CELLS - 1, _CELLS)) & (start != 0)
-            safe, there = torch.where(known, start, 1.0), torch.where(known, end, 1.0)
-            doubts = doubt / safe.abs()
-            here = rises[:, near] / safe
-            way = end - start
-            bottom = torch.minimum(here, (rises[:, near] + way * least[:, cell]) / there)
-            top = torch.maximum(here, (rises[:, near] + way * largest[:, cell]) / there)
-            low = torch.minimum(low, torch.where(known, bottom - doubts, least[:, cell]))
-            high = torch.maximum(high, torch.where(known, top + doubts, largest[:, cell]))
-        return torch.maximum(low, flat), torch.minimum(high, steep)
+        return Pieces.of(begins, ends, slopes, offsets, band, tangent, least, largest)
 
 
 def _outward(least: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,21 +173,15 @@ def _even(slope: Callable[[Tensor], Tensor]) -> Range:
     return between
 
 
-def _rising(slope: Callable[[Tensor], Tensor]) -> Range:
-    """Of a slope that rises all along."""
-    return lambda low, high: _outward(slope(low), slope(high))
-
-
 def _elu(alpha: float) -> Smooth:
     def value(z: Tensor) -> Tensor:
         return torch.where(z > 0, z, alpha * torch.expm1(z.clamp(max=0)))
 
     def slopes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = (alpha * torch.exp(end.clamp(max=0)) for end in (low, high))
-        one = torch.ones_like(left)
-        least = torch.where(low > 0, one, torch.where(high < 0, left, torch.minimum(left, one)))
-        largest = torch.where(low > 0, one, torch.where(high < 0, right, torch.maximum(right, one)))
-        return _outward(least, largest)
+        left, right = (torch.where(end > 0, 1.0, alpha * torch.exp(end)) for end in (low, high))
+        # Where the kink lies between, the slope rises to α before it, and is 1 behind it.
+        kink = torch.where((low <= 0) & (high >= 0), alpha, right)
+        return _outward(torch.minimum(left, right), torch.maximum(kink, torch.maximum(left, right)))
 
     return Smooth(value, slopes)
 
@@ -226,9 +191,14 @@ def _bell(z: Tensor) -> Tensor:
     return decay / (1 + decay).square()
 
 
-def smooth_function(operator: str, attributes: Attributes) -> Function | None:
-    """A smooth operator of ONNX; None for any other."""
-    match operator:
+def function_of(
+    node: onnx.NodeProto, values: Sequence[Value | None], shape: tuple[int, ...]
+) -> Function | None:
+    """The function that a node is, with these inputs where they are constant; None for another."""
+    bent, alpha = bent_function(node, values, shape), attributes_of(node).get("alpha", 1.0)
+    if bent is not None:
+        return Piecewise(bent)
+    match node.op_type:
         case "Sigmoid":
             return Smooth(torch.sigmoid, _even(_bell))
         case "Tanh":
@@ -236,9 +206,9 @@ def smooth_function(operator: str, attributes: Attributes) -> Function | None:
         case "Softplus":
             return Smooth(
                 lambda z: z.clamp(min=0) + torch.log1p(torch.exp(-z.abs())),
-                _rising(torch.sigmoid),
+                lambda low, high: _outward(torch.sigmoid(low), torch.sigmoid(high)),
             )
-        case "Elu" if attributes.get("alpha", 1.0) > 0:
-            return _elu(attributes.get("alpha", 1.0))
+        case "Elu" if alpha > 0:
+            return _elu(alpha)
         case _:
             return None

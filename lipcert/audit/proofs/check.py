@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.deployed import Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.proofs.format import Array, read
@@ -48,16 +50,16 @@ class Checker:
     ``CannotCertify`` where the file is damaged."""
 
     def __init__(
-        self, reading: Interpreter, front: Preprocessing, path: Path, samples: int, *,
-        deployed: str, pixel_domain: bool, softmax: bool,
+        self, reading: Interpreter, front: Preprocessing, path: Path, samples: int,
+        arithmetic: Arithmetic, *, pixel_domain: bool, softmax: bool,
     ) -> None:  # fmt: skip
-        self.network = Network(Graph(reading, front, deployed))
+        self.network = Network(Graph(reading, front))
         self.arrays = read(path, self.network.sizes, samples)
         own = (self.arrays.edge_scale > 0).sum() + (self.arrays.chain_scale > 0).sum()
         self.coins = Coins(RISK, self.network.sizes.edges + int(own))
-        self.replay = Replay(
-            self.network, deployed, self.coins, pixel_domain=pixel_domain, softmax=softmax
-        )
+        made = partial(Replay, pixel_domain=pixel_domain, softmax=softmax)
+        # Only where there is a proof: the norms of a deep network take long.
+        self.replay = cache(partial(made, self.network, arithmetic, self.coins))
         self._row = {int(index): row for row, index in enumerate(self.arrays.index)}
 
     @torch.no_grad()
@@ -65,10 +67,10 @@ class Checker:
         """Of claims by sample."""
         found, wanted = {}, []
         for index, claim in claims.items():
-            if index not in self._row:
+            kept = self.arrays.eps[self._row[index]] if index in self._row else None
+            if kept is None:
                 found[index] = Outcome(-math.inf, "there is no proof of it")
-            elif not claim.eps <= self.arrays.eps[self._row[index]]:
-                kept = self.arrays.eps[self._row[index]]
+            elif not claim.eps <= kept:
                 found[index] = Outcome(-math.inf, f"its proof is for {kept:.9g} only")
             else:
                 wanted.append(index)
@@ -76,16 +78,16 @@ class Checker:
             some = wanted[first : first + _AT_ONCE]
             margins = self._margins([claims[index] for index in some], some)
             for index, margin in zip(some, margins, strict=True):
-                proven = f"margins above {margin:.4g}"
                 short = "a margin has no proof" if margin == -math.inf else f"margins {margin:.4g}"
-                found[index] = Outcome(margin, proven if margin > 0 else short)
+                reason = f"margins above {margin:.4g}" if margin > 0 else short
+                found[index] = Outcome(margin, reason)
         return found
 
     def _margins(self, claims: list[Claim], indices: list[int]) -> list[float]:
         rows = np.array([self._row[index] for index in indices])
         x = torch.from_numpy(np.stack([claim.pixels for claim in claims]).astype(np.float64))
         eps = torch.tensor([claim.eps for claim in claims], dtype=torch.float64)
-        source = FormSource(self.network, self.arrays, rows)
-        state = self.replay.state(x, eps, Hints.of(self.arrays, rows), source)
+        source, replay = FormSource(self.network, self.arrays, rows), self.replay()
+        state = replay.state(x, eps, Hints.of(self.arrays, rows), source.of_box)
         labels = torch.tensor([claim.label for claim in claims])
-        return [float(m) for m in self.replay.margins(state, labels, source).amin(1)]
+        return [float(m) for m in replay.margins(state, labels, source).amin(1)]

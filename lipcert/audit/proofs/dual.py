@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lipcert.audit.proofs.graph import add
 from lipcert.audit.proofs.norms import UNIT, gamma
 from lipcert.audit.proofs.state import Layer, State
 
@@ -74,13 +75,11 @@ def bound(state: State, forms: Forms, *, pixel_domain: bool) -> Tensor:
         least, row = relaxed(layer, value, row, forms.slope(value, row), forms)
         cost = layer.sink.drift + layer.sink.loss
         total = total + least - _spent(row, cost[sample])
-        for source, down in graph.segments[graph.bend(value).input].back(row).items():
-            if source not in pending:
-                pending[source] = down
-                continue
-            pending[source] = pending[source] + down
-            reach = state.sources[source].reach[sample]
-            total = total - 4 * UNIT * _spent(pending[source], reach)
+        for source, down in graph.before(value).back(row).items():
+            if source in pending:
+                reach = state.sources[source].reach[sample]
+                total = total - 4 * UNIT * _spent(pending[source].abs() + down.abs(), reach)
+            add(pending, source, down)
     if 0 in pending:
         total = total + _at_pixels(state, pending[0], sample, pixel_domain=pixel_domain)
     return total - gamma(64 * (len(graph.bends) + 2)) * total.abs() - _TINY

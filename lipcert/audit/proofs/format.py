@@ -6,18 +6,16 @@ before anything is unpacked; what does not fit raises ``CannotCertify`` with the
 
 from __future__ import annotations
 
-import io
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert import bounded
 from lipcert.errors import CannotCertify
 
 Array = NDArray[Any]
@@ -29,6 +27,7 @@ SLOPE_STEP, SLOPE_LEAST = 64.0, -2.0
 TANGENT, CHORD = 0, 1
 # No file is unpacked beyond this, nor beyond so many forms or cuts of a sample.
 MOST_BYTES, MOST_FORMS, MOST_CUTS = 2**31, 2**17, 2**20
+_REMEDY = "; certify again with --save-proofs"
 
 
 @dataclass(frozen=True)
@@ -41,34 +40,16 @@ class Sizes:
     weights: int
 
 
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """By their names in the file; S samples, F forms, C cuts, R rows of slopes."""
-
-    index: Array  # (S,) int64
-    eps: Array  # (S,) float64
-    edge_scale: Array  # (S, edges) float32
-    chain_scale: Array  # (S, bends) float32
-    chain_weight: Array  # (S, weights) float32
-    form_sample: Array  # (F,) int32, a row of index
-    form_bend: Array  # (F,) int16, a number of a function, −1 for a margin
-    form_place: Array  # (F,) int32, a neuron or a class
-    form_sign: Array  # (F,) int8, ±1
-    form_rule: Array  # (F,) uint8
-    form_slopes: Array  # (F,) int32, a row of slopes, −1 for none: then by the rule
-    form_multiplier: Array  # (F, bends) float32
-    form_cuts: Array  # (F,) int16
-    cut_neuron: Array  # (C,) int32, counted over all functions
-    cut_place: Array  # (C,) float64
-    cut_above: Array  # (C,) bool
-    slopes: Array  # (R, neurons) uint8
+class Arrays(SimpleNamespace):
+    """By their names in the file; ``expected`` has their types and shapes."""
 
 
 Kinds = Mapping[str, tuple[str, tuple[int | str, ...]]]
 
 
 def expected(sizes: Sizes) -> Kinds:
-    """Dtype and shape of every array; letters stand for a size that arrays share."""
+    """Dtype and shape of every array; letters stand for a size that arrays share: S samples, F
+    forms, C cuts, R rows of slopes."""
     return {
         "version": ("int64", ()),
         "index": ("int64", ("S",)), "eps": ("float64", ("S",)),
@@ -86,55 +67,29 @@ def expected(sizes: Sizes) -> Kinds:
 
 def read(path: Path, sizes: Sizes, samples: int) -> Arrays:
     """The arrays for a model of these ``sizes`` and a certificate of so many ``samples``."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = _read(path, archive, expected(sizes), samples)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-            RuntimeError, SyntaxError, OverflowError) as error:  # fmt: skip
-        text = " ".join(str(error).split())[:200]
-        raise damaged(path, f"{type(error).__name__}: {text}") from error
+    kinds = expected(sizes)
+    with bounded.opened(path, f"{path}: is damaged", _REMEDY) as archive:
+        if len(archive.archive.infolist()) != len(kinds) or archive.members.keys() != kinds.keys():
+            raise damaged(path, f"its arrays are to be {', '.join(kinds)}")
+        if sum(member.file_size for member in archive.members.values()) > MOST_BYTES:
+            raise damaged(path, f"it unpacks to more than {MOST_BYTES} bytes")
+        shared: dict[str, int] = {}
+        most = {"S": samples, "F": samples * MOST_FORMS, "C": samples * MOST_CUTS, "R": MOST_BYTES}
+        for name, (dtype, shape) in kinds.items():
+            header = archive.header(name)
+            if header.fortran or header.dtype != dtype or len(header.shape) != len(shape):
+                raise damaged(path, f"{name} is not {dtype} of {len(shape)} axes")
+            for size, wanted in zip(header.shape, shape, strict=True):
+                if isinstance(wanted, str):
+                    wanted = shared.setdefault(wanted, min(size, most[wanted]))
+                if size != wanted:
+                    raise damaged(path, f"{name} has an axis of {size}, to be {wanted}")
+        found = {name: archive.read(name, MOST_BYTES) for name in kinds}
     if int(found.pop("version")) != VERSION:
         raise damaged(path, f"version is not {VERSION}")
     arrays = Arrays(**found)
     _check(path, arrays, sizes)
     return arrays
-
-
-def _read(
-    path: Path, archive: zipfile.ZipFile, kinds: Kinds,
-    samples: int,
-) -> dict[str, Array]:  # fmt: skip
-    members = {member.filename: member for member in archive.infolist()}
-    if len(members) != len(archive.infolist()) or members.keys() != {f"{n}.npy" for n in kinds}:
-        raise damaged(path, f"its arrays are to be {', '.join(kinds)}")
-    if sum(member.file_size for member in members.values()) > MOST_BYTES:
-        raise damaged(path, f"it unpacks to more than {MOST_BYTES} bytes")
-    most = {"S": samples, "F": samples * MOST_FORMS, "C": samples * MOST_CUTS, "R": MOST_BYTES}
-    shared: dict[str, int] = {}
-    found: dict[str, Array] = {}
-    for name, (dtype, shape) in kinds.items():
-        member = members[f"{name}.npy"]
-        with archive.open(member) as file:
-            header = file.read(min(member.file_size, 4096))
-            stream = io.BytesIO(header)
-            if np.lib.format.read_magic(stream) != (1, 0):
-                raise damaged(path, f"{name} is no array of version 1.0")
-            have, transposed, kind = np.lib.format.read_array_header_1_0(stream)
-            if transposed or kind != np.dtype(dtype) or len(have) != len(shape):
-                raise damaged(path, f"{name} is not {dtype} of {len(shape)} axes")
-            for size, wanted in zip(have, shape, strict=True):
-                if isinstance(wanted, str):
-                    known = shared.setdefault(wanted, size)
-                    if size != known or size > most[wanted]:
-                        raise damaged(path, f"{name} has {size} rows")
-                elif size != wanted:
-                    raise damaged(path, f"{name} has an axis of {size}, to be {wanted}")
-            length = math.prod(have) * kind.itemsize
-            if stream.tell() + length != member.file_size:
-                raise damaged(path, f"{name} is not as long as it says")
-            content = header[stream.tell() :] + file.read()
-        found[name] = np.frombuffer(content, kind, math.prod(have)).reshape(have)
-    return found
 
 
 def _check(path: Path, a: Arrays, sizes: Sizes) -> None:
@@ -159,7 +114,7 @@ def _check(path: Path, a: Arrays, sizes: Sizes) -> None:
         if not holds:
             raise damaged(path, message)
     counts = np.bincount(a.form_sample, minlength=1)
-    if len(counts) and int(counts.max()) > MOST_FORMS:
+    if int(counts.max()) > MOST_FORMS:
         raise damaged(path, f"a sample has more than {MOST_FORMS} forms")
 
 
@@ -168,4 +123,4 @@ def _within(values: Array, least: int, beyond: int) -> bool:
 
 
 def damaged(path: Path, message: str) -> CannotCertify:
-    return CannotCertify(f"{path}: is damaged: {message}; certify again with --save-proofs")
+    return CannotCertify(f"{path}: is damaged: {message}{_REMEDY}")

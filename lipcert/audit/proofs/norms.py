@@ -1,8 +1,8 @@
 """Upper bounds of norms, by the checker's own coins.
 
-Every map is known by its Gram map ``G = M Mᵀ`` on the side of the sink alone: ``‖M‖² = λ_max(G)``.
-Small ones are written down and their eigenvalues taken; of others the largest eigenvalue is bounded
-with a stated probability of failing, over coins of the system that no file can know.
+Every map is known by its Gram map ``G = M Mᵀ`` on the side of the sink alone: ``‖M‖² = λ_max(G)``,
+which is bounded with a stated probability of failing, over coins of the system that no file can
+know.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from torch import Tensor
 UNIT = 2.0**-53
 # What numbers too small for float64 can cost a norm, see ``graph.STEEPEST``.
 UNDERFLOW = 2.0**-250
-# Where no more neurons count the Gram matrix is written down: coins would take as many products.
-SMALL = 128
 # How far above the truth to aim where the scale is well met.
-EXCESS = 0.01
-_VECTORS, _TRIES = 3, 4
+EXCESS = 0.005
+_VECTORS, _TRIES = 5, 4
 _LEAST, _MOST = 1e-200, 1e200
 
 # ``G v`` for the rows of ``v`` ``(B, n)``, by the entries of its parts or by their magnitudes.
@@ -49,64 +47,14 @@ class Coins:
         return unit
 
 
-def exact_norm(gram: Gram, mask: Tensor, terms: float) -> Tensor:
-    """``‖M‖₂`` from the Gram matrix of the few neurons of each row that ``mask`` ``(B, n)`` marks:
-    the others' rows of ``M`` are 0. ``G v`` is computed within ``γ_terms |G| |v|``.
-
-    LAPACK's eigenvalues err by ``p(m) u ‖G‖`` with a modest ``p``; ``16 m`` is charged, of the
-    largest row sum of ``|G|``, which is no less than its norm.
-    """
-    count = int((mask != 0).sum(1).max())
-    if count == 0:
-        return mask.new_zeros(len(mask))
-    # The marked ones first; a row with fewer is filled up with others, which have only zeros.
-    chosen = (mask == 0).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
-    columns = []
-    for place in range(count):
-        unit = torch.zeros_like(mask).scatter_(1, chosen[:, place : place + 1], 1.0)
-        columns.append(gram(unit, False).gather(1, chosen))
-    matrix = torch.stack(columns, 2)
-    largest_row = gram(torch.ones_like(mask), True).amax(1) * (1 + gamma(terms))
-    known = torch.isfinite(matrix).flatten(1).all(1) & torch.isfinite(largest_row)
-    safe = torch.where(known[:, None, None], matrix, 0.0)
-    largest = torch.linalg.eigvalsh((safe + safe.mT) / 2)[:, -1].clamp(min=0)
-    square = largest + (gamma(terms + 16) + 16 * count * UNIT) * largest_row
-    return torch.where(known, square.sqrt() * (1 + 8 * UNIT), math.inf)
-
-
-def norm(
-    gram: Gram, mask: Tensor, scale: Tensor, coins: Coins, terms: float, excess: float = EXCESS
-) -> Tensor:
-    """``‖M‖₂`` from above, ``(B,)``: exactly where few neurons count, else by coins."""
-    few = (mask != 0).sum(1) <= SMALL
-    if bool(few.all()):
-        return exact_norm(gram, mask, terms) + UNDERFLOW
-    return randomised_norm(gram, mask.shape[1], scale, coins, terms, excess) + UNDERFLOW
-
-
-def estimate(gram: Gram, rows: int, size: int, steps: int) -> Tensor:
-    """About ``‖M‖²``, from below: the largest Ritz value of a Krylov space, ``(B,)``."""
+def near(gram: Gram, size: int, steps: int = 60) -> Tensor:
+    """About ``‖M‖²``, ``(1,)``, from below: ``‖G v‖`` of a unit vector after so many steps of the
+    power method."""
     places = torch.arange(size, dtype=torch.float64)
-    v = torch.cos(1 + 0.7 * places * places).expand(rows, -1)
-    v = v / v.norm(dim=1, keepdim=True)
-    previous, off = torch.zeros_like(v), v.new_zeros(rows, 1)
-    main, beside = [], []
-    for _ in range(min(steps, size)):
-        w = gram(v, False) - off * previous
-        along = (w * v).sum(1, keepdim=True)
-        w = w - along * v
-        off = w.norm(dim=1, keepdim=True)
-        alive = off > 1e-9 * along.abs()
-        main.append(along[:, 0])
-        beside.append(torch.where(alive, off, 0.0)[:, 0])
-        previous, v = v, torch.where(alive, w / torch.where(alive, off, 1.0), 0.0)
-        off = torch.where(alive, off, 0.0)
-    matrix = torch.diag_embed(torch.stack(main, 1))
-    if len(main) > 1:
-        side = torch.stack(beside[:-1], 1)
-        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-    values: Tensor = torch.linalg.eigvalsh(matrix.nan_to_num(0.0, 0.0, 0.0))
-    return values[:, -1].clamp(min=0)
+    v = torch.cos(1 + 0.7 * places * places)[None]
+    for _ in range(steps):
+        v = gram(v / v.norm().clamp(min=1e-300), False)
+    return torch.as_tensor(v.norm(dim=1))
 
 
 def randomised_norm(
@@ -126,8 +74,8 @@ def randomised_norm(
     ``g(θ) = Σ_j e_j e^{−(j−1)θ}/sinh θ``, which falls, and any ``θ0``: either ``θ ≤ θ0``, or
     ``cosh(kθ) ≤ y/(τ − g(θ0))``.
 
-    Three independent vectors must all fail for the largest bound to fail, each at ``∛δ``: one
-    alone would have to tell a component of about ``δ/√n`` from rounding.
+    Five independent vectors must all fail for the largest bound to fail, each with the fifth root
+    of the probability: one alone would have to tell a component of ``δ/√n`` from rounding.
     """
     coins.spent += len(scale) * coins.each
     absolute = _absolute(gram, scale.new_ones(len(scale), size), terms)
@@ -136,7 +84,7 @@ def randomised_norm(
         _by_one_vector(gram, size, scale, coins, delta, terms, absolute, excess)
         for _ in range(_VECTORS)
     ]
-    return torch.stack(bounds).amax(0)
+    return torch.stack(bounds).amax(0) + UNDERFLOW
 
 
 def _absolute(gram: Gram, q: Tensor, terms: float) -> Tensor:

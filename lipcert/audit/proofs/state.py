@@ -13,78 +13,51 @@ next sink. Nothing has to be known of how far a run is from real arithmetic.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lipcert.audit.arithmetic import Arithmetic
 from lipcert.audit.proofs.bends import Pieces
 from lipcert.audit.proofs.graph import Graph, Segments
 from lipcert.audit.proofs.norms import UNDERFLOW, UNIT, gamma
-from lipcert.audit.reach import FORMATS
 
 # Roundings of one term beside those of its sum, for every step that it passes.
 _EACH = 6.0
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """``unit`` of the format, ``sums`` of the one that sums of products are kept in; what one
-    operation can lose to underflow; and half the largest number. All 0 for real arithmetic."""
-
-    unit: float
-    sums: float
-    tiny: float
-    most: float
-
-    @classmethod
-    def of(cls, deployed: str) -> Arithmetic:
-        if deployed == "real":
-            return cls(0.0, 0.0, 0.0, math.inf)
-        unit, tiny, most = FORMATS[deployed]
-        return cls(unit, min(unit, 2.0**-24), tiny, most)
-
-    @property
-    def tie(self) -> float:
-        """How far the logits before a Softmax have to be apart for its results not to tie: what
-        exponentials and quotients round is a few units, all below this many for 2^40 classes."""
-        return 2.0**10 * max(self.unit, UNIT)
-
-
 @dataclass(frozen=True, eq=False)
-class Source:
-    """Pixels, or the results of a bent function. For each of B samples ``value`` at the sample, and
-    ``low ≤ Δa ≤ high`` but for ``slack``; ``Δa = diag(gain) q`` with ``‖q‖₂ ≤ radius``, ``(B,)``.
-    """
+class Boxed:
+    """For each of B samples ``value`` there, and its change, ``low ≤ 0 ≤ high``: ``(B, n)``."""
 
     value: Tensor
     low: Tensor
     high: Tensor
+
+    @property
+    def reach(self) -> Tensor:
+        return torch.maximum(-self.low, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Source(Boxed):
+    """Pixels, or the results of a bent function; their change is in the box but for ``slack``, and
+    ``Δa = diag(gain) q`` with ``‖q‖₂ ≤ radius``, ``(B,)``."""
+
     slack: Tensor
     gain: Tensor
     radius: Tensor
 
-    @property
-    def reach(self) -> Tensor:
-        return torch.maximum(-self.low, self.high)
-
 
 @dataclass(frozen=True, eq=False)
-class Sink:
-    """What lies in front of a bent function, or the logits. ``value`` at the sample, the box of its
-    change, ``drift``, and ``loss``, what a row carried back to the sources can lose to rounding:
-    ``|row| · loss``; ``(B, n)`` each."""
+class Sink(Boxed):
+    """What lies in front of a bent function, or the logits. A row that is carried back to the
+    sources can lose ``|row| · loss`` to rounding."""
 
-    value: Tensor
-    low: Tensor
-    high: Tensor
     drift: Tensor
     loss: Tensor
-
-    @property
-    def reach(self) -> Tensor:
-        return torch.maximum(-self.low, self.high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +73,12 @@ class Layer:
     middle: Tensor
     half: Tensor
     doubt: Tensor
+
+    @property
+    def drift(self) -> Tensor:
+        """``‖M drift‖``."""
+        length: Tensor = (self.sink.drift * self.mask).norm(dim=1)
+        return length * (1 + gamma(self.mask.shape[1] + 16))
 
 
 @dataclass(eq=False)
@@ -127,19 +106,20 @@ def sink_of(state: State, segments: Segments, arithmetic: Arithmetic) -> Sink:
     """The box of a sink from its sources: intervals, met with balls times the norms of rows."""
     sources = {s: state.sources[s] for s in segments.sources}
     outward = 1 + gamma(segments.terms)
-    value = segments.forth({s: a.value for s, a in sources.items()}) + segments.offset
+    values = {s: a.value for s, a in sources.items()}
+    value = segments.along(values, biases=True)[segments.sink]
     reach = segments.forth({s: a.reach for s, a in sources.items()}, "magnitudes") * outward
-    sizes = segments.forth({s: a.value.abs() for s, a in sources.items()}, "magnitudes")
-    sizes = (sizes + segments.size) * outward
     slack = segments.forth({s: a.slack for s, a in sources.items()}, "magnitudes") * outward
-    drift = slack + gamma(segments.terms) * sizes
-    most = value.abs() + reach + slack
-    drift = (drift + _rounded(segments, arithmetic, most, sizes + reach + slack)) * outward
+    # What the terms of every value on the way come to, anywhere in the ball.
+    sizes = {s: a.value.abs() + a.reach + a.slack for s, a in sources.items()}
+    sizes = segments.along(sizes, "magnitudes", biases=True)
+    rounded = _rounded(segments, arithmetic, value.abs() + reach + slack, sizes)
+    drift = (slack + gamma(segments.terms) * sizes[segments.sink] + rounded) * outward
     middle = segments.forth({s: (a.low + a.high) / 2 for s, a in sources.items()})
     half = segments.forth({s: (a.high - a.low) / 2 for s, a in sources.items()}, "magnitudes")
     half = half * outward + gamma(segments.terms) * reach
     low, high = middle - half, middle + half
-    if set(segments.sources) == segments.single:
+    if segments.single:
         width = torch.zeros_like(value)
         for s, a in sources.items():
             squares = segments.forth({s: a.gain.square()}, "squares")
@@ -150,24 +130,33 @@ def sink_of(state: State, segments: Segments, arithmetic: Arithmetic) -> Sink:
     return Sink(value, low, high, drift, gamma(segments.terms) * reach)
 
 
-def _rounded(segments: Segments, arithmetic: Arithmetic, most: Tensor, sizes: Tensor) -> Tensor:
+def _rounded(
+    segments: Segments, arithmetic: Arithmetic, most: Tensor, sizes: Mapping[int, Tensor]
+) -> Tensor:
     """What a run rounds between the sources and the sink, in any order, steps merged or not.
 
     Every partial sum is one of a part of the terms, so no more than ``(T + |z|)/2`` with ``T`` the
-    sum of their magnitudes; where sums are summed again, ``T``. ``sizes`` bounds ``T``, ``most``
-    ``|z|``.
+    sum of their magnitudes; where sums are summed again, ``T``. ``sizes`` bounds ``T`` for every
+    value on the way, ``most`` ``|z|``. Infinite where any of them could overflow, or a weight, also
+    where scales are merged with weights or come later.
     """
     if arithmetic.unit == 0:
-        return torch.zeros_like(sizes)
+        return torch.zeros_like(most)
+    outward = 1 + gamma(segments.terms)
+    terms = sizes[segments.sink] * outward
+    peaks = {value: size.amax(1)[:, None] * outward for value, size in sizes.items()}
+    largest = torch.stack(list(peaks.values())).amax(0)
+    biases = sum(float(segments.graph.affine(value).size.amax()) for value in segments.path)
+    merged = (1 + sum(peaks[s] for s in segments.sources) + biases) * segments.swell
     each = _EACH * (len(segments.path) + 1)
     growth = 1 + gamma(segments.sums, arithmetic.sums) + gamma(each, arithmetic.unit)
-    whole = (sizes + most) / 2 if segments.once else sizes
-    made = arithmetic.sums * segments.sums * whole + arithmetic.unit * each * sizes
+    whole = (terms + most) / 2 if segments.once else terms
+    made = arithmetic.sums * segments.sums * whole + arithmetic.unit * each * terms
     # Factors of a product, and products, that are too small for the format.
-    largest = 1 + sizes.amax(1, keepdim=True)
-    lost = arithmetic.tiny * segments.sums * largest * segments.steepness
+    lost = arithmetic.tiny * segments.sums * (1 + largest) * segments.swell
     found = growth * growth * made + lost
-    return torch.where(growth * sizes < arithmetic.most, found, math.inf)
+    safe = growth * torch.maximum(largest, torch.as_tensor(merged)) < arithmetic.most
+    return torch.where(safe, found, math.inf)
 
 
 def layer_of(state: State, value: int, sink: Sink) -> Layer:
@@ -203,24 +192,3 @@ def source_of(state: State, value: int, layer: Layer, arithmetic: Arithmetic) ->
     # And what the value at the sample was computed within.
     slack = slack + 16 * UNIT * (most + sink.value.abs() + function.fixed)
     return Source(here, low, high, slack, gain, layer.ball)
-
-
-def select(state: State, rows: Tensor) -> State:
-    """Some of the samples."""
-    return State(
-        state.graph, state.eps[rows],
-        {k: _chosen(one, rows) for k, one in state.sources.items()},
-        {k: _chosen(one, rows) for k, one in state.sinks.items()},
-        {k: _chosen(one, rows) for k, one in state.layers.items()},
-    )  # fmt: skip
-
-
-_Record = TypeVar("_Record", Source, Sink, Layer, Pieces)
-
-
-def _chosen(record: _Record, rows: Tensor) -> _Record:
-    parts: dict[str, Any] = {
-        name: part[rows] if isinstance(part, Tensor) else _chosen(part, rows)
-        for name, part in vars(record).items()
-    }
-    return replace(record, **parts)

@@ -1,4 +1,4 @@
-"""Activations that compare neurons: MaxMin, and the maximum of a group (max-pooling's second half).
+"""Activations that compare neurons: MaxMin, sorting, and the maximum of a group, as pooling has it.
 
 Sorting a group never moves it further than its inputs moved: both have L2 gain 1.
 """
@@ -20,9 +20,13 @@ class MaxMin(Activation):
 
     Never constant, as in the paper. Clipped MaxMin is this followed by ``Clip`` with
     ``upper = θ⁺`` on the first half and ``lower = θ⁻`` on the second.
+
+    ``spelling``: where a file writes it out with arithmetic, what that rounds at most, in units of
+    the format's roundoff times the larger magnitude of a pair; 0 for a comparison.
     """
 
     axis: int
+    spelling: float = 0.0
 
     def out_shape(self, in_shape: Shape) -> Shape:
         if not 0 <= self.axis < len(in_shape) or in_shape[self.axis] % 2:
@@ -106,6 +110,41 @@ class GroupMax(Activation):
         least = torch.where(alone, low, low.clamp(max=0))
         most = torch.where(alone, high, high.clamp(min=0))
         return torch.where(varying, least, 0), torch.where(varying, most, 0)
+
+    @property
+    def lipschitz(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSort(Activation):
+    """The last axis of a sample, sorted from the largest value to the smallest.
+
+    Of two points each sorted value differs by no more than the largest difference of the group.
+    """
+
+    def value(self, z: Tensor) -> Tensor:
+        return z.sort(-1, descending=True).values
+
+    def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(lower), self.value(upper)
+
+    def gain(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.ones_like(lower)
+
+    def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.ones_like(lower, dtype=torch.bool)
+
+    def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
+        return error.amax(-1, keepdim=True).expand_as(error)
+
+    def pull_back(
+        self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``Δσ = P Δz`` with a mean ``P`` of permutations, those met on the way: each column of it
+        adds up to 1, so that a coefficient is a mean of those of the group."""
+        least, most = low.amin(-1, keepdim=True), high.amax(-1, keepdim=True)
+        return least.expand_as(low), most.expand_as(high)
 
     @property
     def lipschitz(self) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Crossing, Elementwise
+from lipcert.network.activations.base import Elementwise, Relaxation
 
 Number = Tensor | float
 Piece = tuple[Number, Number, Number, Number]
@@ -51,10 +51,12 @@ class PiecewiseLinear(Elementwise):
         rise, change = _lowest(parts, coefficient, coefficient * slope, multiplier)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
-    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+    def relaxation(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Relaxation:
         parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             passed = coefficient * slope
             rise, change = _lowest(parts, coefficient, passed, multiplier)
             gained, given, spent = (
@@ -63,7 +65,7 @@ class PiecewiseLinear(Elementwise):
             )
             return passed, gained - given + multiplier.flatten() * spent
 
-        return cross
+        return relax
 
     def _parts(self, anchor: Tensor, lower: Tensor, upper: Tensor) -> list[Part]:
         """What of the box lies on each piece, as seen from the anchor."""
@@ -94,6 +96,11 @@ class Part:
     offset: Tensor
     penalty: Tensor
 
+    @property
+    def follows(self) -> bool:
+        """Whether autograd follows the box."""
+        return self.low.requires_grad
+
     def masked(self, varying: Tensor) -> Part:
         """``Δz = Δσ = 0`` where nothing varies."""
         low, high, offset, penalty = (
@@ -103,22 +110,31 @@ class Part:
         return Part(low, high, self.steepness, offset, penalty)
 
 
-@torch.no_grad()
 def _lowest(
     parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``Δσ`` and ``Δz`` where ``A Δσ − A c Δz + λ Δz²`` is least; ``passed`` is ``A c``.
 
-    No gradient goes through the place: at a minimum the derivative by the place is 0, or the place
-    is fixed. Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as
-    long as arithmetic.
+    No gradient goes through the place but where the box has one: at a minimum the derivative by the
+    place is 0, or the place is the end of a part.
     """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and parts[0].follows):
+        return _chosen(parts, coefficient, passed, multiplier)
+
+
+def _chosen(
+    parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as long as
+    arithmetic."""
     best = rise = change = None
     for part in parts:
         down = _plus(passed, coefficient, part.steepness, -1)
-        vertex = (down * (0.5 / multiplier)).clamp_(min=part.low, max=part.high)
+        vertex = down * (0.5 / multiplier)
+        clamp = vertex.clamp if part.follows else vertex.clamp_
+        vertex = clamp(min=part.low, max=part.high)
         value = torch.addcmul(coefficient * part.offset, vertex, multiplier * vertex - down)
-        value += part.penalty
+        value = value.detach().add_(part.penalty)
         there = _plus(part.offset, vertex, part.steepness)
         if best is None or rise is None or change is None:
             best, rise, change = value, there, vertex
@@ -194,16 +210,18 @@ class Clip(PiecewiseLinear):
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and at the kinks."""
+        and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
-        slopes = [own]
-        kinks = [limit for limit in (self.lower, self.upper) if limit is not None]
-        for point in (lower, upper, *kinks):
-            point = torch.minimum(torch.maximum(torch.as_tensor(point), lower), upper)
-            slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
-        stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
+        flat = steep = own
+        points = [lower, upper]
+        if self.lower is not None and self.upper is not None:
+            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
+        for point in points:
+            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+            flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
-        return stacked.amin(0) - slack, (stacked.amax(0) + slack).clamp(max=1)
+        return flat - slack, (steep + slack).clamp(max=1)
 
 
 @dataclass(frozen=True, eq=False)

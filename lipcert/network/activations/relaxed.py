@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
+from lipcert.numbers import OUT32
 
 _STEPS = 4
 
@@ -86,7 +87,8 @@ def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
     value, steep, _ = piece.jet(place)
     peak = torch.minimum(left.clamp(min=piece.peak), right)
     bends = (term.coefficient < 0) == piece.convex
-    bend = torch.where(bends, piece.jet(peak)[2] * (1 + 1e-6), 0.0)
+    # The second derivative has a few roundings, of float32 where the analysis does.
+    bend = torch.where(bends, OUT32.up(piece.jet(peak)[2], 12), 0.0)
     tangent = term.least(left, right, place, value, steep, bend)
     chord = _chord(left, at_left[0], right, at_right[0])
     corner = term.anchor + term.least(left, right, left, at_left[0], chord)[0]

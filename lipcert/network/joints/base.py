@@ -188,6 +188,13 @@ def guarded(error: Tensor, size: Tensor, arithmetic: Arithmetic) -> Tensor:
     return torch.where(safe, error, torch.inf)
 
 
+def summed(terms: float, arithmetic: Arithmetic) -> float:
+    """``n u / (1 − 4 n u)``: of what ``n`` roundings can change, with room for those of the sum
+    that it is multiplied with; infinite where ``4 n u ≥ 1``."""
+    product = terms * arithmetic.unit
+    return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
+
+
 def own_unit(values: Tensor) -> float:
     return arithmetic_of(values.dtype).unit
 

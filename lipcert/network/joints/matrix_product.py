@@ -22,6 +22,7 @@ from lipcert.network.joints.base import (
     halves_of,
     own_unit,
     size_of,
+    summed,
 )
 from lipcert.network.operators.base import Shape
 from lipcert.rounding import Arithmetic, arithmetic_of
@@ -82,7 +83,7 @@ class MatrixProduct(Joint):
     def image(self, boxes: Sequence[Box]) -> Box:
         (one, wide), (other, high) = (halves_of(box) for box in boxes)
         own = arithmetic_of(one.dtype)
-        slack = own.gamma(self.inner + 8)
+        slack = summed(self.inner + 8, own)
         middle = one @ other
         sizes = (one.abs() + wide) @ (other.abs() + high)
         width = one.abs() @ high + wide @ (other.abs() + high)
@@ -104,7 +105,7 @@ class MatrixProduct(Joint):
         one, other = (size_of(box) for box in boxes)
         own = 1 + (self.inner + 8) * 2 * own_unit(one)
         size = one @ other * own
-        sums = arithmetic.accumulator.gamma(self.inner + 3) + 2 * arithmetic.unit
+        sums = summed(self.inner + 3, arithmetic.accumulator) + 2 * arithmetic.unit
         error = sums * own * size * (1 + 4 * arithmetic.unit)
         error = error + 2 * (self.inner + 1) * arithmetic.tiny
         return guarded(torch.where(size == 0, 0.0, error), size, arithmetic)

@@ -36,6 +36,7 @@ from lipcert.network.joints.base import (
     halves_of,
     own_unit,
     size_of,
+    summed,
 )
 from lipcert.network.joints.product import reduced
 from lipcert.network.operators.base import Shape
@@ -124,7 +125,7 @@ class InverseLength(Joint):
         """The least and the largest ``ℓ`` over a box."""
         own = arithmetic_of(box[0].dtype)
         middle, half = halves_of(box)
-        slack = own.gamma(2 * self.size + 16)
+        slack = summed(2 * self.size + 16, own)
         if self.centred:
             off = slack * (middle.abs().mean(-1, keepdim=True) + middle.abs())
             middle = self._centre(middle)
@@ -185,8 +186,8 @@ class InverseLength(Joint):
         (box,) = boxes
         own = arithmetic_of(box[0].dtype)
         u, n = arithmetic.unit, self.size
-        slack = 1 + own.gamma(4 * n + 64)
-        share = arithmetic.gamma(n + 4)
+        slack = 1 + summed(4 * n + 64, own)
+        share = summed(n + 4, arithmetic)
         size = size_of(box)
         least, most = self._lengths(box)
         total = most.square() * slack

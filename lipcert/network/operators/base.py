@@ -66,6 +66,29 @@ class Operator(ABC):
     def transposed_terms(self) -> int:
         """The most products that are summed for one output of the transpose."""
 
+    @property
+    @abstractmethod
+    def roundings(self) -> tuple[float, float]:
+        """``(K, L)`` of one term of the sum, in a run of the deployed file: how often the constants
+        it is made of are rounded themselves, and how often it and the factors it has are, before it
+        is added. ``(0, 0)`` where values are only moved."""
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each output is made of the input at its place: a runtime may take it up into the
+        sum before it."""
+        return False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether each output is its input, maybe stored in another format (``Node.format``)."""
+        return False
+
+    @property
+    def is_move(self) -> bool:
+        """Whether each output is one of the inputs or 0, as it is."""
+        return not self.terms and self.bias is None and not self.is_identity
+
     def apply(self, v: Tensor) -> Tensor:
         return self._forward(v, self.entries())
 

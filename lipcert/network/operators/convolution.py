@@ -115,6 +115,11 @@ class Convolution(Operator):
         )
         return outputs // self.groups * math.prod(per_axis)
 
+    @property
+    def roundings(self) -> tuple[float, float]:
+        """A weight; a product, and two roundings more where it was scaled by a factor."""
+        return 1.0, 3.0
+
 
 def _fit(v: Tensor, sides: Sequence[tuple[int, int]]) -> Tensor:
     """Zeros put on, or cells cut off where negative, before and after each spatial axis.

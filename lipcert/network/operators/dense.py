@@ -41,3 +41,8 @@ class Dense(Operator):
     @property
     def transposed_terms(self) -> int:
         return self.weight.shape[0]
+
+    @property
+    def roundings(self) -> tuple[float, float]:
+        """A weight; a product, and two roundings more where it was scaled by a factor."""
+        return 1.0, 3.0

@@ -43,3 +43,13 @@ class Diagonal(Operator):
     @property
     def transposed_terms(self) -> int:
         return self.terms
+
+    @property
+    def roundings(self) -> tuple[float, float]:
+        """Of what is shifted or scaled by constants: the root and the quotients of a batch norm, in
+        either form, ``(x − μ) s + β`` or ``x s + (β − μ s)``."""
+        return 3.0, 5.0
+
+    @property
+    def is_elementwise(self) -> bool:
+        return True

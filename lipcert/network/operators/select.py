@@ -91,6 +91,10 @@ class Select(Operator):
     def transposed_terms(self) -> int:
         return 0 if self.multiplicity <= 1 else self.multiplicity
 
+    @property
+    def roundings(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
 
 def _gather(flat: Tensor, index: Tensor) -> Tensor:
     """``flat[:, index]`` with 0 where the index is −1."""

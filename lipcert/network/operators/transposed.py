@@ -81,3 +81,8 @@ class TransposedConvolution(Operator):
     @property
     def transposed_terms(self) -> int:
         return math.prod(self.weight.shape[1:])
+
+    @property
+    def roundings(self) -> tuple[float, float]:
+        """A weight; a product, and two roundings more where it was scaled by a factor."""
+        return 1.0, 3.0

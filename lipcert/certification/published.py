@@ -1,0 +1,154 @@
+"""The published bounds of the simplified network: ``local`` and ``global``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds import Bound, Facts, GlobalBound, Layers, LocalBound
+from lipcert.certification.analysis import Analysis
+from lipcert.certification.assured import EXCESS, AssuredNorms
+from lipcert.certification.samples import Samples
+from lipcert.certification.search import largest_radius
+from lipcert.network import Network
+from lipcert.norms import GramMap, SegmentNorms
+
+# What bounds the local constant, and for the published methods the margins too.
+_BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """``bound`` and its ``norms`` are of the simplified network; ``guide``, of its copy in float32,
+    counts on estimated norms."""
+
+    analysis: Analysis
+    bound: Bound
+    guide: Bound
+    norms: AssuredNorms
+
+    @classmethod
+    def of(cls, analysis: Analysis, kind: type[Bound] | None = None) -> Published:
+        """``kind``: a bound in place of the method's own. In ``auto`` the norms may spend half of
+        the run's failure probability, else all of it."""
+        options, layers = analysis.options, _layers(analysis.simplified)
+        kind = _BOUNDS[options.method] if kind is None else kind
+        # The product of norms takes none of a sample's own.
+        own = analysis.pace.own_norms if options.method == "auto" else kind is not GlobalBound
+        guide = analysis.simplified_guide
+        norms = AssuredNorms(
+            layers.edges,
+            options,
+            analysis.budget,
+            # At most: one at the largest eps, one for the radius, and one at every eps.
+            preparations=len(options.eps) + 2,
+            own=None if own else (),
+            part=0.5 if options.method == "auto" else 1.0,
+            guide=guide,
+        )
+        estimated = kind.of(_layers(guide), norms.shared_over(guide))
+        return cls(analysis, kind.of(layers, norms.shared), estimated, norms)
+
+    @property
+    def product(self) -> float:
+        """An upper bound of the network's Lipschitz constant: the product of its norms; infinite
+        where the network has joints."""
+        if self.analysis.loaded.joints:
+            return math.inf
+        return self.bound.replaced(GlobalBound).product
+
+    def prepare(self, samples: Samples, eps: Tensor, excess: float = EXCESS) -> Facts:
+        """Finds local norms with the run's assurance, which hold at every radius up to ``eps``."""
+        preparation = samples.allowance.preparation(self.norms.account)
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
+            return self.norms.local(norm, mapping, preparation, edge, excess)
+
+        return self.bound.prepare(samples.centre, samples.ball(eps), norm_of)
+
+    def constant(self, samples: Samples, eps: Tensor, facts: Facts) -> Tensor:
+        """Bounds a Lipschitz constant of the logits over the balls from above: ``(B,)``."""
+        if isinstance(self.bound, LocalBound):
+            return self.bound.constant(samples.centre, samples.ball(eps), facts)
+        return torch.full_like(eps, self.product)
+
+    def slack(self, samples: Samples, eps: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
+        """How far the margins stay above what the deployed arithmetic can add, at least, and the
+        most that it can, where they do, else NaN: ``(B,)`` each.
+
+        Certified where positive, so that a tie is refused, and a NaN.
+        """
+        ball = samples.ball(eps)
+        margins = self.bound.margins(samples.centre, samples.labels, ball, facts)
+        slack, deployed = _least(margins, samples.labels), torch.full_like(eps, math.nan)
+        # Where that fails what the deployed arithmetic adds does not matter.
+        rows = (slack > 0).nonzero().flatten()
+        if len(rows):
+            errors = self._errors(samples.select(rows), ball[rows], margins[rows])
+            slack[rows] = _least(margins[rows] - errors, samples.labels[rows])
+            deployed[rows] = torch.where(slack[rows] > 0, errors.amax(1), math.nan)
+        return slack, deployed
+
+    def rounding(self, samples: Samples, eps: Tensor) -> Tensor:
+        """Finds the largest deployed error of the samples' margins: ``(B,)``."""
+        return self._errors(samples, samples.ball(eps), None).amax(1)
+
+    def _errors(self, samples: Samples, ball: Tensor, margins: Tensor | None) -> Tensor:
+        """Finds the deployed errors of all margins: ``(B, K)``, 0 at the labels."""
+        errors = self.analysis.deployment.pair_errors(
+            samples.deployed, samples.labels, ball, margins=margins
+        )
+        return errors.scatter(1, samples.labels[:, None], 0)
+
+    def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
+        """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
+        guide = self.guide
+        centre = guide.propagation.centre(samples.x.to(guide.layers.network.anchor.dtype))
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
+            return self.norms.guessed(norm, mapping, samples.allowance)
+
+        single = eps.to(centre.logits.dtype)
+        facts = guide.prepare(centre, single, norm_of)
+        return _least(guide.margins(centre, samples.labels, single, facts), samples.labels).to(eps)
+
+    def largest_certified(self, samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest certified radius found, −1 where there is none, and the deployed error that
+        it was charged: ``(B,)`` each.
+
+        One preparation, where a guess says the best radius must lie; the radius is then searched
+        below it with those norms.
+        """
+        limit, clean = torch.full_like(start, self.analysis.reach), samples.clean.amin(1)
+
+        def estimated(eps: Tensor, asked: Tensor) -> Tensor:
+            return self.estimated_slack(samples, eps)
+
+        guess = largest_radius(estimated, start, clean=clean, limit=limit, resolution=1.005)
+        # A guess may stop a little short; where it fails the caller's radius is as good a place.
+        top = torch.where(guess > 0, guess * 1.01, start.minimum(limit))
+        facts, deployed = self.prepare(samples, top), torch.full_like(start, math.nan)
+
+        def slack(eps: Tensor, asked: Tensor) -> Tensor:
+            nonlocal deployed
+            found, error = self.slack(samples, eps, facts)
+            found = torch.where(eps <= top, found, torch.nan)
+            # What was tried last and held is the largest yet.
+            deployed = torch.where(asked & (found > 0), error, deployed)
+            return found
+
+        radius = largest_radius(slack, top, clean=clean, limit=top, resolution=1.001)
+        return radius, deployed
+
+
+def _layers(network: Network) -> Layers:
+    """Norms of segments say nothing of what lies behind a joint: a network with joints has none."""
+    return Layers(network, (), {}, {}) if network.joints else Layers.of(network)
+
+
+def _least(margins: Tensor, labels: Tensor) -> Tensor:
+    """Takes the least of all margins but the label's own. A NaN is less than any number."""
+    return margins.scatter(1, labels[:, None], math.inf).amin(1)

@@ -1,0 +1,50 @@
+"""The rungs of certification, each in a file, and their order in one list.
+
+A rung takes samples and what is known of them, and makes a ``Step``: an attack from above, or a
+lower bound from below. What it takes is not changed; what it may use of coins and failure
+probability it has asked the run's budget for when the ladder was made.
+"""
+
+from __future__ import annotations
+
+from lipcert.certification.analysis import Analysis
+from lipcert.certification.duals import Duals
+from lipcert.certification.published import Published
+from lipcert.certification.rungs.attack import Attacked
+from lipcert.certification.rungs.base import Rung, open_at
+from lipcert.certification.rungs.dual import DualAt, DualRadius
+from lipcert.certification.rungs.local import Largest, Radius
+from lipcert.certification.rungs.refined import refined_at
+from lipcert.certification.rungs.split import SplitAt
+from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep
+
+__all__ = ["Rung", "ladder", "open_at"]
+
+# The part of the run's failure probability that the published bounds leave to the others.
+_LATER = 0.5
+# Before boxes are refined a margin is split into no more leaves than this.
+_FEW_LEAVES = 48
+
+
+def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
+    """All rungs of a run, in the order in which its samples climb them; a sample that a rung has
+    settled is passed over by the later ones that could not change it."""
+    pace, options = analysis.pace, analysis.options
+    if analysis.loaded.joints:
+        check_joints(analysis.loaded, options)
+        return Nothing(), Attacked(analysis), TubeRadius.of(analysis, _LATER)
+    if options.method != "auto":
+        return Largest(published, options.method), Radius(published, options.method)
+    rungs: list[Rung] = [Largest(published), Attacked(analysis)]
+    # A tube is nothing without coins.
+    if is_deep(analysis.loaded) and not options.deterministic:
+        return *rungs, TubeRadius.of(analysis, _LATER), Radius(published)
+    duals = Duals.of(analysis, _LATER)
+    rungs.append(DualRadius(duals))
+    few = min(pace.leaves, _FEW_LEAVES)
+    for eps in (eps.rounded_up for eps in options.eps):
+        rungs.append(DualAt(duals, eps, pace.boxes))
+        rungs += [SplitAt(duals, eps, few)] if few else []
+        rungs += [refined_at(duals, eps)] if pace.refine is not None else []
+        rungs += [SplitAt(duals, eps, pace.leaves)] if pace.refine is not None and few else []
+    return *rungs, Radius(published)

@@ -1,0 +1,110 @@
+"""A batch of samples, as one version of the network has them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lipcert.bounds.boxes import Centre, Propagation
+from lipcert.certification.analysis import Analysis
+from lipcert.network import Network
+from lipcert.norms import Allowance
+from lipcert.numbers import OUT64
+from lipcert.rounding import gamma
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """B samples ``x`` ``(B, …)`` in float64, exact, with their ``labels`` and the ``allowance`` of
+    their coins.
+
+    ``near``: the samples as the analysis has them, in float64 still, and ``distance`` ``(B,)`` how
+    far these are from the given ones, None where they are the same. A ball around a sample lies in
+    a ball around the near one that is larger by so much: that one is analysed. ``centre`` has the
+    values of one version of the network there, ``deployed`` those of the deployed one.
+    """
+
+    analysis: Analysis
+    x: Tensor
+    labels: Tensor
+    allowance: Allowance
+    near: Tensor
+    distance: Tensor | None
+    centre: Centre
+    deployed: Centre
+
+    @classmethod
+    def of(cls, analysis: Analysis, x: Tensor, labels: Tensor, allowance: Allowance) -> Samples:
+        """Finds the values of the simplified network, and their errors from the real ones."""
+        near, distance = rounded(x, analysis.simplified)
+        centre = Propagation.of(analysis.simplified).centre(near)
+        deployed = analysis.deployment.centre(near)
+        return cls(analysis, x, labels, allowance, near, distance, centre, deployed)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def anchored(self) -> Samples:
+        """The same with the values of the lowered network, whose errors start afresh at every
+        activation."""
+        return self.anchored_in(self.analysis.lowered)
+
+    def anchored_in(self, network: Network) -> Samples:
+        """Does as ``anchored``, with a version of the network that is at hand."""
+        near, distance = rounded(self.x, network)
+        same = (distance is None) == (self.distance is None)
+        return replace(
+            self,
+            near=near,
+            distance=distance,
+            centre=Propagation.of(network).anchors(near),
+            deployed=self.deployed if same else self.analysis.deployment.centre(near),
+        )
+
+    def select(self, rows: Tensor) -> Samples:
+        """Takes some of the samples."""
+        return replace(
+            self,
+            x=self.x[rows],
+            labels=self.labels[rows],
+            allowance=self.allowance.select(rows),
+            near=self.near[rows],
+            distance=None if self.distance is None else self.distance[rows],
+            centre=self.centre.select(rows),
+            deployed=self.deployed.select(rows),
+        )
+
+    def ball(self, eps: Tensor) -> Tensor:
+        """Gives the radius around the near samples that covers ``eps`` ``(B,)`` around the given
+        ones."""
+        return eps if self.distance is None else OUT64.add(eps, self.distance)
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits at the samples as given, ``(B, K)``."""
+        if self.distance is None:
+            return self.centre.logits
+        return self.analysis.deployment.propagation.network.logits(self.x)
+
+    @property
+    def clean(self) -> Tensor:
+        """The margins at the samples but for rounding, ``(B, K)``; infinite at the labels."""
+        logits = self.centre.logits
+        margins = logits.gather(1, self.labels[:, None]) - logits
+        return margins.scatter(1, self.labels[:, None], math.inf)
+
+
+def rounded(x: Tensor, network: Network) -> tuple[Tensor, Tensor | None]:
+    """Samples as a network in a narrower type has them, still in ``x``'s own, and how far they are
+    from the given ones, ``(B,)``: None where they are the same."""
+    dtype = network.anchor.dtype
+    if dtype == x.dtype:
+        return x, None
+    near = x.to(dtype).to(x.dtype)
+    distance: Tensor = torch.linalg.vector_norm((x - near).flatten(1), dim=1)
+    return near, distance * (1 + gamma(math.prod(x.shape[1:]) + 8))

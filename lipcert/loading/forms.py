@@ -1,0 +1,277 @@
+"""Values as short linear combinations, of values before them and of magnitudes of two of these.
+
+For every value of a node that is made by moves, sums, scales and kinks alone, its *form*
+
+    y = Σ_t c_t a_t + Σ_t d_t |a_t + r_t b_t|,
+
+with few terms: ``a`` and ``b`` are values of nodes that are made otherwise. Every piecewise linear
+function of a difference is of this form, since ``max(z, s z) = (1 + s)/2 z + (1 − s)/2 |z|``; so is
+the maximum of two values, in whatever way it is written. Beside it goes what computing it rounds:
+``mag`` and ``off`` bound every partial result and its error by ``mag · m`` and ``off · u m``, to
+first order, ``m`` the largest magnitude of the values ``a_t``, ``b_t`` of the row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lipcert.network import Network
+from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU
+from lipcert.network.nodes import Node, Sum
+from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
+from lipcert.rounding import Arithmetic
+
+# So many terms has a form, and the rows of an operator that is looked through.
+_TERMS = 4
+_LARGEST = 2**20
+# Magnitudes are numbered from here on, values of nodes below.
+MAGNITUDES = 2**48
+_NONE = 2**62
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Of all ``n`` values of a node: numbers of terms ``(n, T)``, in increasing order, and their
+    coefficients; ``mag`` and ``off`` ``(n,)``; whether anything was computed, not only moved and
+    compared; the formats of the nodes it leads through."""
+
+    terms: Tensor
+    coefficients: Tensor
+    mag: Tensor
+    off: Tensor
+    computed: bool = False
+    formats: frozenset[Arithmetic | None] = frozenset()
+
+    @property
+    def live(self) -> Tensor:
+        return self.terms != _NONE
+
+    def rows(self, index: Tensor) -> Form:
+        """Of some of the values; nothing where the index is −1."""
+        inside, at = index >= 0, index.clamp(min=0)
+        return self._with(
+            torch.where(inside[:, None], self.terms[at], _NONE),
+            torch.where(inside[:, None], self.coefficients[at], 0.0),
+            torch.where(inside, self.mag[at], 0.0),
+            torch.where(inside, self.off[at], 0.0),
+        )
+
+    def scaled(self, by: Tensor) -> Form:
+        """Times a number each, ``(n,)``; powers of two round nothing."""
+        size = by.abs()
+        mantissa = torch.frexp(size).mantissa
+        rounds = torch.where((mantissa == 0.5) | (size == 0), 0.0, 4.0)
+        return self._with(
+            self.terms, self.coefficients * by[:, None], self.mag * size,
+            size * (self.off + rounds * self.mag), bool((by != 1).any()),
+        )  # fmt: skip
+
+    def _with(
+        self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor, computed: bool = False
+    ) -> Form:
+        return Form(terms, coefficients, mag, off, self.computed or computed, self.formats)
+
+
+@dataclass(eq=False)
+class Forms:
+    """The forms of a network's nodes, found where they are asked for. ``pairs``: the magnitudes, by
+    their numbers less ``MAGNITUDES``: ``(a, b, r)``."""
+
+    network: Network
+    pairs: dict[tuple[int, int, float], int] = field(default_factory=dict)
+    _known: dict[int, Form] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = [math.prod(node.shape) for node in self.network.nodes]
+        self.starts = [0, *itertools.accumulate(sizes)]
+
+    def of(self, i: int) -> Form:
+        """The form of a node, by its own values where it is made otherwise."""
+        if i not in self._known:
+            self._known[i] = self.made(i) or self._own(i)
+        return self._known[i]
+
+    def is_transparent(self, i: int) -> bool:
+        """Whether a node has a form by others' values."""
+        found = self.of(i)
+        start = self.starts[i]
+        own = torch.arange(start, self.starts[i + 1])[:, None]
+        return found.terms.shape[1] != 1 or not torch.equal(found.terms, own)
+
+    def _own(self, i: int) -> Form:
+        size = self.starts[i + 1] - self.starts[i]
+        terms = torch.arange(self.starts[i], self.starts[i + 1])[:, None]
+        one = torch.ones(size, dtype=torch.float64)
+        return Form(terms, one[:, None], one, torch.zeros_like(one))
+
+    def made(self, i: int) -> Form | None:
+        """The form by the values of the nodes that it is made of; None where it has none."""
+        node = self.network.nodes[i]
+        if not node.inputs or self.starts[i + 1] - self.starts[i] > _LARGEST:
+            return None
+        found = self._made(node)
+        if found is None or found.terms.shape[1] > _TERMS:
+            return None
+        formats = found.formats | {node.format}
+        return Form(found.terms, found.coefficients, found.mag, found.off, found.computed, formats)
+
+    def _made(self, node: Node) -> Form | None:
+        kind, shape = node.kind, self.network.nodes[node.inputs[0]].shape
+        match kind:
+            case Sum():
+                return added([self.of(j) for j in node.inputs])
+            case Select():
+                return self.of(node.inputs[0]).rows(kind.index)
+            case Diagonal() if kind.bias is None and kind.scale is not None:
+                scale = kind.scale.double().expand(node.shape).reshape(-1)
+                return self.of(node.inputs[0]).scaled(scale)
+            case Dense() | Convolution() if kind.bias is None and kind.terms <= _TERMS:
+                return self._mixed(self.of(node.inputs[0]), kind)
+            case Clip() if kind.upper is None and _is_zero(kind.lower):
+                return self._kinked(self.of(node.inputs[0]), torch.zeros(()))
+            case Clip() if kind.lower is None and _is_zero(kind.upper):
+                # min(z, 0) = −max(−z, 0).
+                turned = self._kinked(_turned(self.of(node.inputs[0])), torch.zeros(()))
+                return None if turned is None else _turned(turned)
+            case PReLU():
+                slope = kind.slope.double().expand(shape).reshape(-1)
+                return self._kinked(self.of(node.inputs[0]), slope)
+            case MaxMin():
+                places = torch.arange(math.prod(shape)).reshape(shape)
+                a, b = (part.flatten() for part in places.chunk(2, kind.axis))
+                both = self._compared(self.of(node.inputs[0]), a, b)
+                if both is None:
+                    return None
+                order = torch.cat([part.reshape(-1) for part in (a, b)]).argsort()
+                return stacked(both).rows(order)
+            case GroupMax() if shape[-1] == 2:
+                places = torch.arange(math.prod(shape)).reshape(-1, 2)
+                both = self._compared(self.of(node.inputs[0]), places[:, 0], places[:, 1])
+                return None if both is None else both[0]
+        return None
+
+    def _mixed(self, before: Form, kind: Operator) -> Form | None:
+        """Past an operator with few products a row: tap by tap, which value and what weight."""
+        entries = kind.entries()
+        assert entries is not None
+        size = math.prod(kind.in_shape)
+        places = torch.arange(size, dtype=torch.float64).reshape(1, *kind.in_shape)
+        ones, parts = torch.ones_like(places), []
+        flat = entries.double().flatten(1)
+        for tap in range(flat.shape[1]):
+            alone = torch.zeros_like(flat)
+            alone[:, tap] = 1
+            alone = alone.reshape(entries.shape)
+            # A padding reads nothing: its weight is 0.
+            weight = kind._forward(ones, alone * entries.double()).flatten()
+            index = kind._forward(places, alone).flatten().long()
+            index = torch.where(weight == 0, -1, index)
+            parts.append(before.rows(index).scaled(weight))
+        return added(parts)
+
+    def _kinked(self, z: Form, slope: Tensor) -> Form | None:
+        """``max(z, s z)`` or, of a slope above 1, ``min``: that is ``PReLU``."""
+        size = self._magnitude(z)
+        if size is None:
+            return None
+        slope = slope.double().expand(len(z.terms))
+        half = added([z.scaled((1 + slope) / 2), size.scaled((1 - slope) / 2)])
+        if half is None:
+            return None
+        steep = slope.abs().clamp(min=1)
+        rounds = torch.where((slope == 0) | (slope.abs() == 1), 0.0, 4.0) * slope.abs()
+        off = steep * z.off + rounds * z.mag
+        return Form(half.terms, half.coefficients, z.mag * steep, off, True, z.formats)
+
+    def _compared(self, z: Form, a: Tensor, b: Tensor) -> tuple[Form, Form] | None:
+        """Maximum and minimum of the values in two lists of places."""
+        first, second = z.rows(a), z.rows(b)
+        difference = added([first, _turned(second)])
+        size = None if difference is None else self._magnitude(difference)
+        total = added([first, second])
+        if size is None or total is None:
+            return None
+        half = torch.full((len(a),), 0.5, dtype=torch.float64)
+        largest = added([total.scaled(half), size.scaled(half)])
+        smallest = added([total.scaled(half), size.scaled(-half)])
+        if largest is None or smallest is None:
+            return None
+        mag = torch.maximum(first.mag, second.mag)
+        off = torch.maximum(first.off, second.off)
+        return tuple(
+            Form(form.terms, form.coefficients, mag, off, z.computed, z.formats)
+            for form in (largest, smallest)
+        )  # type: ignore[return-value]
+
+    def _magnitude(self, z: Form) -> Form | None:
+        """``|z|`` where every row is one difference or sum of two values."""
+        if z.terms.shape[1] != 2 or not bool((z.live & (z.terms < MAGNITUDES)).all()):
+            return None
+        first, ratio = z.coefficients[:, 0], z.coefficients[:, 1] / z.coefficients[:, 0]
+        keys = torch.stack([z.terms[:, 0].double(), z.terms[:, 1].double(), ratio], 1)
+        unique, back = torch.unique(keys, dim=0, return_inverse=True)
+        numbers = [
+            self.pairs.setdefault((int(a), int(b), r), len(self.pairs))
+            for a, b, r in unique.tolist()
+        ]
+        terms = torch.tensor(numbers)[back][:, None] + MAGNITUDES
+        return Form(terms, first.abs()[:, None], z.mag, z.off, z.computed, z.formats)
+
+
+def added(parts: list[Form]) -> Form | None:
+    """The sum; rounded where a value has several parts. None where it gets long."""
+    if sum(part.terms.shape[1] for part in parts) > 4 * _TERMS:
+        return None
+    terms = torch.cat([part.terms for part in parts], 1)
+    coefficients = torch.cat([part.coefficients for part in parts], 1)
+    order = terms.argsort(dim=1, stable=True)
+    terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
+    # Like terms come together in the last of them.
+    for t in range(terms.shape[1] - 1):
+        same = terms[:, t] == terms[:, t + 1]
+        coefficients[:, t + 1] += torch.where(same, coefficients[:, t], 0.0)
+        coefficients[:, t] = torch.where(same, 0.0, coefficients[:, t])
+    terms = torch.where(coefficients == 0, _NONE, terms)
+    order = terms.argsort(dim=1, stable=True)
+    terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
+    width = max(1, int((terms != _NONE).sum(1).amax()))
+    several = torch.stack([part.live.any(1) for part in parts]).sum(0)
+    mag = torch.stack([part.mag for part in parts]).sum(0)
+    off = torch.stack([part.off for part in parts]).sum(0)
+    return Form(
+        terms[:, :width], coefficients[:, :width], mag,
+        off + (several - 1).clamp(min=0) * mag,
+        any(part.computed for part in parts) or bool((several > 1).any()),
+        frozenset().union(*(part.formats for part in parts)),
+    )  # fmt: skip
+
+
+def stacked(parts: tuple[Form, ...]) -> Form:
+    """One after another."""
+    width = max(part.terms.shape[1] for part in parts)
+
+    def wide(values: Tensor, fill: int) -> Tensor:
+        missing = values.new_full((len(values), width - values.shape[1]), fill)
+        return torch.cat([values, missing], 1)
+
+    return Form(
+        torch.cat([wide(part.terms, _NONE) for part in parts]),
+        torch.cat([wide(part.coefficients, 0) for part in parts]),
+        torch.cat([part.mag for part in parts]),
+        torch.cat([part.off for part in parts]),
+        any(part.computed for part in parts),
+        frozenset().union(*(part.formats for part in parts)),
+    )
+
+
+def _turned(form: Form) -> Form:
+    return form.scaled(form.coefficients.new_full((len(form.terms),), -1.0))
+
+
+def _is_zero(limit: Tensor | None) -> bool:
+    return limit is not None and bool((limit == 0).all())

@@ -1,0 +1,278 @@
+"""Sorting, however a file writes it, becomes one comparison.
+
+``relu(a − b) + b``, ``b − relu(b − a)``, ``(a + b + |a − b|)/2``, ``−max(−a, −b)``,
+``a + b − min(a, b)`` are all the maximum of ``a`` and ``b``, and moves may stand anywhere between.
+By norms such a layer costs ``1 + 2 √2`` where sorting costs 1. So values are written as short
+linear combinations (``forms``), and where every value of a node is one of
+
+    s max(a, b) = s/2 (a + b) + s/2 |a − b|,   s min(a, b),   s a,
+
+by its coefficients, exactly, the node is put together from one ``MaxMin``. It is the same function
+of real numbers, and compared at a few points as well. What the file's own way rounds stays
+charged: ``MaxMin.spelling`` says how much.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.loading.forms import MAGNITUDES, Forms
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
+from lipcert.network.nodes import Sum
+from lipcert.network.operators import (
+    Convolution,
+    Dense,
+    Diagonal,
+    Operator,
+    Select,
+    TransposedConvolution,
+)
+from lipcert.rounding import Arithmetic
+
+# How much may be rounded and how large a value may be on the way, in the larger value of a pair;
+# how many comparisons may be nested.
+_MOST_ROUNDED, _MOST = 64.0, 8.0
+_ROUNDS = 64
+# First-order errors and what their products add, in the coarsest format.
+_HIGHER_ORDERS = 1.25
+# More additions than any that are charged well.
+_MANY = 2**16
+_SAME, _POINTS = 1e-9, 3
+
+
+def respelled(network: Network) -> Network:
+    """The same function with every sorting that is written out as a comparison."""
+    for _ in range(_ROUNDS):
+        changed = _once(network)
+        if changed is None or not _agree(network, changed):
+            return network
+        network = changed
+    return network
+
+
+@dataclass(frozen=True, eq=False)
+class _Sorted:
+    """A node whose values are sorted ones: of each the first and the second of its pair, or the
+    first alone (second −1), the sign of the second, whether it is the larger one, and a factor."""
+
+    first: Tensor
+    second: Tensor
+    sign: Tensor
+    larger: Tensor
+    factor: Tensor
+    spelling: float
+    format: Arithmetic | None
+
+
+def _once(network: Network) -> Network | None:
+    """With the sortings that are written out of values before; None where there are none."""
+    forms = Forms(network)
+    reached = _candidates(network, forms)
+    if not reached:
+        return None
+    found = {i: known for i in sorted(reached) if (known := _sorted(forms, i)) is not None}
+    ends = {
+        i for i in found
+        if i == network.output
+        or any(i in node.inputs and j not in found for j, node in enumerate(network.nodes))
+    }  # fmt: skip
+    if not ends:
+        return None
+    builder, place = NetworkBuilder(network.in_shape, network.nodes[0].origin), {0: 0}
+    maker = _Maker(network, forms, builder, place)
+    for i, node in enumerate(network.nodes[1:], 1):
+        if i in ends:
+            place[i] = maker.made(i, found[i])
+            continue
+        builder.format = node.format
+        before = [place[j] for j in node.inputs]
+        match node.kind:
+            case Operator():
+                place[i] = builder.operator(node.kind, before[0], node.origin)
+            case Activation():
+                place[i] = builder.activation(node.kind, before[0], node.origin)
+            case _:
+                place[i] = builder.sum(before, node.origin)
+    return replace(
+        builder.build(place[network.output]), rough=network.rough, leaves=network.leaves,
+        each=network.each,
+    )  # fmt: skip
+
+
+def _candidates(network: Network, forms: Forms) -> set[int]:
+    """The nodes that are made of magnitudes of differences."""
+    reached: set[int] = set()
+    for i, node in enumerate(network.nodes):
+        starts = isinstance(node.kind, Activation) and _mixes(network, i)
+        if not (starts or reached.intersection(node.inputs)) or not forms.is_transparent(i):
+            continue
+        form = forms.of(i)
+        if bool((form.live & (form.terms >= MAGNITUDES)).any()):
+            reached.add(i)
+    return reached
+
+
+def _mixes(network: Network, i: int) -> bool:
+    """Whether an activation may read a difference: cheaply, so that most networks are passed by."""
+    kind = network.nodes[i].kind
+    if isinstance(kind, MaxMin):
+        return True
+    shape = network.nodes[network.nodes[i].inputs[0]].shape
+    if isinstance(kind, GroupMax):
+        return shape[-1] == 2
+    if not isinstance(kind, Clip | PReLU):
+        return False
+    node = network.nodes[i].inputs[0]
+    while isinstance(network.nodes[node].kind, Select | Diagonal):
+        node = network.nodes[node].inputs[0]
+    before = network.nodes[node].kind
+    if isinstance(before, Operator):
+        return before.terms <= 4 and before.bias is None
+    return isinstance(before, Sum)
+
+
+def _sorted(forms: Forms, i: int) -> _Sorted | None:
+    """None unless every value of the node is a sorted one, and something was computed for it."""
+    form = forms.of(i)
+    if not form.computed or len(form.formats) != 1 or form.terms.shape[1] != 3:
+        return None
+    spelling = float((form.off * _HIGHER_ORDERS).max())
+    if spelling > _MOST_ROUNDED or float(form.mag.max()) > _MOST:
+        return None
+    three = form.live.all(1)
+    one = form.live.sum(1) == 1
+    if not bool((three | one).all()) or bool((form.terms[one, 0] >= MAGNITUDES).any()):
+        return None
+    a, b, size = form.coefficients.unbind(1)
+    pairs = torch.tensor(list(forms.pairs), dtype=torch.float64)
+    own = pairs[torch.where(three, form.terms[:, 2] - MAGNITUDES, 0)]
+    fits = (own[:, 0] == form.terms[:, 0]) & (own[:, 1] == form.terms[:, 1])
+    ratio = own[:, 2]
+    fits = fits & (ratio.abs() == 1) & (b == -ratio * a) & (size.abs() == a.abs())
+    if not bool((fits | one).all()):
+        return None
+    return _Sorted(
+        form.terms[:, 0],
+        torch.where(three, form.terms[:, 1], -1),
+        torch.where(three, -ratio, 1.0),
+        (size * a > 0) | one,
+        torch.where(three, 2 * a, a),
+        spelling,
+        next(iter(form.formats)),
+    )
+
+
+@dataclass(eq=False)
+class _Maker:
+    """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
+
+    network: Network
+    forms: Forms
+    builder: NetworkBuilder
+    place: dict[int, int]
+
+    def __post_init__(self) -> None:
+        self.shared: dict[tuple[bytes, float], int] = {}
+        self.behind = _additions(self.network)
+
+    def made(self, i: int, known: _Sorted) -> int:
+        node, builder = self.network.nodes[i], self.builder
+        builder.format = known.format
+        pair = known.second >= 0
+        keys = torch.stack([known.first, known.second, known.sign.long()], 1)[pair]
+        unique, back = _in_order(keys)
+        spelling = known.spelling + self._merged(unique)
+        name = unique.numpy().tobytes(), spelling
+        if name not in self.shared:
+            self.shared[name] = self._compared(unique, spelling, node.origin)
+        count = len(unique)
+        index = torch.full((len(known.first),), -1)
+        index[pair] = back + count * (~known.larger[pair]).long()
+        shape = tuple(node.shape)
+        parts = [self._select(self.shared[name], index, shape, node.origin)]
+        if not bool(pair.all()):
+            alone = torch.where(pair, -1, known.first)
+            parts += self._gathered(alone, shape, node.origin)
+        found = builder.sum(parts, node.origin)
+        if bool((known.factor != 1).any()):
+            scale = known.factor.reshape(shape)
+            if bool((scale == scale.flatten()[0]).all()):
+                scale = scale.flatten()[0].clone()
+            found = builder.operator(Diagonal.of(scale, None, shape), found, node.origin)
+        return found
+
+    def _compared(self, pairs: Tensor, spelling: float, origin: str) -> int:
+        """The ``MaxMin`` of pairs ``(first, second, sign)``: node of shape ``(2, count)``."""
+        shape = (2, len(pairs))
+        both = torch.cat([pairs[:, 0], pairs[:, 1]])
+        node = self.builder.sum(self._gathered(both, shape, origin), origin)
+        if bool((pairs[:, 2] != 1).any()):
+            scale = torch.stack([torch.ones(len(pairs)), pairs[:, 2]]).double()
+            node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
+        return self.builder.activation(MaxMin(0, spelling), node, origin)
+
+    def _owners(self, atoms: Tensor) -> Tensor:
+        """The nodes of values by their numbers."""
+        return torch.bucketize(atoms, torch.tensor(self.forms.starts), right=True) - 1
+
+    def _merged(self, pairs: Tensor) -> float:
+        """Where both values of a pair are sums of their own, either may be merged into the sum
+        that makes the other: each of its additions then rounds at the size of both."""
+        first, second = self._owners(pairs[:, 0]), self._owners(pairs[:, 1])
+        apart = first != second
+        most = torch.cat([first[apart], second[apart]])
+        return 4.0 * max((self.behind[i] for i in set(most.tolist())), default=0)
+
+    def _gathered(self, atoms: Tensor, shape: tuple[int, ...], origin: str) -> list[int]:
+        """Values by their numbers, −1 for none: a part for each node that they are of."""
+        owners = self._owners(atoms)
+        return [
+            self._select(
+                self.place[j],
+                torch.where((owners == j) & (atoms >= 0), atoms - self.forms.starts[j], -1),
+                shape, origin,
+            )
+            for j in sorted(set(owners[atoms >= 0].tolist()))
+        ]  # fmt: skip
+
+    def _select(self, node: int, index: Tensor, shape: tuple[int, ...], origin: str) -> int:
+        operator = Select.of(index.reshape(shape), self.builder.shape(node))
+        return self.builder.operator(operator, node, origin)
+
+
+def _additions(network: Network) -> list[int]:
+    """How many additions each value may have behind it since the last activation, at most."""
+    found: list[int] = []
+    for node in network.nodes:
+        before = sum(found[j] for j in node.inputs) + len(node.inputs)
+        if not node.inputs or isinstance(node.kind, Activation):
+            before = 0
+        elif isinstance(node.kind, Dense | Convolution | TransposedConvolution):
+            before = node.kind.terms + 1
+        found.append(min(before, _MANY))
+    return found
+
+
+def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows in the order of their first occurrence, and which one each row is."""
+    unique, back = torch.unique(keys, dim=0, return_inverse=True)
+    first = torch.full((len(unique),), len(keys)).scatter_reduce(
+        0, back, torch.arange(len(keys)), "amin"
+    )
+    order = first.argsort()
+    return unique[order], order.argsort()[back]
+
+
+def _agree(one: Network, other: Network) -> bool:
+    """Whether both give the same at a few points that mean nothing."""
+    count = math.prod(one.in_shape)
+    places = torch.arange(count, dtype=torch.float64)
+    x = torch.stack([torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
+    first, second = one.logits(x), other.logits(x)
+    allowed = _SAME * (1 + first.abs().amax())
+    return bool(((first - second).abs() <= allowed).all())

@@ -1,0 +1,198 @@
+"""Sorting is one comparison, however it is written, and what the writing rounds is charged."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from loading.sorting import SORTINGS, Sorting
+from torch import Tensor, nn
+
+from lipcert.bounds import GlobalBound, Layers
+from lipcert.certification.deployed import Deployment
+from lipcert.loading import load_model
+from lipcert.loading.spellings import respelled
+from lipcert.network import Network, NetworkBuilder, lower, simplify
+from lipcert.network.activations import Clip, GroupSort, MaxMin, PReLU, relu
+from lipcert.network.operators import Dense, Diagonal, Select
+from lipcert.norms import SegmentNorms
+from lipcert.rounding import BFLOAT16, HALF, SINGLE, Arithmetic
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Sorted(nn.Module):
+    """Orthogonal layers, so that nothing expands, with a way of sorting behind each."""
+
+    def __init__(self, ways: list[Sorting], *, images: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.ways, self.images = ways, images
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1) if images else nn.Linear(8, 8) for _ in ways)
+        for layer in self.layers:
+            weight = torch.linalg.qr(torch.randn(8, 8))[0]
+            layer.weight = nn.Parameter(weight.reshape(layer.weight.shape))
+        self.last = nn.Linear(8 * 9 if images else 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, way in zip(self.layers, self.ways, strict=True):
+            x = way(layer(x))
+        return self.last(x.flatten(1))
+
+
+def exported(model: nn.Module, x: Tensor, path: Path, *, dynamo: bool) -> Path:
+    model.eval()
+    if dynamo:
+        shapes = ({0: torch.export.Dim("batch", min=1)},)
+        torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    else:
+        torch.onnx.export(
+            model, (x,), path, dynamo=False, opset_version=17, input_names=["x"],
+            dynamic_axes={"x": {0: "batch"}},
+        )  # fmt: skip
+    return path
+
+
+def product(network: Network) -> float:
+    layers = Layers.of(simplify(network))
+    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
+    return GlobalBound.of(layers, norms).product
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("images", [False, True], ids=["vectors", "images"])
+def test_every_way_costs_what_sorting_costs(images: bool, dynamo: bool, tmp_path: Path) -> None:
+    """One network of all ways: its constant is that of its last layer, and nothing but comparisons
+    is left between its layers."""
+    model = Sorted(list(SORTINGS.values()), images=images)
+    x = torch.randn(2, 8, 3, 3) if images else torch.randn(2, 8)
+    network = load_model(exported(model, x, tmp_path / "m.onnx", dynamo=dynamo)).network
+    kinds = [type(network.nodes[i].kind) for i in network.activations]
+    assert kinds == [MaxMin] * len(SORTINGS)
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("way", SORTINGS)
+def test_what_a_way_rounds_is_within_what_is_charged(way: str, tmp_path: Path) -> None:
+    """At values that are near, far apart, of one size, and of opposite signs."""
+    model = Sorted([SORTINGS[way]], images=False)
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    [i] = load_model(path).network.activations
+    kind = load_model(path).network.nodes[i].kind
+    assert isinstance(kind, MaxMin)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20000, 8, generator=generator)
+    z[::4, 4:] = z[::4, :4] * (1 + 2e-7 * torch.randn(5000, 4, generator=generator))
+    z[1::4] *= 10.0 ** torch.randint(-6, 7, (5000, 8), generator=generator)
+    z[2::4, 4:] = -z[2::4, :4]
+    exact = SORTINGS[way](z.double())
+    off = (SORTINGS[way](z).double() - exact).abs()
+    # The values of a pair are those that sorting puts into its place: at most the row's largest.
+    size = z.double().abs()
+    first, second = size.chunk(2, 1)
+    far = torch.maximum(first, second)
+    near = size.reshape(-1, 4, 2).amax(2)
+    most = torch.cat([far, far], 1)
+    most = torch.maximum(most, torch.cat([near, near], 1))
+    most = torch.maximum(most, near.repeat_interleave(2, 1))
+    assert bool((off <= kind.spelling * SINGLE.unit * most).all())
+
+
+def test_a_comparison_rounds_nothing_and_arithmetic_does(tmp_path: Path) -> None:
+    for way, rounds in (("strided", False), ("where_less", False), ("relu_once", True)):
+        model = Sorted([SORTINGS[way]], images=False)
+        path = exported(model, torch.randn(1, 8), tmp_path / f"{way}.onnx", dynamo=False)
+        network = load_model(path).network
+        [kind] = [network.nodes[i].kind for i in network.activations]
+        assert isinstance(kind, MaxMin)
+        assert (kind.spelling > 0) == rounds
+
+
+class Groups(nn.Module):
+    """GroupSort of several sizes, and of all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, 3, 4).sort(2)[0].reshape(-1, 12)
+        x = x.reshape(-1, 4, 3).sort(2, descending=True)[0].reshape(-1, 12)
+        x = x.reshape(-1, 6, 2).sort(1)[0].reshape(-1, 12)
+        return x.sort(1)[0]
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_groups_of_any_size_are_sorted(dynamo: bool, tmp_path: Path) -> None:
+    x = torch.randn(3, 12)
+    network = load_model(exported(Groups(), x, tmp_path / "m.onnx", dynamo=dynamo)).network
+    kinds = {type(network.nodes[i].kind) for i in network.activations}
+    assert kinds == {GroupSort}
+    assert product(network) <= 1.0001
+    assert torch.equal(network.logits(x.double()), Groups()(x.double()))
+
+
+def pair_network(first: Tensor, join: Tensor, kind: Clip | PReLU, skip: float = 1.0) -> Network:
+    """``b skip + join σ(first (a, b))`` on four pairs: what is nearly a maximum."""
+    builder = NetworkBuilder((1, 8))
+    a = builder.operator(Select.of(torch.arange(4)[None], (1, 8)), 0)
+    b = builder.operator(Select.of(torch.arange(4, 8)[None], (1, 8)), 0)
+    parts = [
+        builder.operator(Diagonal.of(scale, None, (1, 4)), node)
+        for scale, node in zip(first, (a, b), strict=True)
+    ]
+    node = builder.activation(kind, builder.sum(parts))
+    node = builder.operator(Diagonal.of(join, None, (1, 4)), node)
+    other = builder.operator(Diagonal.of(torch.tensor(skip).double(), None, (1, 4)), b)
+    node = builder.sum([other, node])
+    rows = torch.eye(4, dtype=torch.float64)
+    return builder.build(builder.operator(Dense.of(rows, None, (1, 4)), node))
+
+
+ONE = torch.tensor(1.0, dtype=torch.float64)
+BY_A_HAIR = ONE * (1 + 2.0**-50)
+
+
+def test_what_is_nearly_a_maximum_is_none() -> None:
+    right = pair_network(torch.stack([ONE, -ONE]), ONE, relu())
+    assert [type(respelled(right).nodes[i].kind) for i in respelled(right).activations] == [MaxMin]
+    for network in (
+        pair_network(torch.stack([ONE, -BY_A_HAIR]), ONE, relu()),
+        pair_network(torch.stack([BY_A_HAIR, -ONE]), ONE, relu()),
+        pair_network(torch.stack([ONE, ONE]), ONE, relu()),
+        pair_network(torch.stack([ONE, -ONE]), BY_A_HAIR, relu()),
+        pair_network(torch.stack([ONE, -ONE]), -ONE, relu()),
+        pair_network(torch.stack([ONE, -ONE]), ONE, relu(), skip=1 + 2.0**-20),
+        pair_network(torch.stack([ONE, -ONE]), ONE, PReLU(torch.tensor(0.01).double())),
+        pair_network(torch.stack([ONE, -ONE]), ONE, Clip(ONE * 0.01, None)),
+        pair_network(torch.stack([ONE, -ONE]), ONE, Clip(ONE * 0, ONE * 9)),
+    ):
+        assert respelled(network) is network
+
+
+@pytest.mark.parametrize("deployed", [SINGLE, HALF, BFLOAT16])
+def test_a_deployment_is_charged_for_the_writing(deployed: Arithmetic) -> None:
+    """Both where errors are passed on and where they are noise; and no number is known where a
+    partial result could overflow."""
+    network = respelled(pair_network(torch.stack([ONE, -ONE]), ONE, relu()))
+    plain = Network(
+        tuple(
+            node if not isinstance(node.kind, MaxMin)
+            else type(node)(MaxMin(0), node.inputs, node.shape, node.origin)
+            for node in network.nodes
+        )
+    )  # fmt: skip
+    [spelling] = [node.kind.spelling for node in network.nodes if isinstance(node.kind, MaxMin)]
+    x, eps = torch.ones(1, 8, dtype=torch.float64), torch.tensor([1e-3], dtype=torch.float64)
+    labels = torch.zeros(1, dtype=torch.int64)
+    errors = []
+    for one in (network, plain):
+        deployment = Deployment.of(one, arithmetic=deployed, softmax=False)
+        errors.append(deployment.pair_errors(deployment.centre(x), labels, eps)[0, 1])
+        assert deployment.noise(simplify(lower(simplify(one)))) is not None
+    assert float(errors[0] - errors[1]) >= 2 * deployed.unit * spelling
+    large = x * (deployed.largest / 12)
+    deployment = Deployment.of(network, arithmetic=deployed, softmax=False)
+    found = deployment.pair_errors(deployment.centre(large), labels, eps)
+    assert math.isinf(float(found[0, 1]))
