@@ -32,9 +32,10 @@ from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, o
 from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
 from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
+from lipcert.network.joints import Joint
 from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
-from lipcert.numbers import OUT64, Box, largest
+from lipcert.numbers import OUT64, Box, largest, widened
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 
 if TYPE_CHECKING:
@@ -142,6 +143,19 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             additions = additions + _ADDED
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
+
+    @abstractmethod
+    def past_joint(self, joint: Joint, parts: list[Rounded[P]]) -> tuple[Tensor, Tensor]:
+        """The same past a joint."""
+
+    def joint(self, i: int, joint: Joint, parts: list[Rounded[P]]) -> Rounded[P]:
+        """Its own rounding is that of inputs as they are deployed."""
+        here, own = self.place(i, parts), self.format(i)
+        passed, length = self.past_joint(joint, parts)
+        fresh = none = torch.zeros_like(passed)
+        if own is not None:
+            fresh = joint.rounding([widened(part.here.box, part.total) for part in parts], own)
+        return self._rounded(i, here, parts, _Step(passed, length, fresh, none))
 
     def sum(self, i: int, parts: list[Rounded[P]]) -> Rounded[P]:
         here, own = self.place(i, parts), self.format(i)
