@@ -14,7 +14,7 @@ from lipcert.certificate import Sample
 from lipcert.certification import Certifier
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, NetworkBuilder
-from lipcert.network.joints import Curve, InverseLength, Product, Quotient
+from lipcert.network.joints import Curve, InverseLength, MatrixProduct, Product, Quotient
 from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.options import Epsilon, Options
 
@@ -154,3 +154,23 @@ def test_no_certificate_of_a_random_network_is_broken(
         inside = (points - x).flatten(1).norm(dim=1) <= radii
         kept = run.logits(points.to(run.anchor.dtype)).argmax(1) == labels
         assert bool((kept | ~inside).all())
+
+
+def scaled_product(scale: float) -> Network:
+    """``(scale⁻¹ W x ∘ scale) (scale⁻¹ V x)``, whose values are within float32 for every scale."""
+    builder = NetworkBuilder((1, 4))
+    one = builder.operator(Dense.of(normal((4, 4), seeded(1)) / scale, None, (1, 4)), 0, "up")
+    factor = Diagonal.of(torch.full((1, 4), scale).double(), None, (1, 4))
+    one = builder.operator(factor, one, "down")
+    other = builder.operator(Dense.of(normal((4, 4), seeded(2)) / scale, None, (1, 4)), 0, "up")
+    row = builder.operator(Select.of(places((1, 1, 4)), (1, 4)), one, "row")
+    column = builder.operator(Select.of(places((1, 4, 1)), (1, 4)), other, "column")
+    return head(builder, builder.joint(MatrixProduct((1,), 1, 4, 1), (row, column), "product"))
+
+
+@pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (2.0**-3, True), (2.0**-70, False)])
+def test_a_scale_may_wait_until_after_a_matrix_product(scale: float, holds: bool) -> None:
+    # A runtime may compute ``scale (A B)`` for ``(scale A) B``, which then overflows in float32.
+    x = uniform((2, 1, 4), seeded(3)).float().double()
+    radii = [sample.radius for sample in certified(scaled_product(scale), x)]
+    assert all((radius > 0) == holds for radius in radii), radii
