@@ -47,7 +47,10 @@ def _inverse(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     left = squares.flip(-1).cumsum(-1).flip(-1) - squares
     room = rho.square() - spent
     scale = (room.clamp(min=0) / torch.where(left > 0, left, 1)).sqrt()
-    start = rho / squares.sum(-1, keepdim=True).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
+    kept = torch.finfo(size.dtype)
+    # Of an objective that is 0 any multiplier is as good, but an infinite one is no number of use.
+    start = rho / squares.sum(-1, keepdim=True).sqrt().clamp(min=kept.tiny)
+    start = start.clamp(max=kept.max)
     inverse = torch.cat([start, scale], -1)
     # k neurons at the wall is consistent where 1/λ reaches the k-th wall but not the next.
     reached = torch.nn.functional.pad(ratio, (1, 0), value=0)

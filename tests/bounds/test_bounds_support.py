@@ -66,3 +66,16 @@ def test_what_is_not_a_number_stays_unbounded() -> None:
     bound = ball_box_support(objective, lower, upper, radius)
     assert not (bound[0, 0] < torch.inf)
     assert (bound[2:] < torch.inf).all()
+
+
+def test_an_objective_of_zeros_has_a_bound_and_a_gradient_whatever_the_radius() -> None:
+    """In float32 ρ over the smallest number overflows from ρ = 4 on."""
+    objective = torch.zeros(2, 1, 5, requires_grad=True)
+    wall = torch.ones(2, 5, requires_grad=True)
+    radius = torch.tensor([0.5, 10.0], requires_grad=True)
+    bound = ball_box_support(objective, -wall, wall, radius)
+    assert ((bound >= 0) & (bound < 1e-6)).all()
+    bound.sum().backward()
+    for tensor in (objective, wall, radius):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
