@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
 
 
+# Comparisons that are written out end in a sum of no more values than these.
+_ADDED = 4.0
+
+
 @dataclass(frozen=True, eq=False)
 class Place:
     """Where the values of a node lie that its operation is to round."""
@@ -130,11 +134,13 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         fresh = of_activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
         if not alone:
             fresh = fresh + self._lowered(activation, before)
+        additions = torch.zeros_like(passed)
         if isinstance(activation, MaxMin) and activation.spelling:
             fresh = fresh + of_comparison(
                 own, activation, activation.perturbation(*before.here.box, before.size)
             )
-        step = _Step(passed, length, fresh, torch.zeros_like(passed))
+            additions = additions + _ADDED
+        step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 
     def sum(self, i: int, parts: list[Rounded[P]]) -> Rounded[P]:

@@ -47,10 +47,7 @@ def _inverse(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     left = squares.flip(-1).cumsum(-1).flip(-1) - squares
     room = rho.square() - spent
     scale = (room.clamp(min=0) / torch.where(left > 0, left, 1)).sqrt()
-    kept = torch.finfo(size.dtype)
-    # Of an objective that is 0 any multiplier is as good, but an infinite one is no number of use.
-    start = rho / squares.sum(-1, keepdim=True).sqrt().clamp(min=kept.tiny)
-    start = start.clamp(max=kept.max)
+    start = rho / squares.sum(-1, keepdim=True).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
     inverse = torch.cat([start, scale], -1)
     # k neurons at the wall is consistent where 1/λ reaches the k-th wall but not the next.
     reached = torch.nn.functional.pad(ratio, (1, 0), value=0)
@@ -58,7 +55,8 @@ def _inverse(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     fits = (inverse >= reached) & (inverse <= next_wall)
     fits[..., 1:] &= room > 0
     chosen = torch.where(fits, inverse, 0).amax(-1, keepdim=True)
-    return torch.where(chosen > 0, chosen, start)
+    # No objective is so small that this has no end.
+    return torch.where(chosen > 0, chosen, start).clamp(max=1 / torch.finfo(size.dtype).tiny)
 
 
 def _dual(size: Tensor, wall: Tensor, rho: Tensor, inverse: Tensor) -> Tensor:
