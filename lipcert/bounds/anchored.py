@@ -56,33 +56,42 @@ class Motion:
 
 def anchored_state(
     propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
-    facts: Facts, finder: Finds | None = None, noise_of: NoiseOf | None = None,
+    facts: Facts, noise_of: NoiseOf | None = None,
 ) -> State:  # fmt: skip
-    """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
-    of a ``Propagation``.
+    """Makes every activation's layer over the balls of radius ``eps`` ``(B,)`` around the
+    ``anchors`` of a ``Propagation``, from ``facts`` that hold over these balls.
 
     The network has element-wise activations only (``network.lower``); ``edges`` are the segments
-    that end in each activation's input. ``facts`` hold over these balls; what the ``finder`` finds
-    is added to them first. ``noise_of`` tells the noise of these balls: that of the facts, which
-    were found for larger ones, may be less.
+    that end in each activation's input. ``noise_of`` tells the noise of these balls: that of the
+    facts, which were found for larger ones, may be more.
     """
-    rules = _Anchoring(propagation, edges, centre, eps, facts, finder, noise_of)
+    rules = _Anchoring(propagation, edges, centre, eps, None, noise_of, facts)
     forward(propagation.network, rules)
     return rules.state
 
 
+def found_state(
+    propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
+    finder: Finds, noise_of: NoiseOf | None = None,
+) -> tuple[Facts, State]:  # fmt: skip
+    """Finds the facts of these balls layer by layer, and makes the state as ``anchored_state``."""
+    rules = _Anchoring(propagation, edges, centre, eps, finder, noise_of)
+    forward(propagation.network, rules)
+    return rules.facts, rules.state
+
+
 @dataclass(frozen=True, eq=False)
 class _Anchoring(Forward[Motion]):
-    """The rules of ``anchored_state``; ``state`` grows layer by layer, and with a finder so do the
-    facts."""
+    """The rules of ``anchored_state``; ``state`` grows layer by layer, and with a finder so do
+    ``facts``, which are then its own."""
 
     propagation: Propagation
     edges: dict[int, list[Edge]]
     centre: Centre
     eps: Tensor
-    facts: Facts
     finder: Finds | None
     noise_of: NoiseOf | None
+    facts: Facts = field(default_factory=Facts)
     state: State = field(default_factory=dict)
 
     @property

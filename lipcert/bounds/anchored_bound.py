@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from lipcert.bounds.anchored import anchored_state
+from lipcert.bounds.anchored import anchored_state, found_state
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import chain_sources
 from lipcert.bounds.dual import DualBound
@@ -43,7 +43,7 @@ class AnchoredBound(Bound):
 
     @cached_property
     def subnetworks(self) -> dict[int, Subnetwork]:
-        """Of the inputs of activations whose boxes may be refined: past other activations."""
+        """What the inputs of activations see whose boxes may be refined, past other activations."""
         network, refinement = self.layers.network, self.plan.refinement or Refinement()
         seen = [sink for sink in network.sinks if chain_sources(network, sink)]
         return {sink: Subnetwork.of(self.duals, sink, refinement.receptive) for sink in seen}
@@ -73,21 +73,21 @@ class AnchoredBound(Bound):
             centre,
             norm_of,
         )
-        facts, edges = Facts(), self.layers.edges_into
-        return facts, anchored_state(self.propagation, edges, centre, eps, facts, finder, noise_of)
+        edges = self.layers.edges_into
+        return found_state(self.propagation, edges, centre, eps, finder, noise_of)
 
     def state(
         self, centre: Centre, eps: Tensor, facts: Facts, noise_of: NoiseOf | None = None
     ) -> State:
-        """The state at ``eps``, from what was found at this radius or a larger one."""
+        """Makes the state at ``eps`` from what was found at this radius or a larger one."""
         edges = self.layers.edges_into
-        return anchored_state(self.propagation, edges, centre, eps, facts, noise_of=noise_of)
+        return anchored_state(self.propagation, edges, centre, eps, facts, noise_of)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
         return self.margins_in(centre, labels, self.state(centre, eps, facts))
 
     def margins_in(self, centre: Centre, labels: Tensor, state: State) -> Tensor:
-        """As ``margins``, from a state that is at hand."""
+        """Does as ``margins``, from a state that is at hand."""
         return state_margins(self.layers, centre, labels, state)
 
 

@@ -41,7 +41,7 @@ class LayerMultipliers:
 
     @classmethod
     def of(cls, layer: Layer, log: Tensor) -> LayerMultipliers:
-        """Of a ball without couplings."""
+        """Takes those of a ball without couplings."""
         multiplier = log.exp()
         return cls(multiplier, multiplier * layer.radius.square())
 
@@ -49,8 +49,8 @@ class LayerMultipliers:
 def layer_multipliers(
     network: Network, state: State, found: DualVariables
 ) -> Callable[[int], LayerMultipliers]:
-    """Those of every layer in one sweep backwards, to be asked for from the last layer on: what a
-    layer's coupling takes from those before it is known by then."""
+    """Gives those of every layer in one sweep backwards. They are asked for from the last layer on,
+    so that what a layer's coupling takes from those before it is known by then."""
     taken: dict[int, Tensor] = {}
 
     def multipliers_at(i: int) -> LayerMultipliers:
@@ -72,7 +72,7 @@ def layer_multipliers(
 
 
 def coupled(network: Network, state: State, found: DualVariables) -> DualVariables:
-    """With a multiplier for every ball that gains from a coupling, to start from."""
+    """Adds a multiplier to start from for every ball that gains from a coupling."""
     couplings = {}
     for i, log in found.logs.items():
         coupling = state[i].coupling

@@ -62,7 +62,7 @@ class Facts:
     fixed: Tensor | None = None
 
     def select(self, rows: Tensor) -> Facts:
-        """Of some of the samples."""
+        """Takes some of the samples."""
         return Facts(
             masks={i: mask[rows] for i, mask in self.masks.items()},
             gains={i: gain[rows] for i, gain in self.gains.items()},
@@ -86,7 +86,7 @@ class FactPlan:
     refinement: Refinement | None = field(default_factory=Refinement)
 
     def wide(self, layers: Layers) -> list[int]:
-        """The wide inputs of activations that have a chain, each of which takes a norm."""
+        """Lists the wide inputs of activations that have a chain, each of which takes a norm."""
         if not self.chains:
             return []
         network, mixing = layers.network, _mixing_few(layers)
@@ -101,7 +101,7 @@ class FactPlan:
         return [(e.source, e.sink) for e in layers.edges if e.sink not in without]
 
     def chain_work(self, layers: Layers) -> int:
-        """How many values the chains of all wide inputs lead past."""
+        """Counts the values that the chains of all wide inputs lead past."""
         paths = (ancestors(layers.network, sink) for sink in self.wide(layers))
         return sum(math.prod(layers.network.nodes[i].shape) for path in paths for i in path)
 
@@ -134,7 +134,7 @@ class Finder:
     norm_of: NormOf
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
-        """``‖diag(outer) A diag(inner)‖`` of a segment: ``(B,)``."""
+        """Bounds ``‖diag(outer) A diag(inner)‖`` of a segment: ``(B,)``."""
         network, number = self.layers.network, self._numbers[edge]
         mapping = WeightedMap(self.layers.edges[number], inner, self._mask(edge[1], outer))
         return self.norm_of(self.shared[edge], exact_map(network, mapping), number)
@@ -157,7 +157,7 @@ class Finder:
         )
 
     def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:
-        """The chain of an input of activations with this mask, where it has one."""
+        """Finds the chain of an input of activations with this mask, where it has one."""
         network, mask = self.layers.network, self._mask(node, mask)
         if node in self._wide:
             mapping = ChainMap.of(network, node, state, mask)
@@ -189,12 +189,12 @@ class Finder:
 
 
 def exact_map(network: Network, mapping: GramMap) -> GramMap:
-    """The map in float64; its numbers are those of the network's type."""
+    """Gives the map in float64; its numbers are those of the network's type."""
     return mapping if network.exact is network else mapping.over(network.exact)
 
 
 def _inputs(network: Network) -> list[int]:
-    """The nodes that activations read, once for each of these."""
+    """Lists the nodes that activations read, once for each of these."""
     return [network.nodes[i].inputs[0] for i in network.activations]
 
 

@@ -28,7 +28,7 @@ class Objectives:
         return Objectives(self.node, self.rows[keep], self.coefficients[keep])
 
     def moved(self, place: Tensor) -> Objectives:
-        """With the rows that ``place`` ``(B,)`` has for them."""
+        """Gives them the rows that ``place`` ``(B,)`` has for theirs."""
         return Objectives(self.node, place[self.rows], self.coefficients)
 
     def to(self, dtype: torch.dtype) -> Objectives:
@@ -54,11 +54,11 @@ class DualVariables:
 
     @property
     def numbers(self) -> list[Tensor]:
-        """All of them, slopes first."""
+        """All numbers that are optimised, slopes first."""
         return [*self.slopes.values(), *self.logs.values(), *self.couplings.values()]
 
     def of(self, numbers: Iterable[Tensor]) -> DualVariables:
-        """Others in their places."""
+        """Puts others in their places."""
         left = iter(numbers)
         parts = (self.slopes, self.logs, self.couplings)
         return DualVariables(*({i: next(left) for i in part} for part in parts))
@@ -70,7 +70,7 @@ class DualVariables:
         return self.map(lambda t: t[keep])
 
     def replaced(self, rows: Tensor, others: DualVariables) -> DualVariables:
-        """With others in these rows."""
+        """Puts others into these rows."""
         if not len(rows):
             return self
         pairs = zip(self.numbers, others.numbers, strict=True)
@@ -78,7 +78,7 @@ class DualVariables:
 
     @classmethod
     def joined(cls, parts: list[DualVariables]) -> DualVariables:
-        """Of all objectives, from those of some at a time."""
+        """Joins those of some objectives at a time."""
         if not parts:
             return cls({}, {})
         columns = zip(*(part.numbers for part in parts), strict=True)

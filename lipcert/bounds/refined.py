@@ -38,7 +38,7 @@ class Subnetwork:
 
     @classmethod
     def of(cls, duals: tuple[DualBound, DualBound], node: int, most: float = 0.5) -> Subnetwork:
-        """Through windows that hold at most the share ``most`` of all values."""
+        """Looks through receptive fields that hold at most the share ``most`` of all values."""
         fields, guides = (ReceptiveFields.of(dual.network, node, most) for dual in duals)
         if fields is None or guides is None:
             return cls(node, duals, None)
@@ -48,19 +48,19 @@ class Subnetwork:
 
     @property
     def size(self) -> int:
-        """How many values one neuron sees."""
+        """The number of values that one neuron sees."""
         network = self.duals[0].network
         path = ancestors(network, self.node)
         return sum(math.prod(network.nodes[i].shape) for i in network.sources if i in path)
 
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
-        """What each neuron sees of its row."""
+        """Gives each neuron what it sees of its row."""
         if self.receptive is not None:
             return self.receptive.state(state, rows, neurons)
         return select(state, rows)
 
     def objectives(self, rows: Tensor, neurons: Tensor, like: Tensor) -> Objectives:
-        """Each neuron as an objective."""
+        """Makes an objective of each neuron."""
         if self.receptive is not None:
             return Objectives(self.node, rows, self.receptive.coefficients(neurons, like))
         shape = self.duals[0].network.nodes[self.node].shape
@@ -139,7 +139,7 @@ def refined_box(
 
 
 def _bends(kind: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:
-    """Whether an activation has several slopes in a box."""
+    """Tells whether an activation has several slopes in a box."""
     flat, steep = kind.slopes(lower, upper)
     return flat < steep
 

@@ -29,7 +29,8 @@ _FUSED = 24
 
 @dataclass(frozen=True)
 class Transposes(Backward[Tensor]):
-    """Through affine operators by their transposes, through activations as ``relax`` says."""
+    """The rules lead through affine operators by their transposes, and through activations as
+    ``relax`` says."""
 
     relax: Relax
 
@@ -102,5 +103,5 @@ class _TransposesWithError(Backward[_WithError]):
 
 
 def length(objectives: Tensor) -> Tensor:
-    """Euclidean lengths, summed in float64 and rounded up: ``(N,)``."""
+    """Sums Euclidean lengths in float64, and rounds them up: ``(N,)``."""
     return OUT64.length(objectives, torch.float64)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.objectives import margin_objectives
-from lipcert.bounds.rounding_sweep import times
+from lipcert.bounds.rounded import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
 from lipcert.network import Backward, backward
 from lipcert.network.activations import Activation

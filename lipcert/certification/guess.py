@@ -53,7 +53,7 @@ class Guess:
 
     @classmethod
     def of(cls, duals: Duals, samples: Samples, limit: Tensor, doubtful: Tensor) -> Guess:
-        """``doubtful`` ``(B,)``: of which samples rounding is looked into."""
+        """Looks into the rounding of the samples that are ``doubtful``, ``(B,)``."""
         centre = duals.guide.propagation.anchors(samples.x.float())
         never = torch.zeros_like(samples.labels, dtype=torch.bool)
         guess = cls(duals, samples, centre, limit, {}, never)
@@ -62,7 +62,8 @@ class Guess:
         return guess._with_noise(_SMALL * limit, doubtful)
 
     def _with_noise(self, eps: Tensor, doubtful: Tensor) -> Guess:
-        """In balls where norms of a sample's own say little; but if they might rescue it."""
+        """Finds the noise in small balls, where norms of a sample's own say little, and the samples
+        that even these norms would not rescue."""
         duals, samples, noise = self.duals, self.samples, self.duals.prover.noise
         assert noise is not None
 
@@ -91,8 +92,9 @@ class Guess:
         return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
     def radius(self, start: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
-        """About the largest radius that the dual proves, −1 where there is none; how many times as
-        far boxes may lead that are only refined for the proof; ``(B,)`` each; and the multipliers.
+        """Guesses the largest radius that the dual proves, −1 where there is none, and how many
+        times as far boxes may lead that are only refined for the proof, ``(B,)`` each; the
+        multipliers come with it.
         """
         duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
         pace, whole = duals.analysis.pace, samples.clean
@@ -132,18 +134,18 @@ class Guess:
 
     @property
     def _cheap(self) -> Refinement | None:
-        """Where boxes are only refined if that pays a guess does without."""
+        """A guess does without the boxes that are only refined where that pays."""
         boxes = self.duals.analysis.pace.boxes
         return boxes and replace(boxes, tried=0.0)
 
     @property
     def _trial(self) -> Refinement | None:
-        """A look at whether it would."""
+        """Its first look tries whether that would pay."""
         boxes = self.duals.analysis.pace.boxes
         return boxes and replace(boxes, worth=0.0)
 
     def _prepared(self, eps: Tensor, refinement: Refinement | None) -> tuple[Facts, State]:
-        """Facts and state in float32, with estimated norms."""
+        """Finds facts and state in float32, with estimated norms."""
 
         def noise_of(node: int, state: State, box: Box) -> Noised:
             return self.noise[node]
@@ -163,13 +165,13 @@ class Guess:
         return torch.where(pays, _AHEAD, 1.0).to(self.limit)
 
     def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:
-        """Those margins' objectives and classes in float32, some at a time."""
+        """Yields those margins' objectives and classes in float32, some at a time."""
         objectives, others = self.duals.prover.objectives(self.samples, which)
         for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
             yield objectives.select(some).to(torch.float32), others[some]
 
     def _nearest(self, margins: Tensor) -> Tensor:
-        """The margins that seem nearest, a few of each sample: ``(B, K)``."""
+        """Chooses the margins that seem nearest, a few of each sample: ``(B, K)``."""
         margins = margins.scatter(1, self.samples.labels[:, None], torch.inf)
         count = min(self.duals.analysis.pace.guessed_classes, margins.shape[1] - 1)
         nearest = margins.topk(count, 1, largest=False)

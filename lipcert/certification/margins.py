@@ -45,7 +45,7 @@ class Region:
     deployed: Tensor
 
     def select(self, rows: Tensor) -> Region:
-        """Those of some of the samples."""
+        """Takes some of the samples."""
         return Region(
             self.facts.select(rows), select(self.state, rows), self.needed[rows],
             self.deployed[rows],
@@ -89,7 +89,7 @@ class MarginProver:
         return cls(analysis, layers, *duals, analysis.deployment.noise(layers.network))
 
     def anchored_margins(self, samples: Samples, state: State) -> Tensor:
-        """What the last layer's ball and box say of the margins: ``(B, K)``."""
+        """Bounds the margins by the last layer's ball and box: ``(B, K)``."""
         return state_margins(self.layers, samples.centre, samples.labels, state)
 
     def needed(
@@ -117,7 +117,7 @@ class MarginProver:
         return pair.scatter(1, own, -math.inf), deployed.nan_to_num(math.inf, math.inf)
 
     def _drifts(self, samples: Samples, state: State) -> Tensor:
-        """What all drifts are worth to the nearest class, to first order: ``(B,)``."""
+        """Says what all drifts are worth to the nearest class, to first order: ``(B,)``."""
         rows, nearest = torch.arange(len(samples), device=samples.x.device), samples.clean.argmin(1)
         objectives = margin_objectives(self.dual.network, rows, samples.labels, nearest)
         return self.dual.drifts(to_dtype(state, torch.float64), objectives)
@@ -175,7 +175,8 @@ class MarginProver:
         self, samples: Samples, state: State, objectives: Objectives, others: Tensor,
         start: WarmStart | DualVariables, steps: int,
     ) -> tuple[Tensor, DualVariables]:  # fmt: skip
-        """Changes about as large and multipliers, sought in float32, some objectives at a time."""
+        """Seeks multipliers in float32, some objectives at a time, and says about how large the
+        changes are that they prove."""
         clean, parts = samples.clean, []
         changes = [clean[:0, 0]]
         # The guide charges no drift.
@@ -201,7 +202,7 @@ class MarginProver:
         others: Tensor,
         found: DualVariables,
     ) -> Tensor:
-        """Margins proven, ``(N,)``."""
+        """Proves lower bounds of the margins, ``(N,)``, from the variables that were found."""
         clean = _clean_of(samples, objectives, others)
         values = [clean[:0]]
         for some in torch.split(torch.arange(len(objectives)), _PROVEN_AT_ONCE):
@@ -213,7 +214,7 @@ class MarginProver:
 
 
 def _clean_of(samples: Samples, objectives: Objectives, others: Tensor) -> Tensor:
-    """The margins at the samples, rounded down: ``(N,)``."""
+    """Rounds the margins at the samples down: ``(N,)``."""
     logits = samples.centre.logits[objectives.rows]
     errors = samples.centre.logit_errors[objectives.rows]
     label, other = samples.labels[objectives.rows][:, None], others[:, None]

@@ -23,23 +23,23 @@ class WarmStart:
 
     @classmethod
     def none(cls, margins: Tensor) -> WarmStart:
-        """For margins ``(B, K)`` of which nothing is known."""
+        """Begins with margins ``(B, K)`` of which nothing is known."""
         place = torch.full(margins.shape, -1, dtype=torch.int64, device=margins.device)
         return cls(place, DualVariables({}, {}), margins.new_zeros(0, dtype=torch.float32))
 
     def select(self, rows: Tensor) -> WarmStart:
-        """Those of some samples."""
+        """Takes those of some samples."""
         return WarmStart(self.place[rows], self.found, self.eps)
 
     def spread(self, rows: Tensor, batch: int) -> WarmStart:
-        """As of a ``batch`` whose ``rows`` these samples are: of the others nothing is known."""
+        """Puts these samples into the ``rows`` of a ``batch``, of whose others nothing is known."""
         place = self.place.new_full((batch, self.place.shape[1]), -1)
         return WarmStart(place.index_copy(0, rows, self.place), self.found, self.eps)
 
     def renewed(
         self, objectives: Objectives, others: Tensor, found: DualVariables, eps: Tensor
     ) -> WarmStart:
-        """With what was found for these objectives at ``eps`` ``(B,)``, in place of the old."""
+        """Takes what was found for these objectives at ``eps`` ``(B,)`` in place of the old."""
         if not len(objectives):
             return self
         kept = self.place.clone()
@@ -57,7 +57,7 @@ class WarmStart:
     def start(
         self, guide: DualBound, state: State, objectives: Objectives, others: Tensor
     ) -> DualVariables:
-        """Where to start in a state of one row for each objective; multipliers go with 1/ρ."""
+        """Says where to start in a state of one row for each objective; multipliers go with 1/ρ."""
         place = self.place[objectives.rows, others]
         fresh = place < 0
         if bool(fresh.all()):

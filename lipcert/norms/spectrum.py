@@ -27,16 +27,28 @@ _CHUNK = 2**22
 def convolution_norm(operator: Convolution) -> float | None:
     """An upper bound of ``‖A‖₂``, or None where the symbols are too large to be worth it."""
     taps = _phases(operator)
-    groups, outputs, inputs = taps.shape[:3]
-    if max(outputs, inputs) > _LARGEST_SYMBOL:
-        return None
-    dims, reach = len(operator.stride), taps.shape[3:]
     grid = [
         math.ceil((size + max(0, sum(pad))) / step) + width - 1
         for size, pad, step, width in zip(
-            operator.in_shape[2:], operator.padding, operator.stride, reach, strict=True
+            operator.in_shape[2:], operator.padding, operator.stride, taps.shape[3:], strict=True
         )
     ]
+    return _largest_symbol(taps, grid)
+
+
+def torus_norm(operator: Convolution) -> float | None:
+    """The same where the padding continues the input around, so that the map is circular on the
+    grid itself, or a part of that; strides must divide its extents."""
+    space = zip(operator.in_shape[2:], operator.stride, strict=True)
+    return _largest_symbol(_phases(operator), [size // step for size, step in space])
+
+
+def _largest_symbol(taps: Tensor, grid: list[int]) -> float | None:
+    """The largest singular value over all frequencies of a grid, from above."""
+    groups, outputs, inputs = taps.shape[:3]
+    if max(outputs, inputs) > _LARGEST_SYMBOL:
+        return None
+    dims, reach = len(grid), taps.shape[3:]
     flat = taps.reshape(groups * outputs * inputs, -1)
     offsets = torch.tensor(list(itertools.product(*(range(width) for width in reach))))
     # Real taps: a frequency and its conjugate share their singular values.

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lipcert.network import Forward, Segment, forward
+from lipcert.network import Forward, Node, Segment, forward
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -23,6 +23,7 @@ from lipcert.network.operators import (
     TransposedConvolution,
 )  # fmt: skip
 from lipcert.norms.matrix import spectral_norm
+from lipcert.norms.merged import merged
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.numbers import OUT64, Outward, outward_of
 from lipcert.rounding import FLOAT64_TINY
@@ -72,18 +73,32 @@ def absolute_norm(operator: Operator) -> float:
 
 
 def structural_norm(segment: Segment) -> float:
-    """Norms multiply along a path and add up where branches meet."""
+    """Norms multiply along a path and add up where branches meet, but where neighbours are one
+    map together (``norms.merged``)."""
     start = {segment.source: 1.0}
-    found = forward(segment.network, _Products(), known=start, along=segment.path)
+    found = forward(segment.network, _Products(segment, start), known=start, along=segment.path)
     return found[segment.sink]
 
 
+@dataclass(frozen=True, eq=False)
 class _Products(Forward[float]):
+    """``reached``: what is known of the nodes so far."""
+
+    segment: Segment
+    reached: dict[int, float]
+
     def sum(self, i: int, parts: list[float]) -> float:
         return OUT64.add(*parts)
 
     def affine(self, i: int, operator: Operator, before: float) -> float:
         return OUT64.times(operator_norm(operator), before)
+
+    def found(self, i: int, node: Node, value: float) -> float:
+        whole = merged(self.segment.network, i)
+        if whole is not None and whole.source in self.reached:
+            value = min(value, OUT64.times(whole.norm, self.reached[whole.source]))
+        self.reached[i] = value
+        return value
 
 
 def is_known_exactly(segment: Segment) -> bool:

@@ -26,7 +26,7 @@ _SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.88
 
 @dataclass(frozen=True)
 class DualRadius:
-    """The largest radius: guessed, then proven at and below the place where it is expected."""
+    """Finds the largest radius: it is guessed, then proven at and below the place of the guess."""
 
     duals: Duals
     name: str = "dual"
@@ -66,10 +66,10 @@ class DualRadius:
     def _again(
         self, samples: Samples, top: Tensor, limit: Tensor, first: Proven, known: Findings
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Radii with the deployed errors that they were charged, and places that were left out for
-        want of time. Where a radius was certified with much of the margin to spare it is sought
-        further out, and where it came out far below the place that all was prepared for, between
-        the two."""
+        """Gives radii with the deployed errors that they were charged, and the places that were
+        left out for want of time. Where a radius was certified with much of the margin to spare it
+        is sought further out, and where it came out far below the place that all was prepared for,
+        between the two."""
         pace = self.duals.analysis.pace
         low, deployed, spare = first.radius.clone(), first.deployed.clone(), first.spare
         high = torch.where(low < top, top, torch.inf)
@@ -96,8 +96,8 @@ class DualRadius:
 
 @dataclass(frozen=True)
 class DualAt:
-    """The verdict at ``eps``, with boxes refined as ``refinement`` says: more steps may do it,
-    further out than the radius was guessed."""
+    """Decides at ``eps``, with boxes refined as ``refinement`` says: more steps may do it, further
+    out than the radius was guessed."""
 
     duals: Duals
     eps: float

@@ -57,15 +57,15 @@ def is_deep(network: Network) -> bool:
 
 
 def _room(network: Network) -> int:
-    """How many projections of one sample memory has room for, each with two tangents."""
+    """Says for how many projections of one sample, of two tangents each, memory has room."""
     largest = max(math.prod(node.shape) for node in network.nodes)
     return int(_MEMORY / (_HELD * largest * 2 * 8))
 
 
 @dataclass(frozen=True, eq=False)
 class TubeRadius:
-    """The radius of each sample, then each eps that is near it, for ``at_once`` samples together;
-    what a proof assures, and the ``account`` of its coins."""
+    """Finds the radius of each sample, then decides each eps that is near it, for ``at_once``
+    samples together. ``assurance`` says what a proof assures, ``account`` is that of its coins."""
 
     prover: MarginProver
     tube: Tube
@@ -159,7 +159,7 @@ class TubeRadius:
         return torch.where(radius > before, radius, -1.0), deployed, late
 
     def _guess(self, samples: Samples, limit: Tensor) -> Tensor:
-        """About the largest radius that could be proven, by claims of few projections."""
+        """Guesses the largest radius that could be proven, by claims of few projections."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
@@ -196,7 +196,8 @@ class TubeRadius:
         return claim, sweep
 
     def _prove(self, samples: Samples, eps: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Whether samples are proven at ``eps``, and the deployed errors there: ``(B,)`` each."""
+        """Says whether samples are proven at ``eps``, and the deployed errors there: ``(B,)``
+        each."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
         claim, sweep = self._claim(samples, eps, pace.claims, number)
         coins = samples.allowance.preparation(self.account)
