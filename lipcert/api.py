@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from lipcert.data.arrays import to_dataset
 from lipcert.data.collect import as_array, collect
 from lipcert.errors import UsageError
 from lipcert.loading import load_module
-from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.options import Certifying, Epsilon, Options
 from lipcert.result import Result
 from lipcert.run import (
     Execution,
@@ -27,8 +28,13 @@ from lipcert.run import (
     certify_dataset,
     open_model,
 )
-from lipcert.run.job import Channels
+from lipcert.run.job import Channels, Running
 from lipcert.run.progress import ConsoleWatch, Watch
+
+
+class CertifyOptions(Certifying, Running):
+    """What ``certify`` takes beside model, data and radii; defaults are those of ``Options`` and of
+    ``Execution``."""
 
 
 def load(
@@ -102,27 +108,8 @@ def certify(
     labels: Any = None,
     eps: float | str | Iterable[float | str] = (),
     *,
-    method: Method = "auto",
-    effort: Effort = "standard",
-    norms: NormMethod = "randomised",
-    failure_probability: float = 1e-9,
-    seed: int | str | None = None,
-    deployed: Deployed = "float32",
-    pixel_domain: bool = False,
-    time_per_sample: float | None = None,
-    dtype: Dtype = "float64",
-    batch_size: int | None = None,
-    workers: int | None = 1,
-    threads: int | None = None,
-    device: str = "cpu",
-    cluster: str | None = None,
-    output: str | PathLike[str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    save_counterexamples: bool = False,
-    save_proofs: bool = False,
-    allow_implausible: bool = False,
     progress: bool = False,
+    **options: Unpack[CertifyOptions],
 ) -> Result:
     """Certify that small L2 changes of ``images`` do not change the model's prediction.
 
@@ -143,36 +130,48 @@ def certify(
     those that the command line gives, and ``save``, ``to_pandas``, ``gate``, ``audit`` and
     ``report``. Raises ``UsageError`` and ``CannotCertify``.
     """
+    _check_names(options)
     dataset = _dataset(model, images, labels)
     radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
-    options = Options(
+    how = Options(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
-        method=method,
-        effort=effort,
-        norms=norms,
-        failure_probability=failure_probability,
-        seed=parse_seed(seed) if isinstance(seed, str) else seed,
-        deployed=deployed,
-        pixel_domain=pixel_domain,
-        time_per_sample=time_per_sample,
-        dtype=dtype,
+        **_chosen(options, Certifying, seed=_seed),
     )
-    execution = Execution(
-        batch_size=batch_size,
-        workers=workers,
-        threads=threads,
-        device=device,
-        cluster=cluster,
-        output=None if output is None else Path(output),
-        resume=resume,
-        overwrite=overwrite,
-        save_counterexamples=save_counterexamples,
-        save_proofs=save_proofs,
-        allow_implausible=allow_implausible,
-    )
+    execution = Execution(**_chosen(options, Running, output=_path))
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
-    found = certify_dataset(model, dataset, np.arange(len(dataset)), options, execution, watch)
+    found = certify_dataset(model, dataset, np.arange(len(dataset)), how, execution, watch)
     return Result(found.certificate, found.samples)
+
+
+def _chosen(options: CertifyOptions, group: Any, **convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """Those of one group, as its record takes them."""
+    return {
+        name: convert.get(name, _same)(value)
+        for name, value in options.items()
+        if name in group.__annotations__
+    }
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _seed(seed: int | str | None) -> int | None:
+    return parse_seed(seed) if isinstance(seed, str) else seed
+
+
+def _path(path: str | PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _check_names(options: CertifyOptions) -> None:
+    """As Python itself says it of a parameter that is not there."""
+    known = [*CertifyOptions.__annotations__, "progress"]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"; did you mean {near[0]}" if near else ""
+            raise TypeError(f"certify() got an unexpected keyword argument {name!r}{meant}")
 
 
 def _dataset(model: Model, images: Any, labels: Any) -> Dataset:

@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from lipcert.coins import BITS
 from lipcert.errors import UsageError
@@ -51,6 +51,20 @@ class Epsilon:
         """The largest double that is not above the exact value."""
         nearest = float(self.value)
         return nearest if Fraction(nearest) <= self.value else math.nextafter(nearest, -math.inf)
+
+
+class Certifying(TypedDict, total=False):
+    """The fields of ``Options`` but the radii, as the library takes them; a seed as text too."""
+
+    method: Method
+    norms: NormMethod
+    failure_probability: float
+    seed: int | str | None
+    deployed: Deployed
+    effort: Effort
+    pixel_domain: bool
+    time_per_sample: float | None
+    dtype: Dtype
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import lipcert
+from lipcert.api import CertifyOptions
+from lipcert.options import Options
+from lipcert.run import Execution
 
 PAGE = Path(__file__).resolve().parents[1] / "lipcert" / "API.md"
 
@@ -55,6 +59,9 @@ def signature(function: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
             lines.append("    *,")
             keywords = True
+        if "Unpack" in str(parameter.annotation):
+            lines += options()
+            continue
         # Annotations are text, and shown without its quotes; defaults keep theirs.
         kept = parameter.replace(default=parameter.empty, kind=parameter.POSITIONAL_OR_KEYWORD)
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
@@ -67,6 +74,17 @@ def signature(function: Any) -> str:
         if lines
         else (f"{function.__name__}() -> {result}")
     )
+
+
+def options() -> list[str]:
+    """Those of ``lipcert.certify`` that it takes in groups, each with the default of its record."""
+    defaults = {
+        field.name: field.default for kind in (Options, Execution) for field in fields(kind)
+    }
+    return [
+        f"    {name}: {getattr(kind, '__forward_arg__', kind)} = {defaults[name]!r},"
+        for name, kind in CertifyOptions.__annotations__.items()
+    ]
 
 
 def prose(thing: Any) -> str:

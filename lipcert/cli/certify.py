@@ -8,16 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from lipcert.cli import parse, shared
+from lipcert.cli import groups, parse, shared
 from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
     fail_where_samples_failed,
-    gated,
+    gates,
     outcomes_of,
     read_baseline,
     show,
 )
+from lipcert.cli.groups import Expectation, Reading, Telling, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
@@ -40,8 +41,12 @@ _model, _data = _in(EXPECTS), _in(SAMPLES)
 _how, _run, _out = _in("How to certify"), _in("How to run"), _in("What to write")
 
 
-@gated
+@grouped(
+    expectation=groups.expectation, reading=groups.reading, telling=groups.telling,
+    thresholds=gates,
+)  # fmt: skip
 def certify(
+    *,
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="An ONNX file, or .safetensors with --arch.")
     ],
@@ -56,7 +61,6 @@ def certify(
             "repeat it, or put commas between."
         ),
     ],
-    thresholds: Thresholds,
     method: Annotated[
         Method,
         _how(
@@ -99,39 +103,15 @@ def certify(
     ] = None,
     arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
     output_name: Annotated[str | None, _model("Which one of several outputs is certified.")] = None,
-    mean: Annotated[
-        str | None, _model("One number a channel or feature, subtracted after --range.")
-    ] = None,
-    std: Annotated[str | None, _model("One number a channel or feature, divided by.")] = None,
-    value_range: Annotated[
-        str | None,
-        _model(
-            "The model's numbers for 0 and 1 of the data, black and white of images: 0,255 …",
-            flag="--range",
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        _model("The order in which the model reads the axes: CHW, HWC … of images, LC, DHWC …"),
-    ] = None,
-    channels: shared.Channels = None,
+    expectation: Expectation,
     split: Annotated[str, _data("Of the dataset.")] = "test",
     limit: Annotated[int | None, _data("Only so many samples.")] = None,
     random: Annotated[
         bool, _data("With --limit: a random subset, not the first.", flag="--random")
     ] = False,
     indices: Annotated[Path | None, _data("A file that lists the samples to take.")] = None,
-    data_dir: Annotated[Path | None, _data("Where published datasets lie on disk.")] = None,
-    offline: Annotated[bool, _data("Download nothing.", flag="--offline")] = False,
-    data_layout: shared.DataLayout = "auto",
-    data_range: shared.DataRange = None,
-    image_key: shared.ImageKey = None,
-    label_key: shared.LabelKey = None,
+    reading: Reading,
     labels: shared.Labels = None,
-    resize: shared.Resize = None,
-    classes: shared.Classes = None,
-    label_map: shared.LabelMap = None,
-    label_offset: shared.LabelOffset = 0,
     output: Annotated[
         Path | None, _out("A folder for certificate.json, samples.jsonl and the journal.")
     ] = None,
@@ -152,9 +132,7 @@ def certify(
         ),
     ] = False,
     json: Annotated[bool, _out("Print certificate.json on stdout.", flag="--json")] = False,
-    quiet: Annotated[bool, _out("Say only what failed.", flag="--quiet")] = False,
-    verbose: Annotated[bool, _out("Say what is being done.", flag="--verbose")] = False,
-    log_file: Annotated[Path | None, _out("A file for every message, with times.")] = None,
+    telling: Telling,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
@@ -188,6 +166,7 @@ def certify(
             flag="--allow-implausible",
         ),
     ] = False,
+    thresholds: Thresholds,
 ) -> None:
     """Certify a model on a dataset: at how many samples does no change within eps alter the class?
 
@@ -213,30 +192,20 @@ def certify(
     # torch comes with these; without them --help answers at once.
     from rich.console import Console
 
-    from lipcert.cli.log import start_log
     from lipcert.cli.watch import LoggingWatch
-    from lipcert.data import Labelling
     from lipcert.report import markdown
     from lipcert.report.json_file import certificate_text
     from lipcert.report.results import of_run
     from lipcert.report.table import table
-    from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job
+    from lipcert.run import Execution, Job, ModelSource, Shard, run_job
     from lipcert.run.memory import parse_memory
 
     job = Job(
         model=ModelSource(model, weights, arch, output_name),
-        data=DataSource(
-            spec=data,
+        data=reading.source(
+            data,
             split=split,
-            data_dir=data_dir,
-            offline=offline,
-            layout=data_layout,
-            value_range=parse.pair("--data-range", data_range),
-            image_key=image_key,
-            label_key=label_key,
             labels=labels,
-            resize=shared.size("--resize", resize),
-            labelling=Labelling(classes, label_map, label_offset),
             limit=limit,
             indices_file=indices,
             random=random,
@@ -253,13 +222,7 @@ def certify(
             time_per_sample=time_per_sample,
             dtype=dtype,
         ),
-        preprocessing=Preprocessing(
-            mean=parse.numbers("--mean", mean),
-            std=parse.numbers("--std", std),
-            layout=layout,
-            value_range=parse.pair("--range", value_range) or (0.0, 1.0),
-            channels=channels,
-        ),
+        preprocessing=expectation.preprocessing(),
         execution=Execution(
             batch_size=batch_size,
             workers=workers,
@@ -276,17 +239,16 @@ def certify(
             memory_limit=None if memory_limit is None else parse_memory(memory_limit),
         ),
     )
-    console = Console(stderr=True)
-    start_log(console, quiet=quiet, verbose=verbose, file=log_file)
+    console = telling.console()
     try:
-        with LoggingWatch(console, bar=not quiet) as watch:
+        with LoggingWatch(console, bar=not telling.quiet) as watch:
             result = run_job(job, watch)
     except KeyboardInterrupt as stop:
         typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
     results = of_run(result.certificate, result.samples)
     outcomes = outcomes_of(thresholds, results, baseline)
-    if not quiet:
+    if not telling.quiet:
         shown = Console(stderr=json)
         show(outcomes, shown)
         shown.print(table(result.certificate, width=shown.width))

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lipcert.cli import parse, shared
+from lipcert.cli import groups
 from lipcert.cli import training_options as options
+from lipcert.cli.groups import Expectation, Reading, Telling, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
+from lipcert.cli.training_options import Training
 from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
@@ -22,7 +24,12 @@ _RUN = "How to run"
 _OUT = "What to write"
 
 
+@grouped(
+    expectation=groups.expectation, reading=groups.reading, training=options.training,
+    telling=groups.telling,
+)  # fmt: skip
 def finetune(
+    *,
     data: Annotated[
         str,
         typer.Option(
@@ -76,61 +83,13 @@ def finetune(
             help="Which one of several outputs is trained and certified.", rich_help_panel=_MODEL
         ),
     ] = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    value_range: options.ValueRange = None,
-    layout: options.Layout = None,
-    channels: shared.Channels = None,
+    expectation: Expectation,
     train_data: options.TrainData = None,
     train_limit: options.TrainLimit = None,
     validation: options.Validation = 0.1,
     augment: options.Augment = "auto",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where published datasets lie on disk.", rich_help_panel=_DATA),
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Download nothing.", rich_help_panel=_DATA)
-    ] = False,
-    data_layout: shared.DataLayout = "auto",
-    data_range: shared.DataRange = None,
-    image_key: shared.ImageKey = None,
-    label_key: shared.LabelKey = None,
-    resize: shared.Resize = None,
-    classes: shared.Classes = None,
-    label_map: shared.LabelMap = None,
-    label_offset: shared.LabelOffset = 0,
-    bound: options.Bound = "local",
-    loss: options.Loss = "gloro",
-    activation: options.Activation = "clipped",
-    thresholds: options.Thresholds = "neuron",
-    percentile: options.Percentile = 99.5,
-    sparsity: options.Sparsity = 0.01,
-    kappa: options.Kappa = 0.0,
-    gap: options.Gap = 1.0,
-    temperature: options.Temperature = "fixed",
-    select: options.Select = "certified",
-    eps_factor: options.EpsFactor = 1.25,
-    epochs: options.Epochs = 20,
-    minutes: options.Minutes = None,
-    patience: options.Patience = None,
-    warmup: options.Warmup = 0.0,
-    ramp: options.Ramp = None,
-    batch_size: options.BatchSize = 256,
-    optimiser: options.Optimiser = "adam",
-    lr: options.Rate = 1e-3,
-    lr_end: options.LastRate = 1e-5,
-    lr_schedule: options.RateSchedule = "exponential",
-    weight_decay: options.WeightDecay = 0.0,
-    clip_norm: options.ClipNorm = 10.0,
-    ema: options.Ema = 0.995,
-    power_steps: options.PowerSteps = 2,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
-        ),
-    ] = 0,
+    reading: Reading,
+    training: Training,
     certify: Annotated[
         bool,
         typer.Option(
@@ -168,16 +127,7 @@ def finetune(
     json: Annotated[
         bool, typer.Option("--json", help="Print recipe.json on stdout.", rich_help_panel=_OUT)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Say only what failed.", rich_help_panel=_OUT)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Say what is being done.", rich_help_panel=_OUT)
-    ] = False,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
-    ] = None,
+    telling: Telling,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
@@ -207,76 +157,24 @@ def finetune(
     # torch comes with these; without them --help answers at once.
     from rich.console import Console
 
-    from lipcert.cli.log import start_log
     from lipcert.cli.summary import table
     from lipcert.cli.watch import LoggingTrainingWatch, LoggingWatch
-    from lipcert.data import Labelling
-    from lipcert.run import DataSource, Execution, Preprocessing
+    from lipcert.run import Execution
     from lipcert.train.export import recipe_text
     from lipcert.train.finetune import FineTuning
     from lipcert.train.finetune import finetune as run
     from lipcert.train.processes import Processes
-    from lipcert.train.recipe import Recipe
-    from lipcert.train.selection import Selection
 
     processes = Processes.of_environment()
-    quiet = quiet or not processes.first
+    quiet = telling.quiet or not processes.first
     job = FineTuning(
         model=model,
         weights=weights,
         arch=arch,
-        data=DataSource(
-            spec=data,
-            data_dir=data_dir,
-            offline=offline,
-            layout=data_layout,
-            value_range=parse.pair("--data-range", data_range),
-            image_key=image_key,
-            label_key=label_key,
-            resize=shared.size("--resize", resize),
-            labelling=Labelling(classes, label_map, label_offset),
-            limit=limit,
-        ),
+        data=reading.source(data, limit=limit),
         train_data=train_data,
-        preprocessing=Preprocessing(
-            mean=parse.numbers("--mean", mean),
-            std=parse.numbers("--std", std),
-            layout=layout,
-            value_range=parse.pair("--range", value_range) or (0.0, 1.0),
-            channels=channels,
-        ),
-        recipe=Recipe(
-            eps=asked,
-            eps_factor=eps_factor,
-            bound=bound,
-            loss=loss,
-            activation=activation,
-            thresholds=thresholds,
-            percentile=percentile,
-            epochs=epochs,
-            warmup=warmup,
-            ramp=max(0.0, epochs - warmup) / 2 if ramp is None else ramp,
-            kappa=kappa,
-            gap=gap,
-            temperature=temperature,
-            select=Selection.parse(select),
-            patience=patience,
-            minutes=minutes,
-            sparsity=sparsity,
-            batch_size=batch_size,
-            optimiser=optimiser,
-            rate=lr,
-            last_rate=lr_end,
-            rate_schedule=lr_schedule,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            power_steps=power_steps,
-            ema=ema,
-            validation=validation,
-            augment=augment,
-            limit=train_limit,
-            seed=seed,
-        ),
+        preprocessing=expectation.preprocessing(),
+        recipe=training(eps=asked, validation=validation, augment=augment, limit=train_limit),
         options=Options(eps=(asked,), effort=effort, failure_probability=failure_probability),
         execution=Execution(
             threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
@@ -286,8 +184,7 @@ def finetune(
         tensorboard=tensorboard,
         processes=processes,
     )
-    console = Console(stderr=True)
-    start_log(console, quiet=quiet, verbose=verbose, file=log_file)
+    console = telling.console(quiet=quiet)
     try:
         with (
             LoggingTrainingWatch(console, quiet=quiet) as watch,

@@ -13,26 +13,28 @@ from lipcert.cli.gates import (
     add_to_summary,
     fail_where_one_failed,
     fail_where_samples_failed,
-    gated,
+    gates,
     outcomes_of,
     read_baseline,
     show,
 )
+from lipcert.cli.groups import grouped
 from lipcert.cli.shared import Debug, ShowConfig
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds
 
 
-@gated
+@grouped(thresholds=gates)
 def gate(
+    *,
     certificate: Annotated[
         Path, typer.Argument(metavar="CERTIFICATE", help="A certificate.json, or its folder.")
     ],
-    thresholds: Thresholds,
     json: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what failed.")] = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
+    thresholds: Thresholds,
 ) -> None:
     """Hold a certificate against thresholds; exit code 1 where one fails, 4 where samples failed
     inside lipcert.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +25,7 @@ def _option(help: str, **more: Any) -> Any:
     return typer.Option(help=help, rich_help_panel=_PANEL, **more)
 
 
-def _thresholds(
+def gates(
     min_certified: Annotated[
         list[str] | None,
         _option("Fail below this certified accuracy: 0.60 at the largest eps, or 36/255=0.60."),
@@ -60,6 +58,7 @@ def _thresholds(
     ] = "value",
     confidence: Annotated[str, _option("Of the Clopper-Pearson interval, two-sided.")] = "0.95",
 ) -> Thresholds:
+    """The group of options, see ``lipcert.cli.groups``."""
     return Thresholds.parse(
         min_certified=min_certified or (),
         warn_certified=warn_certified or (),
@@ -75,22 +74,6 @@ def _thresholds(
         gate_on=gate_on,
         confidence=confidence,
     )
-
-
-def gated(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of the gates in the place of its parameter ``thresholds``."""
-    own = inspect.signature(command, eval_str=True)
-    gates = inspect.signature(_thresholds, eval_str=True).parameters
-
-    @wraps(command)
-    def with_gates(**values: Any) -> None:
-        asked = {name: values.pop(name) for name in gates}
-        command(**values, thresholds=_thresholds(**asked))
-
-    parameters = [p for p in own.parameters.values() if p.name != "thresholds"]
-    merged = [p.replace(kind=p.KEYWORD_ONLY) for p in (*parameters, *gates.values())]
-    with_gates.__signature__ = own.replace(parameters=merged)  # type: ignore[attr-defined]
-    return with_gates
 
 
 def read_baseline(thresholds: Thresholds) -> Results | None:

@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
-from lipcert.cli.gates import add_to_summary, gated, outcomes_of, read_baseline
+from lipcert.cli.gates import add_to_summary, gates, outcomes_of, read_baseline
+from lipcert.cli.groups import grouped
 from lipcert.cli.output import deliver
 from lipcert.cli.shared import Debug, ShowConfig, To
 from lipcert.gate import Thresholds
 from lipcert.report.formats import Format, render
 
 
-@gated
+@grouped(thresholds=gates)
 def report(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --output of lipcert certify.")],
-    thresholds: Thresholds,
     format: Annotated[Format, typer.Option(help="What to make.")] = "html",
     to: To = None,
     show_config: ShowConfig = False,
     debug: Debug = False,
+    thresholds: Thresholds,
 ) -> None:
     """Make a report of a finished run, on stdout or in a file; gates asked for are shown in it.
 

@@ -78,29 +78,6 @@ Resize = Annotated[
         rich_help_panel=SAMPLES,
     ),
 ]
-Classes = Annotated[
-    Path | None,
-    typer.Option(
-        help="A file that names the model's classes in order, JSON or a name a line; folders and "
-        "text labels are numbered by it.",
-        rich_help_panel=SAMPLES,
-    ),
-]
-LabelMap = Annotated[
-    Path | None,
-    typer.Option(
-        help="A JSON object from labels or their names to the model's classes; other samples are "
-        "left out.",
-        rich_help_panel=SAMPLES,
-    ),
-]
-LabelOffset = Annotated[
-    int,
-    typer.Option(
-        help="Added to every label, such as 1 for a model with a background class at 0.",
-        rich_help_panel=SAMPLES,
-    ),
-]
 Channels = Annotated[
     Literal["rgb", "bgr"] | None,
     typer.Option(

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lipcert.cli.shared import EXPECTS, SAMPLES
+from lipcert.cli.shared import SAMPLES
 
-_MODEL = EXPECTS
+if TYPE_CHECKING:
+    from lipcert.train.recipe import Recipe
+
 _DATA = SAMPLES
 _AIM = "What to train for"
 _HOW = "How to train"
 
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        help="One number a channel or feature, subtracted after --range.", rich_help_panel=_MODEL
-    ),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(help="One number a channel or feature, divided by.", rich_help_panel=_MODEL),
-]
-ValueRange = Annotated[
-    str | None,
-    typer.Option(
-        "--range",
-        help="The model's numbers for 0 and 1 of the data, black and white of images, such as "
-        "0,255.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        help="The order in which the model reads the axes: CHW, HWC … of images, LC, DHWC …",
-        rich_help_panel=_MODEL,
-    ),
-]
 TrainData = Annotated[
     str | None,
     typer.Option(
@@ -175,3 +152,78 @@ Ema = Annotated[
 PowerSteps = Annotated[
     int, typer.Option(help="Power iterations of each sample's norms.", rich_help_panel=_HOW)
 ]
+
+# A recipe, once its radius and its images are known.
+Training = Callable[..., Any]
+
+
+def training(
+    bound: Bound = "local",
+    loss: Loss = "gloro",
+    activation: Activation = "clipped",
+    thresholds: Thresholds = "neuron",
+    percentile: Percentile = 99.5,
+    sparsity: Sparsity = 0.01,
+    kappa: Kappa = 0.0,
+    gap: Gap = 1.0,
+    temperature: Temperature = "fixed",
+    select: Select = "certified",
+    eps_factor: EpsFactor = 1.25,
+    epochs: Epochs = 20,
+    minutes: Minutes = None,
+    patience: Patience = None,
+    warmup: Warmup = 0.0,
+    ramp: Ramp = None,
+    batch_size: BatchSize = 256,
+    optimiser: Optimiser = "adam",
+    lr: Rate = 1e-3,
+    lr_end: LastRate = 1e-5,
+    lr_schedule: RateSchedule = "exponential",
+    weight_decay: WeightDecay = 0.0,
+    clip_norm: ClipNorm = 10.0,
+    ema: Ema = 0.995,
+    power_steps: PowerSteps = 2,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
+        ),
+    ] = 0,
+) -> Training:
+    """The group of options, see ``lipcert.cli.groups``."""
+
+    def recipe(**chosen: Any) -> Recipe:
+        from lipcert.train.recipe import Recipe
+        from lipcert.train.selection import Selection
+
+        return Recipe(
+            eps_factor=eps_factor,
+            bound=bound,
+            loss=loss,
+            activation=activation,
+            thresholds=thresholds,
+            percentile=percentile,
+            epochs=epochs,
+            warmup=warmup,
+            ramp=max(0.0, epochs - warmup) / 2 if ramp is None else ramp,
+            kappa=kappa,
+            gap=gap,
+            temperature=temperature,
+            select=Selection.parse(select),
+            patience=patience,
+            minutes=minutes,
+            sparsity=sparsity,
+            batch_size=batch_size,
+            optimiser=optimiser,
+            rate=lr,
+            last_rate=lr_end,
+            rate_schedule=lr_schedule,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            power_steps=power_steps,
+            ema=ema,
+            seed=seed,
+            **chosen,
+        )
+
+    return recipe

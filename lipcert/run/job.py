@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lipcert.data import Dataset, Expected, Labelling, load_dataset
 from lipcert.data.dataset import ValueRange
@@ -112,6 +113,23 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+
+class Running(TypedDict, total=False):
+    """The fields of ``Execution`` but the shard, as the library takes them."""
+
+    batch_size: int | None
+    workers: int | None
+    threads: int | None
+    device: str
+    cluster: str | None
+    memory_limit: int | None
+    output: str | PathLike[str] | None
+    resume: bool
+    overwrite: bool
+    save_counterexamples: bool
+    save_proofs: bool
+    allow_implausible: bool
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_pat
         ((EXAMPLE, "--eps", "0.1", "--resume"), "holds no checkpoint.pt"),
         (("--eps", "0.1"), "--arch"),
         (("--eps", "0.1", "--arch", "9c9f"), "4c3f"),
-        ((EXAMPLE, "--eps", "0.1", "--device", "cuda:99"), "sees no such GPU"),
+        ((EXAMPLE, "--eps", "0.1", "--device", "cuda:99"), "torch sees no"),
         ((EXAMPLE, "--eps", "0.1", "--train-data", "absent.npz"), "no such file"),
         (("absent.onnx", "--eps", "0.1"), "no such file"),
         ((EXAMPLE, "--eps", "0.1", "--batch-size", "5000"), "are left to train on"),
