@@ -55,7 +55,8 @@ def _inverse(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     fits = (inverse >= reached) & (inverse <= next_wall)
     fits[..., 1:] &= room > 0
     chosen = torch.where(fits, inverse, 0).amax(-1, keepdim=True)
-    return torch.where(chosen > 0, chosen, start)
+    # No objective is so small that this has no end.
+    return torch.where(chosen > 0, chosen, start).clamp(max=1 / torch.finfo(size.dtype).tiny)
 
 
 def _dual(size: Tensor, wall: Tensor, rho: Tensor, inverse: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ _NONE = 2**62
 @dataclass(frozen=True, eq=False)
 class Form:
     """Of all ``n`` values of a node: numbers of terms ``(n, T)``, in increasing order, and their
-    coefficients; ``mag`` and ``off`` ``(n,)``; whether anything was computed, not only moved and
-    compared; the formats of the nodes it leads through."""
+    coefficients; ``mag`` and ``off`` ``(n,)``; whether anything was added up, or bent, not only
+    moved, scaled and compared; the formats of the nodes that it leads through, and which of these
+    compare."""
 
     terms: Tensor
     coefficients: Tensor
@@ -46,6 +47,7 @@ class Form:
     off: Tensor
     computed: bool = False
     formats: frozenset[Arithmetic | None] = frozenset()
+    compared: frozenset[int] = frozenset()
 
     @property
     def live(self) -> Tensor:
@@ -68,21 +70,21 @@ class Form:
         rounds = torch.where((mantissa == 0.5) | (size == 0), 0.0, 4.0)
         return self._with(
             self.terms, self.coefficients * by[:, None], self.mag * size,
-            size * (self.off + rounds * self.mag), bool((by != 1).any()),
+            size * (self.off + rounds * self.mag),
         )  # fmt: skip
 
-    def _with(
-        self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor, computed: bool = False
-    ) -> Form:
-        return Form(terms, coefficients, mag, off, self.computed or computed, self.formats)
+    def _with(self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor) -> Form:
+        return replace(self, terms=terms, coefficients=coefficients, mag=mag, off=off)
 
 
 @dataclass(eq=False)
 class Forms:
-    """The forms of a network's nodes, found where they are asked for. ``pairs``: the magnitudes, by
-    their numbers less ``MAGNITUDES``: ``(a, b, r)``."""
+    """The forms of a network's nodes, found where they are asked for. ``whole``: comparisons are
+    values of their own, whatever they compare. ``pairs``: the magnitudes, by their numbers less
+    ``MAGNITUDES``: ``(a, b, r)``."""
 
     network: Network
+    whole: bool = False
     pairs: dict[tuple[int, int, float], int] = field(default_factory=dict)
     _known: dict[int, Form] = field(default_factory=dict)
 
@@ -117,8 +119,8 @@ class Forms:
         found = self._made(node)
         if found is None or found.terms.shape[1] > _TERMS:
             return None
-        formats = found.formats | {node.format}
-        return Form(found.terms, found.coefficients, found.mag, found.off, found.computed, formats)
+        compared = found.compared | ({i} if isinstance(node.kind, MaxMin | GroupMax) else set())
+        return replace(found, formats=found.formats | {node.format}, compared=compared)
 
     def _made(self, node: Node) -> Form | None:
         kind, shape = node.kind, self.network.nodes[node.inputs[0]].shape
@@ -141,17 +143,17 @@ class Forms:
             case PReLU():
                 slope = kind.slope.double().expand(shape).reshape(-1)
                 return self._kinked(self.of(node.inputs[0]), slope)
-            case MaxMin():
+            case MaxMin() if not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(shape)
                 a, b = (part.flatten() for part in places.chunk(2, kind.axis))
-                both = self._compared(self.of(node.inputs[0]), a, b)
+                both = self._compared(self.of(node.inputs[0]), a, b, kind.spelling)
                 if both is None:
                     return None
                 order = torch.cat([part.reshape(-1) for part in (a, b)]).argsort()
                 return stacked(both).rows(order)
-            case GroupMax() if shape[-1] == 2:
+            case GroupMax() if shape[-1] == 2 and not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(-1, 2)
-                both = self._compared(self.of(node.inputs[0]), places[:, 0], places[:, 1])
+                both = self._compared(self.of(node.inputs[0]), places[:, 0], places[:, 1], 0.0)
                 return None if both is None else both[0]
         return None
 
@@ -186,9 +188,12 @@ class Forms:
         steep = slope.abs().clamp(min=1)
         rounds = torch.where((slope == 0) | (slope.abs() == 1), 0.0, 4.0) * slope.abs()
         off = steep * z.off + rounds * z.mag
-        return Form(half.terms, half.coefficients, z.mag * steep, off, True, z.formats)
+        return replace(
+            z, terms=half.terms, coefficients=half.coefficients, mag=z.mag * steep, off=off,
+            computed=True,
+        )  # fmt: skip
 
-    def _compared(self, z: Form, a: Tensor, b: Tensor) -> tuple[Form, Form] | None:
+    def _compared(self, z: Form, a: Tensor, b: Tensor, spelling: float) -> tuple[Form, Form] | None:
         """Maximum and minimum of the values in two lists of places."""
         first, second = z.rows(a), z.rows(b)
         difference = added([first, _turned(second)])
@@ -202,11 +207,12 @@ class Forms:
         if largest is None or smallest is None:
             return None
         mag = torch.maximum(first.mag, second.mag)
-        off = torch.maximum(first.off, second.off)
-        return tuple(
-            Form(form.terms, form.coefficients, mag, off, z.computed, z.formats)
+        off = torch.maximum(first.off, second.off) + spelling * mag
+        one, other = (
+            replace(z, terms=form.terms, coefficients=form.coefficients, mag=mag, off=off)
             for form in (largest, smallest)
-        )  # type: ignore[return-value]
+        )
+        return one, other
 
     def _magnitude(self, z: Form) -> Form | None:
         """``|z|`` where every row is one difference or sum of two values."""
@@ -220,7 +226,7 @@ class Forms:
             for a, b, r in unique.tolist()
         ]
         terms = torch.tensor(numbers)[back][:, None] + MAGNITUDES
-        return Form(terms, first.abs()[:, None], z.mag, z.off, z.computed, z.formats)
+        return replace(z, terms=terms, coefficients=first.abs()[:, None])
 
 
 def added(parts: list[Form]) -> Form | None:
@@ -248,6 +254,7 @@ def added(parts: list[Form]) -> Form | None:
         off + (several - 1).clamp(min=0) * mag,
         any(part.computed for part in parts) or bool((several > 1).any()),
         frozenset().union(*(part.formats for part in parts)),
+        frozenset().union(*(part.compared for part in parts)),
     )  # fmt: skip
 
 
@@ -266,6 +273,7 @@ def stacked(parts: tuple[Form, ...]) -> Form:
         torch.cat([part.off for part in parts]),
         any(part.computed for part in parts),
         frozenset().union(*(part.formats for part in parts)),
+        frozenset().union(*(part.compared for part in parts)),
     )
 
 

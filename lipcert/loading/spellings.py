@@ -48,7 +48,8 @@ _SAME, _POINTS = 1e-9, 3
 def respelled(network: Network) -> Network:
     """The same function with every sorting that is written out as a comparison."""
     for _ in range(_ROUNDS):
-        changed = _once(network)
+        # Of comparisons by their parts first, then of comparisons of what was compared.
+        changed = _once(network, whole=False) or _once(network, whole=True)
         if changed is None or not _agree(network, changed):
             return network
         network = changed
@@ -69,9 +70,9 @@ class _Sorted:
     format: Arithmetic | None
 
 
-def _once(network: Network) -> Network | None:
+def _once(network: Network, *, whole: bool) -> Network | None:
     """With the sortings that are written out of values before; None where there are none."""
-    forms = Forms(network)
+    forms = Forms(network, whole)
     reached = _candidates(network, forms)
     if not reached:
         return None
@@ -137,9 +138,12 @@ def _mixes(network: Network, i: int) -> bool:
 
 
 def _sorted(forms: Forms, i: int) -> _Sorted | None:
-    """None unless every value of the node is a sorted one, and something was computed for it."""
+    """None unless every value of the node is a sorted one, of more than one comparison."""
     form = forms.of(i)
-    if not form.computed or len(form.formats) != 1 or form.terms.shape[1] != 3:
+    if len(form.formats) != 1 or form.terms.shape[1] != 3:
+        return None
+    if not form.computed and len(form.compared) < 2:
+        # One comparison, moved and scaled, is as it should be.
         return None
     spelling = float((form.off * _HIGHER_ORDERS).max())
     if spelling > _MOST_ROUNDED or float(form.mag.max()) > _MOST:
@@ -218,7 +222,7 @@ class _Maker:
 
     def _owners(self, atoms: Tensor) -> Tensor:
         """The nodes of values by their numbers."""
-        return torch.bucketize(atoms, torch.tensor(self.forms.starts), right=True) - 1
+        return torch.bucketize(atoms.contiguous(), torch.tensor(self.forms.starts), right=True) - 1
 
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum

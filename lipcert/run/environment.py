@@ -54,13 +54,15 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def suitable_threads(device: str) -> int:
-    """One on a CPU, where processes share the work; beside a GPU one a core.
+def suitable_threads(device: str, processes: int = 1) -> int:
+    """One on a CPU, where processes share the work; beside GPUs one a core, over all
+    ``processes``.
 
     Threads wait for each other in loops that take a whole core: with one a core, where other
     programs were running too, certification took 7 to 15 times as long.
     """
-    return 1 if device == "cpu" else min(torch.get_num_threads(), usable_cores())
+    cores = min(torch.get_num_threads(), usable_cores())
+    return 1 if device == "cpu" else max(1, cores // processes)
 
 
 def training_threads(network: Network) -> int:

@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,13 +84,21 @@ class Journal:
             remove_results(execution)
         if execution.resume:
             for other in sorted(path.parent.glob("journal*.jsonl")):
-                if other == path and path.read_bytes().count(b"\n") < 2:
-                    path.unlink()  # no sample is in it, whatever it was begun with
+                if other == path and self._holds_no_sample(path):
+                    path.unlink()  # whatever it was begun with
                     continue
                 self._read(other, header, repair=other == path)
         self._file = path.open("ab", buffering=0)
         if self._file.tell() == 0:
             self._write_lines([_sealed(dict(header), "")])
+
+    def _holds_no_sample(self, path: Path) -> bool:
+        """Whether it has a sound first line and no other, or not even a first one."""
+        lines = list(islice(_lines(path, self._most, repair=False), 2))
+        try:
+            return len(lines) < 2 and all(_opened(line, "", str(path)) for line in lines)
+        except CannotCertify:
+            return False  # reading it says what is wrong with it
 
     def _read(self, path: Path, header: Header, *, repair: bool) -> None:
         finished = Kept(self._frame.size)

@@ -111,7 +111,7 @@ def certify_dataset(
     task = Task(model, dataset, indices, options, execution)
     gpus = devices.gpus
     workers = len(gpus) or suitable_workers(task.network, options, execution, len(task.part))
-    with threads(execution.threads or suitable_threads(execution.device)):
+    with threads(execution.threads or suitable_threads(execution.device, len(gpus) or 1)):
         watch.stage("comparing the model with onnxruntime")
         check, notes = compared(task)
         difference = check.max_relative_difference

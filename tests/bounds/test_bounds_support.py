@@ -1,11 +1,13 @@
 """The support function of ball ∩ box, against points of it and against its dual."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import normal, seeded, uniform
 
 from lipcert.bounds import ball_box_support
+from lipcert.numbers import EXACT
 
 
 def problem(seed: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,3 +68,21 @@ def test_what_is_not_a_number_stays_unbounded() -> None:
     bound = ball_box_support(objective, lower, upper, radius)
     assert not (bound[0, 0] < torch.inf)
     assert (bound[2:] < torch.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_objective_of_nothing_takes_nothing_however_large_the_ball(dtype: torch.dtype) -> None:
+    """And has a gradient, as a class has against itself."""
+    objective = torch.zeros(2, 3, 4, dtype=dtype)
+    objective[0, 0] = 1.0
+    objective.requires_grad_(True)
+    wall = torch.full((2, 4), 2.0, dtype=dtype)
+    for radius in (1e-3, 1.0, 50.0, 1e6):
+        found = ball_box_support(
+            objective, -wall, wall, torch.full((2,), radius, dtype=dtype), EXACT
+        )
+        assert not found[1].any()
+        assert not found[0, 1:].any()
+        assert 0 < float(found[0, 0].detach()) <= 8 * (1 + 1e-6)
+        (slope,) = torch.autograd.grad(found[0, 0] + 0 * found.sum(), objective)
+        assert bool(slope.isfinite().all())

@@ -196,3 +196,31 @@ def test_a_deployment_is_charged_for_the_writing(deployed: Arithmetic) -> None:
     deployment = Deployment.of(network, arithmetic=deployed, softmax=False)
     found = deployment.pair_errors(deployment.centre(large), labels, eps)
     assert math.isinf(float(found[0, 1]))
+
+
+class Nested(nn.Module):
+    """Four values sorted by comparisons that are written out with ReLU, in three rounds; then
+    halved, which rounds nothing but is not to hide what the comparisons round."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = x.chunk(4, 1)
+        (a, b), (c, d) = by_relu(a, b), by_relu(c, d)
+        (a, c), (b, d) = by_relu(a, c), by_relu(b, d)
+        b, c = by_relu(b, c)
+        return torch.cat([a, b, c, d], 1) * 0.5
+
+
+def by_relu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    d = torch.relu(a - b)
+    return b + d, a - d
+
+
+def test_comparisons_of_what_was_compared(tmp_path: Path) -> None:
+    x = torch.randn(3, 8)
+    network = load_model(exported(Nested(), x, tmp_path / "m.onnx", dynamo=False)).network
+    kinds = [network.nodes[i].kind for i in network.activations]
+    assert all(isinstance(kind, MaxMin) and kind.spelling >= 5 for kind in kinds)
+    found = network.logits(x.double())
+    sorts = x.double().reshape(3, 4, 2).sort(1, descending=True)[0].reshape(3, 8) / 2
+    assert torch.allclose(found, sorts)
+    assert product(network) <= 0.5 * 1.0001

@@ -10,7 +10,6 @@ from lipcert.network.activations import (
     Erf,
     GeluTanh,
     GroupMax,
-    GroupSort,
     HardSwish,
     Identity,
     MaxMin,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.piecewise_linear import Piece, PiecewiseLinear
+from lipcert.network.activations.piecewise_linear import Line, PiecewiseLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Identity(PiecewiseLinear):
     def derivative(self, z: Tensor) -> Tensor:
         return torch.ones_like(z)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         return [(-torch.inf, torch.inf, 1.0, 0.0)]
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:

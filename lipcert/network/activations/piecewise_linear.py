@@ -15,7 +15,7 @@ from torch import Tensor
 from lipcert.network.activations.base import Elementwise, Relaxation
 
 Number = Tensor | float
-Piece = tuple[Number, Number, Number, Number]
+Line = tuple[Number, Number, Number, Number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class PiecewiseLinear(Elementwise):
     to the piece, is its minimum."""
 
     @abstractmethod
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         """``(from, to, slope, intercept)``, left to right: ``σ(z) = slope z + intercept`` there."""
 
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,15 +196,15 @@ class Clip(PiecewiseLinear):
     def derivative(self, z: Tensor) -> Tensor:
         return self.gain(z, z)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         low = -torch.inf if self.lower is None else self.lower
         high = torch.inf if self.upper is None else self.upper
         if self.lower is not None and self.upper is not None:
             # Of limits that cross, the upper one is the value everywhere.
             low = torch.minimum(self.lower, self.upper)
-        middle: list[Piece] = [(low, high, 1.0, 0.0)]
-        before: list[Piece] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
-        after: list[Piece] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]
+        middle: list[Line] = [(low, high, 1.0, 0.0)]
+        before: list[Line] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
+        after: list[Line] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]
         return before + middle + after
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +253,7 @@ class PReLU(PiecewiseLinear):
     def derivative(self, z: Tensor) -> Tensor:
         return torch.where(z >= 0, torch.ones_like(z), self.slope)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         return [(-torch.inf, 0.0, self.slope, 0.0), (0.0, torch.inf, 1.0, 0.0)]
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,6 +129,11 @@ class Joint(ABC):
         """In units of roundoff: how far the numbers of ``derivative``, the values of ``bend``, and
         the entries of ``L`` that they make may be from the real ones, relatively; twice over."""
 
+    @property
+    def additions(self) -> int:
+        """How many additions of its own a runtime may do behind a summand that comes after it."""
+        return 0
+
     @abstractmethod
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """What a run in this arithmetic adds, ``|f̂(z) − f(z)|`` at most for every ``z`` of the

@@ -101,6 +101,11 @@ class MatrixProduct(Joint):
     def precision(self) -> float:
         return 4.0 * self.inner + 32.0
 
+    @property
+    def additions(self) -> int:
+        # A bias behind it may be where its own sums start.
+        return self.inner
+
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         one, other = (size_of(box) for box in boxes)
         own = 1 + (self.inner + 8) * 2 * own_unit(one)
