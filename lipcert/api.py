@@ -115,6 +115,7 @@ def certify(
     workers: int | None = 1,
     threads: int | None = None,
     device: str = "cpu",
+    cluster: str | None = None,
     output: str | PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -135,8 +136,8 @@ def certify(
     number, or the text that a certificate records, to repeat a run. The other options are those of
     ``lipcert certify``; with ``output`` the results and the journal are written there. ``progress``
     shows a bar on stderr.
-    ``workers``: processes that share the batches, None for as many as suit; each imports the script
-    that calls this, which then needs ``if __name__ == "__main__":`` around the call.
+    ``workers``: processes that share the batches, None for as many as suit; ``cluster``: a ray
+    cluster that has them instead, ``auto`` or its address.
 
     The ``Result`` has ``samples`` in the order of ``images``, ``summary`` and ``certificate``,
     those that the command line gives, and ``save``, ``to_pandas``, ``gate``, ``audit`` and
@@ -161,6 +162,7 @@ def certify(
         workers=workers,
         threads=threads,
         device=device,
+        cluster=cluster,
         output=None if output is None else Path(output),
         resume=resume,
         overwrite=overwrite,

@@ -86,6 +86,8 @@ def _load(path: Path) -> dict[str, Any] | None:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name}: cannot be read: {error}; correct it") from error
+    except RecursionError:
+        raise UsageError(f"{path.name}: cannot be read: nested too deeply; correct it") from None
 
 
 def _from_environment(keys: Keys, environment: Mapping[str, str]) -> Iterator[tuple[str, Setting]]:

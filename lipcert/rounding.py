@@ -27,12 +27,6 @@ class Arithmetic:
     def accumulator(self) -> Arithmetic:
         return self.sums or self
 
-    def gamma(self, terms: float) -> float:
-        """``n u / (1 − 4 n u)``, at least ``γ_n (1 + 3 n u)``: of what ``n`` roundings can change,
-        with room for those of the sum that it is multiplied with; infinite where ``4 n u ≥ 1``."""
-        product = terms * self.unit
-        return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
-
 
 def coarsest(*formats: Arithmetic | None) -> Arithmetic | None:
     """What rounds at least as much as each of these, and overflows where one of them does; None

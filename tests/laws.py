@@ -12,6 +12,16 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
+from lipcert.certification import Published, Rung
+from lipcert.certification.analysis import Analysis
+from lipcert.certification.duals import Duals
+from lipcert.certification.rungs import ladder
+from lipcert.certification.rungs.attack import Attacked
+from lipcert.certification.rungs.dual import DualAt, DualRadius
+from lipcert.certification.rungs.local import Largest, Radius
+from lipcert.certification.rungs.refined import refined_at
+from lipcert.certification.rungs.split import SplitAt
+from lipcert.certification.rungs.tube import TubeRadius
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import (
     Activation,
@@ -430,6 +440,29 @@ class _Grower:
 
 
 ENDINGS = ("affine", "activation", "maximum", "reshape", "sum", "two activations")
+
+
+# Rungs, each with those that it needs before it.
+RUNG_CASES: dict[str, Callable[[Analysis, Published], Sequence[Rung]]] = {
+    "local": lambda analysis, published: (Largest(published), Radius(published)),
+    "attack": lambda analysis, published: (Attacked(analysis),),
+    "dual": lambda analysis, published: _duals(analysis, "dual"),
+    "refined": lambda analysis, published: _duals(analysis, "refined"),
+    "split": lambda analysis, published: _duals(analysis, "split"),
+    "tube": lambda analysis, published: (TubeRadius.of(analysis, 0.5),),
+    "all": ladder,
+}
+
+
+def _duals(analysis: Analysis, name: str) -> Sequence[Rung]:
+    duals = Duals.of(analysis, 0.5)
+    rungs: list[Rung] = [DualRadius(duals)]
+    for eps in (eps.rounded_up for eps in analysis.options.eps):
+        at = DualAt(duals, eps, analysis.pace.boxes)
+        rungs.append(refined_at(duals, eps) if name == "refined" else at)
+        if name == "split":
+            rungs.append(SplitAt(duals, eps, 16))
+    return rungs
 
 
 def random_network(

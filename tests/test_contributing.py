@@ -13,9 +13,7 @@ from attacks import smallest_margins
 from laws import random_network, seeded, uniform
 from report import made
 
-from lipcert.bounds import Layers, LocalBound
 from lipcert.certification import Certifier
-from lipcert.norms import SegmentNorms
 from lipcert.options import Epsilon, Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,13 +35,16 @@ def defined(title: str) -> dict[str, Any]:
     return names
 
 
-def test_the_laws_hold_for_the_activation_and_the_operator(tmp_path):
+def test_the_laws_hold_for_the_activation_the_operator_and_the_rung(tmp_path):
     """In a process of its own, whose lists of cases they are added to."""
     (tmp_path / "recipes.py").write_text(
         "import sys\n"
         "import laws\n"
         + code("Add an activation")
         + code("Add an affine operator")
+        + code("Add a rung")
+        + "laws.RUNG_CASES['product'] = lambda analysis, published: [\n"
+        "    ByProduct(published, eps.rounded_up) for eps in analysis.options.eps]\n"
         + "laws.ACTIVATION_CASES['softshrink'] = lambda dtype, generator: (\n"
         "    Softshrink(torch.tensor(0.5, dtype=dtype)))\n"
         "laws.OPERATOR_CASES['circulant'] = lambda dtype, generator: (\n"
@@ -54,10 +55,13 @@ def test_the_laws_hold_for_the_activation_and_the_operator(tmp_path):
         "test_operators.entrywise.register(Circulant)(by_definition)\n",
         encoding="utf-8",
     )
-    files = ("test_activations.py", "test_anchored_activations.py", "test_operators.py")
+    files = (
+        "network/test_activations.py", "network/test_anchored_activations.py",
+        "network/test_operators.py", "certification/test_certification_rungs.py",
+    )  # fmt: skip
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "recipes", "-p", "no:cacheprovider",
-         *(str(TESTS / "network" / file) for file in files), "-k", "softshrink or circulant"],
+         *(str(TESTS / file) for file in files), "-k", "softshrink or circulant or product"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), str(ROOT)])},
     )  # fmt: skip
@@ -74,26 +78,18 @@ def test_certificates_with_the_activation_hold():
     assert bool((smallest_margins(network, pixels, labels, radii) > 0).all())
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_bound_is_one_and_not_below_the_other(seed):
-    better = defined("Add a bound step")["BetterOfTwo"]
-    generator = seeded(seed)
-    network = random_network(generator)
-    x = uniform((6, *network.in_shape), generator)
-    labels, eps = network.logits(x).argmax(1), 0.02 * torch.ones(6, dtype=torch.float64)
-    layers = Layers.of(network)
-    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
-
-    def norm_of(norm, mapping, number):
-        return norm.deterministic(mapping)
-
-    found = {}
-    for kind in (LocalBound, better):
-        bound = kind.of(layers, norms)
-        centre = bound.propagation.centre(x)
-        found[kind] = bound.margins(centre, labels, eps, bound.prepare(centre, eps, norm_of))
-    assert bool((found[better] >= found[LocalBound]).all())
-    assert bool((smallest_margins(network, x, labels, eps) >= found[better]).all())
+def test_the_rung_settles_what_it_can_before_the_others():
+    names = defined("Add a rung")
+    network = random_network(seeded(0)).to(dtype=torch.float32).to(dtype=torch.float64)
+    x = uniform((3, *network.in_shape), seeded(1)).float().double()
+    labels = network.logits(x).argmax(1)
+    certifier = names["certifier"](network, Options((Epsilon.parse("1e-3"),)), 3)
+    assert certifier.rungs[:2] == ("product", "local")
+    samples = certifier(x, labels, range(3))
+    assert all("product" in sample.rungs for sample in samples)
+    decided = [sample for sample in samples if sample.decided_by == "product"]
+    assert decided
+    assert all(sample.verdict == "certified" for sample in decided)
 
 
 def test_an_operator_without_a_norm_is_refused():

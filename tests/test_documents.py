@@ -162,3 +162,9 @@ print(result.summary["certified_accuracy"], [sample.radius for sample in result.
     accuracy, radii = re.fullmatch(r"\{'0\.3': ([\d.]+)\} \[(.*)\]\n", ran.stdout).groups()
     assert float(accuracy) >= 0.5
     assert sum(float(radius) > 0 for radius in radii.split(", ")) >= 8
+
+
+def test_every_module_of_the_mathematics_has_a_test_file():
+    modules = {path.stem for path in (PACKAGE / "bounds").glob("*.py")} - {"__init__"}
+    tests = {path.stem for path in (ROOT / "tests" / "bounds").glob("test_bounds_*.py")}
+    assert {f"test_bounds_{module}" for module in modules} <= tests

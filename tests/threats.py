@@ -22,7 +22,7 @@ from lipcert.options import Effort, Epsilon, Options
 METHODS = ("global fast", "local fast", "auto fast", "auto standard", "auto max")
 # Real numbers are evaluated in float64, whose own rounding breaks nothing.
 _ROUNDING = 1e-10
-# Attacks at so many times a certified radius leave room for dearer rungs, and hope.
+# Attacks at so many times a certified radius leave room for later rungs, and hope.
 _APART, _NEAR = 1.02, 2.0
 
 
@@ -30,7 +30,7 @@ def seeing_any_window(paces: Mapping[Effort, Pace]) -> dict[Effort, Pace]:
     """The same efforts, which see neurons through windows in small networks too."""
 
     def seeing(given: Refinement | None) -> Refinement | None:
-        return given and replace(given, windows=10.0)
+        return given and replace(given, receptive=10.0)
 
     return {
         effort: replace(pace, boxes=seeing(pace.boxes), refine=seeing(pace.refine))
@@ -113,7 +113,7 @@ def gaps(samples: Sequence[Sample]) -> Tensor:
 
 def eps_within(samples: Sequence[Sample]) -> list[str]:
     """A radius that lies for some samples between what is certified and what is broken, not far
-    from either: there dearer rungs have to decide. None where no sample has both."""
+    from either: there later rungs have to decide. None where no sample has both."""
     gap, known = gaps(samples), radii(samples)
     between = (known * gap.sqrt())[(gap > _APART) & (gap < _NEAR)]
     return [f"{float(between.quantile(0.3)):.4g}"] if len(between) else []
@@ -124,7 +124,7 @@ def neighbours(
     bases: int, count: int,
 ) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
     """Samples around a few others, with an eps for each of those: above its radius, for the first
-    further than for the last, so that the dearest rungs decide some of the samples, or below it
+    further than for the last, so that the last rungs decide some of the samples, or below it
     where an attack at the radius or far from it leaves them nothing to do.
     """
     gap, known = gaps(samples), radii(samples)

@@ -79,7 +79,11 @@ class Interpreter:
         self.shapes = {name: tuple(value.shape) for name, value in values.items()}
 
     def _parts(self, node: onnx.NodeProto, values: dict[str, Value]) -> Iterator[onnx.NodeProto]:
-        """The node, or what a batch norm consists of."""
+        """The node, or what a batch norm or a product with a factor consists of."""
+        factor = attributes_of(node).get("alpha", 1.0) if node.op_type == "Gemm" else 1.0
+        if factor != 1 and [_varies(values, name) for name in node.input] in ([1, 0], [1, 0, 0]):
+            yield from self._product(node, factor)
+            return
         if node.op_type != "BatchNormalization" or not _varies(values, node.input[0]):
             yield node
             return
@@ -97,6 +101,25 @@ class Interpreter:
             self.constants[f"{name}/{operator}"] = _constant(constant)
             yield onnx.helper.make_node(operator, [source, f"{name}/{operator}"], [result])
             source = result
+
+    def _product(self, node: onnx.NodeProto, factor: float) -> Iterator[onnx.NodeProto]:
+        """Of a Gemm: its sums may overflow before they are multiplied."""
+        plain, more = onnx.NodeProto(), attributes_of(node).get("beta", 1.0)
+        plain.CopyFrom(node)
+        result = node.output[0]
+        del plain.attribute[:], plain.input[2:]
+        plain.attribute.extend(a for a in node.attribute if a.name.startswith("trans"))
+        plain.output[0] = f"{result}/product"
+        yield plain
+        steps = [("Mul", _constant(np.array(factor)))]
+        if len(node.input) > 2 and node.input[2]:
+            steps.append(("Add", torch.as_tensor(self.constants[node.input[2]]) * more))
+        source = plain.output[0]
+        for number, (operator, constant) in enumerate(steps, start=1):
+            name = result if number == len(steps) else f"{result}/{number}"
+            self.constants[f"{result}/{operator}"] = constant
+            yield onnx.helper.make_node(operator, [source, f"{result}/{operator}"], [name])
+            source = name
 
     def _keep(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
         """Computes a node of constants."""

@@ -67,7 +67,7 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
     if sources.arch is not None:
         module, _ = build_model(sources.arch, path, image_shape)
         found = affordable(export(module, sources.arch, image_shape), path.name)
-        return _with_its_head(claims, *found)
+        return _as_recorded(claims, *found)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")
     model = open_onnx(path).model
@@ -79,18 +79,24 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
     # The shape of the file's own input, in its own order.
     layout = "CHW" if len(record["input_shape"]) == 4 else None
     shape = record["input_shape"][1:]
-    found = affordable(model, path.name, record.get("output"), shape, layout)
-    return _with_its_head(claims, *found)
+    output = record.get("output")
+    if output is not None and output not in {value.name for value in model.graph.output}:
+        raise CannotCertify(f"{claims.path}: names the output {output!r}, which {path} has not")
+    found = affordable(model, path.name, output, shape, layout)
+    return _as_recorded(claims, *found)
 
 
-def _with_its_head(claims: Claims, model: onnx.ModelProto, head: str | None) -> onnx.ModelProto:
-    """The model; ``CannotCertify`` unless it ends in the head that the certificate leaves out."""
-    recorded = claims.certificate["model"]["stripped"]
-    if recorded != head:
-        raise CannotCertify(
-            f"{claims.path}: leaves out {recorded or 'nothing'} at the end of the model, which "
-            f"ends in {head or 'no such operator'}; certify again"
-        )
+def _as_recorded(
+    claims: Claims, model: onnx.ModelProto, facts: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """The model; ``CannotCertify`` unless it is what the certificate says of it."""
+    recorded = claims.certificate["model"]
+    for name, found in facts.items():
+        if recorded[name] != found:
+            raise CannotCertify(
+                f"{claims.path}: at $.model.{name}: is {recorded[name]}, of a model with {found}; "
+                "certify again"
+            )
     return model
 
 

@@ -178,28 +178,38 @@ def deployed_errors(
     """How far each deployed ``f_label − f_j`` can be from the real one, anywhere in the ball.
 
     For any order of summation, with ``n`` products a sum: ``e ← |M| e + γ_n (|M| |v| + |bias|)``
-    and ``(n + 1)`` times the smallest normal number for underflow; in the last step, where rows are
-    subtracted, what two of them share cancels. Infinite where a sum might overflow, nothing in real
-    arithmetic.
+    and for underflow ``(n + 1)`` times the smallest normal number, times the largest value since
+    the last bent function, as weights underflow as well, and scales may be merged with them. In the
+    last step, where rows are subtracted, what two of them share cancels. Infinite where a sum might
+    overflow, in whatever order scales and weights are multiplied; nothing in real arithmetic.
     """
     unit, tiny, most = arithmetic.unit, arithmetic.tiny, arithmetic.most
     if unit == 0:
         return np.zeros(len(others))
     errors = [np.zeros(len(reaches[0].low))]
+    # Of every value: the largest since the last bent function, and the product of row sums.
+    peaks, swells = [1 + float(_largest(reaches[0]).max())], [2.0]
     for step in program.steps:
         if isinstance(step, Bend):
             largest = _largest(reaches[len(errors)]) + step.function.steepest * errors[step.input]
             largest = np.where(largest < most, largest, np.inf)
             errors.append(step.function.steepest * errors[step.input] + 4 * unit * largest)
+            peaks.append(1 + float(largest.max()))
+            swells.append(2.0)
             continue
         n = sum(matrix.longest for matrix in step.matrices) + len(step.matrices)
         fresh, inherited = step.size.copy(), np.zeros(len(step.bias))
         for matrix, i in zip(step.matrices, step.inputs, strict=True):
             fresh = fresh + matrix.magnitude @ (_largest(reaches[i]) + errors[i])
             inherited = inherited + matrix.magnitude @ errors[i]
-        fresh = np.where(fresh < most, fresh, np.inf)
+        sums = sum(m.magnitude @ np.ones(m.shape[1]) for m in step.matrices)
+        swells.append(max(swells[i] for i in step.inputs) * max(1.0, float(np.max(sums))))
+        peak = max(peaks[i] for i in step.inputs) + float(step.size.max())
+        safe = peak * swells[-1] < most
+        peaks.append(max(peak, float(fresh.max())))
+        fresh = np.where((fresh < most) & safe, fresh, np.inf)
         gamma = (n + 16) * unit / (1 - (n + 16) * unit) if (n + 16) * unit < 1 else np.inf
-        fresh = ((gamma + ENTRY) * fresh + (n + 1) * tiny) * (1 + rounding(n))
+        fresh = ((gamma + ENTRY) * fresh + (n + 1) * tiny * peak) * (1 + rounding(n))
         errors.append(inherited * (1 + rounding(n)) + fresh)
     total: Array = errors[-1]
     last = program.steps[-1]

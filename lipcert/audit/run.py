@@ -128,7 +128,8 @@ def _proofs(claims: Claims) -> Path:
     path = claims.path.with_name(f"proofs{claims.suffix}.npz")
     if not path.is_file():
         raise UsageError(
-            f"--proofs: {path} is not there; certify with --save-proofs, or leave --proofs out"
+            f"--proofs: {path} is not there; certify with --save-proofs, which says where a "
+            "network has none, or leave --proofs out"
         )
     return path
 

@@ -3,7 +3,7 @@
 from lipcert.bounds.anchored_bound import AnchoredBound
 from lipcert.bounds.ball import node_constants
 from lipcert.bounds.boxes import Centre, Propagation
-from lipcert.bounds.facts import Facts, Plan
+from lipcert.bounds.facts import FactPlan, Facts
 from lipcert.bounds.lipschitz import (
     Layers,
     global_margins,
@@ -20,7 +20,20 @@ from lipcert.bounds.methods import (
 from lipcert.bounds.support import ball_box_support
 
 __all__ = [
-    "AnchoredBound", "Bound", "Centre", "Facts", "GlobalBound", "Layers",
-    "LocalBallBound", "LocalBound", "Plan", "Propagation", "ball_box_support", "global_margins",
-    "local_margins", "local_radii", "logit_constant", "node_constants",
+    "AnchoredBound",
+    "Bound",
+    "Centre",
+    "FactPlan",
+    "Facts",
+    "GlobalBound",
+    "Layers",
+    "LocalBallBound",
+    "LocalBound",
+    "Propagation",
+    "ball_box_support",
+    "global_margins",
+    "local_margins",
+    "local_radii",
+    "logit_constant",
+    "node_constants",
 ]  # fmt: skip

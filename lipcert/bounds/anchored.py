@@ -45,44 +45,53 @@ _SMALLEST_SHARE, _SMALLEST_DRIFT = 2.0**-10, 2.0**-30
 @dataclass(frozen=True, eq=False)
 class Motion:
     """Of one node: its box, how far it moves by balls alone, and how far its anchor is ``off`` from
-    what the layers before make of theirs, noise included; ``far``: that as a length, ``(B,)``, None
-    where the values tell it."""
+    what the layers before make of theirs, noise included, None where nothing is charged; ``far``:
+    that as a length, ``(B,)``, None where the values tell it."""
 
     box: Box
     reach: Reach
-    off: Tensor
+    off: Tensor | None
     far: Tensor | None = None
 
 
 def anchored_state(
     propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
-    facts: Facts, finder: Finds | None = None, noise_of: NoiseOf | None = None,
+    facts: Facts, noise_of: NoiseOf | None = None,
 ) -> State:  # fmt: skip
-    """Every activation's layer over the balls of radius ``eps`` ``(B,)`` around the ``anchors``
-    of a ``Propagation``.
+    """Makes every activation's layer over the balls of radius ``eps`` ``(B,)`` around the
+    ``anchors`` of a ``Propagation``, from ``facts`` that hold over these balls.
 
     The network has element-wise activations only (``network.lower``); ``edges`` are the segments
-    that end in each activation's input. ``facts`` hold over these balls; what the ``finder`` finds
-    is added to them first. ``noise_of`` tells the noise of these balls: that of the facts, which
-    were found for larger ones, may be less.
+    that end in each activation's input. ``noise_of`` tells the noise of these balls: that of the
+    facts, which were found for larger ones, may be more.
     """
-    rules = _Anchoring(propagation, edges, centre, eps, facts, finder, noise_of)
+    rules = _Anchoring(propagation, edges, centre, eps, None, noise_of, facts)
     forward(propagation.network, rules)
     return rules.state
 
 
+def found_state(
+    propagation: Propagation, edges: dict[int, list[Edge]], centre: Centre, eps: Tensor,
+    finder: Finds, noise_of: NoiseOf | None = None,
+) -> tuple[Facts, State]:  # fmt: skip
+    """Finds the facts of these balls layer by layer, and makes the state as ``anchored_state``."""
+    rules = _Anchoring(propagation, edges, centre, eps, finder, noise_of)
+    forward(propagation.network, rules)
+    return rules.facts, rules.state
+
+
 @dataclass(frozen=True, eq=False)
 class _Anchoring(Forward[Motion]):
-    """The rules of ``anchored_state``; ``state`` grows layer by layer, and with a finder so do the
-    facts."""
+    """The rules of ``anchored_state``; ``state`` grows layer by layer, and with a finder so do
+    ``facts``, which are then its own."""
 
     propagation: Propagation
     edges: dict[int, list[Edge]]
     centre: Centre
     eps: Tensor
-    facts: Facts
     finder: Finds | None
     noise_of: NoiseOf | None
+    facts: Facts = field(default_factory=Facts)
     state: State = field(default_factory=dict)
 
     @property
@@ -94,7 +103,7 @@ class _Anchoring(Forward[Motion]):
         return self.network.outward
 
     def input(self, i: int) -> Motion:
-        x, error = self.centre.values[i], self.centre.errors[i]
+        x, error = self.centre.values[i], self._error(i)
         ones, radius = torch.ones_like(x), column(self.eps, x).expand_as(x)
         box = self._known(i, around(x, radius, self.own), error)
         self.state[i] = Layer(x, *box, self.eps, ones, ones)
@@ -102,13 +111,13 @@ class _Anchoring(Forward[Motion]):
 
     def sum(self, i: int, parts: list[Motion]) -> Motion:
         box = sum_box([part.box for part in parts], self.own)
-        return Motion(box, joined([part.reach for part in parts], self.own), self.centre.errors[i])
+        return Motion(box, joined([part.reach for part in parts], self.own), self._error(i))
 
     def affine(self, i: int, operator: Operator, before: Motion) -> Motion:
         rows = self.propagation.rows[i]
         assert rows is not None
         reach = through(operator, before.reach, rows, self.propagation.norms[i], self.own)
-        return Motion(image(operator, before.box, self.own), reach, self.centre.errors[i])
+        return Motion(image(operator, before.box, self.own), reach, self._error(i))
 
     def activation(self, i: int, activation: Activation, before: Motion) -> Motion:
         source = self.network.nodes[i].inputs[0]
@@ -120,16 +129,21 @@ class _Anchoring(Forward[Motion]):
         layer = self._with_ball(layer, source, before)
         self.state[i] = layer
         # Gains are seen from the computed value.
-        width = self.own.add(before.reach.width, before.off)
+        width = before.reach.width
+        width = width if before.off is None else self.own.add(width, before.off)
         width = torch.minimum(column(layer.radius, layer.gain), width)
         squares = self.own.times(layer.gain, layer.gain)
         reach = Reach(self.own.times(width, layer.gain), layer.radius, squares)
-        return Motion(activation.image(layer.lower, layer.upper), reach, self.centre.errors[i])
+        return Motion(activation.image(layer.lower, layer.upper), reach, self._error(i))
 
-    def _known(self, node: int, box: Box, off: Tensor) -> Box:
+    def _error(self, i: int) -> Tensor | None:
+        return None if self.network.rough else self.centre.errors[i]
+
+    def _known(self, node: int, box: Box, off: Tensor | None) -> Box:
         """The box of an input of activations, or of the network, with what is known of it."""
         facts = self.facts
         if self.finder is not None and node not in facts.boxes:
+            off = torch.zeros_like(box[0]) if off is None else off
             found = self.finder.box(node, self.state, box, off)
             if found is not None:
                 facts.boxes[node], facts.shrunk[node] = found
@@ -137,21 +151,23 @@ class _Anchoring(Forward[Motion]):
 
     def _layer(self, activation: Elementwise, node: int, source: int, box: Box) -> Layer:
         """All of a layer but its ball, which is the box's half-diagonal as yet."""
-        anchor, error = self.centre.values[source], self.centre.errors[source]
+        anchor, error = self.centre.values[source], self._error(source)
         # The box holds the computed value too: it is what the secants are seen from.
-        lower = torch.minimum(box[0], anchor - error)
-        upper = torch.maximum(box[1], anchor + error)
+        held = (anchor, anchor) if error is None else (anchor - error, anchor + error)
+        lower, upper = torch.minimum(box[0], held[0]), torch.maximum(box[1], held[1])
         flat, steep = activation.secant(lower, upper, anchor)
         steepest = torch.maximum(flat.abs(), steep.abs())
         if self.finder is not None:
-            mask = (activation.gain(lower, upper) != 0).to(anchor.dtype)
-            self.facts.masks[node] = mask
-            self.facts.gains[node] = torch.where(mask != 0, steepest, 0)
+            self.facts.masks[node] = (activation.gain(lower, upper) != 0).to(anchor.dtype)
         # Norms and chains hold between the neurons that varied when they were found, and no others
         # can: a box of the larger radius said so, whatever rounding makes of the one at hand.
         varying = self.facts.masks[node]
-        # Both bound the same changes: the enclosure of a smaller box need not be the smaller one.
-        gain = torch.minimum(torch.where(varying != 0, steepest, 0), self.facts.gains[node])
+        gain = torch.where(varying != 0, steepest, 0)
+        if self.finder is not None:
+            self.facts.gains[node] = gain
+        else:
+            # Both bound the same changes: the enclosure of a smaller box need not be the smaller.
+            gain = torch.minimum(gain, self.facts.gains[node])
         width = torch.maximum(upper - anchor, anchor - lower) * varying
         # A difference is rounded.
         radius = self.own.up(half_diagonal(width, self.centre.logits.dtype), 1)
@@ -175,7 +191,8 @@ class _Anchoring(Forward[Motion]):
         if source in facts.chains:
             total = torch.minimum(total, facts.chains[source].length(state))
         # From what the anchors before make of it to the anchor, and to the run's value.
-        error = half_diagonal(before.off, self.eps.dtype)
+        off = before.off
+        error = torch.zeros_like(total) if off is None else half_diagonal(off, self.eps.dtype)
         if before.far is not None:
             error = torch.fmin(error, before.far)
         return replace(
@@ -189,14 +206,17 @@ class _Anchoring(Forward[Motion]):
     def found(self, i: int, node: Node, value: Motion) -> Motion:
         """Met with what balls alone say; and with noise, where an activation reads it."""
         off, reach, own, far = value.off, value.reach, self.own, None
-        near = around(self.centre.values[i], own.add(reach.width, off), own)
-        box = meet(widened(value.box, off, own), near)
+        box, width = value.box, reach.width
+        if off is not None:
+            box, width = widened(box, off, own), own.add(width, off)
+        box = meet(box, around(self.centre.values[i], width, own))
         if i in self.network.sinks:
             noise = self._noise(i, box)
             if noise is not None:
-                each, length = rounded_up(noise.each, off.dtype), half_diagonal(off, self.eps.dtype)
-                far = for_samples(self.eps.dtype).add(length, noise.length.to(length.dtype))
-                off = own.add(off, each)
+                each, far = rounded_up(noise.each, box[0].dtype), noise.length.to(self.eps.dtype)
+                if off is not None:
+                    far = for_samples(self.eps.dtype).add(half_diagonal(off, self.eps.dtype), far)
+                off = each if off is None else own.add(off, each)
                 box = widened(box, each, own)
         return Motion(box, reach, off, far)
 

@@ -7,14 +7,14 @@ from functools import cached_property
 
 from torch import Tensor
 
-from lipcert.bounds.anchored import anchored_state
+from lipcert.bounds.anchored import anchored_state, found_state
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.chain import chain_sources
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.facts import Facts, Finder, NoiseOf, NormOf, Plan
+from lipcert.bounds.facts import FactPlan, Facts, Finder, NoiseOf, NormOf
 from lipcert.bounds.lipschitz import Layers, change_box, local_margins
 from lipcert.bounds.methods import Bound
-from lipcert.bounds.refined import Refinement, View
+from lipcert.bounds.refined import Refinement, Subnetwork
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.state import State
 from lipcert.network import Network
@@ -31,7 +31,7 @@ class AnchoredBound(Bound):
     """
 
     rough: Network | None = None
-    plan: Plan = field(default_factory=Plan)
+    plan: FactPlan = field(default_factory=FactPlan)
     images: bool = False
 
     @cached_property
@@ -42,11 +42,11 @@ class AnchoredBound(Bound):
         return DualBound(network.exact, images=self.images), DualBound(rough, images=self.images)
 
     @cached_property
-    def views(self) -> dict[int, View]:
-        """Of the inputs of activations whose boxes may be refined: past other activations."""
+    def subnetworks(self) -> dict[int, Subnetwork]:
+        """What the inputs of activations see whose boxes may be refined, past other activations."""
         network, refinement = self.layers.network, self.plan.refinement or Refinement()
         seen = [sink for sink in network.sinks if chain_sources(network, sink)]
-        return {sink: View.of(self.duals, sink, refinement.windows) for sink in seen}
+        return {sink: Subnetwork.of(self.duals, sink, refinement.receptive) for sink in seen}
 
     @cached_property
     def sweep(self) -> RigorousSweep:
@@ -57,7 +57,7 @@ class AnchoredBound(Bound):
 
     def prepare_state(
         self, centre: Centre, eps: Tensor, norm_of: NormOf, noise_of: NoiseOf | None = None,
-        plan: Plan | None = None,
+        plan: FactPlan | None = None,
     ) -> tuple[Facts, State]:  # fmt: skip
         """What is found by the ``plan``, and the state at that radius; with noise it holds every
         run that rounds at most so."""
@@ -65,7 +65,7 @@ class AnchoredBound(Bound):
         finder = Finder(
             self.layers,
             self.norms,
-            {} if plan.refinement is None else self.views,
+            {} if plan.refinement is None else self.subnetworks,
             self.sweep,
             self.layers.network if self.rough is None else self.rough,
             self.images,
@@ -73,21 +73,21 @@ class AnchoredBound(Bound):
             centre,
             norm_of,
         )
-        facts, edges = Facts(), self.layers.edges_into
-        return facts, anchored_state(self.propagation, edges, centre, eps, facts, finder, noise_of)
+        edges = self.layers.edges_into
+        return found_state(self.propagation, edges, centre, eps, finder, noise_of)
 
     def state(
         self, centre: Centre, eps: Tensor, facts: Facts, noise_of: NoiseOf | None = None
     ) -> State:
-        """The state at ``eps``, from what was found at this radius or a larger one."""
+        """Makes the state at ``eps`` from what was found at this radius or a larger one."""
         edges = self.layers.edges_into
-        return anchored_state(self.propagation, edges, centre, eps, facts, noise_of=noise_of)
+        return anchored_state(self.propagation, edges, centre, eps, facts, noise_of)
 
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
         return self.margins_in(centre, labels, self.state(centre, eps, facts))
 
     def margins_in(self, centre: Centre, labels: Tensor, state: State) -> Tensor:
-        """As ``margins``, from a state that is at hand."""
+        """Does as ``margins``, from a state that is at hand."""
         return state_margins(self.layers, centre, labels, state)
 
 

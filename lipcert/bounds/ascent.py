@@ -19,7 +19,7 @@ _NOISE = 1e-14
 
 
 @dataclass(frozen=True)
-class Gait:
+class StepSize:
     """How far one kind of number goes in the first step, and between which limits."""
 
     rate: float
@@ -29,7 +29,7 @@ class Gait:
 def ascend(
     value_of: Callable[[list[Tensor]], Tensor],
     numbers: Sequence[Tensor],
-    gaits: Sequence[Gait],
+    step_sizes: Sequence[StepSize],
     steps: int,
 ) -> tuple[Tensor, list[Tensor]]:
     """The best value seen of each row, ``(N,)``, and the numbers, ``(N, …)``, where it was seen."""
@@ -48,14 +48,14 @@ def ascend(
         if step == steps:
             break
         gradients = torch.autograd.grad(value.sum(), now)
-        for k, (gradient, gait) in enumerate(zip(gradients, gaits, strict=True)):
+        for k, (gradient, step_size) in enumerate(zip(gradients, step_sizes, strict=True)):
             first[k].lerp_(gradient, 1 - _MEMORY)
             second[k].mul_(_SQUARE_MEMORY).addcmul_(gradient, gradient, value=1 - _SQUARE_MEMORY)
             scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).add_(_NOISE).rsqrt_()
-            size = gait.rate * _DECAY**step / (1 - _MEMORY ** (step + 1))
+            size = step_size.rate * _DECAY**step / (1 - _MEMORY ** (step + 1))
             now[k] = now[k].detach().addcmul_(first[k], scale, value=size)
-            if gait.limits is not None:
-                now[k].clamp_(*gait.limits)
+            if step_size.limits is not None:
+                now[k].clamp_(*step_size.limits)
     return best, kept
 
 

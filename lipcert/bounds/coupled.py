@@ -12,12 +12,13 @@ all later layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.bounds.forms import Multipliers
+from lipcert.bounds.objectives import DualVariables
 from lipcert.bounds.state import Layer, State
 from lipcert.network import Network
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
@@ -30,45 +31,48 @@ _BELOW = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Price:
-    """The multipliers of one layer, ``(N,)`` each: ``multiplier`` of its neurons' ``Δz²``, ``owed``
-    of what later layers take from them, ``−(Δσ/w)²``; and the ``cost`` of its balls."""
+class LayerMultipliers:
+    """The multipliers of one layer, ``(N,)`` each: ``multiplier`` of its neurons' ``Δz²``,
+    ``taken`` of what later layers take from them, ``−(Δσ/w)²``; and the ``cost`` of its balls."""
 
     multiplier: Tensor
     cost: Tensor
-    owed: Tensor | None = None
+    taken: Tensor | None = None
 
     @classmethod
-    def of(cls, layer: Layer, log: Tensor) -> Price:
-        """Of a ball without couplings."""
+    def of(cls, layer: Layer, log: Tensor) -> LayerMultipliers:
+        """Takes those of a ball without couplings."""
         multiplier = log.exp()
         return cls(multiplier, multiplier * layer.radius.square())
 
 
-class Prices:
-    """The price of every layer in one sweep backwards, asked for from the last layer on."""
+def layer_multipliers(
+    network: Network, state: State, found: DualVariables
+) -> Callable[[int], LayerMultipliers]:
+    """Gives those of every layer in one sweep backwards. They are asked for from the last layer on,
+    so that what a layer's coupling takes from those before it is known by then."""
+    taken: dict[int, Tensor] = {}
 
-    def __init__(self, network: Network, state: State, found: Multipliers) -> None:
-        self.network, self.state, self.found = network, state, found
-        self.owed: dict[int, Tensor] = {}
-
-    def __call__(self, i: int) -> Price:
-        layer = self.state[i]
-        price = Price.of(layer, self.found.logs[i])
-        if i in self.found.couplings and layer.coupling is not None:
-            multiplier = self.found.couplings[i].exp()
-            cost = multiplier * layer.coupling.rest
+    def multipliers_at(i: int) -> LayerMultipliers:
+        layer = state[i]
+        own = LayerMultipliers.of(layer, found.logs[i])
+        multiplier, cost = own.multiplier, own.cost
+        if i in found.couplings and layer.coupling is not None:
+            more = found.couplings[i].exp()
+            multiplier, cost_more = multiplier + more, more * layer.coupling.rest
             for j, factor in layer.coupling.factors.items():
-                if isinstance(self.network.nodes[j].kind, PiecewiseLinear):
-                    self.owed[j] = self.owed.get(j, 0) + multiplier * factor
+                if isinstance(network.nodes[j].kind, PiecewiseLinear):
+                    taken[j] = taken.get(j, 0) + more * factor
                 else:
-                    cost = cost + multiplier * factor * self.state[j].radius.square()
-            price = Price(price.multiplier + multiplier, price.cost + cost)
-        return replace(price, owed=self.owed.get(i))
+                    cost_more = cost_more + more * factor * state[j].radius.square()
+            cost = cost + cost_more
+        return LayerMultipliers(multiplier, cost, taken.get(i))
+
+    return multipliers_at
 
 
-def coupled(network: Network, state: State, found: Multipliers) -> Multipliers:
-    """With a multiplier for every ball that gains from a coupling, to start from."""
+def coupled(network: Network, state: State, found: DualVariables) -> DualVariables:
+    """Adds a multiplier to start from for every ball that gains from a coupling."""
     couplings = {}
     for i, log in found.logs.items():
         coupling = state[i].coupling
@@ -79,15 +83,15 @@ def coupled(network: Network, state: State, found: Multipliers) -> Multipliers:
 
 
 def coupled_minimum(
-    kind: PiecewiseLinear, coefficient: Tensor, slope: Tensor, multiplier: Tensor, owed: Tensor,
+    kind: PiecewiseLinear, coefficient: Tensor, slope: Tensor, multiplier: Tensor, taken: Tensor,
     layer: Layer,
 ) -> Tensor:  # fmt: skip
     """``min over the box of A (Δσ − c Δz) + λ Δz² − ν (Δσ/w)²`` for each neuron, up to rounding.
 
-    ``multiplier``, ``λ`` of ball and coupling together, and ``owed``, ``ν``, broadcast against the
+    ``multiplier``, ``λ`` of ball and coupling together, and ``taken``, ``ν``, broadcast against the
     box; differentiable in ``A``, ``c``, ``λ`` and ``ν``.
     """
-    risen, moved = (owed * part for part in shares(layer.gain))
+    risen, moved = (taken * part for part in shares(layer.gain))
     curve = multiplier - moved
     anchor, lower, upper = layer.anchor, layer.lower, layer.upper
     with torch.no_grad():

@@ -22,14 +22,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipcert.bounds.ascent import Gait, ascend
-from lipcert.bounds.coupled import Price, Prices, coupled_minimum
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.ascent import StepSize, ascend
+from lipcert.bounds.coupled import LayerMultipliers, coupled_minimum, layer_multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
 from lipcert.network import Network
-from lipcert.network.activations import Crossing, Elementwise
+from lipcert.network.activations import Elementwise, Relaxation
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.numbers import EXACT, OUT64
 from lipcert.rounding import gamma
@@ -40,15 +40,15 @@ _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _SLOPES = (-1.5, 2.5)
 
-# Slopes and price at an activation, from the coefficients on its output.
-Choose = Callable[[int, Tensor], tuple[Tensor, Price]]
+# Slopes and multipliers at an activation, from the coefficients on its output.
+Choose = Callable[[int, Tensor], tuple[Tensor, LayerMultipliers]]
 
 
 class DualBound:
     """Backward passes over one network with element-wise activations.
 
-    Every method takes N forms, with a state of N rows: a row for each form. ``images``: only inputs
-    within the box of the state's input count, those in [0, 1].
+    Every method takes N objectives, with a state of N rows: a row for each objective. ``images``:
+    only inputs within the box of the state's input count, those in [0, 1].
     """
 
     def __init__(self, network: Network, *, images: bool = False) -> None:
@@ -56,27 +56,32 @@ class DualBound:
         self._sweep = RigorousSweep(network)
 
     @torch.no_grad()
-    def start(self, state: State, forms: Forms, *, crown: bool = False) -> Multipliers:
-        """Of two places to start from the better one, for each form: slopes as at the sample, or
-        those of CROWN for the box; with ``crown`` the latter."""
-        crossings = self._crossings(state, rough=True)
-        second, box = self._start(state, crossings, forms, crown=True)
+    def start(self, state: State, objectives: Objectives, *, crown: bool = False) -> DualVariables:
+        """Of two places to start from the better one, for each objective: slopes as at the sample,
+        or those of CROWN for the box; with ``crown`` the latter."""
+        relaxations = self._relaxations(state, rough=True)
+        second, box = self._start(state, relaxations, objectives, crown=True)
         if crown:
             return second
-        first, ball = self._start(state, crossings, forms, crown=False)
+        first, ball = self._start(state, relaxations, objectives, crown=False)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
             return torch.where(better.reshape(-1, *(1,) * (one.dim() - 1)), other, one)
 
-        return Multipliers(
+        return DualVariables(
             {i: chosen(slope, second.slopes[i]) for i, slope in first.slopes.items()},
             {i: chosen(log, second.logs[i]) for i, log in first.logs.items()},
         )
 
     def _start(
-        self, state: State, crossings: dict[int, Crossing], forms: Forms, *, crown: bool
-    ) -> tuple[Multipliers, Tensor]:
+        self,
+        state: State,
+        relaxations: dict[int, Relaxation],
+        objectives: Objectives,
+        *,
+        crown: bool,
+    ) -> tuple[DualVariables, Tensor]:
         """Slopes, at each layer the best of a few multipliers for them, and the change they give.
 
         CROWN takes the chord above, and below the slope in the middle of the box.
@@ -84,7 +89,7 @@ class DualBound:
         slopes, logs = {}, {}
         total = torch.zeros_like(state[0].radius)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer, kind = state[i], self._kind(i)
             slope = kind.derivative(layer.anchor)
@@ -101,63 +106,74 @@ class DualBound:
             logs[i] = first.log()
             for share in _FIRST_MULTIPLIERS:
                 log = (share * first).log()
-                price = Price.of(layer, log)
-                passed, gained = self._relax(crossings[i], i, value, layer, slopes[i], price)
+                multipliers = LayerMultipliers.of(layer, log)
+                passed, gained = self._relax(
+                    relaxations[i], i, value, layer, slopes[i], multipliers
+                )
                 better = gained > best
                 best, logs[i] = torch.where(better, gained, best), torch.where(better, log, logs[i])
             total = total + best
             return passed
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax)
         if rest is not None:
             total = total + least_at_input(rest, state[0], images=self.images)[0]
-        return Multipliers(slopes, logs), total
+        return DualVariables(slopes, logs), total
 
-    def change(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
-        """A lower bound of how much each form changes over the ball, but for rounding: ``(N,)``.
+    def change(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
+        """A lower bound of how much each objective changes over the ball, but for rounding:
+        ``(N,)``.
 
         Differentiable in the multipliers.
         """
-        return self._change(state, self._crossings(state), forms, found)
+        return self._change(state, self._relaxations(state), objectives, found)
 
     def _change(
-        self, state: State, crossings: dict[int, Crossing], forms: Forms, found: Multipliers
+        self,
+        state: State,
+        relaxations: dict[int, Relaxation],
+        objectives: Objectives,
+        found: DualVariables,
     ) -> Tensor:
-        prices = Prices(self.network, state, found)
+        multipliers_at = layer_multipliers(self.network, state, found)
 
-        def choose(i: int, value: Tensor) -> tuple[Tensor, Price]:
-            return found.slopes[i] * state[i].varying, prices(i)
+        def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
+            return found.slopes[i] * state[i].varying, multipliers_at(i)
 
-        return self._swept(state, crossings, forms, choose)
+        return self._swept(state, relaxations, objectives, choose)
 
-    def change_by(self, state: State, forms: Forms, choose: Choose) -> Tensor:
+    def change_by(self, state: State, objectives: Objectives, choose: Choose) -> Tensor:
         """``change`` with slopes and multipliers that are chosen on the way; differentiable in the
         state too, with piecewise linear activations."""
-        return self._swept(state, self._crossings(state), forms, choose)
+        return self._swept(state, self._relaxations(state), objectives, choose)
 
     def _swept(
-        self, state: State, crossings: dict[int, Crossing], forms: Forms, choose: Choose
+        self,
+        state: State,
+        relaxations: dict[int, Relaxation],
+        objectives: Objectives,
+        choose: Choose,
     ) -> Tensor:
         total = torch.zeros_like(state[0].radius)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
-            slope, price = choose(i, value)
-            passed, gained = self._relax(crossings[i], i, value, state[i], slope, price)
+            slope, multipliers = choose(i, value)
+            passed, gained = self._relax(relaxations[i], i, value, state[i], slope, multipliers)
             total = total + gained
             return passed
 
-        rest = carry_back(self.network, forms.node, forms.coefficients, cross)
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax)
         if rest is None:
             return total
         return total + least_at_input(rest, state[0], images=self.images)[0]
 
     @torch.no_grad()
-    def drifts(self, state: State, forms: Forms) -> Tensor:
-        """What the drifts of all layers are worth to each form, to first order: ``(N,)``."""
+    def drifts(self, state: State, objectives: Objectives) -> Tensor:
+        """What the drifts of all layers are worth to each objective, to first order: ``(N,)``."""
         total = torch.zeros_like(state[0].radius)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
             layer = state[i]
             passed = value * self._kind(i).derivative(layer.anchor) * layer.varying
@@ -165,30 +181,32 @@ class DualBound:
                 total = total + drift_worth(passed, layer, EXACT)
             return passed
 
-        carry_back(self.network, forms.node, forms.coefficients, cross)
+        carry_back(self.network, objectives.node, objectives.coefficients, relax)
         return total
 
-    def _crossings(self, state: State, *, rough: bool = False) -> dict[int, Crossing]:
+    def _relaxations(self, state: State, *, rough: bool = False) -> dict[int, Relaxation]:
         """What each activation's box is to a backward pass."""
         found = {}
         for i, layer in state.items():
             if i:
                 kind = self._kind(i)
-                crossing = kind.rough_crossing if rough else kind.crossing
-                found[i] = crossing(layer.anchor, layer.lower, layer.upper, layer.varying)
+                relaxation = kind.rough_relaxation if rough else kind.relaxation
+                found[i] = relaxation(layer.anchor, layer.lower, layer.upper, layer.varying)
         return found
 
     @torch.no_grad()
-    def losses(self, state: State, forms: Forms, found: Multipliers) -> dict[int, Tensor]:
+    def losses(
+        self, state: State, objectives: Objectives, found: DualVariables
+    ) -> dict[int, Tensor]:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
-        losses, prices = {}, Prices(self.network, state, found)
+        losses, multipliers_at = {}, layer_multipliers(self.network, state, found)
 
-        def cross(i: int, value: Tensor) -> Tensor:
+        def relax(i: int, value: Tensor) -> Tensor:
             slope = found.slopes[i] * state[i].varying
-            losses[i] = -self._minima(self._kind(i), value, state[i], slope, prices(i))
+            losses[i] = -self._minima(self._kind(i), value, state[i], slope, multipliers_at(i))
             return value * slope
 
-        carry_back(self.network, forms.node, forms.coefficients, cross)
+        carry_back(self.network, objectives.node, objectives.coefficients, relax)
         return losses
 
     def _kind(self, node: int) -> Elementwise:
@@ -197,35 +215,46 @@ class DualBound:
         return kind
 
     def _relax(
-        self, crossing: Crossing, i: int, value: Tensor, layer: Layer, slope: Tensor, price: Price
+        self,
+        relaxation: Relaxation,
+        i: int,
+        value: Tensor,
+        layer: Layer,
+        slope: Tensor,
+        multipliers: LayerMultipliers,
     ) -> tuple[Tensor, Tensor]:
         """The coefficients before an activation, and its least error over box and ball: ``(N,)``.
 
         Neurons that cannot vary have no error, and no part in the ball.
         """
-        if price.owed is None:
-            passed, least = crossing(value, slope, against(price.multiplier, value))
+        if multipliers.taken is None:
+            passed, least = relaxation(value, slope, against(multipliers.multiplier, value))
         else:
-            minima = self._minima(self._kind(i), value, layer, slope, price)
+            minima = self._minima(self._kind(i), value, layer, slope, multipliers)
             passed, least = value * slope, minima.flatten(1).sum(1)
-        return passed, least - price.cost
+        return passed, least - multipliers.cost
 
     def _minima(
-        self, activation: Elementwise, value: Tensor, layer: Layer, slope: Tensor, price: Price
+        self,
+        activation: Elementwise,
+        value: Tensor,
+        layer: Layer,
+        slope: Tensor,
+        multipliers: LayerMultipliers,
     ) -> Tensor:
         """The relaxed minimum of each neuron."""
-        column = against(price.multiplier, value)
-        if price.owed is None:
+        column = against(multipliers.multiplier, value)
+        if multipliers.taken is None:
             minima = activation.relaxed_minimum(
                 value, slope, column, layer.anchor, layer.lower, layer.upper
             )
         else:
             assert isinstance(activation, PiecewiseLinear)
-            owed = against(price.owed, value)
-            minima = coupled_minimum(activation, value, slope, column, owed, layer)
+            taken = against(multipliers.taken, value)
+            minima = coupled_minimum(activation, value, slope, column, taken, layer)
         return torch.where(layer.varying != 0, minima, 0)
 
-    def certified(self, state: State, forms: Forms, found: Multipliers) -> Tensor:
+    def certified(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
         Coefficients that are computed within a Euclidean error E of the real ones can be off by
@@ -234,18 +263,26 @@ class DualBound:
         their absolute terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
-        forms = forms.to(self.network.anchor.dtype)
+        objectives = objectives.to(self.network.anchor.dtype)
         eps, unit = state[0].radius, self.network.outward.unit
         total, charge = torch.zeros_like(eps), torch.zeros_like(eps)
-        crossings, prices = self._crossings(state), Prices(self.network, state, found)
+        relaxations, multipliers_at = (
+            self._relaxations(state),
+            layer_multipliers(self.network, state, found),
+        )
 
-        def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
-            layer, price, dtype, value = state[i], prices(i), value.dtype, value.double()
+            layer, multipliers, dtype, value = (
+                state[i],
+                multipliers_at(i),
+                value.dtype,
+                value.double(),
+            )
             slope = found.slopes[i] * layer.varying
-            passed, gained = self._relax(crossings[i], i, value, layer, slope, price)
+            passed, gained = self._relax(relaxations[i], i, value, layer, slope, multipliers)
             total, passed = total + gained, passed.to(dtype)
-            charge = charge + rounding_of(self._kind(i), value, error, layer, slope, price)
+            charge = charge + rounding_of(self._kind(i), value, error, layer, slope, multipliers)
             steepest, size = slope.flatten(1).abs().amax(1), length(passed)
             # The product with the slope is rounded, and to the network's type.
             error = OUT64.add(OUT64.times(error, steepest), 4 * unit * size)
@@ -254,7 +291,7 @@ class DualBound:
                 charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
             return passed, error
 
-        reached = self._sweep(forms.node, forms.coefficients, cross)
+        reached = self._sweep(objectives.node, objectives.coefficients, relax)
         if reached is not None:
             rest, error = reached
             least, sizes = least_at_input(rest.double(), state[0], images=self.images)
@@ -266,26 +303,28 @@ class DualBound:
     def optimise(
         self,
         state: State,
-        forms: Forms,
-        found: Multipliers,
+        objectives: Objectives,
+        found: DualVariables,
         steps: int,
         *,
         rate: float = 1.0,
-    ) -> tuple[Tensor, Multipliers]:
+    ) -> tuple[Tensor, DualVariables]:
         """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
-            return self.change(state, forms, found), found
-        crossings = self._crossings(state, rough=True)
+            return self.change(state, objectives, found), found
+        relaxations = self._relaxations(state, rough=True)
         steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
-        gaits = [Gait(rate * _SLOPE_RATE, _SLOPES)] * steep + [Gait(rate * _MULTIPLIER_RATE)] * flat
+        step_sizes = [StepSize(rate * _SLOPE_RATE, _SLOPES)] * steep + [
+            StepSize(rate * _MULTIPLIER_RATE)
+        ] * flat
         best, numbers = ascend(
-            lambda now: self._change(state, crossings, forms, found.of(now)),
-            found.numbers, gaits, steps,
+            lambda now: self._change(state, relaxations, objectives, found.of(now)),
+            found.numbers, step_sizes, steps,
         )  # fmt: skip
         better = found.of(numbers)
-        if not any(self._kind(i).rough for i in crossings):
+        if not any(self._kind(i).rough for i in relaxations):
             return best, better
         with torch.no_grad():
-            first, best = (self.change(state, forms, some) for some in (found, better))
+            first, best = (self.change(state, objectives, some) for some in (found, better))
         worse = (~(best > first)).nonzero().flatten()
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))

@@ -2,7 +2,7 @@
 
 Masks, gains and ranges of secants only grow with the radius, so local norms, chains and refined
 boxes hold in every smaller ball. They cost most of the time, and norms their coins; so they are
-found once, as a ``Plan`` says, and used below.
+found once, as a ``FactPlan`` says, and used below.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lipcert.bounds.ball import Edge
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.chain import Chain, ChainMap, chain_sources
+from lipcert.bounds.chain import Chain, chain_sources
+from lipcert.bounds.chain_map import ChainMap
 from lipcert.bounds.lipschitz import Layers
-from lipcert.bounds.refined import Refinement, View, refined_box
+from lipcert.bounds.refined import Refinement, Subnetwork, refined_box
 from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.rows import explicit_chain
 from lipcert.bounds.state import Noised, State
@@ -61,7 +62,7 @@ class Facts:
     fixed: Tensor | None = None
 
     def select(self, rows: Tensor) -> Facts:
-        """Of some of the samples."""
+        """Takes some of the samples."""
         return Facts(
             masks={i: mask[rows] for i, mask in self.masks.items()},
             gains={i: gain[rows] for i, gain in self.gains.items()},
@@ -75,7 +76,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FactPlan:
     """Which facts are found. ``narrow``: layers of at most so many neurons have their chains from
     rows; ``chains``: wide layers have chains too. ``refinement``: of refined boxes, None for
     none."""
@@ -85,7 +86,7 @@ class Plan:
     refinement: Refinement | None = field(default_factory=Refinement)
 
     def wide(self, layers: Layers) -> list[int]:
-        """The wide inputs of activations that have a chain, each of which takes a norm."""
+        """Lists the wide inputs of activations that have a chain, each of which takes a norm."""
         if not self.chains:
             return []
         network, mixing = layers.network, _mixing_few(layers)
@@ -100,7 +101,7 @@ class Plan:
         return [(e.source, e.sink) for e in layers.edges if e.sink not in without]
 
     def chain_work(self, layers: Layers) -> int:
-        """How many values the chains of all wide inputs lead past."""
+        """Counts the values that the chains of all wide inputs lead past."""
         paths = (ancestors(layers.network, sink) for sink in self.wide(layers))
         return sum(math.prod(layers.network.nodes[i].shape) for path in paths for i in path)
 
@@ -118,21 +119,22 @@ class Finds(Protocol):
 @dataclass(frozen=True, eq=False)
 class Finder:
     """Finds the facts of a ``plan`` around samples of one ``centre``: norms by ``norm_of``, from
-    the ``shared`` ones of the segments; refined boxes by the ``views``; ``guide``, the network in
-    lower precision, where chains are balanced. ``images``: only inputs in [0, 1] count."""
+    the ``shared`` ones of the segments; refined boxes by the ``subnetworks``; ``guide``, the
+    network in lower precision, where chains are balanced. ``images``: only inputs in [0, 1]
+    count."""
 
     layers: Layers
     shared: Mapping[Edge, SegmentNorms]
-    views: Mapping[int, View]
+    subnetworks: Mapping[int, Subnetwork]
     sweep: RigorousSweep
     guide: Network
     images: bool
-    plan: Plan
+    plan: FactPlan
     centre: Centre
     norm_of: NormOf
 
     def norm(self, edge: Edge, inner: Tensor, outer: Tensor) -> Tensor:
-        """``‖diag(outer) A diag(inner)‖`` of a segment: ``(B,)``."""
+        """Bounds ``‖diag(outer) A diag(inner)‖`` of a segment: ``(B,)``."""
         network, number = self.layers.network, self._numbers[edge]
         mapping = WeightedMap(self.layers.edges[number], inner, self._mask(edge[1], outer))
         return self.norm_of(self.shared[edge], exact_map(network, mapping), number)
@@ -144,18 +146,18 @@ class Finder:
         if node == 0 and self.images:
             images = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return images, torch.full_like(self.centre.logits[:, 0], math.nan)
-        if self.plan.refinement is None or node not in self.views:
+        if self.plan.refinement is None or node not in self.subnetworks:
             return None
         network = self.layers.network
         readers = [i for i in network.activations if network.nodes[i].inputs[0] == node]
         kind = network.nodes[readers[-1]].kind
         assert isinstance(kind, Elementwise)
         return refined_box(
-            self.views[node], self.centre, node, state, box, off, kind, self.plan.refinement
+            self.subnetworks[node], self.centre, node, state, box, off, kind, self.plan.refinement
         )
 
     def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:
-        """The chain of an input of activations with this mask, where it has one."""
+        """Finds the chain of an input of activations with this mask, where it has one."""
         network, mask = self.layers.network, self._mask(node, mask)
         if node in self._wide:
             mapping = ChainMap.of(network, node, state, mask)
@@ -187,12 +189,12 @@ class Finder:
 
 
 def exact_map(network: Network, mapping: GramMap) -> GramMap:
-    """The map in float64; its numbers are those of the network's type."""
+    """Gives the map in float64; its numbers are those of the network's type."""
     return mapping if network.exact is network else mapping.over(network.exact)
 
 
 def _inputs(network: Network) -> list[int]:
-    """The nodes that activations read, once for each of these."""
+    """Lists the nodes that activations read, once for each of these."""
     return [network.nodes[i].inputs[0] for i in network.activations]
 
 

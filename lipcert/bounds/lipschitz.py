@@ -91,7 +91,7 @@ class Layers:
         by = exponents(noise.max()) if noise.numel() else exponents(noise.new_zeros(()))
         return lifted(self.own.length(divided(noise, by)[None]), by)
 
-    def forms(self, source: int, labels: Tensor) -> Tensor:
+    def objectives(self, source: int, labels: Tensor) -> Tensor:
         """``c_s = row_y − row_j`` for every class j: ``(B, K, n)``; 0 at ``j = y``."""
         rows = self.last[source]
         return rows[labels][:, None] - rows[None]
@@ -152,16 +152,18 @@ def local_margins(
     own = layers.own
     margins = _clean(centre, labels, own)
     for source in layers.last:
-        form = layers.forms(source, labels)
-        slope = gain[source].flatten(1).to(form.dtype)
+        objective = layers.objectives(source, labels)
+        slope = gain[source].flatten(1).to(objective.dtype)
         if cut:
-            low, high = (side.flatten(1).to(form.dtype) for side in change[source])
+            low, high = (side.flatten(1).to(objective.dtype) for side in change[source])
             live = torch.where(slope > 0, slope, 1)
             low, high = (torch.where(slope > 0, own.up(t / live, 1), 0) for t in (low, high))
             # What the margin can lose: the most of −c·Δa.
-            drop = ball_box_support(-form * slope[:, None], low, high, radii[source], own)
+            drop = ball_box_support(-objective * slope[:, None], low, high, radii[source], own)
         else:
-            length = own.length((form * slope[:, None]).flatten(0, 1)).reshape(form.shape[:2])
+            length = own.length((objective * slope[:, None]).flatten(0, 1)).reshape(
+                objective.shape[:2]
+            )
             drop = own.times(length, radii[source][:, None])
         # A product with the gain is rounded.
         lost = [own.up(drop, 1)]

@@ -1,4 +1,4 @@
-"""Bounds behind one face: prepare what is dear at one radius, use it below.
+"""Bounds behind one face: facts are found at one radius, and used below it.
 
 A method splits in two: ``prepare`` at a radius (norms with their coins, refinements), and
 ``margins`` at any radius up to that one (boxes and the last layer, without coins).
@@ -76,7 +76,7 @@ class Bound(ABC):
 
     @abstractmethod
     def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
-        """What is dear, over the balls of radius ``eps``; ``norm_of`` finds the norms."""
+        """The facts that hold over the balls of radius ``eps``; ``norm_of`` finds the norms."""
 
     @abstractmethod
     def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:

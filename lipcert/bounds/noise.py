@@ -33,17 +33,17 @@ from lipcert.network.operators import Operator, Shape
 from lipcert.numbers import OUT64, Box, around, meet
 from lipcert.rounding import Arithmetic, column
 
-# How near the values of the same activation are in two spellings of a network: to their own size,
+# How near the values of the same activation are in two versions of a network: to their own size,
 # and, for small ones, to the largest in so many roundoffs; at so many points.
 _SAME, _NOUGHT, _POINTS = 1e-4, 2.0**20, 3
 
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """The noise of a deployed network, for states of another spelling of it.
+    """The noise of a deployed network, for states of another version of it.
 
     ``roundoff``: of the network as deployed, but for comparisons, which are lowered; these nodes
-    are ``compared``, and round nothing. ``partners``: by its sources those of the other spelling;
+    are ``compared``, and round nothing. ``partners``: by its sources those of the other version;
     ``sinks``: by the inputs of the other's activations those of its own.
     """
 

@@ -1,6 +1,7 @@
 """Refined boxes: inner neurons, bounded from both sides by the dual, seen from the input.
 
-A layer is refined whole: every neuron that can vary is a form to bound by the dual from both sides.
+A layer is refined whole: every neuron that can vary is an objective to bound by the dual from both
+sides.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms
+from lipcert.bounds.objectives import Objectives
+from lipcert.bounds.receptive import ReceptiveFields
 from lipcert.bounds.state import State, select, to_dtype
-from lipcert.bounds.windows import Windows
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.numbers import Box
@@ -27,45 +28,45 @@ _EVERY = 16
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class Subnetwork:
     """The network as the neurons of one node see it, whole or through windows: the rigorous dual,
     and the one where slopes are sought."""
 
     node: int
     duals: tuple[DualBound, DualBound]
-    windows: Windows | None
+    receptive: ReceptiveFields | None
 
     @classmethod
-    def of(cls, duals: tuple[DualBound, DualBound], node: int, most: float = 0.5) -> View:
-        """Through windows that hold at most the share ``most`` of all values."""
-        windows, guides = (Windows.of(dual.network, node, most) for dual in duals)
-        if windows is None or guides is None:
+    def of(cls, duals: tuple[DualBound, DualBound], node: int, most: float = 0.5) -> Subnetwork:
+        """Looks through receptive fields that hold at most the share ``most`` of all values."""
+        fields, guides = (ReceptiveFields.of(dual.network, node, most) for dual in duals)
+        if fields is None or guides is None:
             return cls(node, duals, None)
         images = duals[0].images
-        small = DualBound(windows.network, images=images), DualBound(guides.network, images=images)
-        return cls(windows.network.output, small, windows)
+        small = DualBound(fields.network, images=images), DualBound(guides.network, images=images)
+        return cls(fields.network.output, small, fields)
 
     @property
     def size(self) -> int:
-        """How many values one neuron sees."""
+        """The number of values that one neuron sees."""
         network = self.duals[0].network
         path = ancestors(network, self.node)
         return sum(math.prod(network.nodes[i].shape) for i in network.sources if i in path)
 
     def state(self, state: State, rows: Tensor, neurons: Tensor) -> State:
-        """What each neuron sees of its row."""
-        if self.windows is not None:
-            return self.windows.state(state, rows, neurons)
+        """Gives each neuron what it sees of its row."""
+        if self.receptive is not None:
+            return self.receptive.state(state, rows, neurons)
         return select(state, rows)
 
-    def forms(self, rows: Tensor, neurons: Tensor, like: Tensor) -> Forms:
-        """Each neuron as a form."""
-        if self.windows is not None:
-            return Forms(self.node, rows, self.windows.coefficients(neurons, like))
+    def objectives(self, rows: Tensor, neurons: Tensor, like: Tensor) -> Objectives:
+        """Makes an objective of each neuron."""
+        if self.receptive is not None:
+            return Objectives(self.node, rows, self.receptive.coefficients(neurons, like))
         shape = self.duals[0].network.nodes[self.node].shape
-        form = like.new_zeros(len(rows), math.prod(shape))
-        form.scatter_(1, neurons[:, None], 1.0)
-        return Forms(self.node, rows, form.reshape(-1, *shape))
+        objective = like.new_zeros(len(rows), math.prod(shape))
+        objective.scatter_(1, neurons[:, None], 1.0)
+        return Objectives(self.node, rows, objective.reshape(-1, *shape))
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Refinement:
     work: float = math.inf
     tried: float = 0.0
     worth: float = 0.0
-    windows: float = 0.5
+    receptive: float = 0.5
 
 
 def refined_box(
-    view: View, centre: Centre, node: int, state: State, box: Box, off: Tensor, kind: Elementwise,
-    refinement: Refinement,
+    subnetwork: Subnetwork, centre: Centre, node: int, state: State, box: Box, off: Tensor,
+    kind: Elementwise, refinement: Refinement,
 ) -> tuple[Box, Tensor]:  # fmt: skip
     """The box of a layer, with neurons bounded by the dual; and to what share sides shrank where a
     few were tried, ``(B,)``, else NaN.
@@ -97,19 +98,20 @@ def refined_box(
     lower, upper = torch.minimum(box[0], here), torch.maximum(box[1], here)
     bends = [_bends(kind, lower, here).flatten(1), _bends(kind, here, upper).flatten(1)]
     varying = (kind.gain(lower, upper) != 0).flatten(1)
-    full = 2 * varying.sum(1) * view.size <= refinement.work
-    work = (bends[0].sum(1) + bends[1].sum(1)) * view.size
+    full = 2 * varying.sum(1) * subnetwork.size <= refinement.work
+    work = (bends[0].sum(1) + bends[1].sum(1)) * subnetwork.size
     tried = (work > refinement.work) & (work <= refinement.tried)
     anchor, error = here.flatten(1), off.flatten(1)
 
     def refine(wanted: list[Tensor]) -> None:
         for mask, sign, side in zip(wanted, (1.0, -1.0), sides, strict=True):
             rows, neurons = mask.nonzero().unbind(1)
-            for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // view.size)):
+            for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // subnetwork.size)):
                 row, neuron = rows[some], neurons[some]
-                seen, forms = view.state(state, row, neuron), view.forms(row, neuron, anchor)
-                signed = replace(forms, coefficients=sign * forms.coefficients)
-                found = _bounded(view.duals, seen, signed, refinement.steps)
+                seen = subnetwork.state(state, row, neuron)
+                objectives = subnetwork.objectives(row, neuron, anchor)
+                signed = replace(objectives, coefficients=sign * objectives.coefficients)
+                found = _bounded(subnetwork.duals, seen, signed, refinement.steps)
                 at, found = anchor[row, neuron], found - error[row, neuron]
                 found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
                 # Rounded outwards, where the box is in a narrower type.
@@ -137,20 +139,22 @@ def refined_box(
 
 
 def _bends(kind: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:
-    """Whether an activation has several slopes in a box."""
+    """Tells whether an activation has several slopes in a box."""
     flat, steep = kind.slopes(lower, upper)
     return flat < steep
 
 
-def _bounded(duals: tuple[DualBound, DualBound], state: State, forms: Forms, steps: int) -> Tensor:
+def _bounded(
+    duals: tuple[DualBound, DualBound], state: State, objectives: Objectives, steps: int
+) -> Tensor:
     rigorous, guide = duals
     dtype = guide.network.anchor.dtype
-    single, small = to_dtype(state, dtype), forms.to(dtype)
+    single, small = to_dtype(state, dtype), objectives.to(dtype)
     # Where boxes count slopes are CROWN's.
     found = guide.start(single, small, crown=not steps)
     if steps:
         _, found = guide.optimise(single, small, found, steps)
     if rigorous.network.rough:
         # A guess: what rounding adds is not its matter.
-        return rigorous.change(state, forms, found)
-    return rigorous.certified(state, forms, found)
+        return rigorous.change(state, objectives, found)
+    return rigorous.certified(state, objectives, found)

@@ -45,7 +45,7 @@ from lipcert.network.operators import (
 from lipcert.norms import (
     Norm,
     SegmentNorms,
-    largest_sums,
+    absolute_norm,
     operator_norm,
     rough_norm,
     spectral_norm,
@@ -125,12 +125,12 @@ def _found(inner: Turned, turned: Turned, rough: bool) -> float:
         nearer = rough_norm(alone.unweighted()) if rough else SegmentNorms.of(alone.segment)
         scaled = min(scaled, nearer if isinstance(nearer, float) else nearer.norm.value)
     rest = (u + root.square() * v).abs() + 8 * FLOAT64 * (u.abs() + root.square() * v.abs())
-    sums = largest_sums(replace(inner, weight=rest, bias=None))
-    off = math.sqrt(sums[0]) * math.sqrt(sums[1]) * (1 + 16 * FLOAT64)
-    excess = max(0.0, scaled**2 * (1 + 4 * FLOAT64) - 2)
+    off = absolute_norm(replace(inner, weight=rest, bias=None))
+    # A difference is rounded.
+    excess = OUT64.up(max(0.0, OUT64.times(scaled, scaled) - 2), 1)
+    square = OUT64.add(OUT64.times(excess, OUT64.add(excess, 2.0)), 1.0)
     plain = _structural(replace(inner, weight=v, bias=None))
-    factor = math.sqrt(1 + excess * (2 + excess)) + off * plain
-    return factor * (1 + 32 * FLOAT64)
+    return OUT64.add(OUT64.up(math.sqrt(square), 1), OUT64.times(off, plain))
 
 
 def _contracts(kind: Elementwise) -> bool:
@@ -218,8 +218,7 @@ def _spread(rows: Tensor, like: Tensor) -> Tensor:
 
 def _structural(operator: Operator) -> float:
     """An upper bound of its norm, with what its weights were rounded by on the way."""
-    sums = largest_sums(operator)
-    return operator_norm(operator) + 16 * FLOAT64 * math.sqrt(sums[0]) * math.sqrt(sums[1])
+    return OUT64.add(operator_norm(operator), 16 * FLOAT64 * absolute_norm(operator))
 
 
 def _alone(operator: Operator) -> SegmentNorms:

@@ -19,9 +19,9 @@ from lipcert.norms import absolute_norm, operator_norm
 from lipcert.numbers import OUT64
 
 # From coefficients on an activation's output to those on its input.
-Cross = Callable[[int, Tensor], Tensor]
+Relax = Callable[[int, Tensor], Tensor]
 # The same, with an upper bound of the Euclidean error of each objective, ``(N,)``.
-CrossWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+RelaxWithError = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Coefficients of operators that were fused out of several carry a few roundings of their own.
 _FUSED = 24
@@ -29,23 +29,24 @@ _FUSED = 24
 
 @dataclass(frozen=True)
 class Transposes(Backward[Tensor]):
-    """Through affine operators by their transposes, through activations as ``cross`` says."""
+    """The rules lead through affine operators by their transposes, and through activations as
+    ``relax`` says."""
 
-    cross: Cross
+    relax: Relax
 
     def affine(self, i: int, operator: Operator, value: Tensor) -> Tensor:
         return operator.transpose(value)
 
     def activation(self, i: int, activation: Activation, value: Tensor) -> Tensor:
-        return self.cross(i, value)
+        return self.relax(i, value)
 
     def add(self, one: Tensor, other: Tensor) -> Tensor:
         return one + other
 
 
-def carry_back(network: Network, node: int, forms: Tensor, cross: Cross) -> Tensor | None:
+def carry_back(network: Network, node: int, objectives: Tensor, relax: Relax) -> Tensor | None:
     """The coefficients on the input that the objectives come down to, or None."""
-    return backward(network, node, forms, Transposes(cross))
+    return backward(network, node, objectives, Transposes(relax))
 
 
 # Coefficients and an upper bound of the Euclidean error of each objective, ``(N,)`` in float64.
@@ -63,9 +64,9 @@ class RigorousSweep:
         self.network = network
         self._known: dict[int, tuple[float, float]] = {}
 
-    def __call__(self, node: int, forms: Tensor, cross: CrossWithError) -> _WithError | None:
-        start = forms, forms.new_zeros(len(forms), dtype=torch.float64)
-        return backward(self.network, node, start, _TransposesWithError(self, cross))
+    def __call__(self, node: int, objectives: Tensor, relax: RelaxWithError) -> _WithError | None:
+        start = objectives, objectives.new_zeros(len(objectives), dtype=torch.float64)
+        return backward(self.network, node, start, _TransposesWithError(self, relax))
 
     def sizes(self, node: int) -> tuple[float, float]:
         """``‖A‖₂`` and ``γ ‖|A|‖₂`` of the operator at a node, from above; computed once."""
@@ -83,7 +84,7 @@ class RigorousSweep:
 @dataclass(frozen=True)
 class _TransposesWithError(Backward[_WithError]):
     sweep: RigorousSweep
-    cross: CrossWithError
+    relax: RelaxWithError
 
     def affine(self, i: int, operator: Operator, value: _WithError) -> _WithError:
         coefficients, error = value
@@ -93,7 +94,7 @@ class _TransposesWithError(Backward[_WithError]):
         return operator.transpose(coefficients), OUT64.add(passed, made)
 
     def activation(self, i: int, activation: Activation, value: _WithError) -> _WithError:
-        return self.cross(i, *value)
+        return self.relax(i, *value)
 
     def add(self, one: _WithError, other: _WithError) -> _WithError:
         total = one[0] + other[0]
@@ -101,6 +102,6 @@ class _TransposesWithError(Backward[_WithError]):
         return total, OUT64.add(one[1], other[1], made)
 
 
-def length(forms: Tensor) -> Tensor:
-    """Euclidean lengths, summed in float64 and rounded up: ``(N,)``."""
-    return OUT64.length(forms, torch.float64)
+def length(objectives: Tensor) -> Tensor:
+    """Sums Euclidean lengths in float64, and rounds them up: ``(N,)``."""
+    return OUT64.length(objectives, torch.float64)

@@ -13,18 +13,23 @@ result is rounded once more when it is stored. Terms that are exactly 0 round no
 count.
 
 Over the ball ``T`` is at most ``|A| max|a|``, and at most ``|A||a0| + ‖row‖ ρ`` for ``‖Δa‖ ≤ ρ``.
+
+A runtime may also merge a scale into the weights before or behind it, or apply it later, see
+``lipcert.bounds.scaled``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
+from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
 from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
 from lipcert.network.lower import comparators
@@ -35,12 +40,9 @@ from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
 
-# Comparisons are written out with no value larger than so many times what they compare.
-_WRITTEN_OUT = 8.0
-# And end in a sum of no more values than these.
+
+# Comparisons that are written out end in a sum of no more values than these.
 _ADDED = 4.0
-# Gates are multiplied out with at most so many times their input.
-_MULTIPLES = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ class Rounded(Generic[P]):
     value has behind it since the last activation, for a bias or another summand that is merged
     into the sum before it; ``chain``: the magnitude that has come together since the last
     activation, and the roundings in it; ``peak``: the largest sum of all values of a node so far,
-    ``(B,)``.
+    ``(B,)``; ``scaled``: of scales that are merged with weights.
     """
 
     here: P
@@ -73,18 +75,20 @@ class Rounded(Generic[P]):
     additions: Tensor
     chain: tuple[Tensor, float]
     peak: Tensor
+    scaled: Scaled
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
     """What a node's kind makes of it: as in ``Rounded``, with what is ``passed`` on of earlier
-    errors and its ``length``; ``chain`` None where it starts afresh."""
+    errors and its ``length``; ``chain`` and ``scaled`` None where they start afresh."""
 
     passed: Tensor
     length: Tensor
     fresh: Tensor
     additions: Tensor
     chain: tuple[Tensor, float] | None = None
+    scaled: Scaled | None = None
 
 
 class RoundingSweep(Forward[Rounded[P]], ABC):
@@ -127,12 +131,15 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         alone = isinstance(activation, Elementwise)
         # Others only move or compare.
         inputs = before.size if alone else torch.zeros_like(passed)
-        fresh = _activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
+        fresh = of_activation(own, activation, OUT64.add(largest(here.box), passed), inputs)
         if not alone:
             fresh = fresh + self._lowered(activation, before)
         additions = torch.zeros_like(passed)
         if isinstance(activation, MaxMin) and activation.spelling:
-            fresh, additions = fresh + _spelled(own, activation, before), additions + _ADDED
+            fresh = fresh + of_comparison(
+                own, activation, activation.perturbation(*before.here.box, before.size)
+            )
+            additions = additions + _ADDED
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 
@@ -148,7 +155,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         fresh = torch.zeros_like(whole)
         if own is not None:
             made = own.unit * additions * whole + own.accumulator.unit * merged
-            fresh = _grown(own, made, additions, behind.sum(0), whole, whole)
+            fresh = grown(own, made, additions, behind.sum(0), whole, whole)
         chain = (
             torch.stack([part.chain[0] for part in parts]).sum(0),
             max(part.chain[1] for part in parts) + len(parts),
@@ -165,10 +172,10 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         if operator.is_move:
             chain = operator.magnitude(before.chain[0]), before.chain[1]
             moved = operator.apply(before.additions)
-            step = _Step(passed, length, torch.zeros_like(passed), moved, chain)
+            step = _Step(passed, length, torch.zeros_like(passed), moved, chain, before.scaled)
         elif operator.is_identity:
-            fresh = _stored(own, OUT64.add(largest(here.box), before.total))
-            step = _Step(before.total, length, fresh, before.additions, before.chain)
+            fresh = of_storing(own, OUT64.add(largest(here.box), before.total))
+            step = _Step(before.total, length, fresh, before.additions, before.chain, before.scaled)
         else:
             step = self._operator(i, operator, before, here, passed, length)
         return self._rounded(i, here, [before], step)
@@ -206,9 +213,12 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
         most = column(before.size.flatten(1).amax(1) + heaviest, passed) + additions + 8
         lost = own.tiny * (operator.terms + 1) * most
+        scaled = before.scaled.through(operator, rows, before.size)
+        if scaled.merges:
+            lost = lost + column(scaled.lost(own), lost)
         rounded = behind + additions + factors
-        fresh = _grown(own, made + lost, constants + 2, rounded, result, whole)
-        return _Step(passed, length, fresh + fused, behind + additions, chain)
+        fresh = grown(own, made + lost, constants + 2, rounded, result, whole)
+        return _Step(passed, length, fresh + fused, behind + additions, chain, scaled)
 
     def _rounded(self, i: int, here: P, parts: list[Rounded[P]], step: _Step) -> Rounded[P]:
         """All of a node. What is made by hand above, sums of numbers that are 0 or more, has fewer
@@ -225,6 +235,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             here, fresh, total, torch.fmin(OUT64.up(length, 1), OUT64.length(total)), size,
             step.additions, (size, 0.0) if step.chain is None else step.chain,
             torch.stack(peaks).amax(0),
+            Scaled.start(size) if step.scaled is None else step.scaled,
         )  # fmt: skip
 
     def _analysed(self, i: int, size: Tensor) -> Tensor:
@@ -232,7 +243,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         sample that activations read, and an activation's own limits and slopes."""
         kind, unit = self.tools.network.nodes[i].kind, self.tools.unit
         rounded = 1.0 if i in self.tools.network.sinks else 0.0
-        if isinstance(kind, Activation) and not _holds(self.tools.analysis, kind):
+        if isinstance(kind, Activation) and not holds(self.tools.analysis, kind):
             rounded += 1
         # What is exactly 0 is kept, and counts nowhere.
         tiny = torch.where(size == 0, 0.0, self.tools.analysis.tiny)
@@ -252,74 +263,3 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             roundings = roundings + group * rounds
         rounded = gamma(roundings + 16 * group + 16) * group
         return (rounded + 2 * gamma(rounds, self.tools.unit)) * most
-
-
-def _spelled(own: Arithmetic | None, activation: MaxMin, before: Rounded[P]) -> Tensor:
-    """A comparison that is written out with arithmetic; infinite where that could overflow."""
-    most = activation.perturbation(*before.here.box, before.size)
-    if own is None:
-        return torch.zeros_like(most)
-    rounded = (own.unit + 4 * own.unit**2) * activation.spelling * most
-    rounded = rounded + own.tiny * (2 * activation.spelling + 8)
-    return torch.where(_WRITTEN_OUT * most <= own.largest / 2, rounded, torch.inf)
-
-
-def _activation(
-    own: Arithmetic | None, activation: Activation, size: Tensor, inputs: Tensor
-) -> Tensor:
-    """Its own rounding, and that of its limits and slopes where the format has others; infinite
-    where its value, or a few of its input, could overflow."""
-    if own is None:
-        return torch.zeros_like(size)
-    relative, absolute, scaled = activation.rounding
-    lost: Tensor | float = own.tiny
-    if not _holds(own, activation):
-        relative += 1
-        # A slope that is too small for the format is lost, whatever it multiplies.
-        lost = own.tiny * (inputs + 1)
-    if not (relative or absolute or scaled):
-        return torch.zeros_like(size)
-    rounded: Tensor = relative * size + absolute + scaled * inputs
-    fresh = (own.unit + 4 * own.unit**2) * rounded + lost
-    reach = size + (_MULTIPLES * inputs if scaled else 0.0)
-    return torch.where(reach <= own.largest / 2, fresh, torch.inf)
-
-
-def _stored(own: Arithmetic | None, size: Tensor) -> Tensor:
-    """A value rounded to the file's own format; infinite where it could overflow there."""
-    if own is None:
-        return torch.zeros_like(size)
-    return torch.where(size <= own.largest / 2, own.unit * size + own.tiny, torch.inf)
-
-
-def _grown(
-    own: Arithmetic, made: Tensor, stored: Tensor | float, added: Tensor, result: Tensor,
-    whole: Tensor,
-) -> Tensor:  # fmt: skip
-    """Errors that are made, with what later roundings add to them: so many of the format, and of
-    its sums. Infinite where a partial sum, at most ``whole``, or the result could overflow."""
-    sums = own.accumulator
-    exponent = OUT64.up(stored * own.unit + added * sums.unit, 3)
-    # An exponential is right to a few units.
-    growth = OUT64.up(torch.exp(exponent), 8)
-    fresh = growth * (made + own.tiny * (stored + added))
-    safe = (whole * growth <= sums.largest / 2) & (result * growth <= own.largest / 2)
-    return torch.where(safe, fresh, torch.inf)
-
-
-def _holds(own: Arithmetic, activation: Activation) -> bool:
-    """Whether a format has the limits and slopes of an activation."""
-    held = [getattr(activation, field.name) for field in fields(activation)]
-    return all(_represented(value, own) for value in held if isinstance(value, Tensor))
-
-
-def _represented(values: Tensor, own: Arithmetic) -> bool:
-    """Whether a format has these numbers; infinite ones it has."""
-    size = values.abs()
-    kept = (size == 0) | size.isinf() | ((size >= own.tiny) & (size <= own.largest))
-    return bool((kept & ((torch.frexp(values).mantissa / own.unit) % 1 == 0)).all())
-
-
-def times(values: Tensor, factor: Tensor | float) -> Tensor:
-    """A product in which ``∞ · 0`` is unknown, so infinite."""
-    return torch.nan_to_num(OUT64.times(values, factor), nan=torch.inf, posinf=torch.inf)

@@ -16,7 +16,8 @@ from functools import cached_property
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep, times
+from lipcert.bounds.rounded import times
+from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network, forward
 from lipcert.network.activations import Activation

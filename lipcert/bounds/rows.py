@@ -81,7 +81,7 @@ def _grams(
     network, batch, size = sweep.network, len(mask), mask[0].numel()
     unit = network.outward.unit
     rows, neurons = mask.flatten(1).nonzero().unbind(1)
-    forms = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
+    objectives = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     along: dict[int, tuple[Tensor, Tensor]] = {}
     ranges = {}
@@ -90,7 +90,7 @@ def _grams(
         assert isinstance(kind, Elementwise)
         ranges[i] = middle_and_half(kind, state[i], network.outward)
 
-    def cross(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         middle, half = (side[rows] for side in ranges[i])
         ranged, passed = value * half, value * middle
         widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
@@ -100,14 +100,14 @@ def _grams(
         return along[i]
 
     def matrix(block: Tensor) -> Tensor:
-        whole = forms.new_zeros(batch, size, max(1, block.numel() // max(1, len(block))))
+        whole = objectives.new_zeros(batch, size, max(1, block.numel() // max(1, len(block))))
         whole[rows, neurons] = block.flatten(1) if len(block) else 0
         return whole.double()
 
     def summed(error: Tensor) -> Tensor:
         return error.new_zeros(batch).index_add(0, rows, error.square())
 
-    reached = sweep(node, forms.reshape(-1, *network.nodes[node].shape), cross)
+    reached = sweep(node, objectives.reshape(-1, *network.nodes[node].shape), relax)
     assert reached is not None
     seen[0] = reached
     blocks, errors = [matrix(seen[i][0]) for i in sources], [summed(seen[i][1]) for i in sources]

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.rounding_sweep import times
+from lipcert.bounds.objectives import margin_objectives
+from lipcert.bounds.rounded import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
-from lipcert.network import Backward, Network, backward
+from lipcert.network import Backward, backward
 from lipcert.network.activations import Activation
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around, halves, widened
@@ -53,7 +54,8 @@ def pair_rounding(
     """How far the deployed ``f_label − f_other`` can be from the real one, ``(N,)``, for the N
     pairs of classes ``labels``, ``others``, at the samples ``rows``."""
     network = tools.network
-    start = _pairs(network, labels, others)
+    pairs = margin_objectives(network, rows, labels, others).coefficients
+    start = Coefficients(pairs, torch.zeros_like(pairs), OUT64.length(pairs))
     rules = _Sensitivity(tools, roundings, rows, torch.zeros_like(start.length))
     backward(network, network.output, start, rules)
     return rules.total
@@ -95,11 +97,3 @@ class _Sensitivity(Backward[Coefficients]):
 
     def add(self, one: Coefficients, other: Coefficients) -> Coefficients:
         return one + other
-
-
-def _pairs(network: Network, labels: Tensor, others: Tensor) -> Coefficients:
-    form = network.anchor.new_zeros(len(labels), network.classes)
-    form.scatter_(1, labels[:, None], 1.0)
-    form.scatter_add_(1, others[:, None], form.new_full((len(labels), 1), -1.0))
-    middle = form.reshape(len(labels), *network.nodes[-1].shape)
-    return Coefficients(middle, torch.zeros_like(middle), OUT64.length(form))

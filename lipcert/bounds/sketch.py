@@ -11,7 +11,7 @@ vectors that are sent through it measure the norms of all rows at once (stable p
 J. ACM 2006): of M independent normal inputs the mean square at ``k`` estimates the first, and where
 every error is a Cauchy number of its size, what arrives at ``k`` is Cauchy, of the second as its
 scale. Either estimate is too small by a factor only with a probability that falls exponentially in
-M (``Assurance``).
+M (``ProjectionAssurance``).
 
 The weights must be fixed before the coins are drawn. So a first pass with other coins (``claim``)
 claims a box for every layer, and with it slopes, remainders and roundings; the proof (``prove``)
@@ -67,7 +67,7 @@ _RIGHT = 1.000000001
 _UNDERFLOW = 2.0**-1000
 
 
-class Coins(Protocol):
+class RandomNumbers(Protocol):
     """Independent random numbers for the samples of a batch, ``(B, count, *shape)`` in float64;
     never the same twice."""
 
@@ -77,7 +77,7 @@ class Coins(Protocol):
 
 
 @dataclass(frozen=True)
-class Assurance:
+class ProjectionAssurance:
     """What M projections assure, each but for a probability of ``risk``.
 
     A root mean square of M normals is below ``√t`` of the norm with probability at most
@@ -101,7 +101,7 @@ class Assurance:
         return 1 + _DEVIATIONS * together / math.sqrt(2), 1 + _DEVIATIONS * together * single
 
     @classmethod
-    def of(cls, count: int, risk: float) -> Assurance:
+    def of(cls, count: int, risk: float) -> ProjectionAssurance:
         """Raises ``ValueError`` where so few projections assure nothing."""
         nothing = ValueError(f"{count} projections assure nothing at a risk of {risk:g}")
         if count < 8 or risk <= 0:
@@ -136,7 +136,7 @@ def _divisor(rank: int, count: int, log: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Claimed:
     """What is claimed at one activation, ``(B, *shape)`` each in float64.
 
     ``slope``, ``middle`` and ``rest``: of its remainder; ``half``: all errors that enter at its
@@ -166,12 +166,12 @@ class Claim:
     """A tube that is to be proven: its places by activations, and the state that it would give."""
 
     eps: Tensor
-    places: dict[int, Place]
+    places: dict[int, Claimed]
     state: State
 
 
 @dataclass(frozen=True, eq=False)
-class Proof:
+class TubeProof:
     """``state``: with the boxes that were proven; of the samples that ``held``, ``(B,)``, it is
     right. ``missed``: how many neurons of each were found to be wider than claimed."""
 
@@ -205,8 +205,8 @@ class Tube:
     rough: Network
 
     def claim(
-        self, centre: Centre, eps: Tensor, assurance: Assurance, coins: Coins, count: int,
-        rounding: Rounding | None,
+        self, centre: Centre, eps: Tensor, assurance: ProjectionAssurance, coins: RandomNumbers,
+        count: int, rounding: Rounding | None,
     ) -> Claim:  # fmt: skip
         """What a proof of this assurance should find at ``eps``, ``(B,)``, from ``count``
         projections."""
@@ -214,17 +214,19 @@ class Tube:
         forward(self.network, rules, release=True)
         return Claim(eps, rules.places, rules.state)
 
-    def prove(self, centre: Centre, claim: Claim, assurance: Assurance, coins: Coins) -> Proof:
+    def prove(
+        self, centre: Centre, claim: Claim, assurance: ProjectionAssurance, coins: RandomNumbers
+    ) -> TubeProof:
         """Fresh coins against the claim."""
         rules = _Proving(self, centre, claim, assurance, coins)
         forward(self.network, rules, release=True)
-        return Proof(rules.state, rules.held, rules.missed)
+        return TubeProof(rules.state, rules.held, rules.missed)
 
 
 class _Tangents:
     """What both passes do with tangents: ``M`` normal ones, then ``M`` Cauchy ones a sample."""
 
-    def __init__(self, batch: int, count: int, coins: Coins, dtype: torch.dtype) -> None:
+    def __init__(self, batch: int, count: int, coins: RandomNumbers, dtype: torch.dtype) -> None:
         self.batch, self.count, self.coins, self.dtype = batch, count, coins, dtype
 
     def start(self, shape: tuple[int, ...]) -> Tensor:
@@ -269,15 +271,15 @@ class _Claiming(Forward[_Flow]):
     """The rules of ``Tube.claim``; places and state grow layer by layer."""
 
     def __init__(
-        self, tube: Tube, centre: Centre, eps: Tensor, assurance: Assurance, coins: Coins,
-        count: int, rounding: Rounding | None,
+        self, tube: Tube, centre: Centre, eps: Tensor, assurance: ProjectionAssurance,
+        coins: RandomNumbers, count: int, rounding: Rounding | None,
     ) -> None:  # fmt: skip
         self.room = assurance.room(count)
         self.network, self.rough = tube.network, tube.rough
         self.centre, self.eps, self.assurance, self.rounding = centre, eps, assurance, rounding
         self.tangents = _Tangents(len(eps), count, coins, tube.rough.anchor.dtype)
         self.ranks = torch.full_like(eps, round(count * assurance.rank / assurance.count)).long()
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, Claimed] = {}
         self.state: State = {}
 
     def input(self, i: int) -> _Flow:
@@ -374,7 +376,7 @@ class _Claiming(Forward[_Flow]):
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
         drawn: Tensor, spread: Tensor,
-    ) -> Place:  # fmt: skip
+    ) -> Claimed:  # fmt: skip
         """Slopes and errors over the claimed box."""
         anchor = self.centre.values[sink]
         low, high = around(anchor + before.shift, width)
@@ -391,7 +393,7 @@ class _Claiming(Forward[_Flow]):
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * _LARGEST / _ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
-        return Place(
+        return Claimed(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
             OUT64.up(across, 4),
@@ -417,7 +419,12 @@ class _Proving(Forward[_Proven]):
     """
 
     def __init__(
-        self, tube: Tube, centre: Centre, claim: Claim, assurance: Assurance, coins: Coins
+        self,
+        tube: Tube,
+        centre: Centre,
+        claim: Claim,
+        assurance: ProjectionAssurance,
+        coins: RandomNumbers,
     ) -> None:
         self.network, self.centre, eps = tube.network, centre, claim.eps
         self.claim, self.assurance = claim, assurance
@@ -470,7 +477,7 @@ class _Proving(Forward[_Proven]):
         self._check(after, columns, place)
         return _Proven(after, columns)
 
-    def _width(self, before: _Proven, place: Place) -> Tensor:
+    def _width(self, before: _Proven, place: Claimed) -> Tensor:
         """How far the activation's input may be from ``anchor + shift``."""
         sure, slack = self.assurance, 1 + gamma(self.assurance.count + 16)
         mean, order = self.tangents.scales(before.tangents, sure.rank + self.bad.sum(1))
@@ -484,7 +491,7 @@ class _Proving(Forward[_Proven]):
         return OUT64.add(ball, scale, exact, place.own)
 
     def _beyond(
-        self, activation: Elementwise, anchor: Tensor, place: Place, width: Tensor
+        self, activation: Elementwise, anchor: Tensor, place: Claimed, width: Tensor
     ) -> Tensor:
         """How much larger a remainder may be than claimed: 0 where a width is within the claim."""
         inside = width <= place.width
@@ -507,7 +514,7 @@ class _Proving(Forward[_Proven]):
         self.owners = torch.cat([self.owners, owners])
         return torch.cat([columns, known, fresh.reshape(-1, *columns.shape[1:])])
 
-    def _check(self, after: Tensor, columns: Tensor, place: Place) -> None:
+    def _check(self, after: Tensor, columns: Tensor, place: Claimed) -> None:
         """That tangents and columns are no larger than what their rounding was bounded for."""
         normals, cauchy = self.tangents.split(after)
         spread, drawn = place.spread.flatten(1)[:, None], place.drawn.flatten(1)[:, None]

@@ -1,10 +1,11 @@
-"""Branch and bound: a form is proven on every part of the ball that unstable neurons cut it into.
+"""Branch and bound: an objective is proven on every part of the ball that unstable neurons cut it
+into.
 
-A leaf is a form with the boxes of some neurons cut in two, at a kink of a piecewise linear
+A leaf is an objective with the boxes of some neurons cut in two, at a kink of a piecewise linear
 activation or at the sample's value of a smooth one. Every point of the ball lies in one of the two
-halves, so a form is proven once all its leaves are. A leaf is bounded by the same dual on its
+halves, so an objective is proven once all its leaves are. A leaf is bounded by the same dual on its
 smaller boxes, where free slopes play the part of β-CROWN's multipliers (Wang et al., NeurIPS 2021).
-Balls and masks stay those of the whole form: what holds everywhere holds on a part. Slopes are
+Balls and masks stay those of the whole objective: what holds everywhere holds on a part. Slopes are
 sought in float32; that a leaf is proven is decided in float64, by ``certified``.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
@@ -33,8 +34,8 @@ _RATE = 0.3
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be spent: leaves for each form, steps of the slopes for each leaf, and seconds for
-    all forms together."""
+    """What may be spent: leaves for each objective, steps of the slopes for each leaf, and seconds
+    for all objectives together."""
 
     leaves: int = 1000
     steps: int = 25
@@ -43,46 +44,46 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Leaves:
-    """M leaves: of which forms, ``(M,)``; their cuts, ``(M, depth)`` each: the neuron, counted over
-    all activations in order, the place, and whether the side above it is kept; and slopes."""
+    """M leaves: of which objectives, ``(M,)``; their cuts, ``(M, depth)`` each: the neuron, counted
+    over all activations in order, the place, and whether the side above it is kept; and slopes."""
 
-    form: Tensor
+    objective: Tensor
     neuron: Tensor
     place: Tensor
     above: Tensor
-    found: Multipliers
+    found: DualVariables
 
     @classmethod
-    def whole(cls, found: Multipliers, like: Tensor) -> Leaves:
-        """One leaf without cuts for each form."""
+    def whole(cls, found: DualVariables, like: Tensor) -> Leaves:
+        """One leaf without cuts for each objective."""
         none = like.new_zeros(len(like), 0)
-        form = torch.arange(len(like), device=like.device)
-        return cls(form, none.long(), none, none.bool(), found)
+        objective = torch.arange(len(like), device=like.device)
+        return cls(objective, none.long(), none, none.bool(), found)
 
     def __len__(self) -> int:
-        return len(self.form)
+        return len(self.objective)
 
     def select(self, keep: Tensor) -> Leaves:
-        form, neuron, place, above = (
-            part[keep] for part in (self.form, self.neuron, self.place, self.above)
+        objective, neuron, place, above = (
+            part[keep] for part in (self.objective, self.neuron, self.place, self.above)
         )
-        return Leaves(form, neuron, place, above, self.found.select(keep))
+        return Leaves(objective, neuron, place, above, self.found.select(keep))
 
     @classmethod
     def joined(cls, parts: list[Leaves]) -> Leaves:
         """Leaves of the same depth."""
         return cls(
-            torch.cat([part.form for part in parts]),
+            torch.cat([part.objective for part in parts]),
             torch.cat([part.neuron for part in parts]),
             torch.cat([part.place for part in parts]),
             torch.cat([part.above for part in parts]),
-            Multipliers.joined([part.found for part in parts]),
+            DualVariables.joined([part.found for part in parts]),
         )
 
     def halves(self, neuron: Tensor, place: Tensor) -> Leaves:
         """Both sides of one more cut of each leaf: ``2M`` leaves."""
-        twice = self.select(torch.arange(len(self), device=self.form.device).repeat(2))
-        above = torch.arange(2 * len(self), device=self.form.device) >= len(self)
+        twice = self.select(torch.arange(len(self), device=self.objective.device).repeat(2))
+        above = torch.arange(2 * len(self), device=self.objective.device) >= len(self)
         return replace(
             twice,
             neuron=torch.cat([twice.neuron, neuron.repeat(2)[:, None]], 1),
@@ -92,21 +93,21 @@ class Leaves:
 
 
 class Splitter:
-    """Branch and bound of N margins, each a form that starts from ``clean`` at the sample and has
-    to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
+    """Branch and bound of N margins, each an objective that starts from ``clean`` at the sample and
+    has to stay above ``needed``; ``(N,)`` each, with a row of ``state``.
 
     ``clean`` is a lower bound. ``dual`` decides, ``guide`` in float32 searches. Attack
     before: a margin that an attack breaks spends its whole budget here.
     """
 
     def __init__(
-        self, dual: DualBound, guide: DualBound, state: State, forms: Forms, clean: Tensor,
-        needed: Tensor,
+        self, dual: DualBound, guide: DualBound, state: State, objectives: Objectives,
+        clean: Tensor, needed: Tensor,
     ) -> None:  # fmt: skip
-        self.dual, self.guide, self.forms = dual, guide, forms
+        self.dual, self.guide, self.objectives = dual, guide, objectives
         # What the change has to exceed, with the rounding of this difference and of the sum.
         self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
-        nodes, path = dual.network.nodes, ancestors(dual.network, forms.node)
+        nodes, path = dual.network.nodes, ancestors(dual.network, objectives.node)
         # The node itself may be an activation, and others need not lead to it.
         self.state = {i: layer for i, layer in state.items() if i in path}
         self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
@@ -114,29 +115,33 @@ class Splitter:
         self.neurons = max(1, sum(self.sizes.values()))
         self.at_once = max(1, _NEURONS_AT_ONCE // self.neurons)
 
-    def proven(self, found: Multipliers, limits: Limits) -> Tensor:
-        """Which forms are proven, ``(N,)``; ``found`` are multipliers for the whole forms.
+    def proven(self, found: DualVariables, limits: Limits) -> Tensor:
+        """Which objectives are proven, ``(N,)``; ``found`` are multipliers for the whole
+        objectives.
 
-        All forms go one cut deeper in each round, so that those soon proven come first. A form is
-        given up when its leaves are spent, and with it all forms of its sample.
+        All objectives go one cut deeper in each round, so that those soon proven come first. An
+        objective is given up when its leaves are spent, and with it all objectives of its sample.
         """
         if not self.kinds:
             return torch.zeros_like(self.needed, dtype=torch.bool)
         end = time.monotonic() + limits.seconds
-        leaves = Leaves.whole(found, self.needed.to(self.forms.coefficients.dtype))
-        spent, lost = torch.ones_like(leaves.form), torch.zeros_like(self.needed, dtype=torch.bool)
+        leaves = Leaves.whole(found, self.needed.to(self.objectives.coefficients.dtype))
+        spent, lost = (
+            torch.ones_like(leaves.objective),
+            torch.zeros_like(self.needed, dtype=torch.bool),
+        )
         while len(leaves) and time.monotonic() < end:
             leaves = self.cut(leaves)
-            spent += torch.bincount(leaves.form, minlength=len(spent))
+            spent += torch.bincount(leaves.objective, minlength=len(spent))
             lost |= spent > limits.leaves
-            lost = torch.isin(self.forms.rows, self.forms.rows[lost])
-            leaves = leaves.select(~lost[leaves.form])
+            lost = torch.isin(self.objectives.rows, self.objectives.rows[lost])
+            leaves = leaves.select(~lost[leaves.objective])
             parts = [leaves.select(some) for some in self._some(len(leaves))]
             leaves = Leaves.joined(
                 [self.unproven(part, limits.steps) if time.monotonic() < end else part
                  for part in parts]
             ) if parts else leaves  # fmt: skip
-        lost[leaves.form] = True
+        lost[leaves.objective] = True
         return ~lost
 
     def _some(self, count: int) -> tuple[Tensor, ...]:
@@ -144,11 +149,11 @@ class Splitter:
 
     def unproven(self, leaves: Leaves, steps: int) -> Leaves:
         """The leaves that are not proven, with better multipliers."""
-        state, forms = self.state_of(leaves), self._forms(leaves)
-        single, small = to_dtype(state, torch.float32), forms.to(torch.float32)
-        needed = self.needed[leaves.form]
+        state, objectives = self.state_of(leaves), self._objectives(leaves)
+        single, small = to_dtype(state, torch.float32), objectives.to(torch.float32)
+        needed = self.needed[leaves.objective]
         change, found = self.guide.optimise(single, small, leaves.found, steps, rate=_RATE)
-        change = self.dual.certified(state, forms, found)
+        change = self.dual.certified(state, objectives, found)
         return replace(leaves, found=found).select(~(change > needed))
 
     def cut(self, leaves: Leaves) -> Leaves:
@@ -166,8 +171,8 @@ class Splitter:
         return Leaves.joined(halves)
 
     def _losses(self, leaves: Leaves, state: State) -> Tensor:
-        forms = self._forms(leaves).to(torch.float32)
-        losses = self.guide.losses(to_dtype(state, torch.float32), forms, leaves.found)
+        objectives = self._objectives(leaves).to(torch.float32)
+        losses = self.guide.losses(to_dtype(state, torch.float32), objectives, leaves.found)
         return torch.cat([losses[i].flatten(1) for i in self.kinds], 1)
 
     def _places(self, state: State) -> Tensor:
@@ -177,9 +182,9 @@ class Splitter:
 
     def state_of(self, leaves: Leaves) -> State:
         """The state of each leaf: boxes with its cuts."""
-        state, first = {0: self.state[0].map(lambda t: t[leaves.form])}, 0
+        state, first = {0: self.state[0].map(lambda t: t[leaves.objective])}, 0
         for i, size in self.sizes.items():
-            layer = self.state[i].map(lambda t: t[leaves.form])
+            layer = self.state[i].map(lambda t: t[leaves.objective])
             here = (leaves.neuron >= first) & (leaves.neuron < first + size)
             index = (leaves.neuron - first).clamp(0, size - 1)
             shape = layer.lower.shape
@@ -191,8 +196,8 @@ class Splitter:
             first += size
         return state
 
-    def _forms(self, leaves: Leaves) -> Forms:
-        return self.forms.select(leaves.form)
+    def _objectives(self, leaves: Leaves) -> Objectives:
+        return self.objectives.select(leaves.objective)
 
 
 def _place(kind: Elementwise, layer: Layer) -> Tensor:

@@ -59,7 +59,7 @@ class Layer:
         return found if self.drift_length is None else torch.fmin(found, self.drift_length)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
-        """Every tensor changed alike: rows chosen, or a type."""
+        """Changes every tensor alike: its rows, or its type."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         coupling = values.pop("coupling")
         drift, far = values.pop("drift"), values.pop("drift_length")
@@ -100,7 +100,7 @@ class Noised:
 
 
 def select(state: State, rows: Tensor) -> State:
-    """Some rows of a state, in this order."""
+    """Takes some rows of a state, in this order."""
     return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
 
 
@@ -109,5 +109,6 @@ def to_dtype(state: State, dtype: torch.dtype) -> State:
 
 
 def half_diagonal(widths: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of boxes of these half-widths, summed in the type of radii: ``(B,)``."""
+    """Bounds the half-diagonals of boxes of these half-widths, summed in the type of radii:
+    ``(B,)``."""
     return for_samples(dtype).length(widths, dtype)

@@ -1,4 +1,4 @@
-"""The largest value of a linear form over a ball that is cut by a box."""
+"""The largest value of a linear objective over a ball that is cut by a box."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lipcert.numbers import OUT64, Outward
 
 
 def ball_box_support(
-    form: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, own: Outward = OUT64
+    objective: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, own: Outward = OUT64
 ) -> Tensor:
     """An upper bound of ``max c·u`` over ``‖u‖₂ ≤ ρ`` and ``l ≤ u ≤ h`` (``l ≤ 0 ≤ h``).
 
-    ``form``: ``(B, R, n)`` holds R forms a sample, ``lower`` and ``upper`` ``(B, n)``, ``radius``
-    ``(B,)``; the result is ``(B, R)``. By weak duality, for every ``λ > 0``,
+    ``objective``: ``(B, R, n)`` holds R objectives a sample, ``lower`` and ``upper`` ``(B, n)``,
+    ``radius`` ``(B,)``; the result is ``(B, R)``. By weak duality, for every ``λ > 0``,
 
         max c·u ≤ λρ²/2 + Σ_i max_{l_i ≤ u_i ≤ h_i} (c_i u_i − λ u_i²/2),
 
@@ -25,14 +25,14 @@ def ball_box_support(
     more, each of a few roundings and their sum of ``n``.
     """
     rho = radius[:, None, None]
-    size = form.abs()
+    size = objective.abs()
     # A wall that rounding put on the wrong side of 0 is at 0.
-    wall = torch.where(form > 0, upper[:, None], -lower[:, None]).clamp(min=0)
+    wall = torch.where(objective > 0, upper[:, None], -lower[:, None]).clamp(min=0)
     dual = _dual(size, wall, rho, _inverse(size, wall, rho))
     corner = (size * wall).sum(-1)
     plain = (rho * size.norm(dim=-1, keepdim=True)).squeeze(-1)
     best = torch.minimum(torch.minimum(dual, plain), corner)
-    return own.up(best, form.shape[-1] + 32)
+    return own.up(best, objective.shape[-1] + 32)
 
 
 @torch.no_grad()
@@ -55,7 +55,8 @@ def _inverse(size: Tensor, wall: Tensor, rho: Tensor) -> Tensor:
     fits = (inverse >= reached) & (inverse <= next_wall)
     fits[..., 1:] &= room > 0
     chosen = torch.where(fits, inverse, 0).amax(-1, keepdim=True)
-    return torch.where(chosen > 0, chosen, start)
+    # No objective is so small that this has no end.
+    return torch.where(chosen > 0, chosen, start).clamp(max=1 / torch.finfo(size.dtype).tiny)
 
 
 def _dual(size: Tensor, wall: Tensor, rho: Tensor, inverse: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lipcert.bounds.coupled import Price, taken_sizes
+from lipcert.bounds.coupled import LayerMultipliers, taken_sizes
 from lipcert.bounds.reverse import length
 from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
@@ -18,30 +18,30 @@ _INPUT_STEPS = 4
 
 
 def against(values: Tensor, like: Tensor) -> Tensor:
-    """One number a form, ``(N,)``, against ``(N, …)``."""
+    """One number an objective, ``(N,)``, against ``(N, …)``."""
     return values.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def drift_worth(form: Tensor, layer: Layer, own: Outward) -> Tensor:
-    """What a layer's drift can be worth to each form: ``(N,)``. Value by value it is
-    ``|form|·drift``, and no more than both lengths multiplied."""
+def drift_worth(objective: Tensor, layer: Layer, own: Outward) -> Tensor:
+    """What a layer's drift can be worth to each objective: ``(N,)``. Value by value it is
+    ``|objective|·drift``, and no more than both lengths multiplied."""
     assert layer.drift is not None
-    each = own.dot(form.abs().double(), layer.drift.double())
+    each = own.dot(objective.abs().double(), layer.drift.double())
     if layer.drift_length is None:
         return each
-    whole = own.times(own.length(form.double()), layer.drift_length.double())
+    whole = own.times(own.length(objective.double()), layer.drift_length.double())
     return torch.fmin(each, whole)
 
 
-def least_at_input(form: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, Tensor]:
-    """``min form · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
+def least_at_input(objective: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, Tensor]:
+    """``min objective · Δx`` over the ball of inputs, or below it, and the sum of all its terms'
     magnitudes: ``(N,)`` each.
 
-    ``−eps ‖form‖``; where only ``images`` count, over ball ∩ box: with ``λ`` near the best one,
-    ``Σ_k min over the box of (form_k d + λ d²) − λ eps²``.
+    ``−eps ‖objective‖``; where only ``images`` count, over ball ∩ box: with ``λ`` near the best
+    one, ``Σ_k min over the box of (objective_k d + λ d²) − λ eps²``.
     """
-    eps, form = ball.radius, form * ball.varying
-    size = form.flatten(1).norm(dim=1)
+    eps, objective = ball.radius, objective * ball.varying
+    size = objective.flatten(1).norm(dim=1)
     if not images:
         return -eps * size, eps * size
     with torch.no_grad():
@@ -50,23 +50,23 @@ def least_at_input(form: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, 
         wanted = size / (2 * eps)
         for _ in range(_INPUT_STEPS):
             multiplier = wanted.clamp(min=1e-30)
-            column = against(multiplier, form)
-            place = (form / (-2 * column)).clamp(min=low, max=high)
+            column = against(multiplier, objective)
+            place = (objective / (-2 * column)).clamp(min=low, max=high)
             # The ball is met exactly at the best multiplier.
             wanted = multiplier * place.flatten(1).norm(dim=1) / eps
-    terms = form * place + column * place.square()
+    terms = objective * place + column * place.square()
     spent = multiplier * eps.square()
-    sizes = (form * place).abs() + column * place.square()
+    sizes = (objective * place).abs() + column * place.square()
     return terms.flatten(1).sum(1) - spent, sizes.flatten(1).sum(1) + spent
 
 
 def rounding_of(
     activation: Elementwise, value: Tensor, error: Tensor, layer: Layer, slope: Tensor,
-    price: Price,
+    multipliers: LayerMultipliers,
 ) -> Tensor:  # fmt: skip
-    """What rounding at one activation can be worth to each form, ``(N,)``: ``γ`` times every number
-    that enters a neuron's term, in absolute value, and the ``error`` of the coefficients times how
-    far its output moves."""
+    """What rounding at one activation can be worth to each objective, ``(N,)``: ``γ`` times every
+    number that enters a neuron's term, in absolute value, and the ``error`` of the coefficients
+    times how far its output moves."""
     anchor, lower, upper = layer.anchor, layer.lower, layer.upper
     low, high = activation.image(lower, upper)
     # A box that was cut may leave out the sample, from which changes count.
@@ -76,9 +76,9 @@ def rounding_of(
     way = torch.maximum(upper - anchor, anchor - lower)
     moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
     sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
-    sizes = (sizes + against(price.multiplier, value) * way.square()) * layer.varying
-    if price.owed is not None:
+    sizes = (sizes + against(multipliers.multiplier, value) * way.square()) * layer.varying
+    if multipliers.taken is not None:
         taken = taken_sizes(layer, moved, output, activation.lipschitz)
-        sizes = sizes + against(price.owed, value) * layer.varying * taken
+        sizes = sizes + against(multipliers.taken, value) * layer.varying * taken
     terms = (gamma(math.prod(sizes.shape[1:]) + 64) * sizes).flatten(1).sum(1)
-    return terms + error * length(moved) + price.cost * gamma(64)
+    return terms + error * length(moved) + multipliers.cost * gamma(64)

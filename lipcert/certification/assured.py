@@ -72,7 +72,7 @@ class AssuredNorms:
         }
 
     def shared_over(self, network: Network) -> dict[Edge, SegmentNorms]:
-        """The shared norms of the same segments of a copy of the network in lower precision."""
+        """Gives the shared norms to the segments of a copy of the network in lower precision."""
         return {
             edge: SegmentNorms(Segment(network, *edge), norm.norm)
             for edge, norm in self.shared.items()
@@ -112,11 +112,11 @@ class AssuredNorms:
         )
 
     def _in_less(self, mapping: GramMap) -> GramMap | None:
-        """The same map in lower precision, where there is a network for it."""
+        """Gives the map in lower precision, where there is a network for it."""
         return None if self.guide is None else mapping.over(self.guide)
 
     def guessed(self, norm: SegmentNorms | None, mapping: GramMap, allowance: Allowance) -> Tensor:
-        """An estimate of a local norm, for deciding where to look."""
+        """Estimates a local norm, to decide where to look."""
         if norm is not None and not self._has_own(norm):
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)

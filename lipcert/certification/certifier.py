@@ -14,7 +14,7 @@ from lipcert.certificate import Sample
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.file_check import File, FileCheck
 from lipcert.certification.findings import Findings, Step
-from lipcert.certification.ieee import ieee_arithmetic, sums_of_products
+from lipcert.certification.ieee import check_device, ieee_arithmetic
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.published import Published
 from lipcert.certification.rungs import Rung, ladder
@@ -64,6 +64,7 @@ class Certifier:
                 "the network has one output: a certificate compares classes, so give a model "
                 "with one logit for each class"
             )
+        check_device(device)
         self.options, self.counterexamples = options, counterexamples
         self.budget = Budget(
             Coins.of(options.seed).seed if key is None else key,
@@ -121,8 +122,7 @@ class Certifier:
             labels.to(device, torch.int64),
             self.budget.open(torch.tensor(indices, dtype=torch.int64, device=device)),
         )
-        with sums_of_products(self.options.dtype):
-            found = self._findings(batch)
+        found = self._findings(batch)
         found = self._run_the_file(batch, found)
         samples = [found.sample(row, index) for row, index in enumerate(indices)]
         if self.counterexamples is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.bounds import AnchoredBound, Facts, Layers, Plan
+from lipcert.bounds import AnchoredBound, FactPlan, Facts, Layers
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.facts import NoiseOf
 from lipcert.bounds.refined import Refinement
@@ -41,7 +41,7 @@ class Duals:
         pace, options = analysis.pace, analysis.options
         layers, guide = Layers.of(analysis.lowered), analysis.lowered_guide
         # Without coins the matrix-free norms are too coarse for chains.
-        plan = Plan(
+        plan = FactPlan(
             narrow=128 if pace.own_norms else 0,
             chains=pace.own_norms and not options.deterministic,
             refinement=pace.boxes,
@@ -66,7 +66,7 @@ class Duals:
         # Estimates cost so little that no layer's chain needs its rows.
         estimated = replace(
             AnchoredBound.of(Layers.of(guide), norms.shared_over(guide)),
-            plan=Plan(narrow=0, chains=pace.own_norms, refinement=pace.boxes),
+            plan=FactPlan(narrow=0, chains=pace.own_norms, refinement=pace.boxes),
             images=options.pixel_domain,
         )  # fmt: skip
         excess = EXCESS if plan.chain_work(layers) <= pace.chain_work else _ROUGHLY
@@ -80,7 +80,7 @@ class Duals:
         self, allowance: Allowance, centre: Centre, eps: Tensor, refinement: Refinement | None,
         noise_of: NoiseOf | None,
     ) -> tuple[Facts, State]:  # fmt: skip
-        """Facts and state in float32 by estimated norms, which are too small if anything."""
+        """Finds facts and state in float32, by estimated norms, which are too small if anything."""
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
             return self.norms.guessed(norm, mapping, allowance)
@@ -89,7 +89,7 @@ class Duals:
         return self.guide.prepare_state(centre, eps.float(), norm_of, noise_of, plan)
 
     def prepare(self, samples: Samples, eps: Tensor, refinement: Refinement | None) -> Region:
-        """Norms with the run's assurance, and what follows at these radii, ``(B,)``."""
+        """Finds norms with the run's assurance, and what follows from them at radii ``(B,)``."""
         preparation = samples.allowance.preparation(self.norms.account)
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, which: int) -> Tensor:
@@ -104,8 +104,8 @@ class Duals:
         return Region(facts, state, *self.prover.needed(samples, eps, state, sweep))
 
     def nearer(self, samples: Samples, eps: Tensor, region: Region, again: Tensor) -> Region:
-        """The region of radii below those where all was prepared: the rounding of the deployed
-        network found ``again``, ``(B,)``, or as it was there."""
+        """Gives the region at radii below those where all was prepared. The rounding of the
+        deployed network is found ``again``, ``(B,)``, or taken as it was there."""
         bound, ball, noise = self.bound, samples.ball(eps), self.prover.noise
         if not bool(again.any()):
             return replace(region, state=bound.state(samples.centre, ball, region.facts))

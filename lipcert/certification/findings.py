@@ -89,7 +89,7 @@ class Findings:
 
     @classmethod
     def of(cls, x: Tensor, logits: Tensor, labels: Tensor, options: Options) -> Findings:
-        """What the predictions say of samples ``x`` ``(B, …)``."""
+        """Begins with what the predictions say of samples ``x`` ``(B, …)``."""
         prediction = logits.argmax(1)
         others = logits.scatter(1, prediction[:, None], -math.inf).amax(1)
         margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
@@ -119,7 +119,7 @@ class Findings:
         )
 
     def after(self, step: Step) -> Findings:
-        """What is known once a rung has made its step."""
+        """Says what is known once a rung has made its step."""
         rows, found = step.rows, self
         if step.radius is not None:
             found = found._with_radii(step)
@@ -151,7 +151,7 @@ class Findings:
         return replace(found, open=step.open, ledger=ledger)
 
     def _with_radii(self, step: Step) -> Findings:
-        """Where its radius is larger than what is known, it is kept, with its rung and error."""
+        """Keeps the radii that are larger than what is known, with their rung and error."""
         assert step.radius is not None
         assert step.deployed is not None
         rows = step.rows
@@ -171,9 +171,10 @@ class Findings:
         )
 
     def _contradicted(self, rows: Tensor, found: dict[int, str]) -> Findings:
-        """Of a sample that the deployed file contradicts nothing is known."""
-        against = torch.zeros_like(self.correct)
-        against[list(found)] = True
+        """Forgets what is known of samples that the deployed file contradicts."""
+        against = torch.tensor(
+            [row in found for row in range(len(self.correct))], device=self.correct.device
+        )
         return replace(
             self,
             contradicted=self.contradicted | found,
@@ -184,11 +185,12 @@ class Findings:
 
     @property
     def seconds_left(self) -> float:
-        """Until no other rung may begin."""
+        """The seconds until no other rung may begin."""
         return self.ends - time.monotonic()
 
     def check(self, streams: Tensor) -> None:
-        """No attack may have come inside a certificate. Estimates bound nothing: they may be."""
+        """Raises ``InternalError`` where an attack lies inside a certificate. Estimates bound
+        nothing, so theirs may."""
         broken = (self.radius >= self.attacked) & self.correct
         if not self.options.estimate and bool(broken.any()):
             row = int(broken.nonzero()[0])
@@ -199,7 +201,7 @@ class Findings:
             )
 
     def sample(self, row: int, index: int) -> Sample:
-        """The record of one sample, whose number is ``index``."""
+        """Makes the record of one sample, whose number is ``index``."""
         estimate = self.options.estimate
         correct = bool(self.correct[row])
         radius = max(0.0, float(self.radius[row]))
@@ -218,7 +220,7 @@ class Findings:
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
             lipschitz=None if estimate else known,
-            method=self.rungs[int(self.rung[row])],
+            method=self._method(row),
             seconds=sum(seconds.values()),
             rungs=seconds,
             decided_by=self.ledger.decided(row),
@@ -232,6 +234,12 @@ class Findings:
             eliminated=tuple(self.fixed[row].tolist()) if counted else (),  # type: ignore[index]
             message=message,
         )
+
+    def _method(self, row: int) -> str:
+        """The rung that found the radius; where there is none, the published bound of the run."""
+        if float(self.radius[row]) >= 0:
+            return self.rungs[int(self.rung[row])]
+        return "local" if self.options.method == "auto" else self.options.method
 
     def _reached(self, row: int) -> tuple[str, ...]:
         radius = float(self.radius[row])

@@ -15,12 +15,12 @@ from torch import Tensor
 from lipcert.bounds import Facts
 from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.facts import Plan
-from lipcert.bounds.forms import Forms
+from lipcert.bounds.facts import FactPlan
+from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
-from lipcert.certification.margins import FORMS_AT_ONCE
+from lipcert.certification.margins import OBJECTIVES_AT_ONCE
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.certification.warm_start import WarmStart
@@ -53,7 +53,7 @@ class Guess:
 
     @classmethod
     def of(cls, duals: Duals, samples: Samples, limit: Tensor, doubtful: Tensor) -> Guess:
-        """``doubtful`` ``(B,)``: of which samples rounding is looked into."""
+        """Looks into the rounding of the samples that are ``doubtful``, ``(B,)``."""
         centre = duals.guide.propagation.anchors(samples.x.float())
         never = torch.zeros_like(samples.labels, dtype=torch.bool)
         guess = cls(duals, samples, centre, limit, {}, never)
@@ -62,7 +62,8 @@ class Guess:
         return guess._with_noise(_SMALL * limit, doubtful)
 
     def _with_noise(self, eps: Tensor, doubtful: Tensor) -> Guess:
-        """In balls where norms of a sample's own say little; but if they might rescue it."""
+        """Finds the noise in small balls, where norms of a sample's own say little, and the samples
+        that even these norms would not rescue."""
         duals, samples, noise = self.duals, self.samples, self.duals.prover.noise
         assert noise is not None
 
@@ -72,7 +73,7 @@ class Guess:
             return norm.from_whole(mapping)
 
         # For what is so at radius 0 no norm of a sample's own is of use.
-        plan = Plan(narrow=0, chains=False, refinement=None)
+        plan = FactPlan(narrow=0, chains=False, refinement=None)
         found, state = duals.guide.prepare_state(
             self.centre, eps.float(), norm_of, noise.over(eps).before, plan
         )
@@ -83,16 +84,17 @@ class Guess:
             return noisy
         values, clean = torch.full_like(margins, torch.inf, dtype=torch.float64), samples.clean
         state, guide = noisy._prepared(eps, noisy._cheap)[1], duals.prover.guide
-        for forms, others in noisy._forms(noisy._nearest(margins)):
-            own = select(state, forms.rows)
-            change, _ = guide.optimise(own, forms, guide.start(own, forms), 0)
-            values[forms.rows, others] = clean[forms.rows, others] + change.double()
+        for objectives, others in noisy._objectives(noisy._nearest(margins)):
+            own = select(state, objectives.rows)
+            change, _ = guide.optimise(own, objectives, guide.start(own, objectives), 0)
+            values[objectives.rows, others] = clean[objectives.rows, others] + change.double()
         hopeless = doubtful & ~(values.amin(1) > 0)
         return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
     def radius(self, start: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
-        """About the largest radius that the dual proves, −1 where there is none; how many times as
-        far boxes may lead that are only refined for the proof; ``(B,)`` each; and the multipliers.
+        """Guesses the largest radius that the dual proves, −1 where there is none, and how many
+        times as far boxes may lead that are only refined for the proof, ``(B,)`` each; the
+        multipliers come with it.
         """
         duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
         pace, whole = duals.analysis.pace, samples.clean
@@ -111,14 +113,14 @@ class Guess:
             steps = pace.guess_steps * (_FIRST_GUESS if which is None else 1)
             which = self._nearest(margins) if which is None else which
             best = torch.full_like(margins, torch.inf, dtype=torch.float64)
-            for forms, others in self._forms(which & asked[:, None]):
-                own = select(state, forms.rows)
-                begun = found_before.start(guide, own, forms, others)
-                change, found = guide.optimise(own, forms, begun, steps)
-                found_before = found_before.renewed(forms, others, found, eps)
-                value = whole[forms.rows, others] + change.double()
-                anchored = margins[forms.rows, others].double()
-                best[forms.rows, others] = value.maximum(anchored)
+            for objectives, others in self._objectives(which & asked[:, None]):
+                own = select(state, objectives.rows)
+                begun = found_before.start(guide, own, objectives, others)
+                change, found = guide.optimise(own, objectives, begun, steps)
+                found_before = found_before.renewed(objectives, others, found, eps)
+                value = whole[objectives.rows, others] + change.double()
+                anchored = margins[objectives.rows, others].double()
+                best[objectives.rows, others] = value.maximum(anchored)
             # What a sample gets must not depend on how long others take.
             values = torch.where(asked, best.amin(1), values)
             near = best < (values + _ASIDE * clean)[:, None]
@@ -132,18 +134,18 @@ class Guess:
 
     @property
     def _cheap(self) -> Refinement | None:
-        """Where boxes are only refined if that pays a guess does without."""
+        """A guess does without the boxes that are only refined where that pays."""
         boxes = self.duals.analysis.pace.boxes
         return boxes and replace(boxes, tried=0.0)
 
     @property
     def _trial(self) -> Refinement | None:
-        """A look at whether it would."""
+        """Its first look tries whether that would pay."""
         boxes = self.duals.analysis.pace.boxes
         return boxes and replace(boxes, worth=0.0)
 
     def _prepared(self, eps: Tensor, refinement: Refinement | None) -> tuple[Facts, State]:
-        """Facts and state in float32, with estimated norms."""
+        """Finds facts and state in float32, with estimated norms."""
 
         def noise_of(node: int, state: State, box: Box) -> Noised:
             return self.noise[node]
@@ -162,14 +164,14 @@ class Guess:
             pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth))
         return torch.where(pays, _AHEAD, 1.0).to(self.limit)
 
-    def _forms(self, which: Tensor) -> Iterator[tuple[Forms, Tensor]]:
-        """Those margins' forms and classes in float32, some at a time."""
-        forms, others = self.duals.prover.forms(self.samples, which)
-        for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
-            yield forms.select(some).to(torch.float32), others[some]
+    def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:
+        """Yields those margins' objectives and classes in float32, some at a time."""
+        objectives, others = self.duals.prover.objectives(self.samples, which)
+        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+            yield objectives.select(some).to(torch.float32), others[some]
 
     def _nearest(self, margins: Tensor) -> Tensor:
-        """The margins that seem nearest, a few of each sample: ``(B, K)``."""
+        """Chooses the margins that seem nearest, a few of each sample: ``(B, K)``."""
         margins = margins.scatter(1, self.samples.labels[:, None], torch.inf)
         count = min(self.duals.analysis.pace.guessed_classes, margins.shape[1] - 1)
         nearest = margins.topk(count, 1, largest=False)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from lipcert.certification.probes import check_sums
 from lipcert.errors import CannotCertify
 
 # Under torch.backends, with what they have to be.
@@ -41,27 +42,22 @@ def ieee_arithmetic() -> Iterator[None]:
     matmul = _found(torch.get_float32_matmul_precision)
     precisions = _read(f"{name}.fp32_precision".lstrip(".") for name in _PRECISIONS)
     flushed = not _has_subnormals(torch.float64)
+    ordered = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     (packed,) = torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
     try:
         _set(_FLAGS, "highest", dict.fromkeys(precisions, "ieee"))
         torch.set_flush_denormal(False)
+        # Of a CPU's kernels those that are used here are deterministic.
+        if torch.cuda.is_available():
+            torch.use_deterministic_algorithms(True, warn_only=True)
         _check()
         yield
     finally:
         _set(flags, matmul, precisions)
+        torch.use_deterministic_algorithms(ordered, warn_only=warned)
         torch.set_flush_denormal(flushed)
         torch.backends.nnpack.set_flags(packed)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def sums_of_products(dtype: str) -> Iterator[None]:
-    """Convolutions that are, in this type: on GPUs cuDNN may take Winograd's method in float32."""
-    enabled = torch.backends.cudnn.enabled
-    try:
-        torch.backends.cudnn.enabled = enabled and dtype != "float32"
-        yield
-    finally:
-        torch.backends.cudnn.enabled = enabled
 
 
 def _read(names: Iterable[str]) -> dict[str, Any]:
@@ -92,23 +88,7 @@ def _found(read: Any, *arguments: Any) -> Any:
 
 
 def _check() -> None:
-    for dtype in (torch.float64, torch.float32):
-        unit = torch.finfo(dtype).eps / 2
-        one = torch.ones(_MANY, dtype=dtype)
-        above = one * (1 + 2 * unit)
-        nearest = (
-            ((one + unit) == 1).all()
-            and ((above + unit) == 1 + 4 * unit).all()
-            and ((one - unit / 2) == 1).all()
-            and ((one - unit) == 1 - unit).all()
-        )
-        if not nearest:
-            raise CannotCertify(f"{dtype} does not round to nearest here: certify in a new process")
-        if not _has_subnormals(dtype):
-            raise CannotCertify(
-                f"{dtype} loses its subnormal numbers here: certify in a new process, or on a "
-                "machine that keeps them"
-            )
+    _check_rounding("cpu")
     if not _sums_products():
         raise CannotCertify(
             "float32 products lose bits here, by a fast mode of torch's libraries: unset "
@@ -116,8 +96,41 @@ def _check() -> None:
         )
 
 
-def _has_subnormals(dtype: torch.dtype) -> bool:
-    smallest = torch.full((_MANY,), torch.finfo(dtype).tiny, dtype=dtype)
+def check_device(device: torch.device | str) -> None:
+    """Try out the arithmetic of a device that is no CPU, which ``ieee_arithmetic`` does not.
+
+    Raises ``CannotCertify`` where it does not compute as it has to.
+    """
+    if torch.device(device).type != "cpu":
+        _check_rounding(device)
+        check_sums(device)
+
+
+def _check_rounding(device: torch.device | str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        unit = torch.finfo(dtype).eps / 2
+        one = torch.ones(_MANY, dtype=dtype, device=device)
+        above = one * (1 + 2 * unit)
+        nearest = (
+            ((one + unit) == 1).all()
+            and ((above + unit) == 1 + 4 * unit).all()
+            and ((one - unit / 2) == 1).all()
+            and ((one - unit) == 1 - unit).all()
+        )
+        where = "here" if torch.device(device).type == "cpu" else f"on {device}"
+        if not nearest:
+            raise CannotCertify(
+                f"{dtype} does not round to nearest {where}: certify in a new process"
+            )
+        if not _has_subnormals(dtype, device):
+            raise CannotCertify(
+                f"{dtype} loses its subnormal numbers {where}: certify in a new process, or on a "
+                "machine that keeps them"
+            )
+
+
+def _has_subnormals(dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
+    smallest = torch.full((_MANY,), torch.finfo(dtype).tiny, dtype=dtype, device=device)
     return bool((smallest * 0.5 > 0).all())
 
 

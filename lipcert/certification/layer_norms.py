@@ -44,11 +44,15 @@ def layer_norms(layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> list[Laye
 def with_eliminated(norms: Sequence[LayerNorm], samples: Iterable[Sample]) -> list[dict[str, Any]]:
     """The ``layers`` of a certificate: the norms, and the mean share of the sink's neurons that do
     not vary in the ball of the largest eps, over the samples that say so."""
-    counts = [sample.eliminated for sample in samples if sample.eliminated]
+    # Of each layer, neurons and samples that say so.
+    counts = [[0, 0] for _ in norms]
+    for sample in samples:
+        for total, count in zip(counts, sample.eliminated, strict=False):
+            total[0] += count
+            total[1] += 1
     records = []
-    for number, norm in enumerate(norms):
-        known = [count[number] for count in counts if number < len(count)]
-        share = sum(known) / (len(known) * norm.neurons) if known else None
+    for norm, (count, said) in zip(norms, counts, strict=True):
+        share = count / (said * norm.neurons) if said else None
         value = norm.value if math.isfinite(norm.value) else None
         records.append(asdict(norm) | {"value": value, "eliminated": share})
     return records

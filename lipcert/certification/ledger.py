@@ -26,7 +26,7 @@ class Ledger:
 
     @classmethod
     def begun(cls, samples: int) -> Ledger:
-        """For so many samples, from now on."""
+        """Begins the account of so many samples now."""
         return cls(torch.full((samples,), -1))
 
     def passed(self, rung: str, rows: Tensor, decided: Tensor, *, again: bool = False) -> Ledger:
@@ -45,11 +45,11 @@ class Ledger:
         return Ledger(decided_by, shares, now)
 
     def seconds(self, row: int) -> dict[str, float]:
-        """By rung, in order, what a sample has cost; only rungs that it went through."""
+        """Says what a sample has cost, by rung and in order, for the rungs that it went through."""
         shares = {rung: float(seconds[row]) for rung, seconds in self.shares.items()}
         return {rung: share for rung, share in shares.items() if not math.isnan(share)}
 
     def decided(self, row: int) -> str | None:
-        """The rung that settled a sample's verdict; None while it is open."""
+        """Names the rung that settled a sample's verdict; None while it is open."""
         number = int(self.decided_by[row])
         return list(self.shares)[number] if number >= 0 else None

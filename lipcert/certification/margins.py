@@ -16,9 +16,9 @@ from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.facts import Facts
-from lipcert.bounds.forms import Forms, Multipliers, margin_forms
 from lipcert.bounds.lipschitz import Layers
 from lipcert.bounds.noise import Noise, NoiseSweep
+from lipcert.bounds.objectives import DualVariables, Objectives, margin_objectives
 from lipcert.bounds.split import Limits, Splitter
 from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
@@ -27,8 +27,8 @@ from lipcert.certification.warm_start import WarmStart
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
-# Forms are sought, and proven in twice the precision, in parts that caches hold.
-FORMS_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# Objectives are sought, and proven in twice the precision, in parts that caches hold.
+OBJECTIVES_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -45,7 +45,7 @@ class Region:
     deployed: Tensor
 
     def select(self, rows: Tensor) -> Region:
-        """Those of some of the samples."""
+        """Takes some of the samples."""
         return Region(
             self.facts.select(rows), select(self.state, rows), self.needed[rows],
             self.deployed[rows],
@@ -55,15 +55,15 @@ class Region:
 @dataclass(frozen=True, eq=False)
 class Open:
     """Which margins were ``done``, ``(B, K)``, proven in a ``region`` around ``rows`` of a batch;
-    of the others their forms, classes, and the multipliers that came nearest; none of samples that
-    are hopeless on these boxes."""
+    of the others their objectives, classes, and the multipliers that came nearest; none of samples
+    that are hopeless on these boxes."""
 
     rows: Tensor
     region: Region
     done: Tensor
-    forms: Forms
+    objectives: Objectives
     others: Tensor
-    found: Multipliers | None
+    found: DualVariables | None
 
     @property
     def proven(self) -> Tensor:
@@ -89,7 +89,7 @@ class MarginProver:
         return cls(analysis, layers, *duals, analysis.deployment.noise(layers.network))
 
     def anchored_margins(self, samples: Samples, state: State) -> Tensor:
-        """What the last layer's ball and box say of the margins: ``(B, K)``."""
+        """Bounds the margins by the last layer's ball and box: ``(B, K)``."""
         return state_margins(self.layers, samples.centre, samples.labels, state)
 
     def needed(
@@ -117,10 +117,10 @@ class MarginProver:
         return pair.scatter(1, own, -math.inf), deployed.nan_to_num(math.inf, math.inf)
 
     def _drifts(self, samples: Samples, state: State) -> Tensor:
-        """What all drifts are worth to the nearest class, to first order: ``(B,)``."""
+        """Says what all drifts are worth to the nearest class, to first order: ``(B,)``."""
         rows, nearest = torch.arange(len(samples), device=samples.x.device), samples.clean.argmin(1)
-        forms = margin_forms(self.dual.network, rows, samples.labels, nearest)
-        return self.dual.drifts(to_dtype(state, torch.float64), forms)
+        objectives = margin_objectives(self.dual.network, rows, samples.labels, nearest)
+        return self.dual.drifts(to_dtype(state, torch.float64), objectives)
 
     def verdict(self, samples: Samples, region: Region, start: WarmStart, rows: Tensor) -> Open:
         """Which margins are proven, slopes optimised in stages; the samples are the ``rows`` of
@@ -129,59 +129,61 @@ class MarginProver:
         state, needed = region.state, region.needed
         done = self.anchored_margins(samples, state) > needed
         hopeless = ~(needed < clean).all(1)
-        forms, others = self.forms(samples, ~done & ~hopeless[:, None])
-        found: Multipliers | None = None
+        objectives, others = self.objectives(samples, ~done & ~hopeless[:, None])
+        found: DualVariables | None = None
         for stage, steps in enumerate(pace.stages):
-            if not len(forms):
+            if not len(objectives):
                 break
             if found is not None and stage == len(pace.stages) - 1 and pace.coupled:
                 found = coupled(self.dual.network, state, found)
             from_ = start if found is None else found
-            _, found = self.optimised(samples, state, forms, others, from_, steps)
-            slack = self.certified(samples, state, forms, others, found)
-            slack = slack - needed[forms.rows, others]
-            done[forms.rows[slack > 0], others[slack > 0]] = True
+            _, found = self.optimised(samples, state, objectives, others, from_, steps)
+            slack = self.certified(samples, state, objectives, others, found)
+            slack = slack - needed[objectives.rows, others]
+            done[objectives.rows[slack > 0], others[slack > 0]] = True
             if stage == 0:
-                far = ~(slack > -pace.hopeless * clean.amin(1)[forms.rows])
-                hopeless[forms.rows[far]] = True
-            left = ~(slack > 0) & ~hopeless[forms.rows]
-            forms, others, found = forms.select(left), others[left], found.select(left)
-        return Open(rows, region, done, forms, others, found)
+                far = ~(slack > -pace.hopeless * clean.amin(1)[objectives.rows])
+                hopeless[objectives.rows[far]] = True
+            left = ~(slack > 0) & ~hopeless[objectives.rows]
+            objectives, others, found = objectives.select(left), others[left], found.select(left)
+        return Open(rows, region, done, objectives, others, found)
 
     def split(self, samples: Samples, open_: Open, leaves: int, seconds: float) -> Tensor:
         """Whether all margins of a sample are proven, ``(B,)``, after branch and bound of those
         that were still open, begun within so many seconds."""
-        forms, others, found = open_.forms, open_.others, open_.found
-        if found is None or not len(forms):
+        objectives, others, found = open_.objectives, open_.others, open_.found
+        if found is None or not len(objectives):
             return open_.proven
         splitter = Splitter(
-            self.dual, self.guide, select(open_.region.state, forms.rows), forms,
-            _clean_of(samples, forms, others), open_.region.needed[forms.rows, others],
+            self.dual, self.guide, select(open_.region.state, objectives.rows), objectives,
+            _clean_of(samples, objectives, others), open_.region.needed[objectives.rows, others],
         )  # fmt: skip
         leaves = min(leaves, int(self.analysis.pace.leaf_work / splitter.neurons))
         proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
-        done[forms.rows[proven], others[proven]] = True
+        done[objectives.rows[proven], others[proven]] = True
         return done.all(1)
 
-    def forms(self, samples: Samples, which: Tensor) -> tuple[Forms, Tensor]:
-        """The margins where ``which`` ``(B, K)`` is set, but at the labels: forms and classes."""
+    def objectives(self, samples: Samples, which: Tensor) -> tuple[Objectives, Tensor]:
+        """The margins where ``which`` ``(B, K)`` is set, but at the labels: objectives and
+        classes."""
         which = which.scatter(1, samples.labels[:, None], False)
         rows, others = which.nonzero().unbind(1)
-        return margin_forms(self.layers.network, rows, samples.labels[rows], others), others
+        return margin_objectives(self.layers.network, rows, samples.labels[rows], others), others
 
     def optimised(
-        self, samples: Samples, state: State, forms: Forms, others: Tensor,
-        start: WarmStart | Multipliers, steps: int,
-    ) -> tuple[Tensor, Multipliers]:  # fmt: skip
-        """Changes about as large and multipliers, sought in float32, some forms at a time."""
+        self, samples: Samples, state: State, objectives: Objectives, others: Tensor,
+        start: WarmStart | DualVariables, steps: int,
+    ) -> tuple[Tensor, DualVariables]:  # fmt: skip
+        """Seeks multipliers in float32, some objectives at a time, and says about how large the
+        changes are that they prove."""
         clean, parts = samples.clean, []
         changes = [clean[:0, 0]]
         # The guide charges no drift.
         single = to_dtype(state, torch.float32)
         single = {i: replace(layer, drift=None) for i, layer in single.items()}
-        for some in torch.split(torch.arange(len(forms)), FORMS_AT_ONCE):
-            part = forms.select(some).to(torch.float32)
+        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+            part = objectives.select(some).to(torch.float32)
             own = select(single, part.rows)
             if isinstance(start, WarmStart):
                 begun = start.start(self.guide, own, part, others[some])
@@ -190,27 +192,32 @@ class MarginProver:
             change, better = self.guide.optimise(own, part, begun, steps)
             changes.append(change.to(clean.dtype))
             parts.append(better)
-        return torch.cat(changes), Multipliers.joined(parts)
+        return torch.cat(changes), DualVariables.joined(parts)
 
     def certified(
-        self, samples: Samples, state: State, forms: Forms, others: Tensor, found: Multipliers
+        self,
+        samples: Samples,
+        state: State,
+        objectives: Objectives,
+        others: Tensor,
+        found: DualVariables,
     ) -> Tensor:
-        """Margins proven, ``(N,)``."""
-        clean = _clean_of(samples, forms, others)
+        """Proves lower bounds of the margins, ``(N,)``, from the variables that were found."""
+        clean = _clean_of(samples, objectives, others)
         values = [clean[:0]]
-        for some in torch.split(torch.arange(len(forms)), _PROVEN_AT_ONCE):
-            part = forms.select(some)
+        for some in torch.split(torch.arange(len(objectives)), _PROVEN_AT_ONCE):
+            part = objectives.select(some)
             change = self.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
             values.append(clean[some] + change - slack)
         return torch.cat(values)
 
 
-def _clean_of(samples: Samples, forms: Forms, others: Tensor) -> Tensor:
-    """The margins at the samples, rounded down: ``(N,)``."""
-    logits = samples.centre.logits[forms.rows]
-    errors = samples.centre.logit_errors[forms.rows]
-    label, other = samples.labels[forms.rows][:, None], others[:, None]
+def _clean_of(samples: Samples, objectives: Objectives, others: Tensor) -> Tensor:
+    """Rounds the margins at the samples down: ``(N,)``."""
+    logits = samples.centre.logits[objectives.rows]
+    errors = samples.centre.logit_errors[objectives.rows]
+    label, other = samples.labels[objectives.rows][:, None], others[:, None]
     clean = logits.gather(1, label) - logits.gather(1, other)
     # The difference of logits is rounded.
     made = 2 * OUT64.unit * clean.abs()

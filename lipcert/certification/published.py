@@ -57,7 +57,7 @@ class Published:
         return self.bound.replaced(GlobalBound).product
 
     def prepare(self, samples: Samples, eps: Tensor, excess: float = EXCESS) -> Facts:
-        """Local norms with the run's assurance: good for every radius up to ``eps``."""
+        """Finds local norms with the run's assurance, which hold at every radius up to ``eps``."""
         preparation = samples.allowance.preparation(self.norms.account)
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
@@ -66,7 +66,7 @@ class Published:
         return self.bound.prepare(samples.centre, samples.ball(eps), norm_of)
 
     def constant(self, samples: Samples, eps: Tensor, facts: Facts) -> Tensor:
-        """A Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
+        """Bounds a Lipschitz constant of the logits over the balls from above: ``(B,)``."""
         if isinstance(self.bound, LocalBound):
             return self.bound.constant(samples.centre, samples.ball(eps), facts)
         return torch.full_like(eps, self.product)
@@ -89,18 +89,18 @@ class Published:
         return slack, deployed
 
     def rounding(self, samples: Samples, eps: Tensor) -> Tensor:
-        """The largest deployed error of the samples' margins: ``(B,)``."""
+        """Finds the largest deployed error of the samples' margins: ``(B,)``."""
         return self._errors(samples, samples.ball(eps), None).amax(1)
 
     def _errors(self, samples: Samples, ball: Tensor, margins: Tensor | None) -> Tensor:
-        """Deployed errors: ``(B, K)``, 0 at the labels."""
+        """Finds the deployed errors of all margins: ``(B, K)``, 0 at the labels."""
         errors = self.analysis.deployment.pair_errors(
             samples.deployed, samples.labels, ball, margins=margins
         )
         return errors.scatter(1, samples.labels[:, None], 0)
 
     def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
-        """How far the margins stay above 0 by estimated norms, which are too small if anything."""
+        """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
         guide = self.guide
         centre = guide.propagation.centre(samples.x.to(guide.layers.network.anchor.dtype))
 
@@ -133,7 +133,7 @@ class Published:
             found, error = self.slack(samples, eps, facts)
             found = torch.where(eps <= top, found, torch.nan)
             # What was tried last and held is the largest yet.
-            deployed = torch.where(found > 0, error, deployed)
+            deployed = torch.where(asked & (found > 0), error, deployed)
             return found
 
         radius = largest_radius(slack, top, clean=clean, limit=top, resolution=1.001)
@@ -141,5 +141,5 @@ class Published:
 
 
 def _least(margins: Tensor, labels: Tensor) -> Tensor:
-    """Of all margins but the label's own. A NaN is the least of all."""
+    """Takes the least of all margins but the label's own. A NaN is less than any number."""
     return margins.scatter(1, labels[:, None], math.inf).amin(1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.certification.duals import Duals
 from lipcert.certification.margins import Region
 from lipcert.certification.samples import Samples
@@ -45,10 +45,10 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     # is little, once will do.
     clean = samples.clean.amin(1)
     coarse = ~(region.deployed <= _COARSE * clean)
-    forms, others = prover.forms(samples, margins <= region.needed)
-    found = _sought(duals, samples, region, forms, others, start)
+    objectives, others = prover.objectives(samples, margins <= region.needed)
+    found = _sought(duals, samples, region, objectives, others, start)
     # What is proven at a radius is so at all below it.
-    proven = torch.full_like(top[forms.rows], -math.inf)
+    proven = torch.full_like(top[objectives.rows], -math.inf)
     values, deployed = torch.full_like(proven, -math.inf), region.deployed.clone()
     spare = torch.zeros_like(top)
 
@@ -61,14 +61,14 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
             anchored = prover.anchored_margins(part, own.state)
         place = torch.full_like(samples.labels, -1)
         place[rows] = torch.arange(len(rows), device=rows.device)
-        here = (place[forms.rows] >= 0).nonzero().flatten()
-        ask = here[proven[here] < eps[forms.rows[here]]]
-        some = forms.select(ask).moved(place)
+        here = (place[objectives.rows] >= 0).nonzero().flatten()
+        ask = here[proven[here] < eps[objectives.rows[here]]]
+        some = objectives.select(ask).moved(place)
         value = prover.certified(part, own.state, some, others[ask], found.select(ask))
         values[ask] = value - own.needed[some.rows, others[ask]]
         held = ask[values[ask] > 0]
-        proven[held] = eps[forms.rows[held]]
-        slacks, at = anchored - own.needed, (place[forms.rows[here]], others[here])
+        proven[held] = eps[objectives.rows[held]]
+        slacks, at = anchored - own.needed, (place[objectives.rows[here]], others[here])
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)
         least[rows] = slacks.amin(1)
@@ -80,20 +80,25 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     radius = largest_radius(
         slack, top, clean=clean, limit=top, resolution=1.005, enough=duals.analysis.pace.trials
     )
-    return Proven(radius, deployed, spare, start.renewed(forms, others, found, top))
+    return Proven(radius, deployed, spare, start.renewed(objectives, others, found, top))
 
 
 def _sought(
-    duals: Duals, samples: Samples, region: Region, forms: Forms, others: Tensor, start: WarmStart
-) -> Multipliers:
-    """Multipliers for a region: steps only for the margins that are not brought to what they need,
-    and more, where they start."""
+    duals: Duals,
+    samples: Samples,
+    region: Region,
+    objectives: Objectives,
+    others: Tensor,
+    start: WarmStart,
+) -> DualVariables:
+    """DualVariables for a region: steps only for the margins that are not brought to what they
+    need, and more, where they start."""
     prover, clean = duals.prover, samples.clean
-    change, found = prover.optimised(samples, region.state, forms, others, start, 0)
+    change, found = prover.optimised(samples, region.state, objectives, others, start, 0)
     easy = region.needed + _EASY * clean.amin(1, keepdim=True)
-    places = forms.rows, others
+    places = objectives.rows, others
     hard = (~(clean[places] + change > easy[places])).nonzero().flatten()
-    part, steps = forms.select(hard), duals.analysis.pace.radius_steps
+    part, steps = objectives.select(hard), duals.analysis.pace.radius_steps
     _, better = prover.optimised(
         samples, region.state, part, others[hard], found.select(hard), steps
     )

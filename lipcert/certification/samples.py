@@ -39,7 +39,7 @@ class Samples:
 
     @classmethod
     def of(cls, analysis: Analysis, x: Tensor, labels: Tensor, allowance: Allowance) -> Samples:
-        """With the values of the simplified network, and their errors from the real ones."""
+        """Finds the values of the simplified network, and their errors from the real ones."""
         near, distance = rounded(x, analysis.simplified)
         centre = Propagation.of(analysis.simplified).centre(near)
         deployed = analysis.deployment.centre(near)
@@ -55,7 +55,7 @@ class Samples:
         return self.anchored_in(self.analysis.lowered)
 
     def anchored_in(self, network: Network) -> Samples:
-        """As ``anchored``, of a version of the network that is at hand."""
+        """Does as ``anchored``, with a version of the network that is at hand."""
         near, distance = rounded(self.x, network)
         same = (distance is None) == (self.distance is None)
         return replace(
@@ -67,7 +67,7 @@ class Samples:
         )
 
     def select(self, rows: Tensor) -> Samples:
-        """Some of the samples."""
+        """Takes some of the samples."""
         return replace(
             self,
             x=self.x[rows],
@@ -80,12 +80,13 @@ class Samples:
         )
 
     def ball(self, eps: Tensor) -> Tensor:
-        """The radius around the near samples that covers ``eps`` ``(B,)`` around the given ones."""
+        """Gives the radius around the near samples that covers ``eps`` ``(B,)`` around the given
+        ones."""
         return eps if self.distance is None else OUT64.add(eps, self.distance)
 
     @property
     def logits(self) -> Tensor:
-        """At the samples as given, ``(B, K)``."""
+        """The logits at the samples as given, ``(B, K)``."""
         if self.distance is None:
             return self.centre.logits
         return self.analysis.deployment.propagation.network.logits(self.x)

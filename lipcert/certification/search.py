@@ -74,6 +74,6 @@ def largest_radius(
 
 
 def on_grid(radii: Tensor) -> Tensor:
-    """Rounded down to a coarse grid, so that noise in slacks does not show in radii."""
+    """Rounds radii down to a coarse grid, so that noise in slacks does not show in them."""
     mantissa, exponent = torch.frexp(radii)
     return torch.ldexp((mantissa * 2**_GRID_BITS).floor() / 2**_GRID_BITS, exponent)

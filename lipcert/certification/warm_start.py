@@ -8,61 +8,67 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.state import State, select
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """Multipliers of some margins. ``place`` ``(B, K)`` says where in ``found`` those of a margin
+    """DualVariables of some margins. ``place`` ``(B, K)`` says where in ``found`` those of a margin
     lie, −1 where there are none yet; ``eps`` ``(N,)`` at which radius they were found."""
 
     place: Tensor
-    found: Multipliers
+    found: DualVariables
     eps: Tensor
 
     @classmethod
     def none(cls, margins: Tensor) -> WarmStart:
-        """For margins ``(B, K)`` of which nothing is known."""
+        """Begins with margins ``(B, K)`` of which nothing is known."""
         place = torch.full(margins.shape, -1, dtype=torch.int64, device=margins.device)
-        return cls(place, Multipliers({}, {}), margins.new_zeros(0, dtype=torch.float32))
+        return cls(place, DualVariables({}, {}), margins.new_zeros(0, dtype=torch.float32))
 
     def select(self, rows: Tensor) -> WarmStart:
-        """Those of some samples."""
+        """Takes those of some samples."""
         return WarmStart(self.place[rows], self.found, self.eps)
 
     def spread(self, rows: Tensor, batch: int) -> WarmStart:
-        """As of a ``batch`` whose ``rows`` these samples are: of the others nothing is known."""
+        """Puts these samples into the ``rows`` of a ``batch``, of whose others nothing is known."""
         place = self.place.new_full((batch, self.place.shape[1]), -1)
         return WarmStart(place.index_copy(0, rows, self.place), self.found, self.eps)
 
-    def renewed(self, forms: Forms, others: Tensor, found: Multipliers, eps: Tensor) -> WarmStart:
-        """With what was found for these forms at ``eps`` ``(B,)``, in place of the old."""
-        if not len(forms):
+    def renewed(
+        self, objectives: Objectives, others: Tensor, found: DualVariables, eps: Tensor
+    ) -> WarmStart:
+        """Takes what was found for these objectives at ``eps`` ``(B,)`` in place of the old."""
+        if not len(objectives):
             return self
         kept = self.place.clone()
-        kept[forms.rows, others] = -1
+        kept[objectives.rows, others] = -1
         old = kept[kept >= 0]
         kept[kept >= 0] = torch.arange(len(old), device=old.device)
-        kept[forms.rows, others] = len(old) + torch.arange(len(forms), device=old.device)
+        kept[objectives.rows, others] = len(old) + torch.arange(len(objectives), device=old.device)
         joined = [self.found.select(old), found] if len(old) else [found]
         return WarmStart(
-            kept, Multipliers.joined(joined), torch.cat([self.eps[old], eps[forms.rows].float()])
+            kept,
+            DualVariables.joined(joined),
+            torch.cat([self.eps[old], eps[objectives.rows].float()]),
         )
 
-    def start(self, guide: DualBound, state: State, forms: Forms, others: Tensor) -> Multipliers:
-        """Where to start in a state of one row for each form; multipliers go with 1/ρ."""
-        place = self.place[forms.rows, others]
+    def start(
+        self, guide: DualBound, state: State, objectives: Objectives, others: Tensor
+    ) -> DualVariables:
+        """Says where to start in a state of one row for each objective; multipliers go with 1/ρ."""
+        place = self.place[objectives.rows, others]
         fresh = place < 0
         if bool(fresh.all()):
-            return guide.start(state, forms)
+            return guide.start(state, objectives)
         known = (~fresh).nonzero().flatten()
         shift = (self.eps[place[known]] / state[0].radius[known]).log()
         old = self.found.select(place[known])
-        old = Multipliers(old.slopes, {i: log + shift for i, log in old.logs.items()})
+        old = DualVariables(old.slopes, {i: log + shift for i, log in old.logs.items()})
         if not bool(fresh.any()):
             return old
         unknown = fresh.nonzero().flatten()
-        new = guide.start(select(state, unknown), forms.select(unknown))
+        new = guide.start(select(state, unknown), objectives.select(unknown))
         order = torch.cat([known, unknown]).argsort()
-        return Multipliers.joined([old, new]).select(order)
+        return DualVariables.joined([old, new]).select(order)

@@ -159,7 +159,8 @@ def certify(
     show_config: ShowConfig = False,
     debug: Debug = False,
     batch_size: Annotated[
-        int | None, _run("Samples at once; by default 20, fewer where memory runs out.")
+        int | None,
+        _run("Samples at once; by default 20, on a GPU what fits, fewer where memory runs out."),
     ] = None,
     workers: Annotated[
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")
@@ -167,8 +168,19 @@ def certify(
     threads: Annotated[
         int | None, _run("CPU threads of each; 1 by default, on a GPU one a core.")
     ] = None,
-    device: Annotated[str, _run("cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, _run("auto, cpu, cuda, cuda:1, or several GPUs, cuda:0,1.")] = "cpu",
     shard: Annotated[str | None, _run("i/n: only the i-th of n parts, 1/n to n/n.")] = None,
+    cluster: Annotated[
+        str | None,
+        _run(
+            "Give the batches to a ray cluster: auto, or the host:port of its head. Needs "
+            "pip install 'lipcert[cluster]'."
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        _run("Memory of all processes together, such as 8GiB; batches shrink to it. Linux only."),
+    ] = None,
     allow_implausible: Annotated[
         bool,
         _run(
@@ -209,6 +221,7 @@ def certify(
     from lipcert.report.results import of_run
     from lipcert.report.table import table
     from lipcert.run import DataSource, Execution, Job, ModelSource, Preprocessing, Shard, run_job
+    from lipcert.run.memory import parse_memory
 
     job = Job(
         model=ModelSource(model, weights, arch, output_name),
@@ -259,6 +272,8 @@ def certify(
             save_counterexamples=save_counterexamples,
             save_proofs=save_proofs,
             allow_implausible=allow_implausible,
+            cluster=cluster,
+            memory_limit=None if memory_limit is None else parse_memory(memory_limit),
         ),
     )
     console = Console(stderr=True)

@@ -185,7 +185,9 @@ def finetune(
         int | None,
         typer.Option(help="CPU threads; by default few for a small network.", rich_help_panel=_RUN),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.", rich_help_panel=_RUN)] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:1.", rich_help_panel=_RUN)
+    ] = "cpu",
 ) -> None:
     """Train a pretrained model, or one from scratch, until it certifies; certify what is exported.
 

@@ -65,8 +65,8 @@ Augment = Annotated[
 Bound = Annotated[
     Literal["local", "anchored", "dual"],
     typer.Option(
-        help="The bound inside the loss: local, the published one; anchored and dual, tighter "
-        "and dearer.",
+        help="The bound inside the loss: local, the published one; anchored and dual "
+        "are tighter and take longer.",
         rich_help_panel=_AIM,
     ),
 ]

@@ -53,6 +53,8 @@ def to_dataset(
     numbers, found = label_numbers(labels, source)
     if images.dtype.kind not in "biuf":
         raise UsageError(f"{source}: images must be uint8 or floats, not {images.dtype}")
+    if images.dtype.kind == "b":  # black and white
+        images = images.astype(np.float32)
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         raise UsageError(f"{source}: the data hold NaN or infinite values")
     least, most = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)

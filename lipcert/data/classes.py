@@ -112,7 +112,7 @@ def read_classes(path: Path) -> list[Aliases]:
     text = _text(path, "--classes")
     try:
         listed = json.loads(text) if text[:1] in ("[", "{") else _lines(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--classes {path}: is no JSON: {error}") from error
     if isinstance(listed, dict):
         listed = _by_index(listed, path)
@@ -130,7 +130,7 @@ def read_map(path: Path) -> dict[str, int]:
     wrong = f'--label-map {path}: needs a JSON object from labels to classes, such as {{"3": 0}}'
     try:
         listed = json.loads(_text(path, "--label-map"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{wrong}: {error}") from error
     if not isinstance(listed, dict) or not listed:
         raise UsageError(wrong)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lipcert.bounded import DATASET_BYTES, check_size
 from lipcert.data.dataset import Array, Dataset
-from lipcert.data.keys import pick
+from lipcert.data.keys import aliases, pick
 from lipcert.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def collect(
 
     - a `Dataset` of lipcert, which is returned as it is;
     - (images, labels): arrays, lists or tensors, on any device, with gradients or without;
-    - a mapping of such, named as in an npz file;
+    - a mapping of such, named as in an npz file, or of splits to such pairs or mappings;
     - a `torch.utils.data.Dataset`, or anything with a length whose items are (image, label), or
       mappings; images may be tensors, arrays or pictures of Pillow;
     - a `DataLoader`, whose dataset is taken in its own order where it has one, or any iterable of
@@ -96,6 +96,13 @@ def _of_mapping(
     made: Mapping[Any, Any], source: str, split: str, image_key: str | None, label_key: str | None
 ) -> Collected:
     there = {str(name): value for name, value in made.items()}
+    for name in aliases(split):
+        inner = there.get(name)
+        if isinstance(inner, Mapping) or (isinstance(inner, tuple | list) and len(inner) == 2):
+            found = collect(inner, f"{source}, {name}", split, image_key=image_key,
+                            label_key=label_key)  # fmt: skip
+            assert isinstance(found, Collected)
+            return found
     images, labels = pick(list(there), split, source, image_key=image_key, label_key=label_key)
     assert labels is not None
     return Collected(as_array(there[images], source), as_array(there[labels], source))

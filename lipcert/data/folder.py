@@ -12,6 +12,7 @@ from lipcert.data.keys import SPLITS, aliases
 from lipcert.data.pillow import FORMATS, Size, Stack, decode
 from lipcert.errors import UsageError
 
+_FOREIGN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found")
 _NAMED = 3  # files left out that a note names
 
 
@@ -73,14 +74,19 @@ def _in_order(classes: list[Path]) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if _is_own(path.name))
+
+
+def _is_own(name: str) -> bool:
+    """Not hidden, and not what systems leave beside people's files."""
+    return not name.startswith(".") and name not in _FOREIGN
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """All below, in the order of their names; links to folders are not followed."""
     for path, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(path) / name for name in sorted(names) if not name.startswith("."))
+        folders[:] = sorted(filter(_is_own, folders))
+        yield from (Path(path) / name for name in sorted(filter(_is_own, names)))
 
 
 def _raise(error: OSError) -> None:

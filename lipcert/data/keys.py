@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 
 from lipcert.errors import UsageError
 
-IMAGES = ("images", "image", "img", "x", "X", "data", "inputs", "features", "pixel_values", "arr_0")
-LABELS = ("labels", "label", "y", "Y", "targets", "target", "class", "classes", "fine_label",
-          "fine_labels", "arr_1")  # fmt: skip
+IMAGES = ("images", "image", "img", "imgs", "x", "X", "data", "inputs", "features", "pixels",
+          "pixel_values", "arr_0")  # fmt: skip
+LABELS = ("labels", "label", "lbl", "lbls", "y", "Y", "targets", "target", "class", "classes",
+          "outputs", "fine_label", "fine_labels", "arr_1")  # fmt: skip
 # Other names that a split goes by.
 _ALIASES = {
+    "train": ("training",), "test": ("testing",),
     "val": ("valid", "validation"), "valid": ("val", "validation"), "validation": ("val", "valid"),
 }  # fmt: skip
-SPLITS = ("train", "test", "val", "valid", "validation")
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 def aliases(split: str) -> tuple[str, ...]:

@@ -172,8 +172,10 @@ def _columns(
 def _holds_samples(arrow: Any, kind: Any) -> bool:
     """Bytes, the hub's pictures, or lists of numbers."""
     pictures = arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    lists = arrow.types.is_list(kind) or arrow.types.is_fixed_size_list(kind)
-    return bool(pictures or lists or arrow.types.is_binary(kind))
+    types = arrow.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    binary = types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(pictures or lists or binary)
 
 
 def _values(column: Any, name: str, size: Size | None) -> Array:

@@ -37,16 +37,18 @@ def decode(file: Path | bytes, name: str, *, size: Size | None = None) -> Array:
     Pillow or for more than 8 bits a channel; `CannotCertify` for a damaged image or a bomb.
     """
     pillow, operations = _pillow(), importlib.import_module("PIL.ImageOps")
-    formats = (
-        [FORMATS[file.suffix.lower()]] if isinstance(file, Path) else sorted(set(FORMATS.values()))
-    )
+    # Whatever its name ends in: many a PNG is called .jpg.
+    formats = sorted(set(FORMATS.values()))
     stream: Path | IO[bytes] = file if isinstance(file, Path) else io.BytesIO(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(stream, formats=formats) as image:
                 if image.mode not in _GRAY + _COLOUR:
-                    raise UsageError(f"{name}: mode {image.mode} is not 8 bits a channel")
+                    raise UsageError(
+                        f"{name}: mode {image.mode} is not 8 bits a channel of gray or colour; "
+                        "convert it, or give the numbers as an array with --data-range"
+                    )
                 gray, (width, height) = image.mode in _GRAY, image.size
                 check_size(name, width * height, IMAGE_PIXELS)
                 upright = operations.exif_transpose(image).convert("L" if gray else "RGB")

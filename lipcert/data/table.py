@@ -45,10 +45,15 @@ def read_table(path: Path, label_key: str | None, expected: Expected) -> Table:
     features = [i for i in range(width) if i != label and i not in numbered]
     texts = [names[i] for i in features if not all(_is_number(row[i]) for row in body)]
     if texts:
-        raise UsageError(
-            f"{path}: the column {texts[0]} is not one of numbers; leave it out of the file, or "
-            "name the label's column with --label-key"
-        )
+        place = names.index(texts[0])
+        wrong = next(row[place] for row in body if not _is_number(row[place])).strip()
+        what = "lacks a value: fill it in, or leave the row out"
+        if wrong:
+            what = (
+                f"is not one of numbers, as it has {wrong!r}: leave it out of the file, write "
+                "numbers with a point, or name the label's column with --label-key"
+            )
+        raise UsageError(f"{path}: the column {texts[0]} {what}")
     skip = 1 if head else 0
     values = _numbers(path, delimiter, skip, features)
     labels = _column(path, delimiter, skip, label)
@@ -58,12 +63,24 @@ def read_table(path: Path, label_key: str | None, expected: Expected) -> Table:
 
 
 def read_labels(path: Path) -> Array:
-    """A file of labels alone: `.npy`, or text with one on each line."""
+    """A file of labels alone: `.npy`, or text with one on each line; of a table with a line of
+    names, the column that is named as labels are, else the last one."""
     from lipcert.data.npy import read_npy
 
     if path.suffix == ".npy":
         return read_npy(path)
-    return np.array([line.strip() for line in _text(path).splitlines() if line.strip()])
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    if path.suffix.lower() not in (".csv", ".tsv") or not lines:
+        return np.array(lines)
+    rows = list(csv.reader(lines, delimiter=max((",", ";", "\t"), key=lines[0].count)))
+    head, known = [name.strip().lower() for name in rows[0]], (*LABELS, *_MORE_LABELS)
+    named = [i for i, name in enumerate(head) if name in known]
+    body = rows[1:] if named or (len(head) > 1 and not any(map(_is_number, head))) else rows
+    column = named[0] if named else -1
+    try:
+        return np.array([row[column].strip() for row in body])
+    except IndexError as error:
+        raise CannotCertify(f"{path}: a line has fewer columns than the first") from error
 
 
 def _first_rows(path: Path) -> tuple[list[list[str]], str]:
@@ -75,7 +92,9 @@ def _first_rows(path: Path) -> tuple[list[list[str]], str]:
         raise CannotCertify(f"{path}: cannot be read as text: {error}") from error
     if not lines:
         raise CannotCertify(f"{path}: holds no rows, so there is nothing to certify")
-    delimiter = max((",", ";", "\t"), key=lines[-1].count)
+    delimiter = max(
+        (";", "\t", ","), key=lambda one: min(lines[0].count(one), lines[-1].count(one))
+    )
     rows = list(csv.reader(lines, delimiter=delimiter))
     if len(rows[0]) < 2:
         raise UsageError(f"{path}: needs commas, semicolons or tabs between at least two columns")

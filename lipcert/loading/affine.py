@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +46,6 @@ def _conv_transpose(call: Call) -> Variable:
     kernel, dims = tuple(weight.shape[2:]), len(x.shape) - 2
     if tuple(attributes.get("kernel_shape", kernel)) != kernel:
         raise Unsupported(f"attribute kernel_shape contradicts weight {list(weight.shape)}")
-    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or attributes.get(
-        "output_shape"
-    ):
-        raise Unsupported("its padding follows from auto_pad or output_shape; export it with pads")
     stride = tuple(attributes.get("strides", (1,) * dims))
     dilation = tuple(attributes.get("dilations", (1,) * dims))
     more = tuple(attributes.get("output_padding", (0,) * dims))
@@ -55,6 +53,7 @@ def _conv_transpose(call: Call) -> Variable:
     lengths = {len(kernel), len(stride), len(dilation), len(more), len(pads) / 2, dims}
     if len(lengths) != 1 or not dims or min(*stride, *dilation, *kernel) < 1:
         raise Unsupported(f"kernel, strides, dilations or pads do not fit {dims} spatial axes")
+    pads = _deduced(attributes, x.shape[2:], kernel, stride, dilation, more) or pads
     if min(*pads, *more) < 0:
         raise Unsupported(f"negative pads {list(pads)} or output_padding {list(more)}")
     space = tuple(
@@ -74,18 +73,50 @@ def _conv_transpose(call: Call) -> Variable:
     )  # fmt: skip
 
 
+def _deduced(
+    attributes: Mapping[str, Any], space: Sequence[int], kernel: Sequence[int],
+    stride: Sequence[int], dilation: Sequence[int], more: Sequence[int],
+) -> tuple[int, ...] | None:  # fmt: skip
+    """Pads of a transposed convolution that follow from the extents of its result: those that it
+    names, or the strides times those of its input; None where it has pads of its own. An odd one
+    goes before for SAME_LOWER and after for SAME_UPPER."""
+    auto, given = attributes.get("auto_pad", "NOTSET"), attributes.get("output_shape")
+    if auto == "VALID" and not given:
+        return (0,) * 2 * len(kernel)
+    if auto == "NOTSET" and not given:
+        return None
+    named = [int(n) for n in given or ()][-len(kernel) :]
+    wanted = named or [n * step for n, step in zip(space, stride, strict=True)]
+    total = [
+        max(0, step * (size - 1) + extra + (width - 1) * gap + 1 - want)
+        for size, step, extra, width, gap, want in zip(
+            space, stride, more, kernel, dilation, wanted, strict=True
+        )
+    ]
+    less = [n // 2 for n in total]
+    rest = [n - n // 2 for n in total]
+    return (*less, *rest) if auto == "SAME_UPPER" else (*rest, *less)
+
+
 def _einsum(call: Call) -> Variable:
     """A value and a constant, multiplied and summed along some of their axes: a matrix along the
-    last axis, or one for each of the axes that all have, as a convolution in groups."""
-    if len(call.inputs) != 2 or all(isinstance(value, Variable) for value in call.inputs):
-        raise Unsupported(PRODUCT if len(call.inputs) == 2 else "only of a value and a constant")
+    last axis, or one for each of the axes that all have, as a convolution in groups. A value alone
+    is summed with ones."""
+    if sum(isinstance(value, Variable) for value in call.inputs) > 1:
+        raise Unsupported(PRODUCT)
     slot = 0 if isinstance(call.inputs[0], Variable) else 1
-    x, weight = call.variable(slot), call.constant(1 - slot)
-    terms, arrow, result = call.attributes["equation"].replace(" ", "").partition("->")
-    parts = terms.split(",")
-    if not arrow or len(parts) != 2 or not (terms.replace(",", "") + result).isalpha():
-        raise Unsupported(f"equation {call.attributes['equation']!r}")
-    own, other = parts[slot], parts[1 - slot]
+    x = call.variable(slot)
+    parts, result = _equation(call)
+    own = parts[slot]
+    if len(parts) == 1 and len(own) == len(x.shape) and sorted(own) == sorted(set(result)):
+        return call.assembler.transpose(x, [own.index(a) for a in result])
+    if len(parts) == 2:
+        other, weight = parts[1 - slot], call.constant(1 - slot)
+    else:
+        other = "".join(a for a in own if a not in result)
+        summed_over = [n for a, n in zip(own, x.shape, strict=False) if a in other]
+        call.assembler.allowance.keep(math.prod(summed_over))
+        weight = torch.ones(summed_over, dtype=torch.float64)
     once = all(len(set(labels)) == len(labels) for labels in (own, other, result))
     fits = len(own) == len(x.shape) and len(other) == weight.dim()
     extents = dict(zip(own, x.shape, strict=False))
@@ -112,6 +143,32 @@ def _einsum(call: Call) -> Variable:
         order = [*groups, *fresh, *kept]
     y = assembler.reshape(y, [extents[a] for a in order])
     return assembler.transpose(y, [order.index(a) for a in result])
+
+
+def _equation(call: Call) -> tuple[list[str], str]:
+    """A letter for each axis of the inputs and of the result, also where the equation leaves the
+    result out or has dots for some axes."""
+    told = call.attributes["equation"]
+    terms, arrow, result = told.replace(" ", "").partition("->")
+    parts, shapes = terms.split(","), [value.shape for value in call.inputs if value is not None]
+    spare = [a for a in string.ascii_letters if a not in terms]
+    if len(parts) != len(shapes) or len(parts) > 2:
+        raise Unsupported(f"equation {told!r} of {len(shapes)} inputs")
+    dots = [len(s) - len(p.replace("...", "")) if "..." in p else 0
+            for p, s in zip(parts, shapes, strict=True)]  # fmt: skip
+    if min(dots) < 0 or max(dots) > len(spare):
+        raise Unsupported(f"equation {told!r} for these shapes")
+    letters = "".join(spare[: max(dots)])
+    if not arrow:
+        once = (a for a in sorted(set(terms) - set(".,")) if terms.count(a) == 1)
+        result = "..." + "".join(once)
+    parts = [
+        p.replace("...", letters[len(letters) - n :]) for p, n in zip(parts, dots, strict=True)
+    ]
+    result = result.replace("...", letters)
+    if not all(set(text) <= set(string.ascii_letters) for text in (*parts, result)):
+        raise Unsupported(f"equation {told!r}")
+    return parts, result
 
 
 def _batch_normalization(call: Call) -> Variable:
@@ -144,12 +201,14 @@ def _gemm(call: Call) -> Variable:
         x, weight = call.variable(0), call.constant(1)
         x = assembler.transpose(x, (1, 0)) if attributes["transA"] else x
         weight = weight if attributes["transB"] else weight.T
-        y = assembler.dense(x, alpha * weight)
+        y = assembler.dense(x, weight)
     else:
         x, weight = call.variable(1), call.constant(0)
         x = x if attributes["transB"] else assembler.transpose(x, (1, 0))
         weight = weight.T if attributes["transA"] else weight
-        y = assembler.transpose(assembler.dense(x, alpha * weight), (1, 0))
+        y = assembler.transpose(assembler.dense(x, weight), (1, 0))
+    # Its sums are multiplied when they are done, or the weights beforehand.
+    y = y if alpha == 1 else assembler.diagonal(y, number(alpha), None)
     if not call.has(2):
         return y
     if np.broadcast_shapes(y.shape, call.inputs[2].shape) != y.shape:  # type: ignore[union-attr]

@@ -33,6 +33,9 @@ _FLOATS = (
 )  # fmt: skip
 
 
+_FOUR_BITS = {"int4": np.int8, "uint4": np.uint8}
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -46,9 +49,9 @@ ELEMENTWISE = _names("""
 
 NOT_LARGER = _names("""
     ArgMax ArgMin Cast CastLike Concat Constant CumSum DepthToSpace DequantizeLinear Dropout Flatten
-    GatherElements Identity LogSoftmax ReduceL1 ReduceL2 ReduceLogSum ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape ScatterElements ScatterND Shape Size
-    Slice Softmax SpaceToDepth Split Squeeze Transpose Trilu Unsqueeze
+    GatherElements Identity LogSoftmax QuantizeLinear ReduceL1 ReduceL2 ReduceLogSum ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape ScatterElements ScatterND
+    Shape Size Slice Softmax SpaceToDepth Split Squeeze Transpose Trilu Unsqueeze
 """)
 
 GROWING = _names("ConstantOfShape Expand Gather GatherND Gemm MatMul Pad Range Tile")
@@ -157,7 +160,12 @@ def _between_floats(node: onnx.NodeProto, value: Array) -> bool:
 def _alone(
     node: onnx.NodeProto, inputs: Sequence[Array | None]
 ) -> tuple[onnx.GraphProto, dict[str, Array]]:
-    """A graph of this node alone, and what goes into it."""
+    """A graph of this node alone, and what goes into it; numbers of 4 bits in 8."""
+    inputs = [
+        value if value is None or value.dtype.name not in _FOUR_BITS
+        else value.astype(_FOUR_BITS[value.dtype.name])
+        for value in inputs
+    ]  # fmt: skip
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.domain = ""

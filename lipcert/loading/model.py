@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -226,15 +227,19 @@ def affordable(
     output: str | None = None,
     input_shape: Sequence[int] | None = None,
     layout: str | None = None,
-) -> tuple[onnx.ModelProto, str | None]:
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The part of a checked model that its scores need, once it is known what running it takes, and
-    the head behind them, see ``LoadedModel.stripped``.
+    what a certificate records of it.
 
     Raises ``CannotCertify`` where that is more than ``allowance`` has, or cannot be told.
     """
     part = understood(model, name, output, input_shape, layout)
-    network_of(part.reading, name)
-    return part.model, part.reading.stripped
+    network = network_of(part.reading, name)
+    facts = {
+        "input_shape": list(network.in_shape), "classes": network.classes,
+        "parameters": network.parameters, "stripped": part.reading.stripped,
+    }  # fmt: skip
+    return part.model, facts
 
 
 def inspect_operators(

@@ -203,8 +203,10 @@ class _Reader:
             self._node(node, assembler)
         for name, condition in self.conditions.items():
             found = self.values.get(name)
+            if found is None and name in constants:
+                found = tensor_array(constants[name], self.name)
             if not isinstance(found, np.ndarray) or bool(found) != condition:
-                self.problems.append(f"If: its condition {name!r} {COUNTED}")
+                self.problems.append(f"If by {name!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
         return Reading(
             network,
@@ -364,10 +366,10 @@ class _Reader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str]:
         kind = node.op_type
-        if kind == "If" and isinstance(inputs[0], Unknown) and type(inputs[0]) is Unknown:
+        if kind == "If" and isinstance(inputs[0], Unknown):
             if not inputs[0].varies:
                 return [Unknown(varies=True)] * len(node.output), "after a refused node"
-            raise Unsupported("its condition depends on the network's input")
+            raise Unsupported("its branch depends on the network's input, so that it may jump")
         if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
             if self.branch is None:
                 self.branch = node, bool(inputs[0])

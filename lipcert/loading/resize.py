@@ -7,7 +7,8 @@ axis, so that the weights are those of the deployed file to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from lipcert.loading.runtime import Runtime
 from lipcert.loading.value import Array, Call, Unsupported
 
 _IR_VERSION = 8
+N = TypeVar("N", int, float)
 
 
 def _extents(call: Call) -> tuple[list[int], list[float] | None]:
@@ -30,8 +32,9 @@ def _extents(call: Call) -> tuple[list[int], list[float] | None]:
     else:
         place = 1 if old else 2
         scales = [float(s) for s in call.array(place).reshape(-1)] if call.has(place) else []
+        scales = _all(scales, [1.0] * len(x.shape), attributes)
     if not old and call.has(3):
-        sizes = [int(n) for n in call.array(3).reshape(-1)]
+        sizes = _all([int(n) for n in call.array(3).reshape(-1)], list(x.shape), attributes)
         if len(sizes) != len(x.shape):
             raise Unsupported(f"sizes {sizes} for {list(x.shape)}")
         return sizes, None
@@ -41,34 +44,45 @@ def _extents(call: Call) -> tuple[list[int], list[float] | None]:
     return [int(np.floor(np.float32(n) * np.float32(s))) for n, s in pairs], scales
 
 
+def _all(given: list[N], others: list[N], attributes: Mapping[str, Any]) -> list[N]:
+    """Of all axes, where only some are named."""
+    axes = attributes.get("axes")
+    if not axes or not given:
+        return given
+    if len(axes) != len(given) or not all(-len(others) <= axis < len(others) for axis in axes):
+        raise Unsupported(f"axes {list(axes)} of {len(others)}")
+    found = list(others)
+    for axis, value in zip(axes, given, strict=True):
+        found[axis] = value
+    return found
+
+
 def _resize(call: Call) -> Variable:
     x, attributes = call.variable(0), call.attributes
     mode = attributes.get("mode", "nearest")
-    if mode not in ("nearest", "linear"):
-        raise Unsupported(f"mode {mode}: only nearest and linear")
-    if attributes.get("antialias") or attributes.get("exclude_outside"):
-        raise Unsupported("antialias or exclude_outside")
-    if attributes.get("axes") or attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unsupported("axes or keep_aspect_ratio_policy: give all sizes")
+    if mode not in ("nearest", "linear", "cubic"):
+        raise Unsupported(f"mode {mode}: only nearest, linear and cubic")
+    if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unsupported("keep_aspect_ratio_policy: give all sizes")
     if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise Unsupported("coordinate_transformation_mode tf_crop_and_resize")
     sizes, scales = _extents(call)
-    if len(sizes) < 3 or sizes[:2] != list(x.shape[:2]) or min(sizes) < 1:
-        raise Unsupported(f"from {list(x.shape)} to {sizes}: only spatial axes can change")
-    if scales is not None and scales[:2] != [1.0, 1.0]:
-        raise Unsupported(f"scales {scales}: only spatial axes can change")
+    if not sizes or sizes[0] != x.shape[0] or min(sizes) < 1:
+        raise Unsupported(f"from {list(x.shape)} to {sizes}: the first axis, of samples, changes")
+    if scales is not None and scales[0] != 1.0:
+        raise Unsupported(f"scales {scales}: the first axis, of samples, changes")
     assembler = call.assembler
     if mode == "nearest":
-        # One channel tells the places of all.
-        space, new = x.shape[2:], sizes[2:]
+        # One sample tells the places of all.
+        space, new = x.shape[1:], sizes[1:]
         count = int(np.prod(space))
         assembler.allowance.move(int(np.prod(sizes)))
-        index = np.arange(count, dtype=np.int32).reshape(1, 1, *space)
-        [found] = _run(call, index, [1, 1, *new], scales and [1.0, 1.0, *scales[2:]])
-        start = np.arange(x.shape[0] * x.shape[1], dtype=np.int64) * count
-        whole = start.reshape(*x.shape[:2], *(1,) * len(space)) + found.astype(np.int64)
+        index = np.arange(count, dtype=np.int32).reshape(1, *space)
+        [found] = _run(call, index, [1, *new], scales and [1.0, *scales[1:]])
+        start = np.arange(x.shape[0], dtype=np.int64) * count
+        whole = start.reshape(x.shape[0], *(1,) * len(space)) + found.astype(np.int64)
         return assembler.select(x, whole)
-    for axis in range(2, len(sizes)):
+    for axis in range(1, len(sizes)):
         if sizes[axis] != x.shape[axis] or (scales is not None and scales[axis] != 1):
             x = _along(call, x, axis, sizes[axis], None if scales is None else scales[axis])
     return x
@@ -95,6 +109,9 @@ def _run(call: Call, value: Array, sizes: list[int], scales: list[float] | None)
     node = onnx.NodeProto()
     node.CopyFrom(call.node)
     del node.input[:], node.output[:]
+    kept = [attribute for attribute in node.attribute if attribute.name != "axes"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
     node.output.append("out")
     old = node.op_type == "Upsample" or call.version < 11
     feeds: dict[str, Array] = {"x": value}

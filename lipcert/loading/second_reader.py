@@ -30,6 +30,8 @@ def second_logits(
     if any(a.name == "value" and a.f for n in model.graph.node if n.op_type == "Pad"
            for a in n.attribute):  # fmt: skip
         return None, "not available: it takes the value of an old Pad for 0"
+    if any(_resized_otherwise(node) for node in model.graph.node):
+        return None, "not available: it reads Resize by the rule of torch, whatever the file says"
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -41,6 +43,18 @@ def second_logits(
         # Where the output is one of several results of a node, it hands over all of them.
         return None, "not available: the output is one result of several"
     return [result.numpy() for result in results], "compared"
+
+
+def _resized_otherwise(node: onnx.NodeProto) -> bool:
+    """Whether a Resize has other coordinates than those that onnx2torch gives every one: of the
+    nearest, those of the asymmetric rule, rounded down; else those of half pixels or of corners."""
+    if node.op_type != "Resize":
+        return False
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    rule = given.get("coordinate_transformation_mode", b"half_pixel")
+    if given.get("mode", b"nearest") == b"nearest":
+        return bool(rule != b"asymmetric" or given.get("nearest_mode", b"") != b"floor")
+    return bool(rule not in (b"half_pixel", b"pytorch_half_pixel", b"align_corners"))
 
 
 @cache

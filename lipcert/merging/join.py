@@ -66,6 +66,9 @@ def merge(
     spent = _spent(shards)
     watch.stage(f"writing {samples} samples")
     path, rows = json_file.paths(output)
+    # What was there is let go only now that all shards have been found good.
+    for old in (path, rows, *carried.paths(output), output / "audit.json"):
+        old.unlink(missing_ok=True)
     with json_file.written(rows) as file:
         digest = _interleave(shards, file)
     certificate = _certificate(shards, tally, spent, digest)
@@ -90,8 +93,6 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
             f"--output {output}: holds {there[0]}; name a new folder, or replace it with "
             "--overwrite"
         )
-    for path in (*kept[:2], *carried.paths(output), output / "audit.json"):
-        path.unlink(missing_ok=True)
 
 
 # Samples that are read before other processes have started.

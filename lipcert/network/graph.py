@@ -75,7 +75,7 @@ class Network:
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
-        """What a bound over this network charges for its own evaluation."""
+        """The format that an analysis of this network rounds in."""
         return DOUBLE if self.rough else arithmetic_of(self.anchor.dtype)
 
     @cached_property

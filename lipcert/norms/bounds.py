@@ -78,7 +78,8 @@ class SegmentNorms:
             if float(found[0]) < value:
                 norm = Norm(float(found[0]), "randomised")
         elif bare.may_be_written and rough_norm(bare.unweighted()) * _NEAR < value:
-            absolute = torch.tensor([bare.absolute], dtype=torch.float64)
+            like = bare.segment.network.anchor
+            absolute = like.new_tensor([bare.absolute], dtype=torch.float64)
             written = written_norm(bare.unweighted(), absolute) + bare.fusion_slack
             norm = Norm(min(value, written), "deterministic")
         return replace(bare, norm=norm)

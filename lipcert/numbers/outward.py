@@ -61,9 +61,9 @@ class Outward:
     tiny: float
 
     def gamma(self, terms: float) -> float:
-        """``γ = k u / (1 − 4 k u)``, ``k = terms``: of what ``terms`` roundings can change, with
-        room for those of the few sums and products that it is used in; infinite where
-        ``4 k u ≥ 1``."""
+        """``γ = k u / (1 − 4 k u)``, ``k = terms``, at least ``γ_k (1 + 3 k u)``: of what ``k``
+        roundings can change, with room for those of the sum that it is multiplied with; infinite
+        where ``4 k u ≥ 1``."""
         product = terms * self.unit
         return product / (1 - 4 * product) if 4 * product < 1 else math.inf
 

@@ -63,7 +63,9 @@ class Choice:
 
 def listed(network: Network, multipliers: dict[int, Tensor], row: int) -> tuple[float, ...]:
     """One form's, for all functions in order; 0 where none counts."""
-    return tuple(float(multipliers[v][row]) if v in multipliers else 0.0 for v in network.bends)
+    return tuple(
+        float(multipliers[v][row]) if v in multipliers else 0.0 for v in network.graph.bends
+    )
 
 
 def single(values: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class Prover:
         much each is short."""
         choice = resolved(margins.state, forms, still_open)
         gaps = torch.full((len(still_open),), math.inf, dtype=torch.float64)
-        for count in steps if self.network.bends else ():
+        for count in steps if self.network.graph.bends else ():
             if not len(still_open):
                 break
             part = replace(

@@ -66,10 +66,6 @@ def record(
     """Proofs of what ``samples`` claim. ``content``: the ONNX file that is certified; ``model``:
     the record of it in the certificate."""
     claims = [(s, eps) for s in samples if (eps := claimed_eps(s, options)) is not None]
-    if any(sample.method == "tube" for sample, _ in claims):
-        # Boxes and balls layer by layer prove nothing of so deep a network, however long they take.
-        every = tuple(sample.index for sample, _ in claims)
-        return Recorded(None, len(claims), every, "the sketched tubes of deep networks")
     if model["stripped"] == "Sigmoid":
         every = tuple(sample.index for sample, _ in claims)
         return Recorded(None, len(claims), every, "a Sigmoid at the end that was left out")
@@ -80,6 +76,11 @@ def record(
         network = Network(Graph(reading, front))
     except NotRead as missing:
         return Recorded(None, len(claims), tuple(s.index for s, _ in claims), str(missing))
+    # What a tube proves of a deep network boxes and balls layer by layer never do.
+    sought = [(sample, eps) for sample, eps in claims if sample.method != "tube"]
+    if not sought:
+        every = tuple(sample.index for sample, _ in claims)
+        return Recorded(packed(network, []), len(claims), every)
     arithmetic = Arithmetic.of(options.deployed, reading.inside, reading.leaves)
     replay = Replay(
         network, arithmetic, Coins(RISK, _NORMS), pixel_domain=options.pixel_domain, softmax=softmax
@@ -88,8 +89,8 @@ def record(
     kept: list[Kept] = []
     classes = network.graph.widths[network.graph.output]
     each = max(1, min(_AT_ONCE, _NUMBERS // (classes * (network.sizes.neurons + 1))))
-    for first in range(0, len(claims), each):
-        some = claims[first : first + each]
+    for first in range(0, len(sought), each):
+        some = sought[first : first + each]
         index = np.array([sample.index for sample, _ in some])
         x = torch.from_numpy(pixels(index).reshape(len(some), -1).astype(np.float64))
         labels = torch.tensor([sample.label for sample, _ in some])
@@ -161,5 +162,5 @@ def packed(network: Network, kept: Sequence[Kept]) -> Arrays:
 
 def _bytes(network: Network, proof: Proof, slopes: dict[int, Tensor]) -> NDArray[np.uint8]:
     """Slopes of all neurons, 0 where nothing varies: then they need no room in the file."""
-    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.bends])
+    whole = torch.cat([slopes[v] * proof.masks[v] for v in network.graph.bends])
     return ((whole.numpy() - SLOPE_LEAST) * SLOPE_STEP).round().astype(np.uint8)

@@ -16,7 +16,7 @@ from lipcert.proving.start import started
 
 _BALANCING, _LANCZOS = 6, 24
 # What coins find lies about so far above the root of the scale that they are given.
-_ABOVE = 1.013
+_ABOVE = 1.0105
 # As many numbers as all forms of refined boxes of a sample may see, and as forms are held at once.
 _BOX_WORK, _AT_ONCE = 2**24, 2**20
 
@@ -49,7 +49,7 @@ class Seeking(Replay):
 
     def _scale(self, state: State, value: int, layer: Layer) -> None:
         """Sets the scales and weights of a layer's norms."""
-        segments, number = self.graph.before(value), self.network.bends.index(value)
+        segments, number = self.graph.before(value), self.network.graph.bends.index(value)
         edges, chained = self.network.edges[value], bool(self.graph.chains[value])
         for place, source in enumerate(segments.sources):
             # The chain says it better, where there is one.
@@ -75,7 +75,7 @@ class Seeking(Replay):
         seen = sum(graph.widths[b] for b in chain) + graph.widths[0]
         bends = bends & (2 * bends.sum(1, keepdim=True) * seen <= _BOX_WORK)
         rows, places = bends.nonzero().unbind(1)
-        number = self.network.bends.index(value)
+        number = self.network.graph.bends.index(value)
         for sign in (1.0, -1.0):
             for some in torch.split(torch.arange(len(rows)), max(1, _AT_ONCE // seen)):
                 unit = torch.zeros(len(some), graph.widths[index], dtype=torch.float64)

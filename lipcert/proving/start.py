@@ -13,7 +13,7 @@ from lipcert.audit.proofs.format import CHORD, TANGENT
 from lipcert.audit.proofs.graph import add
 from lipcert.audit.proofs.replay import chord_slopes
 from lipcert.audit.proofs.state import State
-from lipcert.bounds.ascent import Gait, ascend
+from lipcert.bounds.ascent import StepSize, ascend
 from lipcert.proving.hints import SLOPES, Choice, known, single, stored
 
 # Multipliers that are tried first, times ‖A‖ / ball.
@@ -102,10 +102,11 @@ def ascended(
         return bound(state, now, pixel_domain=pixel_domain)
 
     logs = [start.multipliers[v].clamp(min=1e-30).log() for v in before]
-    gaits = [Gait(_SLOPE_RATE, SLOPES)] * len(before) + [Gait(_MULTIPLIER_RATE)] * len(before)
+    kinds = StepSize(_SLOPE_RATE, SLOPES), StepSize(_MULTIPLIER_RATE)
+    step_sizes = [kind for kind in kinds for _ in before]
     numbers = [*(start.slopes[v] for v in before), *logs]
     if before:
-        _, kept = ascend(value_of, numbers, gaits, steps)
+        _, kept = ascend(value_of, numbers, step_sizes, steps)
         numbers = [number.detach() for number in kept]
     choice = Choice(
         {v: stored(n) for v, n in zip(before, numbers[: len(before)], strict=True)},

@@ -89,7 +89,9 @@ def suffix_of(shard: str | None) -> str:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a file. Raises ``CannotCertify`` where it is larger than ``most`` bytes,
-    ``UsageError`` where it cannot be read."""
+    ``UsageError`` where it cannot be read, or is a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: cannot be read: it is no regular file")
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)

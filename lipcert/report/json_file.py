@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -54,29 +54,38 @@ def sample_record(sample: Sample, *, estimate: bool) -> dict[str, Any]:
     return record
 
 
-def samples_text(samples: Sequence[Sample], *, estimate: bool) -> str:
+def samples_text(samples: Iterable[Sample], *, estimate: bool) -> str:
     """The content of ``samples.jsonl``."""
-    records = (sample_record(sample, estimate=estimate) for sample in samples)
-    lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
-    return "".join(f"{line}\n" for line in lines)
+    return b"".join(_lines(samples, estimate=estimate)).decode()
 
 
-def samples_digest(samples: Sequence[Sample], *, estimate: bool) -> str:
+def samples_digest(samples: Iterable[Sample], *, estimate: bool) -> str:
     """The ``samples_sha256`` of a certificate."""
-    return hashlib.sha256(samples_text(samples, estimate=estimate).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for line in _lines(samples, estimate=estimate):
+        digest.update(line)
+    return digest.hexdigest()
 
 
-def write(folder: Path, certificate: Certificate, samples: Sequence[Sample]) -> tuple[Path, Path]:
+def _lines(samples: Iterable[Sample], *, estimate: bool) -> Iterator[bytes]:
+    for sample in samples:
+        record = sample_record(sample, estimate=estimate)
+        yield json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def write(folder: Path, certificate: Certificate, samples: Iterable[Sample]) -> tuple[Path, Path]:
     """Write both files, each whole or not at all; returns their paths.
 
     Raises ``UsageError`` where the folder cannot be written.
     """
-    written = paths(folder, certificate.data["shard"])
+    certificate_path, samples_path = paths(folder, certificate.data["shard"])
     # The certificate last: where it exists, its samples do.
     estimate = certificate.assurance.kind == "estimate"
-    _replace(written[1], samples_text(samples, estimate=estimate))
-    _replace(written[0], certificate_text(certificate))
-    return written
+    with written(samples_path) as file:
+        file.writelines(_lines(samples, estimate=estimate))
+    with written(certificate_path) as file:
+        file.write(certificate_text(certificate).encode())
+    return certificate_path, samples_path
 
 
 @contextmanager
@@ -105,8 +114,3 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """An ``.npz`` file, whole or not at all. Raises ``UsageError`` where it cannot be written."""
     with written(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def _replace(path: Path, text: str) -> None:
-    with written(path) as file:
-        file.write(text.encode())

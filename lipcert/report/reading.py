@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from lipcert import records
 from lipcert.errors import CannotCertify
+from lipcert.records import schemas
 from lipcert.records.reading import read_bytes
 from lipcert.records.strict_json import parse
 from lipcert.report.results import Record, Results
@@ -50,17 +52,18 @@ def _audit(path: Path, digests: Mapping[str, str]) -> Record | None:
     """
     if not path.is_file():
         return None
-    record = parse(read_bytes(path, _LARGEST_AUDIT), str(path))
+    remedy = "remove it, or audit again"
     try:
-        files, counts = record["files"], record["counts"]
-        same = all(files.get(name) == digest for name, digest in digests.items())
-        whole = isinstance(record["agreement"], bool) and all(
-            isinstance(count, int) for count in counts.values()
-        )
-        if not whole:
-            raise ValueError("its counts are no whole numbers")
-    except (KeyError, AttributeError, ValueError) as error:
-        raise CannotCertify(f"{path}: is damaged: {error}; remove it, or audit again") from error
+        record = parse(read_bytes(path, _LARGEST_AUDIT), str(path))
+        schemas.check(record, "audit", str(path))
+    except CannotCertify as error:
+        raise CannotCertify(f"{error}; {remedy}") from error
+    found = Counter(one["outcome"] for one in record["samples"])
+    if record["counts"] != {name: found[name] for name in record["counts"]} or (
+        record["agreement"] == bool(found["contradicted"] or record["files_contradict"])
+    ):
+        raise CannotCertify(f"{path}: cannot be: its counts are not those of its samples; {remedy}")
+    same = all(record["files"].get(name) == digest for name, digest in digests.items())
     return record if same else None
 
 
@@ -73,8 +76,9 @@ def _training(folder: Path) -> Training | None:
     if not (metrics.is_file() and recipe.is_file()):
         return None
     try:
-        records = tuple(json.loads(line) for line in metrics.read_bytes().splitlines())
-        results = json.loads(recipe.read_bytes()).get("results", {})
+        lines = read_bytes(metrics, _LARGEST_AUDIT).splitlines()
+        records = tuple(json.loads(line) for line in lines)
+        results = json.loads(read_bytes(recipe, _LARGEST_AUDIT)).get("results", {})
         if not all(isinstance(record["epoch"], int) for record in records):
             raise ValueError("an epoch is no whole number")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

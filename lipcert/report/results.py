@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, overload
 
 from lipcert.certificate import Certificate, Sample, failures
 from lipcert.options import Epsilon
@@ -30,7 +30,7 @@ class Results:
     """
 
     certificate: Record
-    samples: tuple[Record, ...] = ()
+    samples: Sequence[Record] = ()
     digests: dict[str, str] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
@@ -131,7 +131,23 @@ def correct(sample: Record) -> bool:
 def of_run(certificate: Certificate, samples: Sequence[Sample]) -> Results:
     """The results of a run that has just ended, as its files would say it."""
     estimate = certificate.assurance.kind == "estimate"
-    return Results(
-        json.loads(json_file.certificate_text(certificate)),
-        tuple(json_file.sample_record(sample, estimate=estimate) for sample in samples),
-    )
+    return Results(json.loads(json_file.certificate_text(certificate)), _Records(samples, estimate))
+
+
+class _Records(Sequence[Record]):
+    """Samples as ``samples.jsonl`` has them, each made when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample], estimate: bool) -> None:
+        self._samples, self._estimate = samples, estimate
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Record]: ...
+    def __getitem__(self, place: int | slice) -> Record | Sequence[Record]:
+        if isinstance(place, slice):
+            return _Records(self._samples[place], self._estimate)
+        return json_file.sample_record(self._samples[place], estimate=self._estimate)

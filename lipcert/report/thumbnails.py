@@ -7,10 +7,12 @@ Both have the arrays ``index`` (N,) and ``image`` (N, C, H, W). No report depend
 from __future__ import annotations
 
 import base64
+import heapq
 import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,14 @@ Pixels = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 def chosen(samples: Sequence[Sample]) -> list[int]:
     """The samples worth showing: the correct ones with the smallest and the largest radii, and the
     first that were falsified."""
-    correct = [sample for sample in samples if sample.correct and sample.verdict != "error"]
-    ranked = sorted(correct, key=lambda s: (s.radius_estimate or s.radius or 0.0, s.index))
-    falsified = [sample for sample in samples if sample.verdict == "falsified"]
-    worth = [*ranked[:EACH], *ranked[-EACH:], *falsified[:EACH]]
-    return sorted({sample.index for sample in worth})
+    radii = [
+        (sample.radius_estimate or sample.radius or 0.0, sample.index)
+        for sample in samples
+        if sample.correct and sample.verdict != "error"
+    ]
+    worth = [*heapq.nsmallest(EACH, radii), *heapq.nlargest(EACH, radii)]
+    falsified = (sample.index for sample in samples if sample.verdict == "falsified")
+    return sorted({*(index for _, index in worth), *islice(falsified, EACH)})
 
 
 def paths(folder: Path, suffix: str = "") -> tuple[Path, Path]:

@@ -14,6 +14,9 @@ from lipcert.run.executors import Answer, Ended, Executor, Failure
 # Twice as many take as long a sample. The size must depend on no machine: sums in another order end
 # in other digits.
 START = 20
+# On a GPU, where more samples at once take hardly longer: no more than so many, at most so many
+# times the last ones, and so much of the memory, for what a rung takes differs between samples.
+_MOST, _GROWTH, _FILLED = 512, 4, 0.6
 
 Failed = Callable[[int, str], Sample]
 
@@ -23,14 +26,15 @@ def in_batches(
 ) -> Iterator[list[Sample]]:
     """Have ``indices`` certified; batches are yielded as they come in, every index exactly once.
 
-    They are cut in order, ``size`` at once, 20 where it is None. Where memory runs out the size
+    They are cut in order, ``size`` at once, 20 where it is None; on a GPU then as many as its
+    memory holds, by what the batches before took at their peak. Where memory runs out the size
     halves, for good; one sample for which it was too little beside others is tried again, alone, at
     the end. Any other failure of a batch is traced to its samples, one at a time; a sample that
     fails alone becomes ``failed(index, message)``. A batch whose worker ended is lost, and no other
     one: a worker that was killed counts as out of memory. A ``LipcertError`` concerns the whole run
     and is passed on, as are interrupts.
     """
-    most = size or START
+    most, grows = size or START, size is None
     rest, single, last = deque(indices), deque[int](), deque[int]()
     flying: dict[Future[Answer], list[int]] = {}
     # Those that were not alone in the memory all the time.
@@ -61,9 +65,11 @@ def in_batches(
             answer = Answer(Failure(f"its process {ended.how}", ended.killed), 0.0)
         outcome = answer.outcome
         if not isinstance(outcome, Failure):
+            if grows and answer.share is not None and len(batch) == most:
+                most = max(most, _fitting(len(batch), answer.share))
             yield _checked(outcome, batch)
         elif len(batch) > 1 and outcome.memory:
-            most = min(most, len(batch) // 2)
+            most, grows = min(most, len(batch) // 2), False
             rest.extendleft(reversed(batch))
         elif len(batch) > 1:
             # Alone, each of them either succeeds or carries its own message.
@@ -72,6 +78,11 @@ def in_batches(
             last.extend(batch)
         else:
             yield [failed(batch[0], f"{outcome.message} (after {answer.seconds:.1f} s)")]
+
+
+def _fitting(samples: int, share: float) -> int:
+    """How many fit where so many took this share at their peak, as if all of it were theirs."""
+    return min(_MOST, _GROWTH * samples, int(samples * _FILLED / share))
 
 
 def number(samples: int, size: int | None) -> int:

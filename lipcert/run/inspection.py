@@ -9,6 +9,7 @@ from typing import Any
 from lipcert.certification import Certifier
 from lipcert.loading import inspect_operators, normalisation_found
 from lipcert.options import Options
+from lipcert.run.cost import norms_told
 from lipcert.run.environment import suitable_threads, threads
 from lipcert.run.job import ModelSource, Preprocessing
 from lipcert.run.model import open_model
@@ -62,7 +63,7 @@ def inspect_model(
     record["notes"] = list(model.loaded.notes)
     if options is None:
         return record
-    watch.stage(f"bounding operator norms: {network.parameters:,} parameters")
+    watch.stage(norms_told(network, options, "--no-norms or --norms deterministic"))
     with threads(suitable_threads("cpu")):
         certifier = Certifier(network, options, samples=1)
         kind = assurance(options, certifier.global_failure_probability, ())

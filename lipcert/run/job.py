@@ -12,6 +12,7 @@ from lipcert.data.dataset import ValueRange
 from lipcert.data.layouts import Layout
 from lipcert.errors import UsageError
 from lipcert.options import Options
+from lipcert.run.memory import check_memory
 
 Channels = Literal["rgb", "bgr"]
 
@@ -121,6 +122,9 @@ class Execution:
     that share the batches; ``threads``: of each of them. None of ``workers`` suits the network and
     the machine; None of ``threads`` is one on a CPU.
     ``output``: the folder of the journal and the results; None keeps both in memory.
+    ``cluster``: the address of a ray cluster that the batches go to, ``auto`` for the one that this
+    machine belongs to. ``memory_limit``: bytes, of all processes of this machine together, within
+    which batches shrink.
     ``save_counterexamples``: keep the points of falsified samples there too.
     ``save_proofs``: write proofs of what is certified there, for ``lipcert audit --proofs``.
     ``allow_implausible``: go on where the clean accuracy is no better than a guess.
@@ -137,6 +141,8 @@ class Execution:
     save_counterexamples: bool = False
     save_proofs: bool = False
     allow_implausible: bool = False
+    cluster: str | None = None
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         numbers = {
@@ -145,6 +151,13 @@ class Execution:
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: give a whole number of at least 1")
+        if self.cluster is not None and self.workers not in (None, 1):
+            raise UsageError(
+                "--cluster and --workers exclude each other: a cluster has processes of its own"
+            )
+        check_memory(self.memory_limit)
+        if self.cluster is not None and self.memory_limit is not None:
+            raise UsageError("--memory-limit: a cluster has limits of its own; leave it out")
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite exclude each other: give one of them")
         for name, asked in (("--resume", self.resume), ("--overwrite", self.overwrite)):

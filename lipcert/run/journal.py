@@ -18,7 +18,8 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,19 +30,20 @@ from numpy.typing import NDArray
 from lipcert.bounded import array_of
 from lipcert.certificate import Sample
 from lipcert.coins import Coins
-from lipcert.errors import CannotCertify, UsageError
+from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.records import Frame
-from lipcert.records.reading import read_bytes
 from lipcert.records.sample_rules import check_sample
 from lipcert.records.strict_json import parse
 from lipcert.report import json_file, thumbnails
 from lipcert.run.job import Execution
+from lipcert.run.kept import Kept
 
 Header = Mapping[str, Any]
 
 _POINT, _DIGEST = "counterexample", "sha256"
-# Bytes: a million samples with their counterexamples are less.
-_LARGEST = 1 << 34
+# Bytes: of a line without its counterexample, and of a number of that as base64 has it; of which a
+# sample may have several lines, as what failed is tried again.
+_LINE, _NUMBER, _LINES = 1 << 14, 12, 16
 _REMEDY = "or start afresh with --overwrite"
 
 
@@ -61,8 +63,10 @@ class Journal:
         naming what differs, or where the folder cannot be written.
         """
         self._frame = frame
-        self._seed = _sealed(dict(header), "")[_DIGEST]
-        self.finished: dict[int, Sample] = {}
+        counted = {name: value for name, value in header.items() if name != _SETTINGS}
+        self._seed = _sealed(counted, "")[_DIGEST]
+        self._most = (1 + frame.size) * _LINES * (_LINE + _NUMBER * frame.values)
+        self.finished = Kept(frame.size)
         self.points: dict[int, NDArray[Any]] = {}
         self._keeps_points = execution.save_counterexamples
         self.path: Path | None = None
@@ -80,22 +84,25 @@ class Journal:
             remove_results(execution)
         if execution.resume:
             for other in sorted(path.parent.glob("journal*.jsonl")):
-                if other == path and path.read_bytes().count(b"\n") < 2:
-                    path.unlink()  # no sample is in it, whatever it was begun with
+                if other == path and self._holds_no_sample(path):
+                    path.unlink()  # whatever it was begun with
                     continue
                 self._read(other, header, repair=other == path)
         self._file = path.open("ab", buffering=0)
         if self._file.tell() == 0:
             self._write_lines([_sealed(dict(header), "")])
 
+    def _holds_no_sample(self, path: Path) -> bool:
+        """Whether it has a sound first line and no other, or not even a first one."""
+        lines = list(islice(_lines(path, self._most, repair=False), 2))
+        try:
+            return len(lines) < 2 and all(_opened(line, "", str(path)) for line in lines)
+        except CannotCertify:
+            return False  # reading it says what is wrong with it
+
     def _read(self, path: Path, header: Header, *, repair: bool) -> None:
-        content = read_bytes(path, _LARGEST)
-        *lines, rest = content.split(b"\n")
-        if repair and rest:
-            with path.open("r+b") as file:
-                file.truncate(len(content) - len(rest))
-        finished: dict[int, Sample] = {}
-        for number, line in enumerate(lines, start=1):
+        finished = Kept(self._frame.size)
+        for number, line in enumerate(_lines(path, self._most, repair=repair), start=1):
             where = f"{path}: line {number}"
             try:
                 if number == 1:
@@ -177,6 +184,31 @@ class Journal:
             self._file.close()
 
 
+def _lines(path: Path, most: int, *, repair: bool) -> Iterator[bytes]:
+    """The whole lines of a journal; what a killed process left unfinished is cut off, where that is
+    to be repaired. Raises ``CannotCertify`` where it has more than ``most`` bytes, ``UsageError``
+    where it cannot be read, or is a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: cannot be read: it is no regular file")
+    begun = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(most + 1):
+                if begun + len(line) > most:
+                    raise CannotCertify(f"{path}: is damaged: it has more than {most >> 20} MiB")
+                if not line.endswith(b"\n"):
+                    break
+                begun += len(line)
+                yield line[:-1]
+            else:
+                return
+        if repair:
+            with path.open("r+b") as file:
+                file.truncate(begun)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def journal_path(execution: Execution) -> Path:
     """Where the journal of this run, or of this shard of it, lies."""
     assert execution.output is not None
@@ -194,9 +226,11 @@ def recorded_coins(execution: Execution) -> Coins | None:
         if (path == own or execution.shard is None) and not execution.resume:
             continue
         try:
+            if not path.is_file():
+                continue
             with path.open("rb") as lines:
-                return Coins.from_json(json.loads(lines.readline(2**20))["coins"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError):
+                return Coins.from_json(parse(lines.readline(2**20), str(path))["coins"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, LipcertError):
             continue
     return None
 

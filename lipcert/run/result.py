@@ -14,10 +14,11 @@ from lipcert.options import Options
 
 @dataclass(frozen=True)
 class Result:
-    """The certificate of a run, and its samples in the order in which they were asked for."""
+    """The certificate of a run, and its samples in the order in which they were asked for: a tuple,
+    or a sequence that reads them from disk where they are more than 100,000."""
 
     certificate: Certificate
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -15,15 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.anchored import anchored_state
+from lipcert.bounds.anchored import found_state
 from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.ball import Edge, node_constants
 from lipcert.bounds.boxes import Centre, Propagation
 from lipcert.bounds.chain import Chain
-from lipcert.bounds.coupled import Price
-from lipcert.bounds.dual import DualBound as Dual
-from lipcert.bounds.facts import Facts
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.coupled import LayerMultipliers
+from lipcert.bounds.dual import DualBound
 from lipcert.bounds.lipschitz import (
     Layers,
     change_box,
@@ -32,6 +30,7 @@ from lipcert.bounds.lipschitz import (
     local_radii,
     masks,
 )
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.state import State, select
 from lipcert.network import Network, Segment, lower, segments
 from lipcert.network.activations import Elementwise
@@ -86,7 +85,7 @@ def inner_edges(network: Network) -> dict[int, tuple[Segment, ...]]:
     return {sink: segments(network, sink) for sink in sinks}
 
 
-class LocalBound(TrainingBound):
+class LocalLossBound(TrainingBound):
     """The published bound (Huang et al., NeurIPS 2021): boxes by propagation with global norms,
     then ``ρ = eps · Π`` local norms of what they leave."""
 
@@ -112,7 +111,7 @@ class LocalBound(TrainingBound):
         return Estimate(network, centre.logits, margins, inputs)
 
 
-class AnchoredBound(TrainingBound):
+class AnchoredLossBound(TrainingBound):
     """Margins by the last layer over the anchored ball and box."""
 
     def prepare(self, network: Network) -> list[Segment]:
@@ -124,7 +123,7 @@ class AnchoredBound(TrainingBound):
         return _Anchored.of(network, pixels, eps, norms).estimate(labels)
 
 
-class DualBound(TrainingBound):
+class DualLossBound(TrainingBound):
     """One pass backwards for each of the ``pairs`` closest classes; the others keep the anchored
     margin, and the better of the two counts. Slopes are the derivatives at the sample, and each
     layer's multiplier is ``factor · ‖A‖/ρ`` with one factor a layer that is learned with the
@@ -152,10 +151,10 @@ class DualBound(TrainingBound):
         closest = plain.margins.detach().masked_fill(own, torch.inf)
         others = closest.topk(count, dim=1, largest=False).indices
         rows = torch.arange(batch, device=labels.device).repeat_interleave(count)
-        forms = margin_forms(plain.network, rows, labels[rows], others.flatten())
+        forms = margin_objectives(plain.network, rows, labels[rows], others.flatten())
         state = select(anchored.state, rows)
 
-        def choose(i: int, value: Tensor) -> tuple[Tensor, Price]:
+        def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
             layer, kind = state[i], plain.network.nodes[i].kind
             assert isinstance(kind, Elementwise)
             # A multiplier of 0 would find no place for neurons that cost nothing.
@@ -163,9 +162,9 @@ class DualBound(TrainingBound):
             multiplier = self.log_factors[str(i)].exp() * size
             multiplier = multiplier / layer.radius.detach().clamp(min=1e-6)
             slope = kind.derivative(layer.anchor) * layer.varying
-            return slope, Price(multiplier, multiplier * layer.radius.square())
+            return slope, LayerMultipliers(multiplier, multiplier * layer.radius.square())
 
-        change = Dual(plain.network).change_by(state, forms, choose).reshape(batch, count)
+        change = DualBound(plain.network).change_by(state, forms, choose).reshape(batch, count)
         clean = plain.logits.gather(1, labels[:, None]) - plain.logits.gather(1, others)
         tighter = torch.maximum(clean + change, plain.margins.gather(1, others))
         return replace(plain, margins=plain.margins.scatter(1, others, tighter))
@@ -185,7 +184,7 @@ class _Anchored:
         propagation = Propagation.of(layers.network, norm_of=absolute_norm)
         centre = propagation.anchors(pixels)
         found = _WarmFacts({(edge.source, edge.sink): edge for edge in layers.edges}, norms)
-        state = anchored_state(propagation, layers.edges_into, centre, eps, Facts(), found)
+        _, state = found_state(propagation, layers.edges_into, centre, eps, found)
         return cls(layers, centre, state)
 
     def estimate(self, labels: Tensor) -> Estimate:
@@ -213,7 +212,7 @@ class _WarmFacts:
 
 
 BOUNDS: dict[BoundName, Callable[[], TrainingBound]] = {
-    "local": LocalBound,
-    "anchored": AnchoredBound,
-    "dual": DualBound,
+    "local": LocalLossBound,
+    "anchored": AnchoredLossBound,
+    "dual": DualLossBound,
 }

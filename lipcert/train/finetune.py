@@ -22,7 +22,8 @@ from lipcert.errors import UsageError
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
-from lipcert.run.environment import check_device, environment, threads, training_threads
+from lipcert.run.devices import check_device
+from lipcert.run.environment import environment, threads, training_threads
 from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lipcert.errors import CannotCertify
 from lipcert.loading.onnx_file import inlined, opset
 from lipcert.loading.runtime import Runtime
-from lipcert.train.widening import widened
+from lipcert.loading.widening import widened
 
 ActivationChoice = Literal["keep", "clipped", "maxmin-clipped"]
 Sharing = Literal["neuron", "channel"]

@@ -166,6 +166,20 @@ def test_another_model_is_refused_and_a_forged_digest_does_not_help(digits, tmp_
     assert any("margin" in str(one) for one in found.contradictions)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stripped", "Softmax"), ("stripped", "Sigmoid"), ("classes", 11), ("parameters", 1),
+     ("input_shape", [1, 64]), ("output", "nothere")],
+)  # fmt: skip
+def test_what_is_said_of_a_model_is_what_its_file_is(name, value, digits, tmp_path):
+    """A head that is not there would let the audit read another function, or none."""
+    certificate, samples = doctored(digits, tmp_path / "made")
+    certificate["model"][name] = value
+    save(tmp_path / "made", certificate, samples)
+    with pytest.raises(CannotCertify, match=rf"{name}"):
+        audited(tmp_path / "made", digits)
+
+
 def test_other_data_are_refused(digits, tmp_path):
     with np.load(digits.parent / "some.npz") as arrays:
         images, labels = arrays["images"].copy(), arrays["labels"]

@@ -150,7 +150,7 @@ class Rigged(Coins):
         self.top, self.other = top, other
 
     def unit_vectors(self, rows, size):
-        tau = self.each ** (1 / 3) * (np.pi / (2 * size)) ** 0.5 * (1 + 1e-6)
+        tau = self.each ** (1 / 5) * (np.pi / (2 * size)) ** 0.5 * (1 + 1e-6)
         return tau * self.top + (1 - tau**2) ** 0.5 * self.other
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from audit_models import model, network, node, preprocessing
+from audit_models import NONE, model, network, node, preprocessing
 from proof_files import (
     adversarial,
     changed,
@@ -27,8 +27,10 @@ from lipcert.audit.operators import NotRead
 from lipcert.audit.proofs.check import Claim
 from lipcert.audit.proofs.norms import Coins, randomised_norm
 from lipcert.audit.proofs.replay import FormSource, Hints
+from lipcert.certificate import Sample
 from lipcert.errors import CannotCertify
-from lipcert.proving.recorder import write
+from lipcert.options import Epsilon, Options
+from lipcert.proving.recorder import record, write
 
 KINDS = ["Relu", "Sigmoid", "Tanh", "Softplus", "Elu", "Abs", "LeakyRelu"]
 
@@ -348,3 +350,50 @@ def test_the_front_of_a_file_is_as_it_is_run():
                     value = step.maps[0].forth(value) + step.bias
                 theirs = Deployed(made, front)(pixels.astype(np.float32))
                 np.testing.assert_allclose(value.numpy(), theirs, atol=1e-5)
+
+
+def test_what_a_tube_decided_has_no_proof_and_is_named(tmp_path):
+    """No proof is sought of it; those of other samples are, and the checker names what is left."""
+    made, front = dense(1), preprocessing((5,))
+    x = np.random.default_rng(1).uniform(size=(3, 5)).astype(np.float32)
+    labels, eps = [label_of(made, front, one) for one in x], "0.001"
+    samples = [
+        Sample(k, label, label, "certified", 1.0, 0.001, None, method, 0.1, (eps,))
+        for k, (label, method) in enumerate(zip(labels, ("dual", "tube", "dual"), strict=True))
+    ]
+    record_of = {"preprocessing": NONE, "input_shape": [1, 5], "stripped": None}
+
+    def recorded(some):
+        options = Options((Epsilon.parse(eps),))
+        content = made.SerializeToString()
+        return record(content, record_of, some, options, lambda index: x[index], (5,))
+
+    found = recorded(samples)
+    assert found.unproven == (1,)
+    assert found.arrays.index.tolist() == [0, 2]
+    claims = {k: Claim(x[k], labels[k], 0.001) for k in range(3)}
+    write(found.arrays, tmp_path / "p.npz")
+    outcomes = checker(made, front, tmp_path / "p.npz")(claims)
+    assert [outcomes[k].proven for k in range(3)] == [True, False, True]
+    # Of tubes alone there is a file without proofs.
+    found = recorded(samples[1:2])
+    assert found.unproven == (1,)
+    write(found.arrays, tmp_path / "none.npz")
+    assert (
+        checker(made, front, tmp_path / "none.npz")(claims)[1].reason == "there is no proof of it"
+    )
+    # Nor of files that end in what the checker does not know.
+    ends, options = record_of | {"stripped": "Sigmoid"}, Options((Epsilon.parse(eps),))
+    found = record(b"", ends, samples, options, lambda index: x[index], (5,))
+    assert (found.arrays, found.unproven) == (None, (0, 1, 2))
+
+
+def test_a_network_without_activations_has_proofs_or_none(tmp_path):
+    random = np.random.default_rng(0)
+    made, front = model([node("Gemm", "x w", "y")], (4,), w=random.normal(size=(4, 3))), None
+    front, x = preprocessing((4,)), random.uniform(size=(1, 4)).astype(np.float32)
+    label = label_of(made, front, x[0])
+    for eps in (1e-3, 0.05, 5.0):
+        arrays = proofs(made, front, x, [label], [eps])
+        least = smallest_margin(made, front, x[0], label, eps, 0)
+        assert len(arrays.index) == (least > 1e-2)

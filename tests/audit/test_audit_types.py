@@ -163,7 +163,7 @@ def test_what_overflows_on_the_way_proves_nothing():
         node("Mul", "c down", "d"), node("Gemm", "d w", "y"),
     ]  # fmt: skip
     x = np.array([0.75], np.float32)
-    up, down = np.full(1, 2.0**100), np.full(1, 2.0**-100)
+    up, down = np.full(1, 2.0**70), np.full(1, 2.0**-70)
     made = model(nodes, (1,), up=up, down=down, w=[[1.0, 0.0]])
     assert not np.isfinite(Deployed(made, preprocessing((1,)))(x[None])).all()
     assert proven(made, x, 0.01, "float32") == {"bound": False, "proof": False}
@@ -173,3 +173,38 @@ def test_what_overflows_on_the_way_proves_nothing():
     assert proven(made, np.array([0.5, -2.0], np.float32), 0.01, "float32") == {
         "bound": False, "proof": False,
     }  # fmt: skip
+
+
+def scaled(nodes: list[onnx.NodeProto], **arrays: object) -> onnx.ModelProto:
+    """``x g``, what ``nodes`` make of it as ``v``, and ``v · back − .3`` against its negative."""
+    first, last = node("Mul", "x g", "z"), node("Mul", "v back", "b")
+    ends = [node("Sub", "b h", "d"), node("MatMul", "d w", "y")]
+    return model([first, *nodes, last, *ends], (1,), h=[0.3], w=[[1.0, -1.0]], **arrays)
+
+
+SCALED = {
+    "sums that overflow before their factor": (
+        [node("Gemm", "z u", "v", alpha=2.0**-100)],
+        {"g": [2.0**60], "u": [[2.0**100]], "back": [2.0**-60]},
+    ),
+    "weights that underflow with their scale": (
+        [node("MatMul", "z u", "p"), node("Mul", "p s", "v")],
+        {"g": [2.0**60], "u": [[2.0**-80]], "s": [2.0**-80], "back": [2.0**100]},
+    ),
+    "weights that overflow with their scale": (
+        [node("MatMul", "z u", "p"), node("Mul", "p s", "v")],
+        {"g": [2.0**-100], "u": [[2.0**90]], "s": [2.0**90], "back": [2.0**-80]},
+    ),
+    "a product that overflows without its scale": (
+        [node("Mul", "z s", "p"), node("MatMul", "p u", "v")],
+        {"g": [2.0**100], "u": [[2.0**60]], "s": [2.0**-100], "back": [2.0**-60]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scales_may_be_merged_with_weights_or_come_later(name):
+    nodes, arrays = SCALED[name]
+    made, x = scaled(nodes, **arrays), np.array([0.75], np.float32)
+    assert proven(made, x, 0.05, "float32") == {"bound": False, "proof": False}
+    assert proven(made, x, 0.05, "float64") == {"bound": True, "proof": True}

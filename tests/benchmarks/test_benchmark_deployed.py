@@ -13,7 +13,7 @@ import torch
 from attacks import in_ball
 from shared import data_of, index, needs_models, network_of
 
-from lipcert.bounds.forms import margin_forms
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.state import select
 from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
@@ -82,7 +82,7 @@ def test_float64_takes_next_to_nothing_of_a_margin(name: str) -> None:
     pair = deployed.pair_errors(deployed.centre(pixels), labels, radius)
     others = (centre.logits.topk(2, 1).indices)[:, 1]
     margin = (centre.logits[rows, labels] - centre.logits[rows, others]).abs()
-    forms = margin_forms(analysis.lowered, rows, labels, others)
+    forms = margin_objectives(analysis.lowered, rows, labels, others)
     state, dual = duals.prepare(samples, radius, analysis.pace.boxes).state, duals.prover.dual
     found = dual.start(select(state, rows), forms)
     plain, proven = (

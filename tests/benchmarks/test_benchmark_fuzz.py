@@ -43,9 +43,9 @@ SHARES: list[dict[str, int] | None] = [
 ]
 _GLOBAL, _BASES = 350, 2
 # Of the standard effort's samples, those that a fast one gave no radius: splits in vain. Where it
-# gave too few of them one, a network is not worth a dear call.
+# gave too few of them one, a network is not worth an expensive call.
 _UNLIKELY, _ENOUGH = 2, 12
-# Networks for dear methods: leaves of a few neurons can be enough.
+# Networks for expensive methods: leaves of a few neurons can be enough.
 _SMALLER = (1, 2, 3, 3)
 _EPS = ("1e-4", "0.02")
 # Margins are split into fewer leaves than by the effort itself, which spends minutes in vain.

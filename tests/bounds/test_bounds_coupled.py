@@ -8,7 +8,7 @@ import torch
 from attacks import in_ball, smallest_margins
 from bounds.test_bounds_dual import Case
 from bounds.test_bounds_lipschitz import deterministic
-from bounds.test_split import plane_network
+from bounds.test_bounds_split import plane_network
 from exact import exact_radius
 from hypothesis import given, settings
 from laws import ACTIVATION_CASES, normal, seeded, uniform
@@ -24,7 +24,7 @@ from network.test_anchored_activations import (
 
 from lipcert.bounds.coupled import coupled, coupled_minimum, shares
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms, Multipliers
+from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import carry_back
 from lipcert.bounds.split import Limits, Splitter
 from lipcert.bounds.state import Layer, State, select, to_dtype
@@ -51,43 +51,43 @@ def layer_of(activation: PiecewiseLinear, generator: torch.Generator) -> Layer:
 
 def term(layer: Layer, rise: torch.Tensor, way: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
     """``A (Δσ − c Δz) + λ Δz² − ν (r Δσ² + m Δz²)``."""
-    coefficient, slope, multiplier, owed = parts
+    coefficient, slope, multiplier, amount = parts
     risen, moved = shares(layer.gain)
-    taken = owed * (risen * rise.square() + moved * way.square())
+    taken = amount * (risen * rise.square() + moved * way.square())
     return coefficient * (rise - slope * way) + multiplier * way.square() - taken
 
 
 def rounding(activation: PiecewiseLinear, layer: Layer, *parts: torch.Tensor) -> torch.Tensor:
     """A few roundings of each number that enters a neuron's term."""
-    coefficient, slope, multiplier, owed = parts
+    coefficient, slope, multiplier, amount = parts
     way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
     kink = sum(kink.abs() for kink in kinks(activation))
     risen, moved = shares(layer.gain)
     output = activation.value(layer.anchor).abs() + kink
     output = output + (1 + activation.lipschitz) * (layer.anchor.abs() + way)
     size = coefficient.abs() * (output + slope.abs() * way) + multiplier * way.square()
-    return 32 * EPS * (size + owed * (risen * output.square() + moved * way.square()))
+    return 32 * EPS * (size + amount * (risen * output.square() + moved * way.square()))
 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=seeds)
 @piecewise
 def test_the_coupled_minimum_is_below_every_point_and_attained(name, seed):
-    """Also where what is owed exceeds the multiplier, and parabolas open downwards."""
+    """Also where what is amount exceeds the multiplier, and parabolas open downwards."""
     generator = seeded(seed)
     activation = ACTIVATION_CASES.get(name, ACTIVATION_CASES["ReLU"])(torch.float64, generator)
     layer = layer_of(activation, generator)
     coefficient, slope, multiplier = weights(generator)
-    owed = multiplier * 10 ** (3 * uniform(multiplier.shape, generator) - 2)
-    parts = coefficient, slope, multiplier, owed
+    amount = multiplier * 10 ** (3 * uniform(multiplier.shape, generator) - 2)
+    parts = coefficient, slope, multiplier, amount
     found = coupled_minimum(activation, *parts, layer)
     z = points_of(activation, layer.lower, layer.anchor, layer.upper, generator)
     # The vertices of all pieces too, wherever they lie.
     risen, moved = shares(layer.gain)
     for _, _, steep, intercept in activation.pieces():
         offset = steep * layer.anchor + intercept - activation.value(layer.anchor)
-        bend = multiplier - owed * (moved + risen * steep * steep)
-        tilt = coefficient * (steep - slope) - 2 * owed * risen * steep * offset
+        bend = multiplier - amount * (moved + risen * steep * steep)
+        tilt = coefficient * (steep - slope) - 2 * amount * risen * steep * offset
         vertex = (layer.anchor - tilt / (2 * bend)).nan_to_num(0.0)
         z = torch.cat([z, torch.minimum(torch.maximum(vertex, layer.lower), layer.upper)[None]])
     rise, way, _ = changes(activation, z, layer.anchor)
@@ -114,7 +114,7 @@ def test_shares_cover_what_a_gain_allows(name, seed):
 
 
 @piecewise
-def test_nothing_owed_is_the_minimum_without(name):
+def test_nothing_taken_is_the_minimum_without(name):
     generator = seeded(3)
     activation = ACTIVATION_CASES.get(name, ACTIVATION_CASES["ReLU"])(torch.float64, generator)
     layer = layer_of(activation, generator)
@@ -135,9 +135,9 @@ def test_an_endless_box_has_no_minimum_above_its_points() -> None:
     for low, high in ((-torch.inf, 1.0), (-1.0, torch.inf), (-torch.inf, torch.inf)):
         layer = Layer(0.5 * one, low * one, high * one, one[0], one, one)
         inside = z.clamp(min=low, max=high)
-        for owed in (0.5, 1.0, 3.0):
+        for amount in (0.5, 1.0, 3.0):
             for coefficient in (-1.0, 0.0, 1.0):
-                parts = coefficient * one, 0 * one, one, owed * one
+                parts = coefficient * one, 0 * one, one, amount * one
                 rise = inside.clamp(min=0) - 0.5
                 reached = term(layer, rise, inside - 0.5, *parts).amin()
                 assert not bool((coupled_minimum(relu(one), *parts, layer) > reached + 1e-9).any())
@@ -175,58 +175,60 @@ def test_no_attack_goes_below_a_coupled_margin(seed: int) -> None:
     for radius in (1e-6, 0.3, 2.0):
         eps = case.eps(radius)
         found = smallest_margins(case.network, case.x, case.labels, eps, steps=10)
-        forms, others = case.forms()
-        reached = found[forms.rows, others]
-        own = select(case.prepared(name, radius)[1], forms.rows)
-        start = coupled(case.network, own, case.dual.start(own, forms))
-        _, best = case.dual.optimise(own, forms, start, 8)
+        objectives, others = case.objectives()
+        reached = found[objectives.rows, others]
+        own = select(case.prepared(name, radius)[1], objectives.rows)
+        start = coupled(case.network, own, case.dual.start(own, objectives))
+        _, best = case.dual.optimise(own, objectives, start, 8)
         steep = len(start.slopes)
         wild = start.of(
             uniform(t.shape, seeded(k)) * (3 if k < steep else 20) - (1 if k < steep else 10)
             for k, t in enumerate(start.numbers)
         )
         for multipliers in (start, best, wild):
-            change = case.dual.certified(own, forms, multipliers)
-            lowest = case.clean(forms, others) + change
+            change = case.dual.certified(own, objectives, multipliers)
+            lowest = case.clean(objectives, others) + change
             assert (lowest <= reached + 1e-11 * (1 + reached.abs())).all()
-            again = case.dual.change(own, forms, multipliers)
+            again = case.dual.change(own, objectives, multipliers)
             assert (change <= again).all()
             # What rounding costs in float64 is nothing to speak of.
             assert multipliers is wild or (change >= again - 1e-8 * (1 + again.abs())).all()
 
 
-def lagrangian(case: Case, own: State, forms: Forms, found: Multipliers) -> torch.Tensor:
+def lagrangian(
+    case: Case, own: State, objectives: Objectives, found: DualVariables
+) -> torch.Tensor:
     """Written down as it is, at the worst of some points of each neuron's box: ``(N,)``."""
-    total, taken, generator = torch.zeros(len(forms), dtype=torch.float64), {}, seeded(1)
+    total, taken, generator = torch.zeros(len(objectives), dtype=torch.float64), {}, seeded(1)
 
     def column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return values.reshape(-1, *(1,) * (like.dim() - 1))
 
-    def cross(i: int, value: torch.Tensor) -> torch.Tensor:
+    def relax(i: int, value: torch.Tensor) -> torch.Tensor:
         nonlocal total
-        layer, kind, price = own[i], case.network.nodes[i].kind, found.logs[i].exp()
+        layer, kind, multipliers = own[i], case.network.nodes[i].kind, found.logs[i].exp()
         slope = found.slopes[i] * layer.varying
-        total = total - price * layer.radius.square()
+        total = total - multipliers * layer.radius.square()
         if i in found.couplings:
             weight = found.couplings[i].exp()
-            price, total = price + weight, total - weight * layer.coupling.rest
+            multipliers, total = multipliers + weight, total - weight * layer.coupling.rest
             for j, factor in layer.coupling.factors.items():
                 taken.setdefault(j, []).append(weight * factor)
         share = uniform((5, *value.shape), generator)
         share[0], share[1] = 0, 1
         z = torch.cat([layer.lower + share * (layer.upper - layer.lower), layer.anchor[None]])
         rise, way = kind.value(z) - kind.value(layer.anchor), z - layer.anchor
-        terms = value * (rise - slope * way) + column(price, value) * way.square()
-        for owed in taken.get(i, []):
+        terms = value * (rise - slope * way) + column(multipliers, value) * way.square()
+        for amount in taken.get(i, []):
             if isinstance(kind, PiecewiseLinear):
                 part = rise / torch.where(layer.gain > 0, layer.gain, torch.inf)
-                terms = terms - column(owed, value) * part.square()
+                terms = terms - column(amount, value) * part.square()
             else:
-                total = total - owed * layer.radius.square()
+                total = total - amount * layer.radius.square()
         total = total + (terms.amin(0) * layer.varying).flatten(1).sum(1)
         return value * slope
 
-    rest = carry_back(case.network, forms.node, forms.coefficients, cross)
+    rest = carry_back(case.network, objectives.node, objectives.coefficients, relax)
     return total - own[0].radius * rest.flatten(1).norm(dim=1)
 
 
@@ -235,29 +237,29 @@ def test_the_dual_is_below_its_lagrangian(seed: int) -> None:
     """Of any points in all boxes at once: which holds for no dual that pays a coupling too little,
     where couplings weigh the most, and the minima lie at the ends."""
     case = Case(seed)
-    forms, _ = case.forms()
-    own = select(case.prepared("plain", 0.3)[1], forms.rows)
-    start = coupled(case.network, own, case.dual.start(own, forms))
+    objectives, _ = case.objectives()
+    own = select(case.prepared("plain", 0.3)[1], objectives.rows)
+    start = coupled(case.network, own, case.dual.start(own, objectives))
     for weight in (0.0, 3.0, 8.0):
         couplings = {i: log + weight for i, log in start.couplings.items()}
-        found = Multipliers(start.slopes, start.logs, couplings)
-        bound = case.dual.change(own, forms, found)
-        reached = lagrangian(case, own, forms, found)
+        found = DualVariables(start.slopes, start.logs, couplings)
+        bound = case.dual.change(own, objectives, found)
+        reached = lagrangian(case, own, objectives, found)
         assert (bound <= reached + 1e-11 * (1 + bound.abs() + reached.abs())).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_without_multipliers_the_dual_is_the_plain_one(seed: int) -> None:
     case = Case(seed)
-    forms, _ = case.forms()
-    own = select(case.prepared("plain", 0.3)[1], forms.rows)
-    plain = case.dual.start(own, forms)
-    before = case.dual.change(own, forms, plain)
+    objectives, _ = case.objectives()
+    own = select(case.prepared("plain", 0.3)[1], objectives.rows)
+    plain = case.dual.start(own, objectives)
+    before = case.dual.change(own, objectives, plain)
     start = coupled(case.network, own, plain)
     none = replace(plain, couplings={i: log - 700 for i, log in start.couplings.items()})
-    same = case.dual.change(own, forms, none)
+    same = case.dual.change(own, objectives, none)
     assert (same - before).abs().max() <= 1e-11 * (1 + before.abs().max())
-    best, kept = case.dual.optimise(own, forms, none, 10)
+    best, kept = case.dual.optimise(own, objectives, none, 10)
     assert (best >= before - 1e-11 * (1 + before.abs())).all()
     assert set(kept.couplings) == set(none.couplings)
 
@@ -271,11 +273,11 @@ def test_coupling_gains_in_deep_networks() -> None:
         node = builder.activation(relu(), node)
     node = builder.operator(Dense.of(normal((3, 8), generator), None, (8,)), node)
     case = Case(5, network=builder.build(node))
-    forms, _ = case.forms()
-    own = select(case.prepared("plain", 0.5)[1], forms.rows)
-    _, found = case.dual.optimise(own, forms, case.dual.start(own, forms), 100)
-    plain, _ = case.dual.optimise(own, forms, found, 100)
-    best, _ = case.dual.optimise(own, forms, coupled(case.network, own, found), 100)
+    objectives, _ = case.objectives()
+    own = select(case.prepared("plain", 0.5)[1], objectives.rows)
+    _, found = case.dual.optimise(own, objectives, case.dual.start(own, objectives), 100)
+    plain, _ = case.dual.optimise(own, objectives, found, 100)
+    best, _ = case.dual.optimise(own, objectives, coupled(case.network, own, found), 100)
     assert (best >= plain - 1e-3 * plain.abs()).all()
     assert float(((best - plain) / plain.abs()).mean()) > 0.005
 
@@ -288,21 +290,21 @@ def test_coupled_leaves_come_close_to_the_exact_radius(kink: str, seed: int) -> 
     pairs = zip(case.x, case.labels.tolist(), strict=True)
     exact = torch.tensor([exact_radius(case.network, x[None], y)[0] for x, y in pairs]).double()
     exact = exact.clamp(max=2.0)
-    forms, others = case.forms()
-    clean = case.clean(forms, others) - 1e-12
+    objectives, others = case.objectives()
+    clean = case.clean(objectives, others) - 1e-12
     guide = DualBound(case.network.to(dtype=torch.float32))
-    small = forms.to(torch.float32)
+    small = objectives.to(torch.float32)
     for share in (0.85, 1.0001):
         _, state = case.bounds["plain"].prepare_state(case.centre, share * exact, deterministic)
-        own = select(state, forms.rows)
+        own = select(state, objectives.rows)
         single = to_dtype(own, torch.float32)
         found = coupled(case.network, single, guide.start(single, small))
         assert found.couplings
         _, found = guide.optimise(single, small, found, 60)
-        splitter = Splitter(case.dual, guide, own, forms, clean, torch.zeros_like(clean))
+        splitter = Splitter(case.dual, guide, own, objectives, clean, torch.zeros_like(clean))
         proven = splitter.proven(found, Limits(leaves=40, steps=25))
         every = torch.ones(2, dtype=torch.bool)
-        every[forms.rows[~proven]] = False
+        every[objectives.rows[~proven]] = False
         if share < 1:
             assert every.all()
         else:

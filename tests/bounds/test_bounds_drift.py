@@ -49,23 +49,23 @@ def least_margins(case: Case, name: str, radius: float, *, charged: bool) -> tor
     _, state = case.bounds[name].prepare_state(case.centre, case.eps(radius), deterministic)
     if not charged:
         state = {i: replace(layer, drift=None) for i, layer in state.items()}
-    forms, others = case.forms()
-    own: State = select(state, forms.rows)
-    _, found = case.dual.optimise(own, forms, case.dual.start(own, forms), 30)
-    change = case.dual.certified(own, forms, found)
-    error = case.centre.logit_errors[forms.rows]
-    label = case.labels[forms.rows][:, None]
+    objectives, others = case.objectives()
+    own: State = select(state, objectives.rows)
+    _, found = case.dual.optimise(own, objectives, case.dual.start(own, objectives), 30)
+    change = case.dual.certified(own, objectives, found)
+    error = case.centre.logit_errors[objectives.rows]
+    label = case.labels[objectives.rows][:, None]
     off = (error.gather(1, label) + error.gather(1, others[:, None])).squeeze(1)
-    return case.clean(forms, others) - off + change
+    return case.clean(objectives, others) - off + change
 
 
 def real_margins(case: Case, radius: float) -> torch.Tensor:
     """The smallest of some points, the samples among them."""
-    forms, others = case.forms()
-    label, found = case.labels[forms.rows][:, None], []
+    objectives, others = case.objectives()
+    label, found = case.labels[objectives.rows][:, None], []
     points = [in_ball(case.x, case.eps(radius), seeded(k)) for k in range(20)]
     for x in [case.x, *points]:
-        logits = case.network.logits(x)[forms.rows]
+        logits = case.network.logits(x)[objectives.rows]
         found.append((logits.gather(1, label) - logits.gather(1, others[:, None])).squeeze(1))
     return torch.stack(found).amin(0)
 

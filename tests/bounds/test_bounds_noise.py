@@ -10,8 +10,8 @@ from deployed_runs import DTYPES, ORDERS, deployed_values
 from laws import normal, random_network, seeded, uniform
 
 from lipcert.bounds import AnchoredBound, Centre, Layers
-from lipcert.bounds.forms import margin_forms
 from lipcert.bounds.noise import NoiseSweep
+from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.state import State, select
 from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
@@ -99,15 +99,15 @@ def test_no_run_goes_below_a_margin_that_allows_for_noise(seed: int, name: str) 
         network, count = case.bound.layers.network, case.bound.layers.network.classes
         rows = torch.arange(3).repeat_interleave(count)
         labels, others = case.labels[rows], torch.arange(count).repeat(3)
-        forms, own = margin_forms(network, rows, labels, others), select(state, rows)
+        objectives, own = margin_objectives(network, rows, labels, others), select(state, rows)
         dual = case.bound.duals[0]
-        _, found = dual.optimise(own, forms, dual.start(own, forms), 20)
+        _, found = dual.optimise(own, objectives, dual.start(own, objectives), 20)
         logits, error = case.centre.logits[rows], case.centre.logit_errors[rows]
         noise = error + sweep.logits(state)[rows]
         places = torch.arange(len(rows))
         clean = logits[places, labels] - logits[places, others]
         lost = noise[places, labels] + noise[places, others]
-        proven = clean + dual.certified(own, forms, found) - lost * (1 + 1e-9)
+        proven = clean + dual.certified(own, objectives, found) - lost * (1 + 1e-9)
         for values in case.runs():
             run = values[-1].flatten(1)[rows]
             margin = run[places, labels] - run[places, others]

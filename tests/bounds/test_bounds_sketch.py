@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from lipcert.bounds import Propagation
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.sketch import Assurance, Claim, Proof, Tube, remainder
+from lipcert.bounds.sketch import Claim, ProjectionAssurance, Tube, TubeProof, remainder
 from lipcert.certification.deployed import Deployment
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import Elementwise, relu
@@ -26,7 +26,7 @@ RADII = (1e-9, 1e-3, 0.05, 0.3)
 
 @dataclass
 class Seeded:
-    """Coins from a generator; ``drawn`` keeps the normal ones."""
+    """RandomNumbers from a generator; ``drawn`` keeps the normal ones."""
 
     batch: int
     generator: Generator
@@ -57,7 +57,7 @@ class Case:
         self.centre = anchors(self.network, self.x)
         self.seed = seed
 
-    def proof(self, radius: float, assurance: Assurance) -> tuple[Claim, Proof]:
+    def proof(self, radius: float, assurance: ProjectionAssurance) -> tuple[Claim, TubeProof]:
         eps = torch.full((len(self.x),), radius, dtype=torch.float64)
         rounding = None if self.noise is None else self.noise.over(eps).before
         first, second = (Seeded(len(eps), seeded(self.seed + k)) for k in (1000, 2000))
@@ -69,12 +69,12 @@ def anchors(network: Network, x: Tensor) -> Centre:
     return Propagation.of(network, [math.inf] * len(network.nodes)).anchors(x)
 
 
-ASSURANCE = Assurance.of(COUNT, 1e-9)
+ASSURANCE = ProjectionAssurance.of(COUNT, 1e-9)
 
 
 @pytest.mark.parametrize("count", [48, 192, 1024])
 def test_projections_fail_no_more_often_than_they_say(count: int) -> None:
-    rows, assurance = 20_000, Assurance.of(count, 0.01)
+    rows, assurance = 20_000, ProjectionAssurance.of(count, 0.01)
     coins = Seeded(rows, seeded(count))
     square = coins.normals(count, ()).square().mean(1).sqrt()
     ordered = coins.cauchy(count, ()).abs().kthvalue(assurance.rank, 1).values
@@ -92,7 +92,7 @@ def test_projections_fail_no_more_often_than_they_say(count: int) -> None:
 def test_so_few_projections_assure_nothing() -> None:
     for count, risk in ((4, 1e-3), (192, 0.0), (64, 1e-300)):
         with pytest.raises(ValueError, match="assure nothing"):
-            Assurance.of(count, risk)
+            ProjectionAssurance.of(count, risk)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -144,17 +144,17 @@ def exact_widths(case: Case, claim: Claim, sink: int) -> Tensor:
     """What the claim's weights give exactly at each neuron: its row's norm, and its errors."""
     network, size = case.network, math.prod(case.network.nodes[sink].shape)
     batch, places = len(case.x), claim.places
-    forms = torch.eye(size, dtype=torch.float64).reshape(size, *network.nodes[sink].shape)
-    forms = forms.repeat(batch, *(1,) * (forms.dim() - 1))
+    objectives = torch.eye(size, dtype=torch.float64).reshape(size, *network.nodes[sink].shape)
+    objectives = objectives.repeat(batch, *(1,) * (objectives.dim() - 1))
     rows = torch.arange(batch).repeat_interleave(size)
-    total = torch.zeros(len(forms), dtype=torch.float64)
+    total = torch.zeros(len(objectives), dtype=torch.float64)
 
-    def cross(i: int, value: Tensor) -> Tensor:
+    def relax(i: int, value: Tensor) -> Tensor:
         nonlocal total
         total = total + (value.abs() * places[i].half[rows]).flatten(1).sum(1)
         return value * places[i].slope[rows]
 
-    rest = carry_back(network, sink, forms, cross)
+    rest = carry_back(network, sink, objectives, relax)
     if rest is not None:
         total = total + claim.eps[rows] * rest.flatten(1).norm(dim=1)
     return total.reshape(batch, *network.nodes[sink].shape)
@@ -168,7 +168,7 @@ def test_proven_widths_cover_the_exact_ones(seed: int) -> None:
         assert covered(case, claim, proof)
 
 
-def covered(case: Case, claim: Claim, proof: Proof) -> bool:
+def covered(case: Case, claim: Claim, proof: TubeProof) -> bool:
     for i, place in claim.places.items():
         sink = case.network.nodes[i].inputs[0]
         exact, layer = exact_widths(case, claim, sink), proof.state[i]

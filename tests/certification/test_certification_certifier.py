@@ -9,6 +9,7 @@ from attacks import in_ball, margins, smallest_margins
 from fuzz import samples_of, spoiled_network
 from laws import random_network, seeded, uniform
 
+from lipcert.bounds import Facts
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
 from lipcert.certification.analysis import Analysis
@@ -185,6 +186,37 @@ def test_a_sample_s_result_hardly_depends_on_its_batch() -> None:
         assert abs(more) <= backward.preparations - 1
 
 
+def test_without_a_search_over_multipliers_a_batch_changes_nothing_but_rounding() -> None:
+    """Radii lie on a grid of 12 bits, whose neighbour rounding may choose."""
+    network, x, labels = random_case(3, batch=6)
+    for method in ("global", "local"):
+        certifier = Certifier(network, options("0.02", "0.1", method=method), samples=6)
+        together = certifier(x, labels, range(6))
+        for i in (4, 1):
+            (alone,) = certifier(x[i : i + 1], labels[i : i + 1], [i])
+            assert alone.radius == pytest.approx(together[i].radius, rel=2**-11)
+            assert alone.margin == pytest.approx(together[i].margin, rel=1e-12)
+            assert alone.lipschitz == pytest.approx(together[i].lipschitz, rel=1e-9)
+            assert alone.certified == together[i].certified
+            assert alone.failure_probability == together[i].failure_probability
+
+
+def test_the_deployed_error_is_that_of_the_certified_radius() -> None:
+    """And not of a larger one that the search tried last."""
+    for seed in (4, 6, 9):
+        network, x, labels = random_case(seed, batch=8)
+        certifier = Certifier(network, options("0.05", method="global"), samples=8)
+        found = certifier(x, labels, range(8))
+        radius = torch.tensor([sample.radius for sample in found], dtype=torch.float64)
+        assert (radius > 0).any()
+        allowance = certifier.budget.open(torch.arange(8))
+        samples = Samples.of(certifier.analysis, x, labels, allowance)
+        slack, error = certifier.published.slack(samples, radius, Facts())
+        assert (slack[radius > 0] > 0).all()
+        told = torch.tensor([sample.deployed_error for sample in found], dtype=torch.float64)
+        assert torch.allclose(told[radius > 0], error[radius > 0], rtol=1e-9, atol=0)
+
+
 def test_the_failure_probability_is_kept() -> None:
     network, x, labels = random_case(1)
     certifier = Certifier(network, options("0.1", "0.2", "0.3"), samples=len(x))
@@ -359,16 +391,18 @@ def test_verdicts_of_auto() -> None:
 
 
 def test_estimates_of_auto_are_labelled() -> None:
-    seen = set()
-    for seed in range(4):
-        network, x, labels = random_case(seed)
-        for sample in certify(network, x, labels, options("0.02", "0.3", norms="estimate")):
+    seen, reached = set(), set()
+    for seed in range(2):
+        network, x, labels = random_case(seed, batch=3)
+        for sample in certify(network, x, labels, options("0.02", "3", norms="estimate")):
             seen.add(sample.verdict)
+            reached.update(sample.estimated)
             assert sample.radius is None
             assert sample.certified == ()
             assert sample.radius_estimate is not None
             assert ("0.02" in sample.estimated) == (sample.radius_estimate >= 0.02)
-    # At 0.3 some are within reach of an attack.
+    # An estimate of 0.02 is labelled as one; at 3 an attack decides.
+    assert "0.02" in reached
     assert "falsified" in seen
     assert seen <= {"estimated", "unknown", "falsified"}
 

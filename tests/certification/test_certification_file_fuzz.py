@@ -20,7 +20,7 @@ FILES = 40
 def test_no_certificate_of_a_file_is_broken(part: int, tmp_path: Path) -> None:
     tally = Tally()
     for seed in range(part, FILES, 4):
-        # The dearest method for some.
+        # The most expensive method for some.
         fuzz(seed, tmp_path, tally, methods=METHODS if seed % 3 == 0 else METHODS[:3])
     assert not tally.broken, str(tally)
     assert tally.certificates.total() > 50, str(tally)

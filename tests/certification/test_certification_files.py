@@ -41,6 +41,19 @@ def gelu(root: float, **more: Any) -> ModelProto:
     return file_of(lines, FLOAT, r=root, one=1.0, half=0.5, w=SIGNS, b=[-bias, bias], **more)
 
 
+def merged(weight: float, scale: float, up: float, *, norm: bool) -> ModelProto:
+    """``weight · (up x)``, times ``scale``, in a convolution and a batch norm or a product behind
+    it, which onnxruntime merges; then back to ``x``, less .3."""
+    middle = "n = BatchNormalization c s o o v" if norm else "n = Mul c s"
+    lines = ["a = Mul x up", "i = Unsqueeze a axis", "c = Conv i u", middle, "q = Squeeze n axis",
+             "b = Mul q back", "d = Sub b h", "y = MatMul d w"]  # fmt: skip
+    return file_of(
+        lines, FLOAT, axis=np.array([1]), up=up, u=[[[weight]]], s=[scale] if norm else [[[scale]]],
+        o=[0.0], v=[1.0], back=1 / (weight * scale * up), h=0.3, w=SIGNS,
+        attributes={"n": {"epsilon": 0.0} if norm else {}},
+    )  # fmt: skip
+
+
 # erf(0.5 / √2).
 ERF = 0.3829249225480262
 ROOT = float(np.float32(np.sqrt(2.0)))
@@ -97,6 +110,19 @@ CASES = {
         file_of(["z = Mul x big", "a = Add z three", "c = Clip a none six", "m = Mul z c",
                  "h = Div m six", "d = Mul h small", *LAST], FLOAT, big=1e38, three=3.0, none=0.0,
                 six=6.0, small=1e-38, w=SIGNS, b=[-0.2, 0.2]), 0.5, 0.7),
+    # Scales: sums that overflow before their factor; what leaves the range once it is merged.
+    "a factor of a product": Made(
+        file_of(["z = Mul x four", "h = Gemm z u", "d = Sub h c", "y = MatMul d w"], FLOAT,
+                four=4.0, u=[[1e38]], c=2.8, w=SIGNS, attributes={"h": {"alpha": 1e-38}}),
+        0.8, 0.86, ("float32",)),
+    "a batch norm that makes weights underflow": Made(
+        merged(1e-25, 1e-25, 1e20, norm=True), 0.5, 0.51, ("float32",)),
+    "a batch norm that makes weights overflow": Made(
+        merged(1e30, 1e30, 1e-25, norm=True), 0.5, 0.51, ("float32",)),
+    "a scale that makes weights underflow": Made(
+        merged(1e-30, 1e-20, 1e30, norm=False), 0.5, 0.51, ("float32",)),
+    "a scale that makes weights overflow": Made(
+        merged(1e30, 1e30, 1e-25, norm=False), 0.5, 0.51, ("float32",)),
     # A slope that overflows at the end.
     "a slope that overflows": Made(
         file_of(["c = Sub x shift", "t = MatMul c w", "y = PRelu t s"], FLOAT, shift=0.5,
@@ -113,6 +139,7 @@ def radius(case: Made, method: str, deployed: str, folder: Path) -> float:
 @pytest.mark.parametrize("name", CASES)
 def test_no_certificate_reaches_a_flip(name: str, method: str, tmp_path: Path) -> None:
     case = CASES[name]
-    assert flipped(case.model, [case.x], np.array([[case.flip]]), LEVELS[0]).all()
+    point = np.array([[case.flip]])
+    assert any(flipped(case.model, [case.x], point, level).all() for level in LEVELS)
     for deployed in case.deployed:
         assert radius(case, method, deployed, tmp_path) < case.distance

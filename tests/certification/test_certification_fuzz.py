@@ -44,7 +44,7 @@ def test_no_certificate_is_broken_as_deployed(seed: int, kind: str, method: str)
     _attack(threat, network, x, labels, samples, generator)
 
 
-def test_what_only_the_dearest_rungs_certify_is_not_broken(
+def test_what_only_the_last_rungs_certify_is_not_broken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # All leaves of the effort take long where they are in vain.

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lipcert.certification import ieee
 from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.errors import CannotCertify
 
@@ -84,11 +83,18 @@ def test_settings_by_their_new_names(loose) -> None:
 def test_a_machine_that_flushes_or_rounds_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: False)
-    monkeypatch.setattr(ieee, "_has_subnormals", lambda dtype: False)
-    with pytest.raises(CannotCertify, match="subnormal"), ieee_arithmetic():
-        pass
+    flush = torch.set_flush_denormal
+    assert flush(True)
+    try:
+        # As on a machine that cannot keep them.
+        monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: False)
+        with pytest.raises(CannotCertify, match="subnormal"), ieee_arithmetic():
+            pass
+    finally:
+        flush(False)
     # As if 1 + u were rounded up.
-    monkeypatch.setattr(torch, "ones", lambda size, dtype: torch.full((size,), 1.5, dtype=dtype))
+    monkeypatch.setattr(
+        torch, "ones", lambda size, dtype, device="cpu": torch.full((size,), 1.5, dtype=dtype)
+    )
     with pytest.raises(CannotCertify, match="nearest"), ieee_arithmetic():
         pass

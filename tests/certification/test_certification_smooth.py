@@ -1,4 +1,4 @@
-"""Smooth activations at the dearest effort, where balls are coupled and boxes are cut at samples:
+"""Smooth activations at the highest effort, where balls are coupled and boxes are cut at samples:
 in the plane a fine grid knows how far the nearest other class is."""
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_no_radius_reaches_another_class(name: str, monkeypatch: pytest.MonkeyPa
     far = [nearest(network, point, int(label), 0.8) for point, label in zip(x, labels, strict=True)]
     known = [row for row, distance in enumerate(far) if math.isfinite(distance)][:2]
     assert known
-    # Just inside the truth, which takes the dearest rungs, and just beyond it.
+    # Just inside the truth, which takes the last rungs, and just beyond it.
     eps = [f"{0.93 * min(far[row] for row in known):.6g}",
            f"{1.03 * max(far[row] for row in known):.6g}"]  # fmt: skip
     options = Options(tuple(map(Epsilon.parse, eps)), effort="max", deployed="real")

@@ -19,7 +19,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def lipcert_process(
-    *arguments: object, cwd: Path, **variables: str
+    *arguments: object, cwd: Path, timeout: float = 120, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lipcert", *map(str, arguments)],
@@ -27,7 +27,7 @@ def lipcert_process(
         capture_output=True,
         text=True,
         env=environment(**variables),
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
 

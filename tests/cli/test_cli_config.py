@@ -57,6 +57,7 @@ def test_the_environment_outranks_the_file(tmp_path):
         ("", {"LIPCERT_QUIET": "maybe"}, "1 or 0"),
         ("eps = {a = 1}", {}, "give text or a number"),
         ("eps = [", {}, r"lipcert\.toml: cannot be read"),
+        ("eps = " + "[" * 50_000, {}, "nested too deeply"),
         ("[gates]\nmin = 1", {}, "unknown key 'gates'"),
     ],
 )

@@ -114,6 +114,38 @@ def test_a_workflow_that_is_wrong_is_found_out(project):
         run_workflow(project, yaml.safe_load(text.replace("uses:", "use:")))
 
 
+def test_the_matrix_of_shards_is_merged_and_gated(project):
+    jobs = yaml.safe_load((EXAMPLES / "github-shards.yml").read_text())["jobs"]
+    numbers = jobs["certify"]["strategy"]["matrix"]["shard"]
+    (command,) = [s["run"] for s in jobs["certify"]["steps"] if "certify" in s.get("run", "")]
+    assert f"/{len(numbers)} " in command
+    for number in numbers:
+        line = command.replace("${{ matrix.shard }}", str(number)).strip()
+        ran = shell(project, line, {"LIPCERT_METHOD": "local"})
+        assert ran.returncode == 0, ran.stderr
+        # As artifacts come down, each in a folder of its name.
+        (project / "shards").mkdir(exist_ok=True)
+        (project / "shard").rename(project / "shards" / f"shard-{number}")
+    for step in jobs["merge"]["steps"]:
+        if step.get("run", "").startswith("lipcert"):
+            ran = shell(project, step["run"], {})
+            assert ran.returncode == 0, ran.stderr
+    assert json.loads((project / "results" / "certificate.json").read_text())["summary"]["n"] == 40
+
+
+def test_the_slurm_array_certifies_and_goes_on(project):
+    script = (EXAMPLES / "slurm-array.sh").read_text()
+    few = {"LIPCERT_METHOD": "local", "LIPCERT_LIMIT": "9", "SLURM_ARRAY_TASK_COUNT": "2",
+           "SLURM_CPUS_PER_TASK": "1"}  # fmt: skip
+    for number in ("1", "2", "2"):  # the last one was requeued
+        ran = shell(project, script, few | {"SLURM_ARRAY_TASK_ID": number})
+        assert ran.returncode == 0, ran.stderr
+    merge = re.search(r"when all have ended: (lipcert merge .*)", script)[1]
+    ran = shell(project, merge, {})
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads((project / "results" / "certificate.json").read_text())["summary"]["n"] == 9
+
+
 def test_the_gitlab_job_runs_step_by_step(project):
     (job,) = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text()).values()
     for line in (*job["before_script"], *job["script"], *job["after_script"]):

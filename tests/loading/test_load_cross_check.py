@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from load_models import DOUBLE, FLOAT, Case
+from onnx import TensorProto, numpy_helper
 
 from lipcert.errors import CannotCertify
 from lipcert.loading import (
@@ -50,6 +51,25 @@ def loaded(
 
 def pixels(count: int = 9) -> Any:
     return np.random.default_rng(0).random((count, *IMAGE)).astype(np.float32)
+
+
+def test_what_rounding_to_16_bits_could_hide_is_found(tmp_path: Path) -> None:
+    made = loaded(tmp_path)
+    model = onnx.ModelProto.FromString(made.runtime_bytes)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "half.onnx")
+    half = load_model(tmp_path / "half.onnx")
+    assert half.half
+    found = cross_check(half, half.network, pixels())
+    assert 1e-5 < found.max_relative_difference < 2e-3
+    # Less than what 16 bits round, and more than float32 does.
+    other = replace(half, network=changed(half.network, 1e-3))
+    with pytest.raises(CannotCertify, match="onnxruntime in float32"):
+        cross_check(other, other.network, pixels())
 
 
 def changed(network: Network, by: float) -> Network:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -166,7 +167,7 @@ def test_a_branch_by_a_value_is_refused(tmp_path: Path) -> None:
           else_branch=helper.make_graph([N("Identity", ["h"], ["e"])], "e", [], made[1:])),
     ]  # fmt: skip
     inits = LAYER_WEIGHTS | {"zero": np.float32(0)}
-    with pytest.raises(CannotCertify, match="Greater"):
+    with pytest.raises(CannotCertify, match=r"1 obstacle.*\n.*If-16 at y: its branch depends on"):
         load_model(write(tmp_path / "m.onnx", nodes, inits, [1, 1, 4, 4]))
 
 
@@ -356,3 +357,57 @@ def test_nothing_that_runs_is_unpickled(tmp_path: Path, nets: Any) -> None:
     assert not (tmp_path / "ran").exists()
     with pytest.raises(UsageError, match="state dict"):
         load_model(tmp_path / "module.pt")
+
+
+WHOLE = np.round(127 * LAYER_WEIGHTS["w"] / np.abs(LAYER_WEIGHTS["w"]).max()).astype(np.int8)
+SCALE = np.float32(np.abs(LAYER_WEIGHTS["w"]).max() / 127)
+ROWS = (np.abs(LAYER_WEIGHTS["w"]).max(1) / 127).astype(np.float32)
+STORED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], int]] = {
+    "a row each": ([N("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0)],
+                   {"q": WHOLE, "s": ROWS, "z": np.zeros(len(ROWS), np.int8)}, 17),
+    "a column each": ([N("DequantizeLinear", ["q", "s"], ["w"], axis=-1)],
+                      {"q": WHOLE, "s": np.full(WHOLE.shape[1], SCALE)}, 17),
+    "unsigned": ([N("DequantizeLinear", ["q", "s", "z"], ["w"])],
+                 {"q": (WHOLE.astype(int) + 128).astype(np.uint8), "s": SCALE, "z": np.uint8(128)},
+                 17),
+    "in blocks": ([N("DequantizeLinear", ["q", "s"], ["w"], axis=1, block_size=4)],
+                  {"q": WHOLE, "s": np.full((len(ROWS), WHOLE.shape[1] // 4), SCALE)}, 21),
+    "rounded in the file": ([N("QuantizeLinear", ["v", "s", "z"], ["q"]),
+                             N("DequantizeLinear", ["q", "s", "z"], ["w"])],
+                            {"v": LAYER_WEIGHTS["w"], "s": SCALE, "z": np.int8(0)}, 17),
+    "in 4 bits": ([N("DequantizeLinear", ["q", "s"], ["w"])],
+                  {"q": (WHOLE // 16).astype(ml_dtypes.int4), "s": np.float32(16 * SCALE)}, 21),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_weights_in_fewer_bits_are_the_numbers_that_they_stand_for(
+    tmp_path: Path, stored: str
+) -> None:
+    nodes, inits, version = STORED[stored]
+    given = {"b": LAYER_WEIGHTS["b"]} | inits
+    layer = [N("Flatten", ["x"], ["f"]), N("Gemm", ["f", "w", "b"], ["y"], transB=1)]
+    path = write(tmp_path / "m.onnx", [*nodes, *layer], given, ["N", 1, 4, 4], opset=version)
+    agrees(path, (1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_condition_that_is_stored_is_taken(
+    tmp_path: Path, shape: tuple[int, ...], nested: bool, free: bool
+) -> None:
+    def graph(nodes: list[onnx.NodeProto], out: str) -> onnx.GraphProto:
+        return helper.make_graph(nodes, out, [], [helper.make_tensor_value_info(out, F, None)])
+
+    yes, no = graph([N("Relu", ["h"], ["t"])], "t"), graph([N("Neg", ["h"], ["e"])], "e")
+    taken = N("If", ["c"], ["i"], then_branch=yes, else_branch=no)
+    if nested:
+        yes = graph([taken], "i")
+    nodes = [
+        N("Flatten", ["x"], ["f"]), N("Gemm", ["f", "w", "b"], ["h"], transB=1),
+        N("If", ["c"], ["y"], then_branch=yes, else_branch=no),
+    ]  # fmt: skip
+    inits = LAYER_WEIGHTS | {"c": np.full(shape, True)}
+    path = write(tmp_path / "m.onnx", nodes, inits, ["N" if free else 1, 1, 4, 4])
+    assert [type(n.kind).__name__ for n in agrees(path, (1, 1, 4, 4)).network.nodes][-1] == "Clip"

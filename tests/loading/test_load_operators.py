@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from loading.load_models import DOUBLE, FLOAT, Case, assert_agrees, reading
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+from lipcert.loading import cross_check, load_model
 from lipcert.loading.reader import RULES
 
 IMAGE = (1, 4, 6, 5)
@@ -358,6 +360,13 @@ RESIZES: list[tuple[str, dict[str, Any], Any, int]] = [
     ("linear, of torch", {"mode": "linear",
                           "coordinate_transformation_mode": "pytorch_half_pixel"},
      [1, 1, 1.5, 0.4], 13),
+    ("cubic", {"mode": "cubic"}, [1, 1, 2, 1.5], 13),
+    ("cubic, inside", {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5},
+     [1, 1, 1.7, 2], 13),
+    ("smoothed", {"mode": "linear", "antialias": 1}, [1, 1, 0.5, 0.6], 18),
+    ("smoothed, cubic", {"mode": "cubic", "antialias": 1}, [1, 1, 0.5, 1], 18),
+    ("channels last", {"mode": "nearest"}, [1, 2, 1.5, 1], 13),
+    ("channels last, linear", {"mode": "linear"}, [1, 2, 1.5, 1], 13),
 ]  # fmt: skip
 
 
@@ -378,6 +387,35 @@ def test_resize_agrees_with_onnxruntime(
     assert ours.nodes[-1].shape == tuple(sizes)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_axes_of_a_resize_may_be_named(mode: str, by: str) -> None:
+    given = np.array([1.5, 2], np.float32) if by == "scales" else ints(9, 12)
+    inputs = "x  s" if by == "scales" else "x   s"
+    node = ("Resize", inputs, "y", {"mode": mode, "axes": [3, -2]})
+    ours = assert_agrees(Case("axes", [node], IMAGE, 18, {"s": given}).model(FLOAT), 2e-6)
+    assert ours.nodes[-1].shape[:2] == IMAGE[:2]
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("rounded", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+def test_a_second_reader_that_resizes_otherwise_is_not_asked(
+    tmp_path: Path, coordinates: str, rounded: str
+) -> None:
+    """onnx2torch takes the nearest by one rule, whatever the file says."""
+    attributes = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounded}
+    sizes = {"s": ints(1, 1, 11, 5), "w": (10, 55)}
+    nodes = [("Resize", "x   s", "r", {"mode": "nearest"} | attributes), ("Flatten", "r", "f", {}),
+             ("Gemm", "f w", "y", {"transB": 1})]  # fmt: skip
+    onnx.save(Case("r", nodes, (1, 1, 8, 8), 17, sizes, 1).model(FLOAT), tmp_path / "m.onnx")
+    model = load_model(tmp_path / "m.onnx")
+    inputs = np.random.default_rng(0).random((4, 1, 1, 8, 8)).astype(np.float32)
+    found = cross_check(model, model.network, inputs)
+    assert found.max_relative_difference < 1e-5
+    same = coordinates == "asymmetric" and rounded == "floor"
+    assert (found.onnx2torch is not None) == same
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize(("operator", "opset"), [("Upsample", 7), ("Upsample", 9), ("Resize", 10)])
 def test_the_old_upsample(operator: str, opset: int, mode: str) -> None:
@@ -389,8 +427,7 @@ def test_the_old_upsample(operator: str, opset: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"mode": "cubic"}, {"mode": "linear", "antialias": 1},
-                   {"coordinate_transformation_mode": "tf_crop_and_resize"}],
+    "attributes", [{"coordinate_transformation_mode": "tf_crop_and_resize"}],
 )  # fmt: skip
 def test_other_resizes_are_refused(attributes: dict[str, Any]) -> None:
     inits = {"r": np.zeros(8, np.float32) + np.repeat([0, 1], 4).astype(np.float32),
@@ -404,6 +441,9 @@ EINSUMS = [
     ("bi,oi->bo", (2, 6), (4, 6), 0), ("oi,bi->bo", (2, 6), (4, 6), 1),
     ("bchw,dc->bdhw", (1, 4, 6, 5), (3, 4), 0), ("bhi,hij->bhj", (1, 3, 4), (3, 4, 5), 0),
     ("bhi,hj->bijh", (1, 3, 4), (3, 2), 0), ("bij,ij->b", (1, 3, 4), (3, 4), 0),
+    ("...i,oi->...o", (1, 3, 6), (4, 6), 0), ("bi,io", (1, 6), (6, 4), 0),
+    ("...ij,jk->...ik", (1, 3, 4), (4, 2), 0), ("b i , o i -> b o", (1, 6), (4, 6), 0),
+    ("bi,", (1, 6), (), 0),
 ]  # fmt: skip
 
 
@@ -420,7 +460,13 @@ def test_einsum_with_a_constant(equation: str, x: Any, w: Any, slot: int) -> Non
         assert_agrees(model, 1e-5)
 
 
-@pytest.mark.parametrize("equation", ["bi,oi->b", "bi,oi", "bii,oi->bo", "...i,oi->...o"])
+@pytest.mark.parametrize("equation", ["bchw->bwhc", "bchw->bh", "bchw->bwc", "bchw", "b...->b..."])
+def test_einsum_of_a_value_alone(equation: str) -> None:
+    node = ("Einsum", "x", "y", {"equation": equation})
+    assert_agrees(Case("Einsum", [node], (1, 2, 3, 4), 13, {}, batch=1).model(FLOAT), 1e-5)
+
+
+@pytest.mark.parametrize("equation", ["bi,oi->b", "bii,oi->bo"])
 def test_other_equations_are_refused(equation: str) -> None:
     shape = (1, 6, 6) if equation.startswith("bii") else (1, 6)
     node = ("Einsum", "x w", "y", {"equation": equation})
@@ -450,12 +496,22 @@ def test_conv_transpose(attributes: dict[str, Any], kind: int) -> None:
     assert_agrees(model, 1e-5)
 
 
-@pytest.mark.parametrize("attributes", [{"auto_pad": "SAME_UPPER"}, {"output_shape": [12, 10]}])
-def test_a_transposed_padding_that_is_not_written_down(attributes: dict[str, Any]) -> None:
-    node = ("ConvTranspose", "x w", "y", {"strides": [2, 2]} | attributes)
-    case = Case("t", [node], IMAGE, 17, {"w": (4, 3, 3, 3)})
-    [problem] = reading(case.model(FLOAT)).problems
-    assert "export it with pads" in problem
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 3), (4, 4)])
+@pytest.mark.parametrize("strides", [[2, 2], [2, 1], [3, 2]])
+@pytest.mark.parametrize(
+    "attributes",
+    [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"auto_pad": "VALID"}, "shape",
+     {"auto_pad": "SAME_UPPER", "dilations": [2, 1]}],
+)  # fmt: skip
+def test_a_transposed_padding_that_is_not_written_down(
+    attributes: Any, strides: list[int], kernel: tuple[int, int]
+) -> None:
+    if attributes == "shape":
+        space = zip(IMAGE[2:], strides, kernel, strict=True)
+        attributes = {"output_shape": [s * (n - 1) + k - (k > 2) for n, s, k in space]}
+    node = ("ConvTranspose", "x w", "y", {"strides": strides} | attributes)
+    case = Case("t", [node], IMAGE, 17, {"w": (4, 3, *kernel)})
+    assert_agrees(case.model(FLOAT), 1e-5)
 
 
 def test_what_follows_a_refused_node_is_no_obstacle_of_its_own() -> None:

@@ -214,6 +214,9 @@ def test_results_are_replaced_only_where_that_is_asked_for(shards, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert merged(shards, "--quiet", "--overwrite") == 0
     assert (shards / "merged" / "certificate.json").read_bytes() == before
+    # What is there is not lost to shards that cannot be merged.
+    assert merged(shards, "--quiet", "--overwrite", numbers=(1, 3)) == 3
+    assert (shards / "merged" / "certificate.json").read_bytes() == before
     assert main(["merge", str(shards / "merged"), "--output", str(shards / "again")]) == 2
 
 

@@ -390,7 +390,7 @@ def test_crossing_sums_the_relaxed_minima_of_what_varies(name, dtype, seed):
     activation = CASES[name](dtype, generator)
     lower, anchor, upper = anchored_boxes(activation, generator, dtype)
     varying = (uniform(anchor.shape, generator) < 0.7).to(dtype)
-    cross = activation.crossing(anchor, lower, upper, varying)
+    cross = activation.relaxation(anchor, lower, upper, varying)
     for _ in range(2):
         coefficient, slope, multiplier = weights(generator, dtype)
         slope = slope * varying

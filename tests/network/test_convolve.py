@@ -1,5 +1,7 @@
 """Every way to convolve gives what the library's own does, its gradients too."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,13 +33,18 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, Way]:
     return v, weight, way
 
 
-@given(cases(), st.booleans())
-def test_all_ways_agree(case: tuple[torch.Tensor, torch.Tensor, Way], pieces: bool) -> None:
+@given(cases(), st.booleans(), st.booleans())
+def test_all_ways_agree(
+    case: tuple[torch.Tensor, torch.Tensor, Way], pieces: bool, windows: bool
+) -> None:
     v, weight, way = case
     close = {"rtol": 1e-4, "atol": 1e-4} if v.dtype == torch.float32 else {}
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ways.windows_everywhere() if windows else nullcontext(),
+    ):
         if pieces:
-            for limit in ("_NEAR", "_MANY", "_FAR"):
+            for limit in ("_NEAR", "_MANY", "_FAR", "_LAID_OUT"):
                 patch.setattr(ways, limit, 1)
         x = v.clone().requires_grad_()
         expected = LIBRARY[weight.dim() - 2](x, weight, None, *way)

@@ -41,6 +41,7 @@ def test_it_is_tight_on_larger_images() -> None:
 
 
 def test_symbols_too_large_to_be_worth_it_are_declined() -> None:
-    operator = Convolution.of(torch.zeros(600, 1, 1, 1), None, (1, 1, 2, 2))
+    operator = Convolution.of(torch.ones(600, 1, 1, 1), None, (1, 1, 2, 2))
     assert convolution_norm(operator) is None
-    assert operator_norm(operator) == float("inf")
+    # The magnitudes of the entries say enough.
+    assert 600**0.5 <= operator_norm(operator) <= 600**0.5 * (1 + 1e-3)

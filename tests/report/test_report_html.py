@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from report import made
 
-from lipcert.certificate import Verdict
+from lipcert.certificate import PIXELS, Verdict
 from lipcert.errors import CannotCertify
 from lipcert.gate import Outcome
+from lipcert.records import schemas
 from lipcert.report import html_page
 from lipcert.report.reading import read_results
 from lipcert.report.results import Results
@@ -237,22 +238,43 @@ def test_an_audit_is_shown_where_it_is_of_these_files(tmp_path):
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (tmp_path / "certificate.json", tmp_path / "samples.jsonl")
     }
+
+    def sample(index, outcome):
+        finding = {"claim": "radius 0.1", "outcome": outcome, "by": "the test"}
+        return {
+            "index": index, "verdict": "certified", "outcome": outcome, "radius": 0.1,
+            "proven_radius": None, "findings": [finding], "points": 0, "seconds": 0.1,
+        }  # fmt: skip
+
     audit = {
-        "agreement": True, "of": 300, "samples": [{}] * 20, "files": digests | {"m.onnx": "0"},
-        "counts": {"confirmed": 18, "not contradicted": 2, "contradicted": 0},
+        "schema": schemas.schema_id("audit"), "agreement": True, "of": 300,
+        "samples": [sample(k, "confirmed" if k < 18 else "not contradicted") for k in range(20)],
+        "files": digests | {"m.onnx": "0" * 64}, "files_contradict": [], "lipcert": "0.1.0",
+        "counts": {"confirmed": 18, "not contradicted": 2, "contradicted": 0}, "model": "m.onnx",
+        "data": "digits test", "unit": PIXELS, "seed": 0, "reading": "available",
+        "bound": "available", "proofs": None, "precision": "64 bits", "seconds": 1.0,
     }  # fmt: skip
     (tmp_path / "audit.json").write_text(json.dumps(audit))
     page = html_page.render(read_results(tmp_path))
     assert "20 of 300 samples were audited" in page
     assert "Nothing is contradicted" in page
-    (tmp_path / "audit.json").write_text(json.dumps(audit | {"agreement": False}))
+    broken = audit | {
+        "agreement": False, "samples": [*audit["samples"][:-1], sample(19, "contradicted")],
+        "counts": {"confirmed": 18, "not contradicted": 1, "contradicted": 1},
+    }  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(broken))
     assert "CONTRADICTS the certificate" in html_page.render(read_results(tmp_path))
     other = audit | {"files": digests | {"certificate.json": "0" * 64}}
     (tmp_path / "audit.json").write_text(json.dumps(other))
     assert "were audited" not in html_page.render(read_results(tmp_path))
-    (tmp_path / "audit.json").write_text('{"files": []}')
-    with pytest.raises(CannotCertify, match=r"audit\.json: is damaged.*audit again"):
-        read_results(tmp_path)
+    for forged in (
+        {"files": []}, audit | {"samples": [{}] * 20}, audit | {"agreement": 1},
+        audit | {"counts": audit["counts"] | {"confirmed": 19}}, broken | {"agreement": True},
+        broken | {"counts": audit["counts"]}, audit | {"of": "300"}, [audit],
+    ):  # fmt: skip
+        (tmp_path / "audit.json").write_text(json.dumps(forged))
+        with pytest.raises(CannotCertify, match=r"audit\.json: (is damaged|cannot).*audit again"):
+            read_results(tmp_path)
 
 
 def test_axes_that_count_have_whole_numbers():

@@ -197,3 +197,43 @@ def test_samples_of_other_indices_are_never_accepted():
 )
 def test_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+class Gpu(Alone):
+    """A batch takes a share of the memory for each sample, and a share for the network."""
+
+    def __init__(self, each: float, network: float = 0.02) -> None:
+        self.each, self.network = each, network
+        self.sizes: list[int] = []
+
+    def submit(self, batch: list[int]) -> Future:
+        self.sizes.append(len(batch))
+        share = self.network + self.each * len(batch)
+        outcome = [sample(index) for index in batch]
+        if share > 1:
+            outcome = Failure("out of memory", memory=True)
+        future = Future()
+        future.set_result(Answer(outcome, 0.0, share=share))
+        return future
+
+
+def test_on_a_gpu_batches_grow_to_what_its_memory_holds():
+    gpu = Gpu(each=0.001)
+    out = [s for batch in in_batches(gpu, range(3000), failed) for s in batch]
+    assert [s.index for s in out] == list(range(3000))
+    assert gpu.sizes[:3] == [20, 80, 320]
+    assert max(gpu.sizes) == 512
+    assert 0.4 < gpu.each * max(gpu.sizes) + gpu.network < 0.7
+    tight = Gpu(each=0.02)
+    list(in_batches(tight, range(200), failed))
+    assert max(tight.sizes) <= 30
+    fixed = Gpu(each=0.001)
+    list(in_batches(fixed, range(100), failed, size=10))
+    assert set(fixed.sizes) == {10}
+
+
+def test_on_a_gpu_what_ran_out_of_memory_once_does_not_grow_again():
+    gpu = Gpu(each=0.06)
+    out = [s for batch in in_batches(gpu, range(40), failed) for s in batch]
+    assert [s.index for s in out] == list(range(40))
+    assert gpu.sizes == [20, 10, 10, 10, 10]

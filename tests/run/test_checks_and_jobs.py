@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from lipcert.machine import usable_cores
 from lipcert.network import NetworkBuilder
 from lipcert.options import Epsilon, Options
 from lipcert.run.checks import implausible, spread
+from lipcert.run.devices import Devices, gpu_alone
 from lipcert.run.environment import (
-    check_device,
     environment,
     suitable_threads,
     suitable_workers,
@@ -20,6 +22,7 @@ from lipcert.run.environment import (
     training_threads,
 )
 from lipcert.run.job import Execution, Shard
+from lipcert.run.memory import parse_memory
 from lipcert.run.result import assurance, check_estimate, failed_sample
 
 ESTIMATE = Options(eps=(Epsilon.parse("0.1"),), norms="estimate")
@@ -68,10 +71,53 @@ def test_executions_that_make_no_sense_are_refused(options):
         Execution(**options)
 
 
-@pytest.mark.parametrize("device", ["", "tpu", "cuda:x", "cuda:99", "cpu:one", "CUDA"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "",
+        "tpu",
+        "cuda:x",
+        "cuda:99",
+        "cpu:one",
+        "CUDA",
+        "cuda:",
+        "cuda:0,",
+        "cuda:0,99",
+        "cpu,cuda",
+    ],
+)
 def test_devices_that_are_not_there_are_refused(device):
     with pytest.raises(UsageError, match="--device"):
-        check_device(device)
+        Devices.of(device)
+
+
+def test_devices_are_what_was_asked_for(monkeypatch):
+    """On a machine of three GPUs, as torch would tell of it."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert Devices.of("cpu") == Devices("cpu")
+    assert chosen == []
+    assert Devices.of("cuda") == Devices("cuda:0")
+    assert Devices.of("cuda:2") == Devices("cuda:2")
+    assert Devices.of("cuda:2,0") == Devices("cuda", (2, 0))
+    assert Devices.of("auto") == Devices("cuda", (0, 1, 2))
+    assert chosen == [0, 2, 2, 0]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with pytest.raises(UsageError, match="twice"):
+        Devices.of("cuda:1,1")
+    with pytest.raises(UsageError, match="only 3 GPUs here, and no cuda:3"):
+        Devices.of("cuda:3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert Devices.of("auto") == Devices("cpu")
+
+
+@pytest.mark.parametrize(("seen", "expected"), [("", "1"), ("5,7", "7"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_process_sees_its_own_gpu_alone(monkeypatch, seen, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert gpu_alone(1) == {"CUDA_VISIBLE_DEVICES": expected}
+    assert gpu_alone(None) == {}
 
 
 def test_threads_are_given_back():
@@ -185,3 +231,24 @@ def test_a_failed_sample_claims_nothing(options):
     assert not sample.correct
     assert not sample.certified
     assert not sample.radius
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GiB", 2**33), ("8G", 2**33), ("1.5 g", 3 * 2**29), ("800M", 800 * 2**20), ("4096", 4096)],
+)
+def test_amounts_of_memory_are_read(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "8 apples", "-1G", "1e9", "G", "8GG"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(UsageError, match="--memory-limit"):
+        parse_memory(text)
+
+
+def test_limits_that_hold_no_process_are_refused():
+    with pytest.raises(UsageError, match=r"hold no process|only Linux"):
+        Execution(memory_limit=2**20)
+    with pytest.raises(UsageError, match=r"limits of its own|only Linux"):
+        Execution(memory_limit=2**33, cluster="auto")

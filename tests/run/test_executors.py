@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lipcert.certificate import Sample
 from lipcert.data import load_dataset
@@ -17,6 +18,7 @@ from lipcert.options import Epsilon, Options
 from lipcert.run import Execution, ModelSource, Preprocessing, certify_dataset, open_model
 from lipcert.run.batches import in_batches
 from lipcert.run.executors import executor_for
+from lipcert.run.memory import limited
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = load_dataset("digits")
@@ -240,3 +242,27 @@ def test_workers_end_with_their_parent_whatever_they_are_doing(tmp_path, how):
     _, errors = parent.communicate(timeout=30)
     assert parent.returncode == -how
     assert errors.count("Traceback") == (how == signal.SIGINT)
+
+
+@dataclass
+class Hungry:
+    """Takes half a gibibyte for each sample."""
+
+    counterexamples: None = None
+
+    def __call__(self, pixels, labels, indices):
+        taken = torch.empty(len(indices), 2**29, dtype=torch.uint8)
+        return [Sample(i, i, i, "certified", 1.0, 1.0, len(taken), "local", 0.0) for i in indices]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps such limits")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_shrink_to_a_limit_of_memory(workers):
+    """Eight samples take four gibibytes, of which a process may have three."""
+    memory = 3 * 2**30
+    executor = executor_for(Hungry(), load, workers=workers, threads=1, memory=memory)
+    with limited(memory if workers == 1 else None), executor:
+        parts = list(in_batches(executor, range(8), failed, size=8))
+    assert sorted(s.index for part in parts for s in part) == list(range(8))
+    assert {s.verdict for part in parts for s in part} == {"certified"}
+    assert all(1 <= s.lipschitz <= 4 for part in parts for s in part)

@@ -11,7 +11,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon, Options
 from lipcert.records import Frame
 from lipcert.run.job import Execution, Shard
-from lipcert.run.journal import Journal, check_output
+from lipcert.run.journal import Journal, check_output, recorded_coins
 
 FRAME = Frame(Options((Epsilon.parse("0.1"), Epsilon.parse("0.3"))), 10, 10, 100, 64)
 HEADER = {"options": "aa", "model": {"m.onnx": "bb"}, "samples": "cc"}
@@ -167,13 +167,25 @@ def test_another_header_is_refused_naming_the_field(tmp_path, name):
 def test_options_that_differ_are_told_by_their_names(tmp_path):
     before = HEADER | {"options": "1", "settings": {"effort": "fast", "pixel_domain": False}}
     after = HEADER | {"options": "2", "settings": {"effort": "max", "pixel_domain": True}}
-    with Journal(Execution(output=tmp_path), before, FRAME):
-        pass
+    with Journal(Execution(output=tmp_path), before, FRAME) as journal:
+        journal.add([sample(0)])
     said = r'another --effort \("fast", now "max"\), another --pixel-domain \(false, now true\);'
     with pytest.raises(UsageError, match=said):
         resume(tmp_path, after)
     # The words alone refuse nothing.
     resume(tmp_path, before | {"settings": {}})
+
+
+def test_a_journal_without_a_sample_holds_nobody_to_its_options(tmp_path):
+    with Journal(Execution(output=tmp_path), HEADER, FRAME):
+        pass
+    assert resume(tmp_path, HEADER | {"options": "other"}) == {}
+    with Journal(
+        Execution(output=tmp_path, resume=True), HEADER | {"options": "other"}, FRAME
+    ) as journal:
+        journal.add([sample(0)])
+    with pytest.raises(UsageError, match="another"):
+        resume(tmp_path)
 
 
 def test_an_earlier_run_is_not_written_over(tmp_path):
@@ -232,3 +244,25 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
         journal.add([sample(0)])
     assert set(journal.finished) == {0}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_never_ends_is_not_read(tmp_path):
+    """A link to a device, and brackets without end, where the coins are looked for as well."""
+    path = write(tmp_path, [sample(0)])
+    execution = Execution(output=tmp_path, resume=True)
+    path.write_text("[" * 200_000 + "\n")
+    assert recorded_coins(execution) is None
+    with pytest.raises(CannotCertify, match="nested too deeply"):
+        resume(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert recorded_coins(execution) is None
+    with pytest.raises(UsageError, match="no regular file"):
+        resume(tmp_path)
+    # Nor one that is longer than any of so few samples.
+    path.unlink()
+    write(tmp_path, [sample(0)])
+    with path.open("r+b") as file:
+        file.truncate(1 << 32)
+    with pytest.raises(CannotCertify, match="has more than 2"):
+        resume(tmp_path)

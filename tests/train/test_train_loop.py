@@ -40,7 +40,7 @@ class StopAt(TrainingWatch):
             self.training.stopped = True
 
 
-def training(folder, watch=None, *, tensorboard=False, **changed):
+def training(folder, watch=None, *, tensorboard=False, device="cpu", **changed):
     asked = recipe(**({"batch_size": 64, "limit": 320} | changed))
     data = load_dataset("digits", split="train")
     image = np.zeros((1, 1, 8, 8), dtype=np.float32)
@@ -56,7 +56,7 @@ def training(folder, watch=None, *, tensorboard=False, **changed):
         folder,
         identity={"recipe": asked.digest},
         processes=Processes(),
-        device="cpu",
+        device=device,
         metrics=Metrics(folder, tensorboard=tensorboard),
         watch=watch or TrainingWatch(),
     )

@@ -12,8 +12,8 @@ from train_models import run
 import lipcert
 from lipcert.cli.main import main
 from lipcert.data import load_dataset
+from lipcert.loading.widening import widened
 from lipcert.train.trainable import Trainable
-from lipcert.train.widening import widened
 
 QUICK = (
     "--data", "digits", "--eps", "0.1", "--epochs", "1", "--train-limit", "160", "--batch-size",

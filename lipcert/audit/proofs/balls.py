@@ -30,7 +30,6 @@ from lipcert.audit.proofs.state import Layer, State
 # A norm that serves all samples is found this near.
 _EXCESS = 0.002
 
-
 # A norm from above: of a Gram map on the masked neurons, with a scale near it and its roundings.
 NormOf = Callable[[Gram, Tensor, Tensor, float], Tensor]
 

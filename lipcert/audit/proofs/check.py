@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,9 @@ class Checker:
         self.arrays = read(path, self.network.sizes, samples)
         own = (self.arrays.edge_scale > 0).sum() + (self.arrays.chain_scale > 0).sum()
         self.coins = Coins(RISK, self.network.sizes.edges + int(own))
-        self.replay = Replay(
-            self.network, arithmetic, self.coins, pixel_domain=pixel_domain, softmax=softmax
-        )
+        made = partial(Replay, pixel_domain=pixel_domain, softmax=softmax)
+        # Only where there is a proof: the norms of a deep network take long.
+        self.replay = cache(partial(made, self.network, arithmetic, self.coins))
         self._row = {int(index): row for row, index in enumerate(self.arrays.index)}
 
     @torch.no_grad()
@@ -86,7 +87,7 @@ class Checker:
         rows = np.array([self._row[index] for index in indices])
         x = torch.from_numpy(np.stack([claim.pixels for claim in claims]).astype(np.float64))
         eps = torch.tensor([claim.eps for claim in claims], dtype=torch.float64)
-        source = FormSource(self.network, self.arrays, rows)
-        state = self.replay.state(x, eps, Hints.of(self.arrays, rows), source.of_box)
+        source, replay = FormSource(self.network, self.arrays, rows), self.replay()
+        state = replay.state(x, eps, Hints.of(self.arrays, rows), source.of_box)
         labels = torch.tensor([claim.label for claim in claims])
-        return [float(m) for m in self.replay.margins(state, labels, source).amin(1)]
+        return [float(m) for m in replay.margins(state, labels, source).amin(1)]

@@ -36,8 +36,7 @@ class Graph(graph.Graph):
 
     def __init__(self, reading: Interpreter, front: Preprocessing) -> None:
         super().__init__(reading, front)
-        steepness = math.prod(segments.steepness for segments in self.segments.values())
-        if not steepness <= STEEPEST:
+        if not math.prod(segments.swell for segments in self.segments.values()) <= STEEPEST:
             raise NotRead("weights so large that numbers could underflow unseen")
 
     @cached_property
@@ -121,20 +120,21 @@ class Segments:
 
     def back(self, rows: Tensor, part: Part = "entries") -> dict[int, Tensor]:
         """From coefficients at the sink to those of the sources."""
-        known = self._down(rows, part)
-        return {source: known[source] for source in self.sources}
+        pending = {self.sink: rows}
+        for value in reversed(self.path):
+            row, step = pending.pop(value), self.graph.affine(value)
+            for i, linear in zip(step.inputs, step.maps, strict=True):
+                add(pending, i, linear.back(row, part))
+        return pending
 
     @cached_property
-    def steepness(self) -> float:
-        """More than what any value on the way is multiplied with on its way to the sink, and at
-        least 2."""
-        ones = torch.ones(1, self.graph.widths[self.sink], dtype=torch.float64)
-        return 2.0 + sum(float(row.amax()) for row in self._down(ones, "magnitudes").values())
-
-    def _down(self, rows: Tensor, part: Part) -> dict[int, Tensor]:
-        known = {self.sink: rows}
-        for value in reversed(self.path):
-            step = self.graph.affine(value)
-            for i, linear in zip(step.inputs, step.maps, strict=True):
-                add(known, i, linear.back(known[value], part))
-        return known
+    def swell(self) -> float:
+        """More than values on the way are multiplied with until the sink, and than any weight, also
+        where some are merged or come later: the product of the largest sums of rows, at least 2."""
+        found = 2.0
+        for value in self.path:
+            maps = self.graph.affine(value).maps
+            ones = [torch.ones(1, linear.inputs, dtype=torch.float64) for linear in maps]
+            sums = [a.forth(one, "magnitudes").amax() for a, one in zip(maps, ones, strict=True)]
+            found *= max(1.0, float(sum(sums)))
+        return found

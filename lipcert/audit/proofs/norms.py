@@ -18,8 +18,8 @@ UNIT = 2.0**-53
 # What numbers too small for float64 can cost a norm, see ``graph.STEEPEST``.
 UNDERFLOW = 2.0**-250
 # How far above the truth to aim where the scale is well met.
-EXCESS = 0.01
-_VECTORS, _TRIES = 3, 4
+EXCESS = 0.005
+_VECTORS, _TRIES = 5, 4
 _LEAST, _MOST = 1e-200, 1e200
 
 # ``G v`` for the rows of ``v`` ``(B, n)``, by the entries of its parts or by their magnitudes.
@@ -74,8 +74,8 @@ def randomised_norm(
     ``g(θ) = Σ_j e_j e^{−(j−1)θ}/sinh θ``, which falls, and any ``θ0``: either ``θ ≤ θ0``, or
     ``cosh(kθ) ≤ y/(τ − g(θ0))``.
 
-    Three independent vectors must all fail for the largest bound to fail, each at ``∛δ``: one
-    alone would have to tell a component of about ``δ/√n`` from rounding.
+    Five independent vectors must all fail for the largest bound to fail, each with the fifth root
+    of the probability: one alone would have to tell a component of ``δ/√n`` from rounding.
     """
     coins.spent += len(scale) * coins.each
     absolute = _absolute(gram, scale.new_ones(len(scale), size), terms)

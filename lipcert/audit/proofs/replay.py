@@ -40,31 +40,27 @@ class Network:
     graph: Graph
 
     @cached_property
-    def bends(self) -> list[int]:
-        return self.graph.bends
-
-    @cached_property
     def neurons(self) -> dict[int, slice]:
-        return self._places(self.graph.widths[value] for value in self.bends)
+        return self._places(self.graph.widths[value] for value in self.graph.bends)
 
     @cached_property
     def edges(self) -> dict[int, slice]:
-        return self._places(len(self.graph.before(value).sources) for value in self.bends)
+        return self._places(len(self.graph.before(value).sources) for value in self.graph.bends)
 
     @cached_property
     def weights(self) -> dict[int, slice]:
-        return self._places(2 * len(self.graph.chains[value]) + 1 for value in self.bends)
+        return self._places(2 * len(self.graph.chains[value]) + 1 for value in self.graph.bends)
 
     def _places(self, counts: Iterable[int]) -> dict[int, slice]:
         ends = np.cumsum([0, *counts]).tolist()
-        places = zip(self.bends, ends, ends[1:], strict=False)
+        places = zip(self.graph.bends, ends, ends[1:], strict=False)
         return {value: slice(first, end) for value, first, end in places}
 
     @property
     def sizes(self) -> Sizes:
         places = (self.neurons, self.edges, self.weights)
         counts = [max((one.stop for one in found.values()), default=0) for found in places]
-        return Sizes(len(self.bends), *counts)
+        return Sizes(len(self.graph.bends), *counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +142,7 @@ class Replay:
         scales = hints.edge_scale[:, network.edges[value]]
         ball = by_segments(state, sink, layer, self.shared, scales, self.norm)
         ball = torch.fmin(layer.ball, ball)
-        scale = hints.chain_scale[:, network.bends.index(value)]
+        scale = hints.chain_scale[:, network.graph.bends.index(value)]
         wanted = (scale > 0).nonzero().flatten()
         if len(wanted) and self.graph.chains[value]:
             chain = Chain.of(state, value, layer.mask, wanted)
@@ -183,7 +179,7 @@ class FormSource:
         """Those of the boxes of what the function at ``value`` reads."""
         sink = self.network.graph.bend(value).input
         width = self.network.graph.widths[sink]
-        for some, place in self._chosen(self.network.bends.index(value), width):
+        for some, place in self._chosen(self.network.graph.bends.index(value), width):
             sign = torch.from_numpy(self.arrays.form_sign[some].astype(np.float64))
             rows = torch.zeros(len(some), width, dtype=torch.float64)
             rows.scatter_(1, place[:, None], sign[:, None])
@@ -269,7 +265,7 @@ class FormSource:
         starts = np.array([places.start for places in neurons.values()])
         number = np.searchsorted(starts, a.cut_neuron[where], side="right") - 1
         return Cuts(*(torch.from_numpy(each) for each in (
-            np.repeat(np.arange(len(some)), counts), np.array(self.network.bends)[number],
+            np.repeat(np.arange(len(some)), counts), np.array(self.network.graph.bends)[number],
             (a.cut_neuron[where] - starts[number]).astype(np.int64), a.cut_place[where],
             a.cut_above[where],
         )))  # fmt: skip

@@ -137,21 +137,26 @@ def _rounded(
 
     Every partial sum is one of a part of the terms, so no more than ``(T + |z|)/2`` with ``T`` the
     sum of their magnitudes; where sums are summed again, ``T``. ``sizes`` bounds ``T`` for every
-    value on the way, ``most`` ``|z|``. Infinite where any of them could overflow.
+    value on the way, ``most`` ``|z|``. Infinite where any of them could overflow, or a weight, also
+    where scales are merged with weights or come later.
     """
     if arithmetic.unit == 0:
         return torch.zeros_like(most)
     outward = 1 + gamma(segments.terms)
     terms = sizes[segments.sink] * outward
-    largest = torch.stack([size.amax(1) for size in sizes.values()]).amax(0)[:, None] * outward
+    peaks = {value: size.amax(1)[:, None] * outward for value, size in sizes.items()}
+    largest = torch.stack(list(peaks.values())).amax(0)
+    biases = sum(float(segments.graph.affine(value).size.amax()) for value in segments.path)
+    merged = (1 + sum(peaks[s] for s in segments.sources) + biases) * segments.swell
     each = _EACH * (len(segments.path) + 1)
     growth = 1 + gamma(segments.sums, arithmetic.sums) + gamma(each, arithmetic.unit)
     whole = (terms + most) / 2 if segments.once else terms
     made = arithmetic.sums * segments.sums * whole + arithmetic.unit * each * terms
     # Factors of a product, and products, that are too small for the format.
-    lost = arithmetic.tiny * segments.sums * (1 + largest) * segments.steepness
+    lost = arithmetic.tiny * segments.sums * (1 + largest) * segments.swell
     found = growth * growth * made + lost
-    return torch.where(growth * largest < arithmetic.most, found, math.inf)
+    safe = growth * torch.maximum(largest, torch.as_tensor(merged)) < arithmetic.most
+    return torch.where(safe, found, math.inf)
 
 
 def layer_of(state: State, value: int, sink: Sink) -> Layer:

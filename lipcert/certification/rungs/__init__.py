@@ -11,14 +11,14 @@ from lipcert.certification.analysis import Analysis
 from lipcert.certification.duals import Duals
 from lipcert.certification.published import Published
 from lipcert.certification.rungs.attack import Attacked
-from lipcert.certification.rungs.base import Rung
+from lipcert.certification.rungs.base import Rung, open_at
 from lipcert.certification.rungs.dual import DualAt, DualRadius
 from lipcert.certification.rungs.local import Largest, Radius
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
 from lipcert.certification.rungs.tube import TubeRadius, is_deep
 
-__all__ = ["Rung", "ladder"]
+__all__ = ["Rung", "ladder", "open_at"]
 
 # The part of the run's failure probability that the published bounds leave to the others.
 _LATER = 0.5

@@ -12,7 +12,7 @@ from lipcert.certification.samples import Samples
 
 @dataclass(frozen=True)
 class Attacked:
-    """The nearest misclassified point of every sample: no bound is searched beyond it."""
+    """Finds the nearest misclassified point of every sample: no bound is sought beyond it."""
 
     analysis: Analysis
     name: str = "attack"

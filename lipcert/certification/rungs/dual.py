@@ -26,7 +26,7 @@ _SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.88
 
 @dataclass(frozen=True)
 class DualRadius:
-    """The largest radius: guessed, then proven at and below the place where it is expected."""
+    """Finds the largest radius: it is guessed, then proven at and below the place of the guess."""
 
     duals: Duals
     name: str = "dual"
@@ -66,10 +66,10 @@ class DualRadius:
     def _again(
         self, samples: Samples, top: Tensor, limit: Tensor, first: Proven, known: Findings
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Radii with the deployed errors that they were charged, and places that were left out for
-        want of time. Where a radius was certified with much of the margin to spare it is sought
-        further out, and where it came out far below the place that all was prepared for, between
-        the two."""
+        """Gives radii with the deployed errors that they were charged, and the places that were
+        left out for want of time. Where a radius was certified with much of the margin to spare it
+        is sought further out, and where it came out far below the place that all was prepared for,
+        between the two."""
         pace = self.duals.analysis.pace
         low, deployed, spare = first.radius.clone(), first.deployed.clone(), first.spare
         high = torch.where(low < top, top, torch.inf)
@@ -96,8 +96,8 @@ class DualRadius:
 
 @dataclass(frozen=True)
 class DualAt:
-    """The verdict at ``eps``, with boxes refined as ``refinement`` says: more steps may do it,
-    further out than the radius was guessed."""
+    """Decides at ``eps``, with boxes refined as ``refinement`` says: more steps may do it, further
+    out than the radius was guessed."""
 
     duals: Duals
     eps: float
@@ -111,12 +111,13 @@ class DualAt:
         rows = rows.flatten()
         if not len(rows):
             return Step(self.name, rows)
-        if known.start is None or known.seconds_left <= 0:
+        if known.seconds_left <= 0:
             return Step(self.name, rows[:0], late=rows)
         some = samples.anchored.select(rows)
+        start = WarmStart.none(some.clean) if known.start is None else known.start.select(rows)
         at = torch.full_like(known.radius[rows], self.eps).clamp(min=SMALLEST_BALL)
         region = duals.prepare(some, at, self.refinement)
-        open_ = duals.prover.verdict(some, region, known.start.select(rows), rows)
+        open_ = duals.prover.verdict(some, region, start, rows)
         return Step(
             self.name, rows, radius=torch.where(open_.proven, at, -1.0), deployed=region.deployed,
             open=open_,

@@ -21,7 +21,7 @@ _FURTHER, _NEAR = 1.001, 1.1
 
 @dataclass(frozen=True)
 class Largest:
-    """At the largest eps, for every sample: the verdict, and the local Lipschitz constant."""
+    """Decides every sample at the largest eps, and bounds its local Lipschitz constant."""
 
     published: Published
     name: str = "local"
@@ -44,8 +44,8 @@ class Largest:
 
 @dataclass(frozen=True)
 class Radius:
-    """The largest radius of the method alone; and in ``auto``, so that it is never below ``local``,
-    where that may reach further by estimates."""
+    """Finds the largest radius of the method alone; in ``auto``, which so is never below ``local``,
+    only where that may reach further by estimates."""
 
     published: Published
     name: str = "local"

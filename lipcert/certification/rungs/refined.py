@@ -7,5 +7,5 @@ from lipcert.certification.rungs.dual import DualAt
 
 
 def refined_at(duals: Duals, eps: float) -> DualAt:
-    """The duals at ``eps``, on boxes that are refined as the effort says."""
+    """Puts the duals at ``eps`` on boxes that are refined as the effort says."""
     return DualAt(duals, eps, duals.analysis.pace.refine, name="refined")

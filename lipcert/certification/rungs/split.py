@@ -14,7 +14,7 @@ from lipcert.certification.samples import Samples
 
 @dataclass(frozen=True)
 class SplitAt:
-    """Each margin is split into so many ``leaves``, on the boxes that were prepared for ``eps``."""
+    """Splits each margin into so many ``leaves``, on the boxes that were prepared for ``eps``."""
 
     duals: Duals
     eps: float

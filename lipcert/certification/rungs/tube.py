@@ -17,7 +17,7 @@ from torch import Tensor
 from lipcert.bounds import Facts, Layers
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.noise import NoiseSweep
-from lipcert.bounds.sketch import Assurance, Claim, Tube
+from lipcert.bounds.sketch import Claim, ProjectionAssurance, Tube
 from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
@@ -57,20 +57,20 @@ def is_deep(network: Network) -> bool:
 
 
 def _room(network: Network) -> int:
-    """How many projections of one sample memory has room for, each with two tangents."""
+    """Says for how many projections of one sample, of two tangents each, memory has room."""
     largest = max(math.prod(node.shape) for node in network.nodes)
     return int(_MEMORY / (_HELD * largest * 2 * 8))
 
 
 @dataclass(frozen=True, eq=False)
 class TubeRadius:
-    """The radius of each sample, then each eps that is near it, for ``at_once`` samples together;
-    what a proof assures, and the ``account`` of its coins."""
+    """Finds the radius of each sample, then decides each eps that is near it, for ``at_once``
+    samples together. ``assurance`` says what a proof assures, ``account`` is that of its coins."""
 
     prover: MarginProver
     tube: Tube
     account: Account
-    assurance: Assurance
+    assurance: ProjectionAssurance
     at_once: int
     name: str = "tube"
 
@@ -90,7 +90,7 @@ class TubeRadius:
         )
         room = _room(network)
         try:
-            assurance = Assurance.of(min(pace.projections, room), account.single)
+            assurance = ProjectionAssurance.of(min(pace.projections, room), account.single)
         except ValueError as error:
             raise UsageError(
                 f"--failure-probability {options.failure_probability:g}: is too small for this "
@@ -159,7 +159,7 @@ class TubeRadius:
         return torch.where(radius > before, radius, -1.0), deployed, late
 
     def _guess(self, samples: Samples, limit: Tensor) -> Tensor:
-        """About the largest radius that could be proven, by claims of few projections."""
+        """Guesses the largest radius that could be proven, by claims of few projections."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
@@ -169,13 +169,14 @@ class TubeRadius:
             needed, _ = prover.needed(part, claim.eps, claim.state, sweep)
             which = torch.zeros_like(needed) > 0
             nearest = part.clean.topk(min(_GUESSED_CLASSES, part.clean.shape[1] - 1), largest=False)
-            forms, others = prover.forms(part, which.scatter(1, nearest.indices, True))
+            objectives, others = prover.objectives(part, which.scatter(1, nearest.indices, True))
             start = prover.guide.start(
-                select(to_dtype(claim.state, torch.float32), forms.rows), forms.to(torch.float32)
+                select(to_dtype(claim.state, torch.float32), objectives.rows),
+                objectives.to(torch.float32),
             )
-            values = prover.certified(part, claim.state, forms, others, start)
+            values = prover.certified(part, claim.state, objectives, others, start)
             least = torch.full_like(needed, math.inf)
-            least[forms.rows, others] = values - needed[forms.rows, others]
+            least[objectives.rows, others] = values - needed[objectives.rows, others]
             found[chosen] = least.amin(1)
             return found
 
@@ -195,7 +196,8 @@ class TubeRadius:
         return claim, sweep
 
     def _prove(self, samples: Samples, eps: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Whether samples are proven at ``eps``, and the deployed errors there: ``(B,)`` each."""
+        """Says whether samples are proven at ``eps``, and the deployed errors there: ``(B,)``
+        each."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
         claim, sweep = self._claim(samples, eps, pace.claims, number)
         coins = samples.allowance.preparation(self.account)

@@ -1,6 +1,6 @@
 """The activations: one family a file, one list of them all."""
 
-from lipcert.network.activations.base import Activation, Crossing, Elementwise
+from lipcert.network.activations.base import Activation, Elementwise, Relaxation
 from lipcert.network.activations.gated import Gelu, GeluTanh, HardSwish, Mish, Silu
 from lipcert.network.activations.grouped import GroupMax, GroupSort, MaxMin
 from lipcert.network.activations.piecewise_linear import Clip, PReLU, absolute, relu
@@ -17,7 +17,6 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Clip",
-    "Crossing",
     "Elementwise",
     "Elu",
     "Erf",
@@ -29,6 +28,7 @@ __all__ = [
     "MaxMin",
     "Mish",
     "PReLU",
+    "Relaxation",
     "Sigmoid",
     "Silu",
     "Smooth",

@@ -24,7 +24,7 @@ from lipcert.network.operators.base import Shape, move_tensors
 
 # Backwards through an activation: coefficients ``A``, slopes ``c`` and multipliers ``λ`` become
 # coefficients ``A∘c`` on its input; and what is lost, ``(N,)``.
-Crossing = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Relaxation = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,26 +123,28 @@ class Elementwise(Activation):
         for these in the box and the anchor too.
         """
 
-    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+    def relaxation(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Relaxation:
         """``A, c, λ ↦ A∘c, Σ_k min over the box of A (Δσ − c Δz) + λ Δz²``, the sum over the
         neurons that are ``varying``, 0 or 1: for many weights over one box."""
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             least = self.relaxed_minimum(coefficient, slope, multiplier, anchor, lower, upper)
             return coefficient * slope, torch.where(varying != 0, least, 0).flatten(1).sum(1)
 
-        return cross
+        return relax
 
     @property
     def rough(self) -> bool:
-        """Whether ``rough_crossing`` is another than ``crossing``."""
+        """Whether ``rough_relaxation`` is another than ``relaxation``."""
         return False
 
-    def rough_crossing(
+    def rough_relaxation(
         self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
-    ) -> Crossing:
+    ) -> Relaxation:
         """About the same, where a search only wants to know where to go."""
-        return self.crossing(anchor, lower, upper, varying)
+        return self.relaxation(anchor, lower, upper, varying)
 
     def varying(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.gain(lower, upper) != 0

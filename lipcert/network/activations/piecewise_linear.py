@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Crossing, Elementwise
+from lipcert.network.activations.base import Elementwise, Relaxation
 
 Number = Tensor | float
-Piece = tuple[Number, Number, Number, Number]
+Line = tuple[Number, Number, Number, Number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class PiecewiseLinear(Elementwise):
     to the piece, is its minimum."""
 
     @abstractmethod
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         """``(from, to, slope, intercept)``, left to right: ``σ(z) = slope z + intercept`` there."""
 
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,10 +51,12 @@ class PiecewiseLinear(Elementwise):
         rise, change = _lowest(parts, coefficient, coefficient * slope, multiplier)
         return coefficient * (rise - slope * change) + multiplier * change.square()
 
-    def crossing(self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor) -> Crossing:
+    def relaxation(
+        self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
+    ) -> Relaxation:
         parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             passed = coefficient * slope
             rise, change = _lowest(parts, coefficient, passed, multiplier)
             gained, given, spent = (
@@ -63,7 +65,7 @@ class PiecewiseLinear(Elementwise):
             )
             return passed, gained - given + multiplier.flatten() * spent
 
-        return cross
+        return relax
 
     def _parts(self, anchor: Tensor, lower: Tensor, upper: Tensor) -> list[Part]:
         """What of the box lies on each piece, as seen from the anchor."""
@@ -194,30 +196,32 @@ class Clip(PiecewiseLinear):
     def derivative(self, z: Tensor) -> Tensor:
         return self.gain(z, z)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         low = -torch.inf if self.lower is None else self.lower
         high = torch.inf if self.upper is None else self.upper
         if self.lower is not None and self.upper is not None:
             # Of limits that cross, the upper one is the value everywhere.
             low = torch.minimum(self.lower, self.upper)
-        middle: list[Piece] = [(low, high, 1.0, 0.0)]
-        before: list[Piece] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
-        after: list[Piece] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]
+        middle: list[Line] = [(low, high, 1.0, 0.0)]
+        before: list[Line] = [] if self.lower is None else [(-torch.inf, low, 0.0, low)]
+        after: list[Line] = [] if self.upper is None else [(high, torch.inf, 0.0, high)]
         return before + middle + after
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
         a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and at the kinks."""
+        and, where it has two kinks, at these."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
-        slopes = [own]
-        kinks = [limit for limit in (self.lower, self.upper) if limit is not None]
-        for point in (lower, upper, *kinks):
-            point = torch.minimum(torch.maximum(torch.as_tensor(point), lower), upper)
-            slopes.append(_ratio(self.value(point) - at_anchor, point - anchor, own))
-        stacked = torch.stack([slope.expand_as(lower) for slope in slopes])
+        flat = steep = own
+        points = [lower, upper]
+        if self.lower is not None and self.upper is not None:
+            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
+        for point in points:
+            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+            flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
-        return stacked.amin(0) - slack, (stacked.amax(0) + slack).clamp(max=1)
+        return flat - slack, (steep + slack).clamp(max=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +253,7 @@ class PReLU(PiecewiseLinear):
     def derivative(self, z: Tensor) -> Tensor:
         return torch.where(z >= 0, torch.ones_like(z), self.slope)
 
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[Line]:
         return [(-torch.inf, 0.0, self.slope, 0.0), (0.0, torch.inf, 1.0, 0.0)]
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
+from lipcert.numbers import OUT32
 
 _STEPS = 4
 
 # How far from the anchor the least value lies, and the bound of Δσ there.
-Bound = tuple[Tensor, Tensor]
+Least = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Term:
         value: Tensor,
         steep: Tensor,
         bend: Tensor | float = 0.0,
-    ) -> Bound:
+    ) -> Least:
         """Between two places, with ``σ(z) = value + steep (z − place) + bend (z − place)² / 2``."""
         low, high, way = left - self.anchor, right - self.anchor, place - self.anchor
         flat = steep - bend * way
@@ -61,14 +62,14 @@ class Term:
         rise = shift + change * (flat + bend * change / 2)
         return change, rise
 
-    def total(self, bound: Bound) -> Tensor:
+    def total(self, bound: Least) -> Tensor:
         """The least value itself; −∞ where it cannot be told."""
         change, rise = bound
         total = self.coefficient * (rise - self.slope * change) + self.multiplier * change.square()
         return torch.where(total.isnan(), -torch.inf, total)
 
 
-def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
+def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Least:
     """A bound over one piece's part ``[left, right]``.
 
     Where ``Aσ`` is convex, its tangent at the vertex is exact. Where it is concave, the larger of
@@ -86,7 +87,8 @@ def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
     value, steep, _ = piece.jet(place)
     peak = torch.minimum(left.clamp(min=piece.peak), right)
     bends = (term.coefficient < 0) == piece.convex
-    bend = torch.where(bends, piece.jet(peak)[2] * (1 + 1e-6), 0.0)
+    # The second derivative has a few roundings, of float32 where the analysis does.
+    bend = torch.where(bends, OUT32.up(piece.jet(peak)[2], 12), 0.0)
     tangent = term.least(left, right, place, value, steep, bend)
     chord = _chord(left, at_left[0], right, at_right[0])
     corner = term.anchor + term.least(left, right, left, at_left[0], chord)[0]
@@ -101,7 +103,7 @@ def lowest(piece: Piece, term: Term, left: Tensor, right: Tensor) -> Bound:
     return choose(bends & (term.total(chords) > term.total(tangent)), chords, tangent)
 
 
-def choose(first: Tensor, one: Bound, other: Bound) -> Bound:
+def choose(first: Tensor, one: Least, other: Least) -> Least:
     return torch.where(first, one[0], other[0]), torch.where(first, one[1], other[1])
 
 

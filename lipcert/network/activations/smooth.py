@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcert.network.activations.base import Crossing, Elementwise
+from lipcert.network.activations.base import Elementwise, Relaxation
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
 from lipcert.network.activations.relaxed import Term, choose, lowest
+from lipcert.numbers import OUT32
 
 # Of Newton's method.
 _TANGENTS, _STEPS = 2, 8
@@ -70,10 +71,11 @@ class Smooth(Elementwise):
 
     @cached_property
     def bending(self) -> tuple[float, float]:
-        """The least and the largest ``σ''``, or 0, but for kinks; wide enough for float32."""
+        """The least and the largest ``σ''``, or 0, but for kinks; with a dozen roundings of
+        float32, in which it may be compared."""
         peaks = [(piece, torch.tensor(piece.peak, dtype=torch.float64)) for piece in self.pieces()]
         bends = [0.0, *(float(piece.jet(peak)[2]) for piece, peak in peaks)]
-        return min(bends) * (1 + 1e-6), max(bends) * (1 + 1e-6)
+        return OUT32.up(min(bends), 12), OUT32.up(max(bends), 12)
 
     @cached_property
     def lipschitz(self) -> float:
@@ -211,9 +213,9 @@ class Smooth(Elementwise):
     def rough(self) -> bool:
         return True
 
-    def rough_crossing(
+    def rough_relaxation(
         self, anchor: Tensor, lower: Tensor, upper: Tensor, varying: Tensor
-    ) -> Crossing:
+    ) -> Relaxation:
         """The least of the term at a few places of the box, from above."""
         share = torch.linspace(0, 1, _PLACES).to(anchor).reshape(-1, *(1,) * anchor.dim())
         place = torch.cat([lower + share * (upper - lower), anchor[None]])
@@ -221,7 +223,7 @@ class Smooth(Elementwise):
         rise = (self.value(place) - self.value(anchor)) * varying
         square = change.square()
 
-        def cross(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
             passed = coefficient * slope
             with torch.no_grad():
                 total = torch.addcmul(multiplier * square, coefficient, rise)
@@ -230,7 +232,7 @@ class Smooth(Elementwise):
             least = coefficient * up - passed * way + multiplier * way.square()
             return passed, least.flatten(1).sum(1)
 
-        return cross
+        return relax
 
     def _one_tangent(self, term: Term) -> tuple[Tensor, Tensor, Tensor]:
         """Two of Newton's steps to the vertex; the tangent there, bent by the most that ``σ''``

@@ -7,14 +7,13 @@ its batches to others; where a batch ends its process again and again, it is the
 
 from __future__ import annotations
 
+import io
 import logging
-import pickle
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import Any
 
-import cloudpickle
 import torch
 
 from lipcert.errors import LipcertError, UsageError
@@ -29,6 +28,7 @@ from lipcert.run.executors.face import (
     settle,
 )
 from lipcert.run.executors.here import Here
+from lipcert.run.executors.packing import pack, unpack
 
 _LOG = logging.getLogger(__name__)
 # How often ray gives a batch to another process whose own has ended, through no fault that a batch
@@ -54,7 +54,9 @@ class Cluster(Executor):
             self._ray.shutdown()
             wanted = f"{threads} CPU{'s' * (threads > 1)}" + " and a GPU" * self._gpus
             raise UsageError(f"--cluster {address}: no machine there has {wanted} for a batch")
-        self._certifier = self._ray.put(cloudpickle.dumps(certifier))
+        packed = io.BytesIO()
+        pack(certifier, packed)
+        self._certifier = self._ray.put(packed.getvalue())
         self._certify = self._ray.remote(_certify).options(
             num_cpus=threads, num_gpus=self._gpus, max_retries=_RETRIES,
             scheduling_strategy="SPREAD",
@@ -149,5 +151,4 @@ def _unpacked(certifier: Any) -> Certifier:
     import ray
 
     # From the driver alone, over the cluster's own store.
-    found: Certifier = pickle.loads(ray.get(certifier))  # noqa: S301
-    return found
+    return unpack(io.BytesIO(ray.get(certifier)))

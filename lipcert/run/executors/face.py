@@ -33,11 +33,13 @@ class Certifier(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcome of a batch and its seconds; ``points``: the counterexamples that were found."""
+    """The outcome of a batch and its seconds; ``points``: the counterexamples that were found;
+    ``share``: of a GPU's memory, what the batch had at its peak, the network included."""
 
     outcome: Outcome
     seconds: float
     points: Points = field(default_factory=dict)
+    share: float | None = None
 
 
 class Ended(Exception):
@@ -75,6 +77,9 @@ def answer(certifier: Certifier, images: Images, batch: list[int]) -> Answer | L
         None if certifier.counterexamples is None else {},
     )
     pixels, labels = images
+    gpu = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     try:
         outcome = attempt(
@@ -85,7 +90,13 @@ def answer(certifier: Certifier, images: Images, batch: list[int]) -> Answer | L
         return error
     finally:
         found, certifier.counterexamples = certifier.counterexamples or {}, kept
-    return Answer(outcome, time.perf_counter() - began, found)
+    return Answer(outcome, time.perf_counter() - began, found, _peak() if gpu else None)
+
+
+def _peak() -> float | None:
+    """The share of the GPU's memory that was taken at the peak; None where nothing was."""
+    _, whole = torch.cuda.mem_get_info()
+    return torch.cuda.max_memory_allocated() / whole or None
 
 
 def settle(future: Future[Answer], found: Answer | LipcertError, points: Points | None) -> None:

@@ -20,18 +20,19 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
 from loky.backend import resource_tracker
 from loky.process_executor import BrokenProcessPool
 
 from lipcert.errors import LipcertError
+from lipcert.run.devices import gpu_alone
 from lipcert.run.executors.face import (
     Answer,
     Certifier,
@@ -43,11 +44,12 @@ from lipcert.run.executors.face import (
     settle,
 )
 from lipcert.run.executors.here import Here
+from lipcert.run.executors.packing import pack, unpack
+from lipcert.run.memory import limit_memory
 
 _LOG = logging.getLogger(__name__)
 # Seconds after which a process notices that the one that started it has ended.
 _EVERY = 0.5
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Processes(Executor):
@@ -56,21 +58,22 @@ class Processes(Executor):
     Killed while it certifies, it counts as out of memory and is not replaced, unless it was the
     last; ended in any other way, it is. One that could not even begin is done without; where none
     is left, this process certifies. ``gpus``: the number of the one that each process sees, none
-    for a CPU.
+    for a CPU. ``memory``: bytes that each may have.
     """
 
     def __init__(
         self, certifier: Certifier, load: Load, count: int, *, threads: int = 1,
-        gpus: Sequence[int] = (),
+        gpus: Sequence[int] = (), memory: int | None = None,
     ) -> None:  # fmt: skip
-        self._load, self._threads, self._points = load, threads, certifier.counterexamples
+        self._load, self._points = load, certifier.counterexamples
+        self._limits = _Limits(threads, memory)
         self._here = Here(certifier, load)
         # Once for all of them, in a file that is this user's alone.
         self._folder = tempfile.TemporaryDirectory(prefix="lipcert-", ignore_cleanup_errors=True)
         self._path = Path(self._folder.name) / "certifier"
         try:
             with self._path.open("wb") as file:
-                torch.save(certifier, file, pickle_module=cloudpickle)
+                pack(certifier, file)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             _LOG.warning("no other process can have the certifier (%s); certifying here", error)
             count = 0
@@ -89,7 +92,7 @@ class Processes(Executor):
         while worker := self._idle():
             worker.batch = batch
             try:
-                sent = worker.send(str(self._path), self._threads, images)
+                sent = worker.send(str(self._path), self._limits, images)
             except BrokenProcessPool as error:  # it had nothing to do
                 worker.ended = _ended(error, begun=True)
             except OSError as error:
@@ -136,6 +139,14 @@ class Processes(Executor):
                 self._workers.append(_Worker(worker.gpu))
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Of each process."""
+
+    threads: int
+    memory: int | None
+
+
 class _Worker:
     """A pool of one process, and the batch that it was given."""
 
@@ -143,7 +154,7 @@ class _Worker:
         self.gpu = gpu
         self.batch: list[int] | None = None
         self.ended: Ended | None = None
-        self._pool = ProcessPoolExecutor(1, timeout=None, env=_environment(gpu))
+        self._pool = ProcessPoolExecutor(1, timeout=None, env=gpu_alone(gpu))
         self._started: Future[None] | None = None
 
     @property
@@ -152,24 +163,16 @@ class _Worker:
         started = self._started
         return started is not None and started.done() and started.exception() is None
 
-    def send(self, path: str, threads: int, images: Images) -> Future[Any]:
+    def send(self, path: str, limits: _Limits, images: Images) -> Future[Any]:
         assert self.batch is not None
         if self._started is None:
             with _uninterrupted():
-                self._started = self._pool.submit(_begin, path, threads, os.getpid())
+                self._started = self._pool.submit(_begin, path, limits, os.getpid())
         sent: Future[Any] = self._pool.submit(_certify, path, images, self.batch)
         return sent
 
     def end(self) -> None:
         self._pool.shutdown(wait=True, kill_workers=True)
-
-
-def _environment(gpu: int | None) -> dict[str, str]:
-    """Of a process that sees this GPU alone, of those that this one sees."""
-    if gpu is None:
-        return {}
-    seen = [one for one in os.environ.get(_VISIBLE, "").split(",") if one.strip()]
-    return {_VISIBLE: seen[gpu] if gpu < len(seen) else str(gpu)}
 
 
 def _ended(error: BaseException, *, begun: bool) -> Ended:
@@ -201,12 +204,13 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(path: str, threads: int, parent: int) -> None:
+def _begin(path: str, limits: _Limits, parent: int) -> None:
     """The first thing that a worker does."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
     Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(limits.threads)
+    limit_memory(limits.memory)
     _certifier(path)
 
 
@@ -216,11 +220,9 @@ def _certify(path: str, images: Images, batch: list[int]) -> Answer | LipcertErr
 
 @lru_cache(1)
 def _certifier(path: str) -> Certifier:
-    # A GPU has another number where it is the only one that is seen.
-    moved = "cuda:0" if torch.cuda.is_available() else "cpu"
     # From the parent alone, which has written it where nobody else can.
-    found: Certifier = torch.load(path, map_location=moved, weights_only=False)
-    return found
+    with Path(path).open("rb") as file:
+        return unpack(file)
 
 
 def _end_with(parent: int) -> None:

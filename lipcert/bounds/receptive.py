@@ -1,7 +1,7 @@
 """What one neuron of a convolution sees: a window of every layer before it.
 
-The windows of a node are of one size and lie a stride apart. So the forms of its neurons all go
-back through one small network, of the same weights without padding, with what each finds in its
+The windows of a node are of one size and lie a stride apart. So the objectives of its neurons all
+go back through one small network, of the same weights without padding, with what each finds in its
 window as the state. Beyond the border there is only padding, which cannot change.
 """
 
@@ -24,7 +24,7 @@ from lipcert.network.operators.base import move_tensors
 
 
 @dataclass(frozen=True)
-class Span:
+class Extent:
     """Along one axis: the window of place ``p`` begins at ``step p + begin``, and is ``size``
     long."""
 
@@ -36,39 +36,39 @@ class Span:
     def end(self) -> int:
         return self.begin + self.size
 
-    def hull(self, other: Span) -> Span:
+    def hull(self, other: Extent) -> Extent:
         begin = min(self.begin, other.begin)
-        return Span(self.step, begin, max(self.end, other.end) - begin)
+        return Extent(self.step, begin, max(self.end, other.end) - begin)
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """The windows of one node: the small ``network``, and the ``spans`` of the whole one's sources,
-    with their numbers in the small one."""
+class ReceptiveFields:
+    """The windows of one node: the small ``network``, and the ``extents`` of the whole one's
+    sources, with their numbers in the small one."""
 
     shape: Shape
     network: Network
-    spans: dict[int, tuple[Span, ...]]
+    extents: dict[int, tuple[Extent, ...]]
     numbers: dict[int, int]
 
     @classmethod
     def of(cls, network: Network, node: int, most: float = 0.5) -> Self | None:
-        """None where a neuron's forms do not stay in a window, or windows hold more than the share
-        ``most`` of all values, which is not worth the trouble."""
+        """None where a neuron's objectives do not stay in a window, or windows hold more than the
+        share ``most`` of all values, which is not worth the trouble."""
         path = ancestors(network, node)
-        spans = _spans(network, node, path)
-        if spans is None or not all(_is_steady(network.nodes[i]) for i in path):
+        extents = _extents(network, node, path)
+        if extents is None or not all(_is_steady(network.nodes[i]) for i in path):
             return None
-        sources = [i for i in network.sources if i in spans]
+        sources = [i for i in network.sources if i in extents]
         shapes = {i: network.nodes[i].shape for i in sources}
-        window = {i: (1, shapes[i][1], *(span.size for span in spans[i])) for i in sources}
+        window = {i: (1, shapes[i][1], *(extent.size for extent in extents[i])) for i in sources}
         whole = sum(math.prod(shape) for shape in shapes.values())
         if sum(math.prod(shape) for shape in window.values()) > most * whole:
             return None
         builder = NetworkBuilder(window[0])
         numbers = {0: 0}
         for i in path[1:]:
-            numbers[i] = _add(builder, network, i, spans, numbers)
+            numbers[i] = _add(builder, network, i, extents, numbers)
         small = Network(tuple(builder.nodes), network.rough)
         if not small.parameters:
             # No operator has a number that would tell its type.
@@ -76,7 +76,7 @@ class Windows:
         return cls(
             network.nodes[node].shape,
             small,
-            {i: spans[i] for i in sources},
+            {i: extents[i] for i in sources},
             {i: numbers[i] for i in sources},
         )
 
@@ -123,42 +123,44 @@ class Windows:
     ) -> tuple[Tensor, list[int]]:
         """Where the values of the windows lie in the layer, flattened, once it is padded by so much
         on its sides, last axis first."""
-        (_, channels, *space), spans = shape, self.spans[source]
-        begins = [max(0, -span.begin) for span in spans]
+        (_, channels, *space), extents = shape, self.extents[source]
+        begins = [max(0, -extent.begin) for extent in extents]
         ends = [
-            max(0, (count - 1) * span.step + span.end - size)
-            for span, count, size in zip(spans, self.shape[2:], space, strict=True)
+            max(0, (count - 1) * extent.step + extent.end - size)
+            for extent, count, size in zip(extents, self.shape[2:], space, strict=True)
         ]
         padded = [sum(sizes) for sizes in zip(begins, space, ends, strict=True)]
         first, inside = rows * channels, torch.arange(channels, device=rows.device)
-        for span, size, before, at in zip(spans, padded, begins, place, strict=True):
-            first = first * size + at * span.step + span.begin + before
-            inside = inside[..., None] * size + torch.arange(span.size, device=rows.device)
+        for extent, size, before, at in zip(extents, padded, begins, place, strict=True):
+            first = first * size + at * extent.step + extent.begin + before
+            inside = inside[..., None] * size + torch.arange(extent.size, device=rows.device)
         sides = [
             side for pair in zip(reversed(begins), reversed(ends), strict=True) for side in pair
         ]
         return (first[:, None] + inside.flatten()).flatten(), sides
 
     def coefficients(self, neurons: Tensor, like: Tensor) -> Tensor:
-        """The form of each neuron, itself: ``(N, *shape of the small network's output)``."""
+        """The objective of each neuron, itself: ``(N, *shape of the small network's output)``."""
         channel = torch.div(neurons, math.prod(self.shape[2:]), rounding_mode="floor")
-        form = like.new_zeros(len(neurons), self.shape[1])
-        return form.scatter_(1, channel[:, None], 1.0).reshape(
+        objective = like.new_zeros(len(neurons), self.shape[1])
+        return objective.scatter_(1, channel[:, None], 1.0).reshape(
             len(neurons), *self.network.nodes[-1].shape
         )
 
 
-def _spans(network: Network, node: int, path: Sequence[int]) -> dict[int, tuple[Span, ...]] | None:
+def _extents(
+    network: Network, node: int, path: Sequence[int]
+) -> dict[int, tuple[Extent, ...]] | None:
     """Of every node on the path, None where one is no image or of no fixed stride."""
     axes = len(network.nodes[node].shape) - 2
     if axes < 1:
         return None
-    spans = {node: (Span(1, 0, 1),) * axes}
+    extents = {node: (Extent(1, 0, 1),) * axes}
     for i in reversed(path):
         at = network.nodes[i]
         if len(at.shape) != axes + 2 or at.shape[0] != 1:
             return None
-        wanted = spans[i]
+        wanted = extents[i]
         if isinstance(at.kind, Convolution):
             padded = any(max(pad) > 0 for pad in at.kind.padding)
             if padded and not _is_still_outside(network, at.inputs[0]):
@@ -167,55 +169,55 @@ def _spans(network: Network, node: int, path: Sequence[int]) -> dict[int, tuple[
         elif not isinstance(at.kind, Input | Sum | Diagonal | Elementwise):
             return None
         for j in at.inputs:
-            known = spans.get(j, wanted)
+            known = extents.get(j, wanted)
             if any(one.step != other.step for one, other in zip(known, wanted, strict=True)):
                 return None
-            spans[j] = tuple(one.hull(other) for one, other in zip(known, wanted, strict=True))
-    return spans
+            extents[j] = tuple(one.hull(other) for one, other in zip(known, wanted, strict=True))
+    return extents
 
 
 def _is_still_outside(network: Network, node: int) -> bool:
-    """Whether a form beyond the border of a node reaches nothing but what is beyond that of layers,
-    where nothing varies: a convolution on the way would lead it back."""
+    """Whether an objective beyond the border of a node reaches nothing but what is beyond that of
+    layers, where nothing varies: a convolution on the way would lead it back."""
     kind = network.nodes[node].kind
     if isinstance(kind, Sum | Diagonal):
         return all(_is_still_outside(network, j) for j in network.nodes[node].inputs)
     return isinstance(kind, Input | Elementwise)
 
 
-def _before(convolution: Convolution, spans: Sequence[Span]) -> tuple[Span, ...]:
+def _before(convolution: Convolution, extents: Sequence[Extent]) -> tuple[Extent, ...]:
     """What a convolution reads for windows of its output."""
     c, kernel = convolution, convolution.weight.shape[2:]
     return tuple(
-        Span(
-            span.step * step,
-            span.begin * step - before,
-            (span.size - 1) * step + gap * (width - 1) + 1,
+        Extent(
+            extent.step * step,
+            extent.begin * step - before,
+            (extent.size - 1) * step + gap * (width - 1) + 1,
         )
-        for span, step, (before, _), gap, width in zip(
-            spans, c.stride, c.padding, c.dilation, kernel, strict=True
+        for extent, step, (before, _), gap, width in zip(
+            extents, c.stride, c.padding, c.dilation, kernel, strict=True
         )
     )
 
 
 def _add(
-    builder: NetworkBuilder, network: Network, i: int, spans: dict[int, tuple[Span, ...]],
+    builder: NetworkBuilder, network: Network, i: int, extents: dict[int, tuple[Extent, ...]],
     numbers: dict[int, int],
 ) -> int:  # fmt: skip
     """One node of the small network. Constants are left out: only changes count."""
-    node, own = network.nodes[i], spans[i]
+    node, own = network.nodes[i], extents[i]
 
-    def cut(j: int, wanted: Sequence[Span]) -> list[tuple[int, int]]:
+    def cut(j: int, wanted: Sequence[Extent]) -> list[tuple[int, int]]:
         """By how much the window of a node is larger than what is wanted, on either side."""
-        return [(w.begin - s.begin, s.end - w.end) for w, s in zip(wanted, spans[j], strict=True)]
+        return [(w.begin - s.begin, s.end - w.end) for w, s in zip(wanted, extents[j], strict=True)]
 
     def fitting(j: int) -> int:
         sides, shape = cut(j, own), builder.shape(numbers[j])
         if not any(map(any, sides)):
             return numbers[j]
         index = torch.arange(math.prod(shape), device=network.anchor.device).reshape(shape)
-        for axis, ((before, _), span) in enumerate(zip(sides, own, strict=True), start=2):
-            index = index.narrow(axis, before, span.size)
+        for axis, ((before, _), extent) in enumerate(zip(sides, own, strict=True), start=2):
+            index = index.narrow(axis, before, extent.size)
         return builder.operator(Select.of(index, shape), numbers[j])
 
     match node.kind:

@@ -1,7 +1,7 @@
-"""A file that computes in float16, in float32: what is trained, and what is handed back.
+"""A file that computes in float16, in float32.
 
 Its weights are the same numbers, every one of which float32 holds; what was rounded to 16 bits on
-the way no longer is, so that the tuned file is one of float32.
+the way no longer is. So its reading is checked to float32's accuracy, and it is trained so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _TYPES = ("dtype", "stash_type", "to")
 
 
 def widened(model: onnx.ModelProto) -> bool:
-    """Makes float32 of every float16 in the model, which is changed; whether there was any."""
+    """Makes float32 of every float16 in a model without functions of its own, which is changed;
+    whether there was any."""
     found = False
     for graph in graphs_of(model):
         for tensor in graph.initializer:

@@ -10,7 +10,7 @@ from laws import ENDINGS, normal, random_network, seeded
 
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
-from lipcert.bounds.forms import Forms, margin_forms
+from lipcert.bounds.objectives import Objectives, margin_objectives
 from lipcert.bounds.split import Leaves, Limits, Splitter
 from lipcert.bounds.state import Layer, State, select, to_dtype
 from lipcert.network import Network, NetworkBuilder
@@ -26,25 +26,25 @@ class Search:
 
     def __init__(self, seed: int, radius: float) -> None:
         self.case = case = Case(seed)
-        self.forms, self.others = case.forms()
+        self.objectives, self.others = case.objectives()
         self.eps = case.eps(radius)
         _, state = case.prepared("plain", radius)
-        self.clean = case.clean(self.forms, self.others) - 1e-12
+        self.clean = case.clean(self.objectives, self.others) - 1e-12
         self.guide = DualBound(case.network.to(dtype=torch.float32))
-        self.state, self.radii = select(state, self.forms.rows), self.eps[self.forms.rows]
+        self.state, self.radii = select(state, self.objectives.rows), self.eps[self.objectives.rows]
         single = to_dtype(self.state, torch.float32)
-        found = self.guide.start(single, self.forms.to(torch.float32))
+        found = self.guide.start(single, self.objectives.to(torch.float32))
         # Every other network with coupled balls.
         self.found = coupled(case.network, single, found) if seed % 2 else found
 
     def splitter(self, needed: torch.Tensor) -> Splitter:
-        return Splitter(self.case.dual, self.guide, self.state, self.forms, self.clean, needed)
+        return Splitter(self.case.dual, self.guide, self.state, self.objectives, self.clean, needed)
 
     def certified(self, splitter: Splitter, leaves: Leaves) -> torch.Tensor:
         """Lower bounds of the margins on the leaves: ``(M,)``."""
-        state, forms = splitter.state_of(leaves), self.forms.select(leaves.form)
+        state, objectives = splitter.state_of(leaves), self.objectives.select(leaves.objective)
         found = leaves.found.to(torch.float64)
-        return self.clean[leaves.form] + self.case.dual.certified(state, forms, found)
+        return self.clean[leaves.objective] + self.case.dual.certified(state, objectives, found)
 
     def grown(self, splitter: Splitter, depth: int) -> Leaves:
         """All leaves after ``depth`` cuts."""
@@ -71,14 +71,14 @@ def test_every_point_lies_in_a_leaf_that_bounds_it(seed: int) -> None:
         splitter = search.splitter(torch.full_like(search.clean, math.inf))
         leaves = search.grown(splitter, 3)
         state, lowest = splitter.state_of(leaves), search.certified(splitter, leaves)
-        rows, network = search.forms.rows, search.case.network
+        rows, network = search.objectives.rows, search.case.network
         for _ in range(10):
             points = in_ball(search.case.x[rows], search.radii, generator)
             values = network.values(points)
-            margins = (values[-1] * search.forms.coefficients).flatten(1).sum(1)
-            held = inside(state, [value[leaves.form] for value in values], network)
-            assert set(leaves.form[held].tolist()) == set(range(len(rows)))
-            reached = margins[leaves.form]
+            margins = (values[-1] * search.objectives.coefficients).flatten(1).sum(1)
+            held = inside(state, [value[leaves.objective] for value in values], network)
+            assert set(leaves.objective[held].tolist()) == set(range(len(rows)))
+            reached = margins[leaves.objective]
             assert (lowest <= reached + 1e-11 * (1 + reached.abs()))[held].all()
 
 
@@ -91,7 +91,7 @@ def test_halves_are_bounded_no_worse_than_the_whole(seed: int) -> None:
     halves = splitter.cut(whole)
     assert len(halves)
     after = search.certified(splitter, halves)
-    assert (after >= before[halves.form] - 1e-9 * (1 + before[halves.form].abs())).all()
+    assert (after >= before[halves.objective] - 1e-9 * (1 + before[halves.objective].abs())).all()
     found = splitter.unproven(halves, 5)
     assert (search.certified(splitter, found) >= after - 1e-5 * (1 + after.abs())).all()
 
@@ -101,7 +101,7 @@ def test_nothing_is_proven_that_an_attack_breaks(seed: int) -> None:
     """Margins that are reached at some point of the ball are not exceeded in all of it."""
     for radius in (0.1, 2.0):
         search = Search(seed, radius)
-        case, rows = search.case, search.forms.rows
+        case, rows = search.case, search.objectives.rows
         found = smallest_margins(case.network, case.x, case.labels, search.eps, steps=12)
         reached = found[rows, search.others] + 1e-11
         proven = search.splitter(reached).proven(search.found, Limits(leaves=16, steps=5))
@@ -154,14 +154,14 @@ def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int, bent: b
     label = network.logits(x).argmax(1)
     others = torch.tensor([j for j in range(3) if j != int(label)])
     rows = torch.zeros(2, dtype=torch.int64)
-    forms = margin_forms(network, rows, label.expand(2), others)
+    objectives = margin_objectives(network, rows, label.expand(2), others)
     state = select(box_state(network, x, eps), rows)
     angle = torch.linspace(0, 2 * math.pi, 1441, dtype=torch.float64)
     length = torch.linspace(0, eps, 281, dtype=torch.float64)
     disc = torch.stack([angle.cos(), angle.sin()], 1)[:, None] * length[:, None]
-    margins = network.logits((x + disc).reshape(-1, 2)) @ forms.coefficients.T
-    clean, smallest = network.logits(x) @ forms.coefficients.T, margins.amin(0)
-    guide, small = DualBound(network.to(dtype=torch.float32)), forms.to(torch.float32)
+    margins = network.logits((x + disc).reshape(-1, 2)) @ objectives.coefficients.T
+    clean, smallest = network.logits(x) @ objectives.coefficients.T, margins.amin(0)
+    guide, small = DualBound(network.to(dtype=torch.float32)), objectives.to(torch.float32)
     single = to_dtype(state, torch.float32)
     whole, found = guide.optimise(single, small, guide.start(single, small), 200)
     wanted = smallest - 0.02 * (clean[0] - smallest)
@@ -169,7 +169,7 @@ def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int, bent: b
     assert (clean[0] + whole < wanted).all()
 
     def proven(needed: torch.Tensor, leaves: int) -> torch.Tensor:
-        splitter = Splitter(DualBound(network), guide, state, forms, clean[0] - 1e-12, needed)
+        splitter = Splitter(DualBound(network), guide, state, objectives, clean[0] - 1e-12, needed)
         return splitter.proven(found, Limits(leaves=leaves, steps=50))
 
     assert proven(wanted, 400).all()
@@ -189,25 +189,27 @@ def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
     broken.lower[0].fill_(math.nan)
     search.state = search.state | {i: broken}
     proven = search.splitter(low).proven(search.found, Limits(leaves=8, steps=2))
-    row = search.forms.rows[0]
-    assert not proven[search.forms.rows == row].any()
-    assert proven[search.forms.rows != row].all()
+    row = search.objectives.rows[0]
+    assert not proven[search.objectives.rows == row].any()
+    assert proven[search.objectives.rows != row].all()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_forms_start_at_any_node(ending: str) -> None:
-    """Cuts, leaves and losses of a network whose logits come out of anything; and forms of a node
-    in the middle, which others do not lead to."""
+    """Cuts, leaves and losses of a network whose logits come out of anything; and objectives of a
+    node in the middle, which others do not lead to."""
     loaded = random_network(seeded(4), ending=ending)
     case = Case(4, network=loaded)
     radius = 0.2
-    forms, _ = case.forms()
+    objectives, _ = case.objectives()
     _, state = case.prepared("plain", radius)
     guide = DualBound(case.network.to(dtype=torch.float32))
     inner = [i for i in case.network.activations if i < case.network.output]
     middle = case.network.nodes[inner[-1]].shape
-    some = Forms(inner[-1], torch.arange(len(case.x)), torch.ones(len(case.x), *middle).double())
-    for objective in (forms, some):
+    some = Objectives(
+        inner[-1], torch.arange(len(case.x)), torch.ones(len(case.x), *middle).double()
+    )
+    for objective in (objectives, some):
         own = select(state, objective.rows)
         found = guide.start(to_dtype(own, torch.float32), objective.to(torch.float32))
         value = (case.network.values(case.x)[objective.node][objective.rows]
@@ -215,8 +217,10 @@ def test_forms_start_at_any_node(ending: str) -> None:
         needed = torch.full_like(value, math.inf)
         splitter = Splitter(case.dual, guide, own, objective, value, needed)
         leaves = splitter.cut(Leaves.whole(found, value))
-        lowest = value[leaves.form] + case.dual.certified(
-            splitter.state_of(leaves), objective.select(leaves.form), leaves.found.to(torch.float64)
+        lowest = value[leaves.objective] + case.dual.certified(
+            splitter.state_of(leaves),
+            objective.select(leaves.objective),
+            leaves.found.to(torch.float64),
         )
         generator = seeded(5)
         for _ in range(20):
@@ -224,5 +228,7 @@ def test_forms_start_at_any_node(ending: str) -> None:
             points = in_ball(case.x[rows], case.eps(radius)[rows], generator)
             values = case.network.values(points)
             margins = (values[objective.node] * objective.coefficients).flatten(1).sum(1)
-            held = inside(splitter.state_of(leaves), [v[leaves.form] for v in values], case.network)
-            assert (margins[leaves.form] >= lowest)[held].all()
+            held = inside(
+                splitter.state_of(leaves), [v[leaves.objective] for v in values], case.network
+            )
+            assert (margins[leaves.objective] >= lowest)[held].all()

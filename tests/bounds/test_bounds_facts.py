@@ -9,7 +9,7 @@ from bounds.test_bounds_dual import Case
 from bounds.test_bounds_lipschitz import deterministic
 from laws import seeded
 
-from lipcert.bounds import AnchoredBound, Layers, Plan
+from lipcert.bounds import AnchoredBound, FactPlan, Layers
 from lipcert.bounds.state import Layer
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import relu
@@ -87,7 +87,7 @@ def test_a_chain_counts_neurons_that_fall_silent_below_its_radius() -> None:
     x, one = torch.full((1, 1, 1), 0.5).double(), torch.ones(1).double()
     centre = bound.propagation.centre(x)
     rough = network.to(dtype=torch.float32)
-    bound = replace(bound, rough=rough, plan=Plan(refinement=None))
+    bound = replace(bound, rough=rough, plan=FactPlan(refinement=None))
     prepared = bound.prepare(centre, one, deterministic)
     state = bound.state(centre, 0.1 * one, prepared)
     assert float(state[max(state)].radius) >= 0.1

@@ -1,22 +1,18 @@
-"""Windows show a neuron all that it sees, and boxes refined through them hold every run."""
+"""ReceptiveFields show a neuron all that it sees, and boxes refined through them hold every run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from attacks import in_ball
 from bounds.test_bounds_lipschitz import bound_of, deterministic
-from bounds.test_bounds_prepared import longest_moves
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import normal, seeded, uniform
 
-from lipcert.bounds import AnchoredBound, Facts, Plan
-from lipcert.bounds.refined import Refinement, View
+from lipcert.bounds import AnchoredBound, FactPlan
+from lipcert.bounds.receptive import ReceptiveFields
+from lipcert.bounds.refined import Refinement, Subnetwork
 from lipcert.bounds.reverse import carry_back
 from lipcert.bounds.state import Layer, State
-from lipcert.bounds.windows import Windows
 from lipcert.certification import Certifier
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU, relu
@@ -24,9 +20,9 @@ from lipcert.network.operators import Convolution, Dense, Diagonal, Select
 from lipcert.options import Epsilon, Options
 
 Pads = Sequence[tuple[int, int]]
-EVERY = Refinement(windows=10.0)
+EVERY = Refinement(receptive=10.0)
 # Only the sides where slopes change.
-BENDS = Refinement(work=0.0, tried=torch.inf, worth=10.0, windows=10.0)
+BENDS = Refinement(work=0.0, tried=torch.inf, worth=10.0, receptive=10.0)
 
 
 class Grower:
@@ -103,11 +99,12 @@ SHAPES = [plain, residual, uneven, pooled]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_neuron_sees_tells_how_it_moves(shape: Callable[[Grower], int], seed: int) -> None:
-    """Form by form back through the small network: ``Δv = Σ forms · Δa`` over its windows."""
+    """Objective by objective back through the small network: ``Δv = Σ objectives · Δa`` over its
+    windows."""
     grow = Grower(seed)
     node = shape(grow)
     network = grow.logits(node)
-    seen = Windows.of(network, node, 10.0)
+    seen = ReceptiveFields.of(network, node, 10.0)
     assert seen is not None
     x = uniform((2, 1, 2, 9, 9), grow.generator)
     values, others = network.values(x), network.values(uniform(x.shape, grow.generator))
@@ -126,8 +123,8 @@ def test_what_a_neuron_sees_tells_how_it_moves(shape: Callable[[Grower], int], s
         total = total + (value * windowed[number].anchor).flatten(1).sum(1)
         return torch.zeros_like(value)
 
-    form = seen.coefficients(neurons, network.anchor)
-    rest = carry_back(seen.network, seen.network.output, form, taken)
+    objective = seen.coefficients(neurons, network.anchor)
+    rest = carry_back(seen.network, seen.network.output, objective, taken)
     if rest is not None:
         total = total + (rest * windowed[0].anchor).flatten(1).sum(1)
     expected = (others[node] - values[node]).flatten(1)[rows, neurons]
@@ -141,105 +138,14 @@ def test_a_form_that_would_come_back_from_beyond_the_border_has_no_window() -> N
     grow = Grower(0)
     node = grow.conv(grow.conv(grow.relu(grow.conv(0))))
     network = grow.logits(node)
-    assert Windows.of(network, node, 10.0) is None
+    assert ReceptiveFields.of(network, node, 10.0) is None
     # Nor has what is no image, or does something else at every place.
-    assert Windows.of(network, network.output, 10.0) is None
+    assert ReceptiveFields.of(network, network.output, 10.0) is None
     grow = Grower(0)
     scale = uniform((3, 9, 9), grow.generator)
     node = grow.builder.operator(Diagonal.of(scale, None, (1, 3, 9, 9)), grow.relu(grow.conv(0)))
     node = grow.conv(node)
-    assert Windows.of(grow.logits(node), node, 10.0) is None
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.integers(0, 10**6), st.sampled_from(SHAPES), st.sampled_from([0.02, 0.2, 0.8]),
-    st.sampled_from([0, 3]), st.booleans(), st.booleans(),
-)  # fmt: skip
-def test_refined_boxes_hold_every_run(
-    seed: int, shape: Callable[[Grower], int], radius: float, steps: int, every: bool, images: bool
-) -> None:
-    grow = Grower(seed)
-    network = grow.logits(grow.relu(shape(grow)))
-    refinement = replace(EVERY if every else BENDS, steps=steps)
-    bound, plain_ = bounds(network, refinement, images), bounds(network, None, images)
-    assert any(view.windows is not None for view in bound.views.values())
-    x = uniform((3, 1, 2, 9, 9), grow.generator)
-    eps = torch.full((3,), radius).double()
-    centre = bound.propagation.anchors(x)
-    _, state = bound.prepare_state(centre, eps, deterministic)
-    _, before = plain_.prepare_state(centre, eps, deterministic)
-    for _ in range(20):
-        point = in_ball(x, eps, grow.generator)
-        values = network.values(point.clamp(0, 1) if images else point)
-        for i, layer in state.items():
-            value = values[network.nodes[i].inputs[0] if i else 0]
-            assert (value >= layer.lower).all()
-            assert (value <= layer.upper).all()
-    for i, layer in state.items():
-        # Norms of smaller masks are a little larger at times.
-        spare = 0.02 * (before[i].upper - before[i].lower)
-        assert (layer.lower >= before[i].lower - spare).all()
-        assert (layer.upper <= before[i].upper + spare).all()
-        if not images:
-            node = network.nodes[i].inputs[0] if i else 0
-            moved = longest_moves(network, x, eps, node, layer, seed)
-            assert (moved <= layer.radius * (1 + 1e-12) + 1e-14).all()
-
-
-def test_the_extreme_of_a_neuron_stays_in_its_refined_box() -> None:
-    """Of a layer behind one activation gradient descent comes near the box, from inside."""
-    grow = Grower(4)
-    node = grow.conv(grow.relu(grow.conv(0, outputs=4)))
-    network = grow.logits(grow.relu(node))
-    bound = bounds(network, Refinement(steps=30), False)
-    x, eps = uniform((1, 1, 2, 9, 9), grow.generator), torch.full((1,), 0.3).double()
-    centre = bound.propagation.anchors(x)
-    _, state = bound.prepare_state(centre, eps, deterministic)
-    layer = state[max(state)]
-    here = centre.values[node].flatten()
-    many = x.expand(here.numel(), *x.shape[1:])
-    point = many.clone()
-    for step in range(60):
-        point = point.detach().requires_grad_(True)
-        own = network.values(point)[node].flatten(1).diagonal()
-        (slope,) = torch.autograd.grad(own.sum(), point)
-        with torch.no_grad():
-            size = slope.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1, 1)
-            moved = point - many - 0.3 * 0.95**step * slope / size
-            size = moved.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1, 1)
-            point = many + moved * (0.3 * (1 - 1e-12) / size).clamp(max=1)
-    reached = network.values(point)[node].flatten(1).diagonal()
-    assert (reached >= layer.lower.flatten()).all()
-    # Those that are off in the whole ball keep the box that they have.
-    share = ((here - reached) / (here - layer.lower.flatten()))[layer.gain.flatten() != 0]
-    assert float(share.median()) > 0.8
-    assert len(share) > 40
-
-
-def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
-    grow = Grower(5)
-    network = grow.logits(grow.relu(plain(grow)))
-    x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.3).double()
-
-    def of(refinement: Refinement) -> tuple[Facts, State]:
-        bound = bounds(network, refinement, False)
-        return bound.prepare_state(bound.propagation.anchors(x), eps, deterministic)
-
-    _, full = of(EVERY)
-    _, none = of(replace(EVERY, work=0.0))
-    found, tried = of(replace(EVERY, work=0.0, tried=torch.inf, worth=0.0))
-    _, paid = of(BENDS)
-    last = max(full)
-
-    def width(state: State) -> float:
-        return float((state[last].upper - state[last].lower).sum())
-
-    assert width(full) < width(paid) < width(tried) < width(none)
-    assert all(bool((share > 0).all() and (share <= 1).all()) for share in found.shrunk.values())
-    assert all(bool(share.isnan().all()) for share in of(EVERY)[0].shrunk.values())
-    some = found.select(torch.tensor([1]))
-    assert all(torch.equal(some.shrunk[i], share[1:]) for i, share in found.shrunk.items())
+    assert ReceptiveFields.of(grow.logits(node), node, 10.0) is None
 
 
 def test_windows_and_the_whole_network_agree() -> None:
@@ -249,8 +155,8 @@ def test_windows_and_the_whole_network_agree() -> None:
     x, eps = uniform((2, 1, 2, 9, 9), grow.generator), torch.full((2,), 0.05).double()
     through = bounds(network, EVERY, False)
     _, small = through.prepare_state(through.propagation.anchors(x), eps, deterministic)
-    over = bounds(network, replace(EVERY, windows=0.0), False)
-    assert all(view.windows is None for view in over.views.values())
+    over = bounds(network, replace(EVERY, receptive=0.0), False)
+    assert all(subnetwork.receptive is None for subnetwork in over.subnetworks.values())
     _, whole = over.prepare_state(over.propagation.anchors(x), eps, deterministic)
     for i, layer in small.items():
         wide = (whole[i].upper - whole[i].lower).clamp(min=1e-12)
@@ -261,18 +167,18 @@ def bounds(network: Network, refinement: Refinement | None, images: bool) -> Anc
     found = bound_of(AnchoredBound, network)
     assert isinstance(found, AnchoredBound)
     rough = network.to_guess_by()
-    return replace(found, rough=rough, plan=Plan(0, False, refinement), images=images)
+    return replace(found, rough=rough, plan=FactPlan(0, False, refinement), images=images)
 
 
 def test_views_count_what_a_neuron_sees() -> None:
     grow = Grower(7)
     node = plain(grow)
     network = grow.logits(grow.relu(node))
-    view = bounds(network, EVERY, False).views[node]
-    assert isinstance(view, View)
-    assert view.windows is not None
+    subnetwork = bounds(network, EVERY, False).subnetworks[node]
+    assert isinstance(subnetwork, Subnetwork)
+    assert subnetwork.receptive is not None
     # 3 by 3 of the layer before, whose windows of 4 lie 2 apart, and 2 channels of 10 by 10.
-    assert view.size == 3 * 9 + 4 * 8 * 8 + 2 * 10 * 10
+    assert subnetwork.size == 3 * 9 + 4 * 8 * 8 + 2 * 10 * 10
 
 
 def test_a_layer_before_any_operator_is_refined_too() -> None:

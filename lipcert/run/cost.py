@@ -1,0 +1,64 @@
+"""What a run will take, told from the graph before it is taken."""
+
+from __future__ import annotations
+
+import math
+
+from lipcert.network import Network
+from lipcert.network.operators import Operator
+from lipcert.options import Options
+
+# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
+# a hundred times on deep ones; the same of --effort fast.
+_SECONDS, _SECONDS_TO_GUESS = 2e-5, 4e-6
+# Sweeps there and back over a layer: 60 for the scale of its norm, some 160 for each of its probes.
+_SWEEPS = 540
+# Products a second in float64: on one thread 2 to 6e9 with layers of more than a million of them.
+_PRODUCTS = 5e9
+# Seconds of processor time from which on it is said what something takes.
+_MUCH = 30.0
+
+
+def least_seconds(network: Network, options: Options, samples: int) -> float:
+    """Of processor time, for so many samples, by the size of the network."""
+    values = sum(math.prod(node.shape) for node in network.nodes)
+    guesses = options.method == "auto" and options.effort == "fast"
+    return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+
+
+def norm_seconds(network: Network, options: Options) -> float:
+    """Of processor time, for the norms that all samples share: so many sweeps there and back over
+    every layer, where they are bounded by coins."""
+    if options.deterministic or options.estimate:
+        return 0.0
+    products = sum(
+        math.prod(node.kind.out_shape) * node.kind.terms
+        for node in network.nodes
+        if isinstance(node.kind, Operator)
+    )
+    return 2 * _SWEEPS * products / _PRODUCTS
+
+
+def norms_told(network: Network, options: Options, less: str) -> str:
+    """That norms are being bounded; where that takes much, about how much, and with what less."""
+    text = f"bounding operator norms: {network.parameters:,} parameters"
+    seconds = norm_seconds(network, options)
+    return text if seconds < _MUCH else f"{text}, about {_spent(seconds)}; less with {less}"
+
+
+def samples_told(network: Network, options: Options, samples: int, workers: int) -> str:
+    """What is about to be done; where that is much, what it takes at the least, and what less."""
+    text = f"certifying {samples} samples, eps {', '.join(eps.text for eps in options.eps)}"
+    if workers > 1:
+        text += f", in {workers} processes"
+    seconds = least_seconds(network, options, samples)
+    if options.method != "auto" or seconds < _MUCH:
+        return text
+    fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
+    return f"{text}: at least {_spent(seconds)}; less with {fewer}"
+
+
+def _spent(seconds: float) -> str:
+    return (f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min") + (
+        " of processor time"
+    )

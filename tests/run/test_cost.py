@@ -1,0 +1,82 @@
+"""What a run will take is said before it is taken, with what takes less."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from lipcert.cli.main import main
+from lipcert.options import Epsilon, Options
+from lipcert.run import ModelSource
+from lipcert.run.cost import least_seconds, norm_seconds, norms_told, samples_told
+from lipcert.run.inspection import inspect_model
+from lipcert.run.job import Preprocessing
+from lipcert.run.model import open_model
+from lipcert.run.progress import Watch
+from lipcert.train.architectures import build
+
+EPS = (Epsilon.parse("0.1"),)
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "digits.onnx"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """8C2F for pictures of 64 × 64: its norms took some two minutes of processor time."""
+    path = tmp_path_factory.mktemp("large") / "8c2f.onnx"
+    onnx.save(build("8c2f", (3, 64, 64), 200, 0), path)
+    return path
+
+
+def network(path):
+    return open_model(ModelSource(path), Preprocessing()).loaded.network
+
+
+def test_norms_of_a_large_network_are_predicted_and_a_cheaper_way_is_named(large):
+    found, options = network(large), Options(eps=EPS)
+    assert 60 < norm_seconds(found, options) < 600
+    told = norms_told(found, options, "--no-norms")
+    assert "min of processor time; less with --no-norms" in told
+    for cheap in (Options(eps=EPS, norms="deterministic"), Options(eps=EPS, failure_probability=0)):
+        assert norm_seconds(found, cheap) == 0
+        assert "less with" not in norms_told(found, cheap, "--no-norms")
+
+
+def test_samples_are_predicted_by_their_number_and_the_effort(large):
+    found = network(large)
+    standard, fast = Options(eps=EPS), Options(eps=EPS, effort="fast")
+    assert least_seconds(found, standard, 10) == pytest.approx(
+        10 * least_seconds(found, standard, 1)
+    )
+    assert least_seconds(found, fast, 10) < least_seconds(found, standard, 10)
+    told = samples_told(found, standard, 1000, 2)
+    assert told.endswith("min of processor time; less with --effort fast or --limit")
+    assert "1000 samples" in told
+    assert "2 processes" in told
+    assert samples_told(found, fast, 1000, 1).endswith("less with --limit")
+    assert "less" not in samples_told(found, Options(eps=EPS, method="local"), 1000, 1)
+    assert "less" not in samples_told(network(EXAMPLE), standard, 10, 1)
+
+
+class Told(Exception):
+    pass
+
+
+class Stops(Watch):
+    """As norms begin."""
+
+    def stage(self, text: str) -> None:
+        if "norms" in text:
+            raise Told(text)
+
+
+def test_inspect_says_it_before_it_begins(large, capsys):
+    with pytest.raises(Told, match=r"processor time; less with --no-norms or --norms determ"):
+        inspect_model(ModelSource(large), Options(eps=EPS), watch=Stops())
+    assert main(["inspect", str(large), "--no-norms"]) == 0
+    assert "less with" not in capsys.readouterr().err
+
+
+def test_a_small_network_is_not_warned_of():
+    found = network(EXAMPLE)
+    assert norm_seconds(found, Options(eps=EPS)) < 2
+    assert norms_told(found, Options(eps=EPS), "--no-norms").endswith("parameters")
