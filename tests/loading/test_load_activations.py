@@ -183,11 +183,19 @@ def test_bad_attributes_are_refused(operator: str, attributes: Any, reason: str)
     assert reason in problem
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_only_pairs_are_sorted(count: int) -> None:
-    case = Case("top", [("TopK", "x k", "y i", {})], (1, 3), 17, {"k": np.array([count])})
+@pytest.mark.parametrize(
+    ("size", "attributes", "reason"),
+    [
+        (3, {"sorted": 0}, "the 2 largest of 3 in no order; only sorted ones"),
+        (513, {}, "the 2 largest of 513: at most of 512 are sorted"),
+    ],
+)
+def test_only_values_in_order_are_sorted(
+    size: int, attributes: dict[str, int], reason: str
+) -> None:
+    case = Case("top", [("TopK", "x k", "y i", attributes)], (1, size), 17, {"k": np.array([2])})
     [problem] = reading(case.model()).problems
-    assert f"the {count} largest of 3: only sorted pairs, or one value" in problem
+    assert reason in problem
 
 
 def test_places_of_sorted_values_are_no_values() -> None:
