@@ -157,7 +157,7 @@ def test_no_certificate_of_a_random_network_is_broken(
 
 
 def scaled_product(scale: float) -> Network:
-    """``(scale⁻¹ W x ∘ scale) (scale⁻¹ V x)``, whose values are within the format for every scale."""
+    """``(scale⁻¹ W x ∘ scale) (scale⁻¹ V x)``, within the format for every scale."""
     builder = NetworkBuilder((1, 4))
     one = builder.operator(Dense.of(normal((4, 4), seeded(1)) / scale, None, (1, 4)), 0, "up")
     factor = Diagonal.of(torch.full((1, 4), scale).double(), None, (1, 4))
