@@ -12,7 +12,8 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.reader import network_of, read
+from lipcert.loading.reading import Reading
 from lipcert.network import Network, simplify
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
