@@ -21,8 +21,7 @@ from lipcert.loading.factory import build_model, export, try_on
 from lipcert.loading.heads import CUT, TWO, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.reader import network_of, read
-from lipcert.loading.reading import Reading
+from lipcert.loading.reader import Reading, network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.rounding import HALF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import onnx
 from onnx import TensorProto
@@ -39,11 +39,6 @@ _REASONS = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
     **dict.fromkeys(("Loop", "Scan"), "loops are not supported; unroll them in the export"),
 }
-# What activations are written out with.
-WRITTEN_OUT = (
-    *COMPARISONS, "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Pow",
-    "Sigmoid", "Softplus", "Sub", "Tanh", "Where",
-)  # fmt: skip
 # What leads from a square to a divisor.
 _ON_THE_WAY = (
     "Add", "AveragePool", "Conv", "GlobalAveragePool", "If", "Mul", "Pad", "Pow", "ReduceMean",
@@ -78,27 +73,3 @@ def of_product(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> str:
         if other.op_type in _ON_THE_WAY and reached.intersection(names_in(other)):
             reached.update(other.output)
     return PRODUCT
-
-
-def of_one(
-    node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], varies: Callable[[str], bool]
-) -> bool:
-    """Whether both factors are element-wise functions of one value, as those of SiLU and GELU are:
-    behind a refused node that may be an activation written out."""
-    makers = {result: maker for maker in nodes for result in maker.output}
-    if node.input[0] == node.input[1]:
-        # A square; a cube begins with one.
-        return "Mul" in [reader.op_type for reader in nodes if node.output[0] in reader.input]
-
-    def sources(name: str) -> set[str]:
-        found, front = {name}, [name]
-        while front and len(found) < 64:
-            maker = makers.get(front.pop())
-            if maker is None or maker.op_type not in WRITTEN_OUT:
-                continue
-            more = {n for n in maker.input if varies(n)} - found
-            found |= more
-            front += more
-        return found
-
-    return bool(sources(node.input[0]) & sources(node.input[1]))

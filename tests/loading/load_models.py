@@ -12,8 +12,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lipcert.loading.reader import network_of, read
-from lipcert.loading.reading import Reading
+from lipcert.loading.reader import Reading, network_of, read
 from lipcert.network import Network, simplify
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
