@@ -7,6 +7,7 @@ from laws import dense_twin
 from torch import Tensor
 
 from lipcert.network import Input, Network, Sum
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Diagonal, Operator, Select
 
 DTYPES = {
@@ -66,6 +67,8 @@ def deployed_values(
         match node.kind:
             case Operator() as operator if i in exact:
                 value = operator.forward(parts[0])
+            case Joint() as joint:
+                value = joint.value(*(part.to(dtype) for part in parts)).to(torch.float64)
             case activation if i in exact:
                 value = activation.value(parts[0])
             case Input():

@@ -1,6 +1,7 @@
-"""The one list of cases that every law is tested on: operators, activations, random networks.
+"""The one list of cases that every law is tested on: operators, activations, joints, random
+networks.
 
-A new operator or activation gets a line here, and the laws of all packages run on it.
+A new operator, activation or joint gets a line here, and the laws of all packages run on it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lipcert.network.activations import (
     GroupMax,
     GroupSort,
     HardSwish,
+    Identity,
     MaxMin,
     Mish,
     PReLU,
@@ -40,6 +42,16 @@ from lipcert.network.activations import (
     Silu,
     Softplus,
     Tanh,
+)
+from lipcert.network.joints import (
+    Curve,
+    InverseLength,
+    Joint,
+    MatrixProduct,
+    Product,
+    Quotient,
+    Softmax,
+    Standardise,
 )
 from lipcert.network.operators import (
     Convolution,
@@ -317,7 +329,48 @@ ACTIVATION_CASES: dict[str, ActivationBuilder] = {
     "GELU, tanh": lambda dtype, generator: GeluTanh(),
     "Mish": lambda dtype, generator: Mish(),
     "hard swish": lambda dtype, generator: HardSwish(),
+    "identity": lambda dtype, generator: Identity(),
 }
+
+# Joints ------------------------------------------------------------------------------------------
+
+# A joint, and where its inputs may lie: anchors between these two numbers.
+JOINT_CASES: dict[str, tuple[Joint, float, float]] = {
+    "product": (Product((2, 3), (2, 3)), -2.0, 2.0),
+    "product with one number each": (Product((2, 3, 2), (2, 1, 1)), -2.0, 2.0),
+    "outer product": (Product((3, 1), (1, 4)), -2.0, 2.0),
+    "quotient": (Quotient((2, 3), (2, 3)), 0.5, 3.0),
+    "quotient by one number": (Quotient((2, 3), (2, 1)), 0.5, 3.0),
+    "quotient, negative": (Quotient((4,), (4,)), -3.0, -0.5),
+    "matrix product": (MatrixProduct((2,), 3, 4, 2), -2.0, 2.0),
+    "matrix product, one row": (MatrixProduct((), 1, 5, 3), -2.0, 2.0),
+    "softmax": (Softmax((2, 5)), -3.0, 3.0),
+    "softmax, sharp": (Softmax((6,)), -40.0, 40.0),
+    "softmax of one": (Softmax((3, 1)), -3.0, 3.0),
+    "layer norm": (InverseLength((2, 6), 1e-5, True, True), -2.0, 2.0),
+    "layer norm, off centre": (InverseLength((2, 6), 1e-5, True, True), 90.0, 94.0),
+    "layer norm of two": (InverseLength((3, 2), 1e-3, True, True), -2.0, 2.0),
+    "RMS norm": (InverseLength((2, 6), 1e-6, False, True), -2.0, 2.0),
+    "L2 norm": (InverseLength((2, 6), 0.0, False, False), -2.0, 2.0),
+    "L2 norm, floor": (InverseLength((2, 6), 0.0, False, False, 1e-12), -2.0, 2.0),
+    "standardise": (Standardise((2, 5)), -2.0, 2.0),
+    "square": (Curve((2, 3), "power", 2.0), -2.0, 2.0),
+    "cube": (Curve((2, 3), "power", 3.0), -2.0, 2.0),
+    "root": (Curve((2, 3), "power", 0.5), 0.2, 4.0),
+    "reciprocal root": (Curve((2, 3), "power", -0.5), 0.2, 4.0),
+    "reciprocal": (Curve((2, 3), "power", -1.0), -4.0, -0.2),
+    "power": (Curve((2, 3), "power", 1.7), 0.2, 4.0),
+    "exponential": (Curve((2, 3), "exp"), -4.0, 4.0),
+    "logarithm": (Curve((2, 3), "log"), 0.2, 4.0),
+}
+
+
+def joint_anchors(
+    case: tuple[Joint, float, float], count: int, generator: Generator
+) -> list[Tensor]:
+    joint, low, high = case
+    return [low + (high - low) * uniform((count, *shape), generator) for shape in joint.in_shapes]
+
 
 # Networks ----------------------------------------------------------------------------------------
 
@@ -498,6 +551,72 @@ def random_network(
     if ending is None:
         ending = pick([end for end in ENDINGS if residual or end != "sum"], generator)
     return grower.builder.build(grower.end(node, count, ending))
+
+
+class _Joiner(_Grower):
+    """Blocks with joints, over ``(1, places, size)``."""
+
+    def linear(self, node: int, gain: float = 1.0) -> int:
+        shape = self.shape(node)
+        weight = gain * normal((shape[-1], shape[-1]), self.generator) / math.sqrt(shape[-1])
+        bias = 0.1 * normal(shape[-1:], self.generator)
+        return self.builder.operator(Dense.of(weight, bias, shape), node, "linear")
+
+    def normalised(self, node: int) -> int:
+        shape, centred = self.shape(node), pick([True, False], self.generator)
+        inverse = self.builder.joint(InverseLength(shape, 1e-3, centred, True), [node], "length")
+        one = self.shape(inverse)
+        if not centred:
+            return self.builder.joint(Product(shape, one), [node, inverse], "norm")
+        weight = torch.full((1, shape[-1]), 1 / shape[-1], dtype=torch.float64)
+        mean = self.builder.operator(Dense.of(weight, None, shape), node, "mean")
+        return self.builder.joint(Standardise(shape), [node, mean, inverse], "norm")
+
+    def attention(self, node: int) -> int:
+        _, rows, size = self.shape(node)
+        q, k, v = (self.linear(node) for _ in range(3))
+        turned = self.select(k, places((1, rows, size)).mT.contiguous(), "turned")
+        scores = self.builder.joint(MatrixProduct((1,), rows, size, rows), [q, turned], "scores")
+        shares = self.builder.joint(Softmax((1, rows, rows)), [scores], "shares")
+        mixed = self.builder.joint(MatrixProduct((1,), rows, rows, size), [shares, v], "mixed")
+        return self.builder.sum([self.linear(mixed), node], "residual")
+
+    def gated(self, node: int) -> int:
+        gate = self.builder.activation(Sigmoid(), self.linear(node), "gate")
+        shape = self.shape(node)
+        return self.builder.joint(Product(shape, shape), [self.linear(node), gate], "gated")
+
+    def squeezed(self, node: int) -> int:
+        """A gate of one number for each place."""
+        shape = self.shape(node)
+        weight = normal((1, shape[-1]), self.generator) / math.sqrt(shape[-1])
+        one = self.builder.operator(Dense.of(weight, None, shape), node, "squeeze")
+        gate = self.builder.activation(Sigmoid(), one, "gate")
+        return self.builder.joint(Product(shape, self.shape(gate)), [node, gate], "excite")
+
+    def written_out(self, node: int) -> int:
+        """``x / √(1 + x²)``, and the square of ``x`` by itself."""
+        shape = self.shape(node)
+        square = self.builder.joint(Curve(shape, "power", 2.0), [node], "square")
+        one = torch.ones((), dtype=torch.float64)
+        more = self.builder.operator(Diagonal.of(None, one, shape), square, "more")
+        root = self.builder.joint(Curve(shape, "power", 0.5), [more], "root")
+        return self.builder.joint(Quotient(shape, shape), [node, root], "quotient")
+
+
+def random_joint_network(generator: Generator, *, blocks: int = 2) -> Network:
+    """A small network in float64 with joints, over 4 places of 6 numbers each, 3 or 4 classes."""
+    grower = _Joiner((1, 4, 6), generator)
+    blocks_of = [
+        grower.normalised, grower.attention, grower.gated, grower.squeezed, grower.written_out,
+        lambda node: grower.builder.sum([grower.activation(grower.linear(node)), node], "residual"),
+    ]  # fmt: skip
+    node = grower.linear(0)
+    for number in range(blocks):
+        kinds = blocks_of[:5] if number == 0 else blocks_of
+        node = pick(kinds, generator)(node)
+    flat = grower.select(node, places((1, 4, 6)).reshape(1, -1), "flatten")
+    return grower.builder.build(grower.dense(flat, pick([3, 4], generator)))
 
 
 def norm_coins(probability: float, batch: int = 1, *, seed: int = 0, first: int = 0) -> NormCoins:

@@ -42,6 +42,8 @@ def test_the_laws_hold_for_the_activation_the_operator_and_the_rung(tmp_path):
         "import laws\n"
         + code("Add an activation")
         + code("Add an affine operator")
+        + code("Add a joint")
+        + "laws.JOINT_CASES['squares apart'] = (SquaresApart((2, 3)), -2.0, 2.0)\n"
         + code("Add a rung")
         + "laws.RUNG_CASES['product'] = lambda analysis, published: [\n"
         "    ByProduct(published, eps.rounded_up) for eps in analysis.options.eps]\n"
@@ -57,11 +59,13 @@ def test_the_laws_hold_for_the_activation_the_operator_and_the_rung(tmp_path):
     )
     files = (
         "network/test_activations.py", "network/test_anchored_activations.py",
-        "network/test_operators.py", "certification/test_certification_rungs.py",
+        "network/test_joints.py", "network/test_operators.py",
+        "certification/test_certification_rungs.py",
     )  # fmt: skip
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "recipes", "-p", "no:cacheprovider",
-         *(str(TESTS / file) for file in files), "-k", "softshrink or circulant or product"],
+         *(str(TESTS / file) for file in files), "-k",
+         "softshrink or circulant or product or squares"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS), str(ROOT)])},
     )  # fmt: skip

@@ -208,6 +208,34 @@ def _gather(a: Attributes, x: Tensor, indices: Array) -> Tensor:
     return chosen.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
 
 
+def _softmax(a: Attributes, x: Tensor) -> Tensor:
+    # Before opset 13 all axes from this one on are one.
+    if a.get("axis", -1) % x.ndim != x.ndim - 1:
+        raise NotRead("a Softmax over another axis than the last")
+    return x.softmax(-1)
+
+
+def _normalised(a: Attributes, x: Tensor, axes: Sequence[int], *, centred: bool) -> Tensor:
+    x = x - x.mean(list(axes), keepdim=True) if centred else x
+    length: Tensor = (x.square().mean(list(axes), keepdim=True) + a.get("epsilon", 1e-5)).sqrt()
+    return x / length
+
+
+def _layer_norm(centred: bool) -> Rule:
+    def normalise(a: Attributes, x: Tensor, scale: Tensor, bias: Any = None) -> Tensor:
+        axes = range(a.get("axis", -1) % x.ndim, x.ndim)
+        y = _normalised(a, x, axes, centred=centred) * scale
+        return y if bias is None else y + bias
+
+    return normalise
+
+
+def _instance_norm(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    wide = (-1, *(1,) * (x.ndim - 2))
+    y = _normalised(a, x, range(2, x.ndim), centred=True)
+    return y * scale.reshape(wide) + bias.reshape(wide)
+
+
 # Of the operator's definition: alpha and gamma.
 _SELU = 1.67326319217681884765625, 1.05070102214813232421875
 
@@ -233,7 +261,10 @@ RULES: dict[str, Rule] = {
     "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "HardSwish": lambda a, x: x * (x / 6 + 0.5).clamp(0, 1),
     "Identity": lambda a, x: x,
+    "InstanceNormalization": _instance_norm,
+    "LayerNormalization": _layer_norm(centred=True),
     "LeakyRelu": lambda a, x: F.leaky_relu(x, a.get("alpha", 0.01)),
+    "Log": lambda a, x: x.log(),
     "MatMul": lambda a, x, y: x @ y,
     "Max": lambda a, x, *more: x if not more else RULES["Max"](a, x.maximum(more[0]), *more[1:]),
     "MaxPool": _max_pool,
@@ -243,6 +274,9 @@ RULES: dict[str, Rule] = {
     "Neg": lambda a, x: -x,
     "PRelu": lambda a, x, slope: x.clamp(min=0) + slope * x.clamp(max=0),
     "Pad": _pad,
+    "Pow": lambda a, x, y: x**y,
+    "RMSNormalization": _layer_norm(centred=False),
+    "Reciprocal": lambda a, x: 1 / x,
     "ReduceMax": _reduction("amax"),
     "ReduceMean": _reduction("mean"),
     "ReduceMin": _reduction("amin"),
@@ -252,8 +286,10 @@ RULES: dict[str, Rule] = {
     "Selu": lambda a, x: a.get("gamma", _SELU[1]) * F.elu(x, a.get("alpha", _SELU[0])),
     "Sigmoid": lambda a, x: x.sigmoid(),
     "Slice": _slice,
+    "Softmax": _softmax,
     "Softplus": lambda a, x: F.softplus(x),
     "Split": _split,
+    "Sqrt": lambda a, x: x.sqrt(),
     "Squeeze": _squeeze,
     "Sub": lambda a, x, y: x - y,
     "Sum": lambda a, *xs: sum(xs[1:], xs[0]),

@@ -15,6 +15,7 @@ from torch import Tensor
 from lipcert.bounds.residual import Block, residual_blocks
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
 from lipcert.numbers import EXACT, OUT64, Outward
@@ -71,9 +72,12 @@ class _Constants(Forward[Scalar]):
     def activation(self, i: int, activation: Activation, before: Scalar) -> Scalar:
         return self.own.times(before, activation.lipschitz)
 
+    def joint(self, i: int, joint: Joint, parts: list[Scalar]) -> Scalar:
+        return math.inf
+
     def found(self, i: int, node: Node, value: Scalar) -> Scalar:
         arriving = self._arriving(i)
-        if i and arriving and not isinstance(node.kind, Activation):
+        if i and arriving and not isinstance(node.kind, Activation | Joint):
             together = self.own.add(*(self.own.times(n, self.reached[j]) for j, n in arriving))
             # On the way itself there may be blocks that whole segments do not see.
             value = min(together, value) if self.blocks else together

@@ -24,10 +24,11 @@ from torch import Tensor
 from lipcert.bounds.ball import Scalar, coordinate_reach
 from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
 from lipcert.numbers import OUT64, Box, Outward, around, image, meet, sum_box, widened
-from lipcert.rounding import column, rounded_up
+from lipcert.rounding import DOUBLE, column, rounded_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +165,9 @@ class _Boxes(Forward[Box]):
     def activation(self, i: int, activation: Activation, before: Box) -> Box:
         return activation.image(*before)
 
+    def joint(self, i: int, joint: Joint, parts: list[Box]) -> Box:
+        return joint.image(parts)
+
     def found(self, i: int, node: Node, value: Box) -> Box:
         """Met with the ball around the sample's value, and with what is known."""
         centre, error = self.centre.values[i], self.centre.errors[i]
@@ -209,6 +213,18 @@ class _Values(Forward[tuple[Tensor, Tensor]]):
             return value, own
         passed = activation.perturbation(*widened((z, z), error), error)
         return value, OUT64.up(passed + own, 2)
+
+    def joint(
+        self, i: int, joint: Joint, parts: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Errors go on by the width of the image of what they leave open."""
+        points = [(z, z) for z, _ in parts]
+        value = joint.value(*(z for z, _ in parts))
+        if self.afresh:
+            return value, joint.rounding(points, DOUBLE)
+        wide = [widened((z, z), error) for z, error in parts]
+        low, high = joint.image(wide)
+        return value, OUT64.up(high - low + joint.rounding(wide, DOUBLE), 2)
 
     def found(self, i: int, node: Node, value: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         point, error = value

@@ -12,6 +12,10 @@ SDP-CROWN (ICML 2025, Theorem 4.1). Every slope and multiplier is sound, so an o
 in float32 need not be trusted: ``certified`` evaluates what it found and charges every rounding,
 in float64 but for the affine operators, which are applied in the network's type. Slopes of neurons
 that cannot vary stay 0, because the ball leaves these neurons out.
+
+At a joint ``A·Δf = (Lᵀ A)·Δz + A·e`` with ``|e| ≤ r`` over the boxes of its inputs: it costs
+``|A|·r``, and nothing is free to choose. Its inputs are ``Identity``, which objectives pass as they
+are.
 """
 
 from __future__ import annotations
@@ -28,9 +32,11 @@ from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.bounds.state import Layer, State, to_dtype
 from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
+from lipcert.bounds.underflow import MOST_OF_JOINTS
 from lipcert.network import Network
-from lipcert.network.activations import Elementwise, Relaxation
+from lipcert.network.activations import Elementwise, Identity, Relaxation
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
+from lipcert.network.joints import Derivative, Joint
 from lipcert.numbers import EXACT, OUT64
 from lipcert.rounding import gamma
 
@@ -40,6 +46,8 @@ _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _SLOPES = (-1.5, 2.5)
 
+# Of each joint a linear map and an error, for the boxes of its inputs.
+Lines = dict[int, tuple[Derivative, Tensor]]
 # Slopes and multipliers at an activation, from the coefficients on its output.
 Choose = Callable[[int, Tensor], tuple[Tensor, LayerMultipliers]]
 
@@ -59,11 +67,11 @@ class DualBound:
     def start(self, state: State, objectives: Objectives, *, crown: bool = False) -> DualVariables:
         """Of two places to start from the better one, for each objective: slopes as at the sample,
         or those of CROWN for the box; with ``crown`` the latter."""
-        relaxations = self._relaxations(state, rough=True)
-        second, box = self._start(state, relaxations, objectives, crown=True)
+        relaxations, lines = self._relaxations(state, rough=True), self._lines(state)
+        second, box = self._start(state, relaxations, lines, objectives, crown=True)
         if crown:
             return second
-        first, ball = self._start(state, relaxations, objectives, crown=False)
+        first, ball = self._start(state, relaxations, lines, objectives, crown=False)
         better = box > ball
 
         def chosen(one: Tensor, other: Tensor) -> Tensor:
@@ -78,6 +86,7 @@ class DualBound:
         self,
         state: State,
         relaxations: dict[int, Relaxation],
+        lines: Lines,
         objectives: Objectives,
         *,
         crown: bool,
@@ -91,6 +100,8 @@ class DualBound:
 
         def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
+            if self._is_kept(i):
+                return value
             layer, kind = state[i], self._kind(i)
             slope = kind.derivative(layer.anchor)
             if crown:
@@ -115,7 +126,13 @@ class DualBound:
             total = total + best
             return passed
 
-        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            nonlocal total
+            parts, lost = _joined(*lines[i], value)
+            total = total - lost
+            return parts
+
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         if rest is not None:
             total = total + least_at_input(rest, state[0], images=self.images)[0]
         return DualVariables(slopes, logs), total
@@ -126,12 +143,13 @@ class DualBound:
 
         Differentiable in the multipliers.
         """
-        return self._change(state, self._relaxations(state), objectives, found)
+        return self._change(state, self._relaxations(state), self._lines(state), objectives, found)
 
     def _change(
         self,
         state: State,
         relaxations: dict[int, Relaxation],
+        lines: Lines,
         objectives: Objectives,
         found: DualVariables,
     ) -> Tensor:
@@ -140,17 +158,19 @@ class DualBound:
         def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
             return found.slopes[i] * state[i].varying, multipliers_at(i)
 
-        return self._swept(state, relaxations, objectives, choose)
+        return self._swept(state, relaxations, lines, objectives, choose)
 
     def change_by(self, state: State, objectives: Objectives, choose: Choose) -> Tensor:
         """``change`` with slopes and multipliers that are chosen on the way; differentiable in the
         state too, with piecewise linear activations."""
-        return self._swept(state, self._relaxations(state), objectives, choose)
+        relaxations, lines = self._relaxations(state), self._lines(state)
+        return self._swept(state, relaxations, lines, objectives, choose)
 
     def _swept(
         self,
         state: State,
         relaxations: dict[int, Relaxation],
+        lines: Lines,
         objectives: Objectives,
         choose: Choose,
     ) -> Tensor:
@@ -158,12 +178,20 @@ class DualBound:
 
         def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
+            if self._is_kept(i):
+                return value
             slope, multipliers = choose(i, value)
             passed, gained = self._relax(relaxations[i], i, value, state[i], slope, multipliers)
             total = total + gained
             return passed
 
-        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            nonlocal total
+            parts, lost = _joined(*lines[i], value)
+            total = total - lost
+            return parts
+
+        rest = carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         if rest is None:
             return total
         return total + least_at_input(rest, state[0], images=self.images)[0]
@@ -171,7 +199,7 @@ class DualBound:
     @torch.no_grad()
     def drifts(self, state: State, objectives: Objectives) -> Tensor:
         """What the drifts of all layers are worth to each objective, to first order: ``(N,)``."""
-        total = torch.zeros_like(state[0].radius)
+        total, lines = torch.zeros_like(state[0].radius), self._lines(state)
 
         def relax(i: int, value: Tensor) -> Tensor:
             nonlocal total
@@ -181,17 +209,34 @@ class DualBound:
                 total = total + drift_worth(passed, layer, EXACT)
             return passed
 
-        carry_back(self.network, objectives.node, objectives.coefficients, relax)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            return _joined(*lines[i], value)[0]
+
+        carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return total
 
     def _relaxations(self, state: State, *, rough: bool = False) -> dict[int, Relaxation]:
         """What each activation's box is to a backward pass."""
         found = {}
         for i, layer in state.items():
-            if i:
+            if i and not self._is_kept(i):
                 kind = self._kind(i)
                 relaxation = kind.rough_relaxation if rough else kind.relaxation
                 found[i] = relaxation(layer.anchor, layer.lower, layer.upper, layer.varying)
+        return found
+
+    def _lines(self, state: State) -> Lines:
+        """What each joint is over the boxes of its inputs: a linear map, and an error."""
+        found = {}
+        for i in self.network.joints:
+            node = self.network.nodes[i]
+            layers = [state[j] for j in node.inputs]
+            anchors = [layer.anchor for layer in layers]
+            assert isinstance(node.kind, Joint)
+            found[i] = (
+                node.kind.derivative(anchors),
+                node.kind.remainder(anchors, [(layer.lower, layer.upper) for layer in layers]),
+            )
         return found
 
     @torch.no_grad()
@@ -200,19 +245,29 @@ class DualBound:
     ) -> dict[int, Tensor]:
         """How far the relaxed minimum of each neuron lies below 0, its value at the sample."""
         losses, multipliers_at = {}, layer_multipliers(self.network, state, found)
+        lines = self._lines(state)
 
         def relax(i: int, value: Tensor) -> Tensor:
+            if self._is_kept(i):
+                return value
             slope = found.slopes[i] * state[i].varying
             losses[i] = -self._minima(self._kind(i), value, state[i], slope, multipliers_at(i))
             return value * slope
 
-        carry_back(self.network, objectives.node, objectives.coefficients, relax)
+        def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
+            return _joined(*lines[i], value)[0]
+
+        carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return losses
 
     def _kind(self, node: int) -> Elementwise:
         kind = self.network.nodes[node].kind
         assert isinstance(kind, Elementwise)
         return kind
+
+    def _is_kept(self, node: int) -> bool:
+        """Whether objectives pass it as they are."""
+        return isinstance(self.network.nodes[node].kind, Identity)
 
     def _relax(
         self,
@@ -270,9 +325,16 @@ class DualBound:
             self._relaxations(state),
             layer_multipliers(self.network, state, found),
         )
+        lines, steep = self._lines(state), torch.ones_like(eps)
 
         def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
+            if self._is_kept(i):
+                layer = state[i]
+                if layer.drift is not None:
+                    lost = OUT64.times(error, layer.drifted)
+                    charge = OUT64.add(charge, drift_worth(value, layer, OUT64), lost)
+                return value, error
             layer, multipliers, dtype, value = (
                 state[i],
                 multipliers_at(i),
@@ -291,7 +353,22 @@ class DualBound:
                 charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
             return passed, error
 
-        reached = self._sweep(objectives.node, objectives.coefficients, relax)
+        def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
+            nonlocal charge, steep
+            (line, rest), dtype = lines[i], value.dtype
+            norms = line.steepness(joint.in_shapes, joint.out_shape, value.double())
+            steep = steep * torch.stack(norms).sum(0).clamp(min=1)
+            lost = OUT64.sum(OUT64.times(value.double().abs(), rest))
+            charge = OUT64.add(charge, lost, OUT64.times(error, length(rest)))
+            # Of the transpose, as it is computed, and of rounding to the network's type.
+            made = OUT64.times(length(value), 4 * unit * (line.transposed_terms + 9))
+            error, parts = OUT64.add(error, made), line.transpose(value.double()[:, None])
+            pairs = zip(parts, norms, strict=True)
+            return [(part[:, 0].to(dtype), OUT64.times(error, norm)) for part, norm in pairs]
+
+        reached = self._sweep(objectives.node, objectives.coefficients, relax, join)
+        # What squares that underflow can cost was bounded for joints that amplify no more.
+        charge = torch.where(steep <= MOST_OF_JOINTS, charge, torch.inf)
         if reached is not None:
             rest, error = reached
             least, sizes = least_at_input(rest.double(), state[0], images=self.images)
@@ -312,13 +389,13 @@ class DualBound:
         """Gradient ascent; the best change seen of each pair, and where it was seen."""
         if not found.slopes:
             return self.change(state, objectives, found), found
-        relaxations = self._relaxations(state, rough=True)
+        relaxations, lines = self._relaxations(state, rough=True), self._lines(state)
         steep, flat = len(found.slopes), len(found.numbers) - len(found.slopes)
         step_sizes = [StepSize(rate * _SLOPE_RATE, _SLOPES)] * steep + [
             StepSize(rate * _MULTIPLIER_RATE)
         ] * flat
         best, numbers = ascend(
-            lambda now: self._change(state, relaxations, objectives, found.of(now)),
+            lambda now: self._change(state, relaxations, lines, objectives, found.of(now)),
             found.numbers, step_sizes, steps,
         )  # fmt: skip
         better = found.of(numbers)
@@ -328,3 +405,10 @@ class DualBound:
             first, best = (self.change(state, objectives, some) for some in (found, better))
         worse = (~(best > first)).nonzero().flatten()
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
+
+
+def _joined(line: Derivative, rest: Tensor, value: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Coefficients before a joint, one tensor an input, and what its remainder costs each
+    objective."""
+    parts = tuple(part[:, 0] for part in line.transpose(value[:, None]))
+    return parts, (value.abs() * rest).flatten(1).sum(1)

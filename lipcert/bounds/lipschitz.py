@@ -64,8 +64,9 @@ class Layers:
         exact = network.exact
         inner = [
             segment
-            for i in network.activations
-            for segment in segments(exact, network.nodes[i].inputs[0])
+            for i in network.sources
+            for j in network.nodes[i].inputs
+            for segment in segments(exact, j)
         ]
         outer = {s.source: rows_of(s) for s in segments(exact, network.output)}
         # The same affine node can feed two activations: its segments are shared.

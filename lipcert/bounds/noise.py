@@ -28,10 +28,12 @@ from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.state import Layer, Noised, State
 from lipcert.network import Input, Network, Node, Sum, ancestors, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
+from lipcert.network.joints.base import ways_of
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
 from lipcert.numbers import OUT64, Box, around, meet
-from lipcert.rounding import Arithmetic, column
+from lipcert.rounding import DOUBLE, Arithmetic, column
 
 # How near the values of the same activation are in two versions of a network: to their own size,
 # and, for small ones, to the largest in so many roundoffs; at so many points.
@@ -143,6 +145,8 @@ class _FromState(RoundingSweep[_Run]):
                 value, rest, reach = self._start()
             case Activation():
                 value, rest, reach = self._past(i, kind)
+            case Joint():
+                value, rest, reach = self._past_joint(i, kind)
             case Operator():
                 rows = self.tools.rows[i]
                 assert rows is not None
@@ -152,6 +156,8 @@ class _FromState(RoundingSweep[_Run]):
                 value, rest = OUT64.total([(run.reference, run.residual) for run in runs])
                 reach = joined([run.reach for run in runs], OUT64)
         box = around(value, OUT64.add(reach.width, rest))
+        if isinstance(kind, Joint):
+            box = meet(box, kind.image([run.box for run in runs]))
         if i == self.node and self.known is not None:
             box = meet(box, self.known)
         return _Run(box, value, rest, reach)
@@ -168,12 +174,26 @@ class _FromState(RoundingSweep[_Run]):
         reach = Reach(width, layer.radius, OUT64.times(layer.gain, layer.gain))
         return value, OUT64.rounding(activation.rounding, value, layer.anchor), reach
 
+    def _past_joint(self, i: int, joint: Joint) -> tuple[Tensor, Tensor, Reach]:
+        layers = [self._layer(j) for j in self.tools.network.nodes[i].inputs]
+        anchors = [layer.anchor for layer in layers]
+        boxes = [(layer.lower, layer.upper) for layer in layers]
+        rest = joint.rounding([(anchor, anchor) for anchor in anchors], DOUBLE)
+        derivative = joint.derivative(anchors)
+        linear = derivative.magnitude_once(ways_of(anchors, boxes))
+        width = OUT64.add(OUT64.up(linear, derivative.terms + 8), joint.remainder(anchors, boxes))
+        return joint.value(*anchors), rest, Reach(width, OUT64.length(width))
+
     def _layer(self, i: int) -> Layer:
         return self.state[self.noise.partners[i]].map(lambda t: t.double())
 
     def past(self, activation: Activation, before: Rounded[_Run]) -> tuple[Tensor, Tensor]:
         shape = activation.out_shape(before.total.shape[1:])
         return before.total.new_zeros(len(self.eps), *shape), torch.zeros_like(self.eps)
+
+    def past_joint(self, joint: Joint, parts: list[Rounded[_Run]]) -> tuple[Tensor, Tensor]:
+        none = self.eps.new_zeros(len(self.eps), *joint.out_shape)
+        return none, torch.zeros_like(self.eps)
 
     def near(self, operator: Operator, rows: Tensor, before: Rounded[_Run], here: _Run) -> Tensor:
         run = before.here
@@ -189,10 +209,10 @@ class _FromState(RoundingSweep[_Run]):
 
 
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
-    """How many sums there are, and the kinds and input shapes of the activations."""
+    """How many sums there are, and the kinds and input shapes of the activations and joints."""
     nodes = network.nodes
     sums = sum(isinstance(node.kind, Sum) for node in nodes)
-    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.activations]
+    kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.sources if i]
     return sums, kinds
 
 

@@ -31,10 +31,11 @@ from torch import Tensor
 from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
 from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
-from lipcert.network.activations import Activation, Elementwise, GroupSort, MaxMin
+from lipcert.network.activations import Activation, Elementwise, GroupSort, Identity, MaxMin
+from lipcert.network.joints import Joint, MatrixProduct, Product
 from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
-from lipcert.numbers import OUT64, Box, largest
+from lipcert.numbers import OUT64, Box, largest, widened
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
     def activation(self, i: int, activation: Activation, before: Rounded[P]) -> Rounded[P]:
         here, own = self.place(i, [before]), self.format(i)
         passed, length = self.past(activation, before)
+        if isinstance(activation, Identity):
+            # The file has none: what runtimes merge, they merge across it.
+            still, behind = torch.zeros_like(passed), before.additions
+            step = _Step(passed, length, still, behind, before.chain, before.scaled)
+            return self._rounded(i, here, [before], step)
         alone = isinstance(activation, Elementwise)
         # Others only move or compare.
         inputs = before.size if alone else torch.zeros_like(passed)
@@ -142,6 +148,26 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             additions = additions + _ADDED
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
+
+    @abstractmethod
+    def past_joint(self, joint: Joint, parts: list[Rounded[P]]) -> tuple[Tensor, Tensor]:
+        """The same past a joint."""
+
+    def joint(self, i: int, joint: Joint, parts: list[Rounded[P]]) -> Rounded[P]:
+        """Its own rounding is that of inputs as they are deployed."""
+        here, own = self.place(i, parts), self.format(i)
+        passed, length = self.past_joint(joint, parts)
+        fresh, scaled = torch.zeros_like(passed), None
+        if isinstance(joint, MatrixProduct | Product):
+            one, other = (part.scaled for part in parts)
+            scaled = one.times(other, max(1, joint.additions))
+        if own is not None:
+            fresh = joint.rounding([widened(part.here.box, part.total) for part in parts], own)
+            if scaled is not None and scaled.merges:
+                fresh = fresh + column(scaled.lost(own), fresh)
+        additions = torch.full_like(passed, joint.additions)
+        step = _Step(passed, length, fresh, additions, scaled=scaled)
+        return self._rounded(i, here, parts, step)
 
     def sum(self, i: int, parts: list[Rounded[P]]) -> Rounded[P]:
         here, own = self.place(i, parts), self.format(i)

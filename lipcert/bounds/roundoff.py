@@ -10,6 +10,7 @@ are rounded, which is a change of its constants (``bounds.boxes``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.norms import operator_norm, row_norms
 from lipcert.numbers import OUT64, Box, widened
@@ -110,7 +112,9 @@ class _FromReal(RoundingSweep[_Real]):
 
     def place(self, i: int, parts: list[Rounded[_Real]]) -> _Real:
         kind, moved = self.tools.network.nodes[i].kind, self.eps
-        if isinstance(kind, Activation):
+        if isinstance(kind, Joint):
+            moved = self.eps + math.inf
+        elif isinstance(kind, Activation):
             moved = times(parts[0].here.moved, _steepest(kind, parts[0]))
         elif parts:
             moved = times(OUT64.add(*(p.here.moved for p in parts)), self.tools.norms[i])
@@ -120,6 +124,11 @@ class _FromReal(RoundingSweep[_Real]):
     def past(self, activation: Activation, before: Rounded[_Real]) -> tuple[Tensor, Tensor]:
         passed = activation.perturbation(*before.here.box, before.total)
         return passed, times(before.length, _steepest(activation, before))
+
+    def past_joint(self, joint: Joint, parts: list[Rounded[_Real]]) -> tuple[Tensor, Tensor]:
+        low, high = joint.image([widened(part.here.box, part.total) for part in parts])
+        passed = OUT64.up(high - low, 1)
+        return passed, OUT64.length(passed)
 
     def near(self, operator: Operator, rows: Tensor, before: Rounded[_Real], here: _Real) -> Tensor:
         size = OUT64.add(before.here.sizes, 2 * before.total)

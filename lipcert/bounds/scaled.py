@@ -61,6 +61,19 @@ class Scaled:
             self.scales + (scale and entries is not None),
         )
 
+    def times(self, other: Scaled, terms: int) -> Scaled:
+        """Of sums of so many products of two values: the scales of either may wait until after
+        them, and be merged with one behind them; what underflows then multiplies such a sum."""
+        most = OUT64.times(self.most, other.most, float(terms))
+        return Scaled(
+            most,
+            torch.maximum(most, torch.maximum(self.source, other.source)),
+            OUT64.times(self.weight, other.weight),
+            max(self.terms, other.terms, terms),
+            self.weights + other.weights + 1,
+            self.scales + other.scales,
+        )
+
     def lost(self, own: Arithmetic) -> Tensor:
         """What weights that underflow once they are merged can take from a value, ``(B,)``;
         infinite where one, or a value whose scale waits until later, could overflow."""

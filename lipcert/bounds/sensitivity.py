@@ -25,6 +25,7 @@ from lipcert.bounds.rounded import times
 from lipcert.bounds.roundoff import Roundings, Roundoff
 from lipcert.network import Backward, backward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around, halves, widened
 
@@ -94,6 +95,17 @@ class _Sensitivity(Backward[Coefficients]):
         middle, radius = halves(widened((low, high), ends), OUT64)
         steep = activation.gain(lower, upper).flatten(1).amax(1)
         return Coefficients(middle, radius, times(value.length, steep))
+
+    def joint(self, i: int, joint: Joint, value: Coefficients) -> list[Coefficients]:
+        """Nothing is known of how one error among others passes a joint."""
+        parts = []
+        for j in self.tools.network.nodes[i].inputs:
+            shape = (len(value.length), *self.tools.network.nodes[j].shape)
+            none = value.middle.new_zeros(shape)
+            parts.append(
+                Coefficients(none, torch.full_like(none, torch.inf), value.length + torch.inf)
+            )
+        return parts
 
     def add(self, one: Coefficients, other: Coefficients) -> Coefficients:
         return one + other

@@ -39,7 +39,8 @@ from torch import Tensor
 from lipcert.bounds.boxes import Centre
 from lipcert.bounds.state import Layer, Noised, State, half_diagonal
 from lipcert.network import Forward, Network, forward
-from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.activations import Activation, Elementwise, Identity
+from lipcert.network.joints import Derivative, Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, around
 from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
@@ -54,11 +55,16 @@ _ALPHA, _LARGEST, _LARGEST_NORMAL = 2.0**-8, 2.0**22, 16.0
 # A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
 # neuron that stays on its side of a kink.
 _DEVIATIONS, _ROOM_WHERE_FREE, _LITTLE = 2.5, 1.5, 2.0**-8
+# Of a joint's inputs, whose errors go with the square of it; and how many neurons of one batch may
+# be found to be wider than claimed.
+_ROOM_OF_JOINTS, _MOST_COLUMNS = 1.2, 4096
 # Within how many times its claim a neuron must stay, as roundings are found for that; and how large
 # an exact column may be, in the largest that a tangent may be.
 _MOST, _SMALL_COLUMN = 2.0, 2.0**-14
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
+# How many numbers of tangents pass a joint at once.
+_AT_ONCE = 2**19
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 # What logarithms and roots are rounded by is far less than this beyond 1.
@@ -162,12 +168,26 @@ class Claimed:
 
 
 @dataclass(frozen=True, eq=False)
+class JointClaimed:
+    """What is claimed at a joint: its ``line``, the ``rest`` that this leaves over the claimed
+    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Claimed``."""
+
+    line: Derivative
+    rest: Tensor
+    half: Tensor
+    spread: Tensor
+    drawn: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Claim:
-    """A tube that is to be proven: its places by activations, and the state that it would give."""
+    """A tube that is to be proven: its places by activations and by joints, and the state that it
+    would give."""
 
     eps: Tensor
     places: dict[int, Claimed]
     state: State
+    joints: dict[int, JointClaimed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +232,7 @@ class Tube:
         projections."""
         rules = _Claiming(self, centre, eps, assurance, coins, count, rounding)
         forward(self.network, rules, release=True)
-        return Claim(eps, rules.places, rules.state)
+        return Claim(eps, rules.places, rules.state, rules.joints)
 
     def prove(
         self, centre: Centre, claim: Claim, assurance: ProjectionAssurance, coins: RandomNumbers
@@ -254,6 +274,20 @@ class _Tangents:
         shape = tangents.shape[1:]
         return mean.sqrt().reshape(-1, *shape), middle.reshape(-1, *shape)
 
+    def joined(self, parts: list[Tensor], line: Derivative, half: Tensor) -> Tensor:
+        """Past a joint, with a fresh error at every value of its output."""
+        kept = line.map(lambda t: t.to(self.dtype))
+        both = [part.reshape(self.batch, 2 * self.count, *part.shape[1:]) for part in parts]
+        out = both[0].new_empty(self.batch, 2 * self.count, *half.shape[1:])
+        # Some at a time: what lies between need not leave the cache.
+        sizes = [math.prod(part.shape[2:]) for part in (*both, out)]
+        step = max(1, _AT_ONCE // (self.batch * max(sizes)))
+        for first in range(0, 2 * self.count, step):
+            out[:, first : first + step] = kept.apply([p[:, first : first + step] for p in both])
+        fresh = self.coins.cauchy(self.count, half.shape[1:])
+        out[:, self.count :].add_(fresh.mul_(half[:, None]).to(self.dtype))
+        return out.flatten(0, 1)
+
     def through(self, tangents: Tensor, slope: Tensor, half: Tensor) -> Tensor:
         """Past an activation, with a fresh error at every neuron."""
         shape = tangents.shape
@@ -280,6 +314,7 @@ class _Claiming(Forward[_Flow]):
         self.tangents = _Tangents(len(eps), count, coins, tube.rough.anchor.dtype)
         self.ranks = torch.full_like(eps, round(count * assurance.rank / assurance.count)).long()
         self.places: dict[int, Claimed] = {}
+        self.joints: dict[int, JointClaimed] = {}
         self.state: State = {}
 
     def input(self, i: int) -> _Flow:
@@ -368,10 +403,39 @@ class _Claiming(Forward[_Flow]):
     def _room(self, activation: Elementwise, sink: int, shift: Tensor, width: Tensor) -> Tensor:
         """By how much wider a claim is: more where next to nothing remains over the wider box."""
         anchor = self.centre.values[sink]
+        if isinstance(activation, Identity):
+            return torch.full_like(width, _ROOM_OF_JOINTS)
         low, high = around(anchor + shift, _ROOM_WHERE_FREE * width)
         low, high = torch.minimum(low, anchor), torch.maximum(high, anchor)
         _, rest = remainder(activation, _chord(activation, low, high), anchor, low, high)
         return torch.where(rest <= _LITTLE * width, _ROOM_WHERE_FREE, 1.0)
+
+    def joint(self, i: int, joint: Joint, parts: list[_Flow]) -> _Flow:
+        inputs = self.network.nodes[i].inputs
+        anchors = [self.state[j].anchor for j in inputs]
+        places = [self.places[j] for j in inputs]
+        boxes = [claimed_box(anchor, place) for anchor, place in zip(anchors, places, strict=True)]
+        line, rest = joint.derivative(anchors), joint.remainder(anchors, boxes)
+        slack = gamma(line.terms + 8)
+        drawn, spread = (
+            line.magnitude_once(sizes) * (1 + slack)
+            for sizes in ([p.drawn for p in parts], [p.spread for p in parts])
+        )
+        # What the proof's own pass rounds here, and at the fresh errors.
+        passed = line.magnitude_once(
+            [_LARGEST * p.rounded + _LARGEST_NORMAL * p.slipped for p in parts]
+        ) * (1 + slack)  # fmt: skip
+        kappa = passed + slack * (_LARGEST * spread + _LARGEST_NORMAL * drawn)
+        half = (rest + kappa / _ALPHA) * (1 + 16 * FLOAT64)
+        half = half * (1 + 16 * FLOAT64 * _LARGEST / _ALPHA) + DOUBLE.tiny
+        shift = line.once([p.shift for p in parts])
+        moved = line.magnitude_once([p.moved + slack * p.shift.abs() for p in parts])
+        spread, none = (spread + half) * (1 + 8 * FLOAT64), torch.zeros_like(half)
+        self.joints[i] = JointClaimed(line, rest, half, spread, drawn * (1 + 8 * FLOAT64))
+        return _Flow(
+            self.tangents.joined([p.tangents for p in parts], line, half),
+            shift, drawn * (1 + 8 * FLOAT64), spread, none, none, moved * (1 + slack),
+        )  # fmt: skip
 
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
@@ -477,6 +541,31 @@ class _Proving(Forward[_Proven]):
         self._check(after, columns, place)
         return _Proven(after, columns)
 
+    def joint(self, i: int, joint: Joint, parts: list[_Proven]) -> _Proven:
+        inputs, place = self.network.nodes[i].inputs, self.claim.joints[i]
+        layers = [self.state[j] for j in inputs]
+        anchors = [layer.anchor for layer in layers]
+        rest = joint.remainder(anchors, [(layer.lower, layer.upper) for layer in layers])
+        # Where all boxes are within the claim this is nothing but for rounding.
+        sure = self.held
+        for j, layer in zip(inputs, layers, strict=True):
+            low, high = claimed_box(layer.anchor, self.claim.places[j])
+            inside = (layer.lower >= low) & (layer.upper <= high)
+            sure = sure & inside.flatten(1).all(1)
+        beyond = torch.where(rest <= place.rest, 0.0, (rest - place.rest) * (1 + 8 * FLOAT64))
+        beyond = torch.where(sure.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, beyond)
+        count = max(len(part.columns) for part in parts)
+        line = place.line.map(lambda t: t[self.owners[:count]])
+        several = []
+        for columns in (part.columns for part in parts):
+            missing = columns.new_zeros(count - len(columns), *columns.shape[1:])
+            several.append(torch.cat([columns, missing]))
+        columns = line.once(several) if count else beyond[:0]
+        columns = self._with_misses(columns, beyond)
+        after = self.tangents.joined([p.tangents for p in parts], place.line, place.half)
+        self._check(after, columns, place)
+        return _Proven(after, columns)
+
     def _width(self, before: _Proven, place: Claimed) -> Tensor:
         """How far the activation's input may be from ``anchor + shift``."""
         sure, slack = self.assurance, 1 + gamma(self.assurance.count + 16)
@@ -505,6 +594,12 @@ class _Proving(Forward[_Proven]):
 
     def _with_misses(self, columns: Tensor, beyond: Tensor) -> Tensor:
         """One more column for each neuron whose remainder is beyond its claim."""
+        flat = beyond.flatten(1)
+        # A sample that misses so much is not worth the memory; a NaN is no number of any column.
+        hopeless = (flat != 0).sum(1) > _MOST_COLUMNS
+        hopeless |= ~flat.isfinite().all(1)
+        self.held &= ~hopeless
+        beyond = torch.where(hopeless.reshape(-1, *(1,) * (beyond.dim() - 1)), 0.0, beyond)
         owners, places = beyond.flatten(1).nonzero().unbind(1)
         known = columns.new_zeros(len(self.owners) - len(columns), *columns.shape[1:])
         fresh = beyond.new_zeros(len(owners), beyond[0].numel())
@@ -514,7 +609,7 @@ class _Proving(Forward[_Proven]):
         self.owners = torch.cat([self.owners, owners])
         return torch.cat([columns, known, fresh.reshape(-1, *columns.shape[1:])])
 
-    def _check(self, after: Tensor, columns: Tensor, place: Claimed) -> None:
+    def _check(self, after: Tensor, columns: Tensor, place: Claimed | JointClaimed) -> None:
         """That tangents and columns are no larger than what their rounding was bounded for."""
         normals, cauchy = self.tangents.split(after)
         spread, drawn = place.spread.flatten(1)[:, None], place.drawn.flatten(1)[:, None]
@@ -523,6 +618,12 @@ class _Proving(Forward[_Proven]):
         self.held &= (eps * normals.abs() <= _LARGEST_NORMAL * drawn).flatten(1).all(1)
         large = ~(columns.abs() <= _LARGEST * _SMALL_COLUMN * place.spread[self.owners])
         self.held[self.owners[large.flatten(1).any(1)]] = False
+
+
+def claimed_box(anchor: Tensor, place: Claimed) -> Box:
+    """The box of an activation's input that is claimed, and holds the anchor."""
+    lower, upper = around(anchor + place.shift, place.width)
+    return torch.minimum(lower, anchor), torch.maximum(upper, anchor)
 
 
 def layer_of(activation: Elementwise, anchor: Tensor, box: Box, drift: Tensor) -> Layer:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 from lipcert.network import Backward, Forward, Network, backward, forward
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.rounding import DOUBLE, Arithmetic
 
 # 2^400 · √n · 2^-511, for every node and a few lengths each, is below this.
 _AMPLIFICATION, _UNDERFLOW = 2.0**400, 2.0**-60
+# Joints count here with a norm of 1; what they amplify by around a sample may be the rest of it.
+_BETWEEN_JOINTS, MOST_OF_JOINTS = 2.0**100, 2.0**300
 # Of lengths and products of each node, in float32, where every one counts.
 _LENGTHS = 64.0
 
@@ -39,7 +42,8 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
         for i, node in enumerate(nodes)
     ]
     if analysis == DOUBLE:
-        return _UNDERFLOW if all(p <= _AMPLIFICATION for p in products) else math.inf
+        most = _BETWEEN_JOINTS if network.joints else _AMPLIFICATION
+        return _UNDERFLOW if all(p <= most for p in products) else math.inf
     sizes = [math.sqrt(math.prod(node.shape)) for node in nodes]
     short = _LENGTHS * math.sqrt(analysis.tiny) * (1 + sizes[0])
     lost = short * sum(size * p for size, p in zip(sizes, products, strict=True))
@@ -64,6 +68,9 @@ class _Growth(Forward[float]):
     def activation(self, i: int, activation: Activation, before: float) -> float:
         return self.norms[i] * before
 
+    def joint(self, i: int, joint: Joint, parts: list[float]) -> float:
+        return self.norms[i] * sum(parts)
+
 
 @dataclass(frozen=True)
 class _Decay(Backward[float]):
@@ -77,6 +84,9 @@ class _Decay(Backward[float]):
 
     def activation(self, i: int, activation: Activation, value: float) -> float:
         return self.norms[i] * value
+
+    def joint(self, i: int, joint: Joint, value: float) -> list[float]:
+        return [self.norms[i] * value] * len(joint.in_shapes)
 
     def add(self, one: float, other: float) -> float:
         return one + other

@@ -11,7 +11,7 @@ import torch
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
 from lipcert.certification.pace import PACES, Pace
-from lipcert.network import Network, Node, lower, simplify
+from lipcert.network import Network, Node, keep, lower, simplify
 from lipcert.network.operators import Diagonal
 from lipcert.norms import Budget
 from lipcert.options import Options
@@ -52,6 +52,8 @@ class Analysis:
     ) -> Analysis:  # fmt: skip
         """``reach`` is by default the largest distance of two images of pixels in [0, 1]."""
         loaded = _with_a_number(network.to(device="cpu", dtype=torch.float64))
+        # Boxes of what joints read are kept in every version.
+        loaded = keep(loaded) if loaded.joints else loaded
         cube = math.sqrt(math.prod(network.in_shape))
         return cls(loaded, options, budget, device, cube if reach is None else reach, softmax)
 

@@ -162,12 +162,16 @@ class Findings:
         def kept(old: Tensor, new: Tensor) -> Tensor:
             return old.index_copy(0, rows, torch.where(better, new, old[rows]))
 
+        # What stood against a certificate, where nothing else is known of it.
+        known = self.deployed[rows]
+        told = torch.where(better | known.isnan(), step.deployed, known)
+
         return replace(
             self,
             rungs=rungs,
             radius=kept(self.radius, step.radius),
             rung=kept(self.rung, place),
-            deployed=kept(self.deployed, step.deployed),
+            deployed=self.deployed.index_copy(0, rows, told),
         )
 
     def _contradicted(self, rows: Tensor, found: dict[int, str]) -> Findings:
@@ -236,10 +240,12 @@ class Findings:
         )
 
     def _method(self, row: int) -> str:
-        """The rung that found the radius; where there is none, the published bound of the run."""
+        """The rung that found the radius; where there is none, the published bound of the run, or
+        the first rung of a run that has none."""
         if float(self.radius[row]) >= 0:
             return self.rungs[int(self.rung[row])]
-        return "local" if self.options.method == "auto" else self.options.method
+        published = "local" if self.options.method == "auto" else self.options.method
+        return published if published in self.rungs or not self.rungs else self.rungs[0]
 
     def _reached(self, row: int) -> tuple[str, ...]:
         radius = float(self.radius[row])

@@ -127,7 +127,11 @@ class MarginProver:
         their batch."""
         pace, clean = self.analysis.pace, samples.clean
         state, needed = region.state, region.needed
-        done = self.anchored_margins(samples, state) > needed
+        if self.layers.network.joints:
+            # What balls of all layers say ends at the first of them.
+            done = torch.isneginf(needed)
+        else:
+            done = self.anchored_margins(samples, state) > needed
         hopeless = ~(needed < clean).all(1)
         objectives, others = self.objectives(samples, ~done & ~hopeless[:, None])
         found: DualVariables | None = None

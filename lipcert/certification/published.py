@@ -13,6 +13,7 @@ from lipcert.certification.analysis import Analysis
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
+from lipcert.network import Network
 from lipcert.norms import GramMap, SegmentNorms
 
 # What bounds the local constant, and for the published methods the margins too.
@@ -33,7 +34,7 @@ class Published:
     def of(cls, analysis: Analysis, kind: type[Bound] | None = None) -> Published:
         """``kind``: a bound in place of the method's own. In ``auto`` the norms may spend half of
         the run's failure probability, else all of it."""
-        options, layers = analysis.options, Layers.of(analysis.simplified)
+        options, layers = analysis.options, _layers(analysis.simplified)
         kind = _BOUNDS[options.method] if kind is None else kind
         # The product of norms takes none of a sample's own.
         own = analysis.pace.own_norms if options.method == "auto" else kind is not GlobalBound
@@ -48,12 +49,15 @@ class Published:
             part=0.5 if options.method == "auto" else 1.0,
             guide=guide,
         )
-        estimated = kind.of(Layers.of(guide), norms.shared_over(guide))
+        estimated = kind.of(_layers(guide), norms.shared_over(guide))
         return cls(analysis, kind.of(layers, norms.shared), estimated, norms)
 
     @property
     def product(self) -> float:
-        """An upper bound of the network's Lipschitz constant: the product of its norms."""
+        """An upper bound of the network's Lipschitz constant: the product of its norms; infinite
+        where the network has joints."""
+        if self.analysis.loaded.joints:
+            return math.inf
         return self.bound.replaced(GlobalBound).product
 
     def prepare(self, samples: Samples, eps: Tensor, excess: float = EXCESS) -> Facts:
@@ -138,6 +142,11 @@ class Published:
 
         radius = largest_radius(slack, top, clean=clean, limit=top, resolution=1.001)
         return radius, deployed
+
+
+def _layers(network: Network) -> Layers:
+    """Norms of segments say nothing of what lies behind a joint: a network with joints has none."""
+    return Layers(network, (), {}, {}) if network.joints else Layers.of(network)
 
 
 def _least(margins: Tensor, labels: Tensor) -> Tensor:

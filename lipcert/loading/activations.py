@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable, number, places
+from lipcert.loading.reasons import JUMPS
 from lipcert.loading.value import Call, Unsupported
 from lipcert.network.activations import (
     Clip,
@@ -132,6 +133,26 @@ def _gelu(call: Call) -> Variable:
     return _scaled(call, 1.0, kinds[kind], 1.0)
 
 
+def _shrink(call: Call) -> Variable:
+    """``x`` beyond ``±lambd``, moved towards 0 by ``bias``, and 0 between."""
+    limit, bias = (float(call.attributes[name]) for name in ("lambd", "bias"))
+    if not 0 <= limit < math.inf or bias != limit:
+        raise Unsupported(
+            f"{JUMPS}: with a bias of {bias:g} and a limit of {limit:g} it jumps at the limit; a "
+            "bias of the limit itself, as of Softshrink, does not"
+        )
+    x, assembler = call.variable(0), call.assembler
+    between = assembler.activation(Clip(number(-limit), number(limit)), x)
+    return assembler.sum([x, assembler.negate(between)])
+
+
+def _thresholded_relu(call: Call) -> Variable:
+    limit = float(call.attributes["alpha"])
+    if limit != 0:
+        raise Unsupported(f"{JUMPS} at its threshold {limit:g}; use ReLU, or a Clip")
+    return _limited(call, call.variable(0), number(0.0), number(math.inf))
+
+
 def _top_k(call: Call) -> list[Variable]:
     """The largest values in order: all of them are GroupSort, one alone is a maximum."""
     x, assembler = call.variable(0), call.assembler
@@ -231,8 +252,10 @@ ACTIVATIONS: dict[str, Callable[[Call], Variable | list[Variable]]] = {
     "Selu": _selu,
     "Sigmoid": _elementwise(Sigmoid),
     "Softmax": _softmax,
+    "Shrink": _shrink,
     "Softplus": _elementwise(Softplus),
     "Swish": _swish,
     "Tanh": _elementwise(Tanh),
+    "ThresholdedRelu": _thresholded_relu,
     "TopK": _top_k,
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from lipcert.loading.allowance import Allowance
 from lipcert.network import Network, NetworkBuilder, Node
 from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin
+from lipcert.network.joints import Joint, MatrixProduct
 from lipcert.network.lower import comparators
 from lipcert.network.operators import (
     Convolution,
@@ -99,6 +100,15 @@ class Assembler:
         node = self.builder.activation(activation, x.node, self.origin)
         self.builder.format = None
         return self._variable(node)
+
+    def joint(self, joint: Joint, parts: Sequence[Variable]) -> Variable:
+        size = math.prod(joint.out_shape)
+        self.allowance.keep(size)
+        # Boxes of its inputs are kept too.
+        self.allowance.keep(sum(part.size for part in parts))
+        if isinstance(joint, MatrixProduct):
+            self.allowance.run(size * joint.inner)
+        return self._variable(self.builder.joint(joint, [part.node for part in parts], self.origin))
 
     def stored(self, x: Variable, format: Arithmetic) -> Variable:
         """The value in another format: rounded to it, and lost where it overflows there."""

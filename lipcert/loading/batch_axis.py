@@ -27,6 +27,7 @@ from lipcert.loading.assembler import Variable
 from lipcert.loading.value import Value
 from lipcert.network import Input, Network, Node, Sum
 from lipcert.network.activations import GroupMax, GroupSort, MaxMin
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 
 PAIR = 2
@@ -37,6 +38,7 @@ _SAME = 1e-6
 _MOVED = {
     "Cast": (0,), "CastLike": (0,), "Concat": None, "Gather": (0,), "Identity": (0,),
     "Reshape": (0,), "Slice": (0,), "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
+    "Where": (1, 2),
 }  # fmt: skip
 _LINEAR = ("Add", "Mul", "Sub")
 # What is shaped by it, in these inputs.
@@ -99,6 +101,8 @@ def _counts(
         return None
     if not constants:
         return COUNTED
+    if kind == "Equal" and _is_never_equal(node, one, two):
+        return None
     places = _MOVED.get(kind, ())
     passed = kind in _MOVED and (places is None or all(place in places for place in held))
     if not passed and not (kind in _LINEAR and len(held) == 1):
@@ -107,6 +111,18 @@ def _counts(
         return COUNTED
     counted.update(name for name in constants if _differs(one[name], two[name]))
     return None
+
+
+def _is_never_equal(
+    node: onnx.NodeProto, one: Mapping[str, Value], two: Mapping[str, Value]
+) -> bool:
+    """Whether a comparison with the number of samples, which grows from the one to the other, is
+    with something smaller: with −1 in a shape, as exporters write of ``expand``."""
+    sides = [[np.asarray(values[name]) for name in node.input] for values in (one, two)]
+    (a, b), (c, d) = sides
+    grows = (c != a) | (d != b)
+    apart = ((c > a) & (a > b) & (d == b)) | ((d > b) & (b > a) & (c == a))
+    return bool((apart | ~grows).all())
 
 
 def _differs(one: Any, two: Any) -> bool:
@@ -162,6 +178,10 @@ class _Mixed:
                 found = torch.cat([either, either], pairs.axis + 1)
             case GroupMax():
                 found = parts[0].amax(-1)
+            case Joint() as joint:
+                ones = [torch.ones_like(part) for part in parts]
+                found = joint.derivative(ones).magnitude_once(parts)
+                return (found > 0).to(found.dtype)
             case GroupSort():
                 found = parts[0].amax(-1, keepdim=True).expand_as(parts[0])
             case _:

@@ -242,6 +242,9 @@ def added(parts: list[Form]) -> Form | None:
         same = terms[:, t] == terms[:, t + 1]
         coefficients[:, t + 1] += torch.where(same, coefficients[:, t], 0.0)
         coefficients[:, t] = torch.where(same, 0.0, coefficients[:, t])
+    # A value that cancels is in no term, but what it rounded on the way is as large as it was.
+    last = torch.cat([terms[:, :-1] != terms[:, 1:], torch.ones_like(terms[:, :1]) > 0], 1)
+    lost = (last & (terms < MAGNITUDES) & (coefficients == 0)).any(1)
     terms = torch.where(coefficients == 0, _NONE, terms)
     order = terms.argsort(dim=1, stable=True)
     terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
@@ -251,7 +254,7 @@ def added(parts: list[Form]) -> Form | None:
     off = torch.stack([part.off for part in parts]).sum(0)
     return Form(
         terms[:, :width], coefficients[:, :width], mag,
-        off + (several - 1).clamp(min=0) * mag,
+        torch.where(lost, torch.inf, off + (several - 1).clamp(min=0) * mag),
         any(part.computed for part in parts) or bool((several > 1).any()),
         frozenset().union(*(part.formats for part in parts)),
         frozenset().union(*(part.compared for part in parts)),

@@ -24,6 +24,7 @@ from lipcert.loading.value import Unknown, Value
 from lipcert.network.activations import (
     Clip,
     Erf,
+    PReLU,
     Sigmoid,
     Softplus,
     Tanh,
@@ -45,18 +46,23 @@ _NAMES: dict[type, str] = {
 @dataclass(frozen=True)
 class Formula(Unknown):
     """The result of a refused node, known to be a polynomial in ``base``; ``rows`` are the nodes
-    that it comes from, by their place in the reader's list, ``formats`` those that they are in."""
+    that it comes from, by their place in the reader's list, ``formats`` those that they are in.
+
+    ``node`` and ``operands``: what it is made of, for where no activation comes of it.
+    """
 
     base: Variable
     polynomial: Polynomial
     rows: frozenset[int] = frozenset()
     formats: frozenset[Arithmetic] = frozenset()
+    node: onnx.NodeProto | None = None
+    operands: tuple[Value | None, ...] = ()
 
     @property
     def compares(self) -> bool:
         """Whether it is the result of a comparison."""
         alone = self.polynomial.alone
-        return alone is not None and alone.name == "greater"
+        return alone is not None and alone.name in TRUTHS
 
 
 def combined(
@@ -68,6 +74,8 @@ def combined(
     deployed: that covers its constants, which are rounded there, and what it leaves out.
     """
     arity, rule = _RULES.get(node.op_type, (-1, None))
+    if node.op_type == "Cast":
+        return _cast(node, inputs)
     formulas = [value for value in inputs if isinstance(value, Formula)]
     variables = [value for value in inputs if isinstance(value, Variable)]
     if rule is None or len(inputs) != arity or node.domain not in ("", "ai.onnx"):
@@ -97,6 +105,13 @@ def combined(
     return y if outer == 1 else assembler.diagonal(y, number(outer), None)
 
 
+def _cast(node: onnx.NodeProto, inputs: Sequence[Value | None]) -> Formula | None:
+    """Of a truth value, which is 0 or 1 in every type."""
+    (value,) = inputs
+    alone = value.polynomial.alone if isinstance(value, Formula) else None
+    return value if isinstance(value, Formula) and alone and alone.name in TRUTHS else None
+
+
 def _operand(
     value: Value | None, base: Variable, assembler: Assembler, passed: dict[int, Polynomial]
 ) -> Polynomial:
@@ -107,9 +122,13 @@ def _operand(
         if value.shape != base.shape:
             raise NoPolynomial
         return _expressed(value.node, base, assembler, passed, _STEPS)
-    if not isinstance(value, np.ndarray) or value.size != 1 or value.ndim > len(base.shape):
+    if not isinstance(value, np.ndarray) or not value.size or value.ndim > len(base.shape):
         raise NoPolynomial
-    return Polynomial.constant(float(value.reshape(())))
+    # One number for all, written once or for each.
+    first = value.reshape(-1)[0]
+    if np.broadcast_shapes(value.shape, base.shape) != base.shape or not (value == first).all():
+        raise NoPolynomial
+    return Polynomial.constant(float(first))
 
 
 def _expressed(
@@ -139,6 +158,8 @@ def _applied(kind: Kind, parts: list[Polynomial]) -> Polynomial:
     if isinstance(kind, Clip):
         limits = _number(kind.lower, -math.inf), _number(kind.upper, math.inf)
         return Polynomial.single(Function("clip", (x,), limits))
+    if isinstance(kind, PReLU):
+        return Polynomial.single(Function("prelu", (x,), (float(kind.slope),)))
     return Polynomial.single(Function(_NAMES[type(kind)], (x,)))
 
 
@@ -150,6 +171,8 @@ def _transparent(kind: Kind) -> bool:
         )
     if isinstance(kind, Clip):
         return all(part is None or part.numel() == 1 for part in (kind.lower, kind.upper))
+    if isinstance(kind, PReLU):
+        return kind.slope.numel() == 1
     return isinstance(kind, Sum) or type(kind) in _NAMES
 
 
@@ -194,17 +217,28 @@ def _function(name: str) -> Callable[[list[Polynomial]], Polynomial]:
     return lambda operands: Polynomial.single(Function(name, tuple(operands)))
 
 
+TRUTHS = (
+    "and", "equal", "greater", "greaterorequal", "less", "lessorequal", "not", "or",
+)  # fmt: skip
 _MINUS = Polynomial.constant(-1.0)
 
 # By operator: its number of inputs, and what it makes of them.
 _RULES: dict[str, tuple[int, Callable[[list[Polynomial]], Polynomial]]] = {
     "Add": (2, lambda operands: operands[0] + operands[1]),
+    "And": (2, _function("and")),
     "Div": (2, _quotient),
+    "Equal": (2, _function("equal")),
     "Erf": (1, _function("erf")),
     "Greater": (2, _function("greater")),
+    "GreaterOrEqual": (2, _function("greaterorequal")),
+    "Less": (2, _function("less")),
+    "LessOrEqual": (2, _function("lessorequal")),
     "Mul": (2, lambda operands: operands[0] * operands[1]),
     "Neg": (1, lambda operands: operands[0] * _MINUS),
+    "Not": (1, _function("not")),
+    "Or": (2, _function("or")),
     "Pow": (2, _power),
+    "Sign": (1, _function("sign")),
     "Sigmoid": (1, _function("sigmoid")),
     "Sub": (2, lambda operands: operands[0] + operands[1] * _MINUS),
     "Tanh": (1, _function("tanh")),

@@ -13,7 +13,8 @@ from lipcert.loading.value import module_path
 class OperatorRow:
     """One node of the file. ``version`` is the one in which its operator last changed;
     ``module`` the torch module it comes from, where the file tells; ``note`` what becomes of it,
-    or why it is not supported."""
+    or why it is not supported. ``bound``: whether bounds know it exactly, as they know what is
+    affine or piecewise linear, or enclose it; empty where it is not supported."""
 
     operator: str
     domain: str
@@ -22,12 +23,17 @@ class OperatorRow:
     module: str
     supported: bool
     note: str
+    bound: str = ""
 
     @classmethod
-    def of(cls, node: onnx.NodeProto, opset: int, supported: bool, note: str) -> OperatorRow:
+    def of(
+        cls, node: onnx.NodeProto, opset: int, supported: bool, note: str, bound: str = ""
+    ) -> OperatorRow:
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = _since(node.op_type, domain, opset)
-        return cls(node.op_type, domain, version, node.name, module_path(node), supported, note)
+        return cls(
+            node.op_type, domain, version, node.name, module_path(node), supported, note, bound
+        )
 
     def title(self, otherwise: str) -> str:
         """Operator and place; ``otherwise`` is a place for a node without names."""

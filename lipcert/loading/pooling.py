@@ -78,18 +78,16 @@ def _window_places(over: Windows) -> Index:
     return total.reshape(*over.counts, -1)
 
 
-def _group(call: Call, axes: Sequence[int]) -> Variable:
+def _group(call: Call, x: Variable, axes: Sequence[int]) -> Variable:
     """The values of these axes side by side in a new last axis, the others before it."""
-    x = call.variable(0)
     call.assembler.allowance.move(x.size)
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     order = places(x.shape).transpose([*kept, *axes])
     return call.assembler.select(x, order.reshape([*(x.shape[axis] for axis in kept), -1]))
 
 
-def _reduce(call: Call, axes: Sequence[int], keep: bool, kind: str) -> Variable:
-    x, assembler = call.variable(0), call.assembler
-    grouped = _group(call, axes)
+def _reduce(call: Call, x: Variable, axes: Sequence[int], keep: bool, kind: str) -> Variable:
+    assembler, grouped = call.assembler, _group(call, x, axes)
     size = grouped.shape[-1]
     shape = [1 if a in axes else n for a, n in enumerate(x.shape) if keep or a not in axes]
     if kind in ("Mean", "Sum"):
@@ -107,21 +105,27 @@ def _reduce(call: Call, axes: Sequence[int], keep: bool, kind: str) -> Variable:
 
 def _global(kind: str) -> Callable[[Call], Variable]:
     """Over all spatial axes."""
-    return lambda call: _reduce(call, range(2, len(call.variable(0).shape)), True, kind)
+
+    def rule(call: Call) -> Variable:
+        x = call.variable(0)
+        return _reduce(call, x, range(2, len(x.shape)), True, kind)
+
+    return rule
+
+
+def reduced(call: Call, x: Variable, kind: str) -> Variable:
+    """A value reduced over the axes that a node names."""
+    rank, axes = len(x.shape), call.axes()
+    if not axes and call.attributes.get("noop_with_empty_axes"):
+        return x
+    if axes and any(not -rank <= axis < rank for axis in axes):
+        raise Unsupported(f"axes {axes} of {rank}")
+    over = sorted({axis % rank for axis in axes}) if axes else range(rank)
+    return _reduce(call, x, over, bool(call.attributes["keepdims"]), kind)
 
 
 def _reduction(kind: str) -> Callable[[Call], Variable]:
-    def rule(call: Call) -> Variable:
-        rank = len(call.variable(0).shape)
-        axes = call.axes()
-        if not axes and call.attributes.get("noop_with_empty_axes"):
-            return call.variable(0)
-        if axes and any(not -rank <= axis < rank for axis in axes):
-            raise Unsupported(f"axes {axes} of {rank}")
-        over = sorted({axis % rank for axis in axes}) if axes else range(rank)
-        return _reduce(call, over, bool(call.attributes["keepdims"]), kind)
-
-    return rule
+    return lambda call: reduced(call, call.variable(0), kind)
 
 
 POOLING: dict[str, Callable[[Call], Variable]] = {

@@ -11,7 +11,7 @@ import onnx
 
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 from lipcert.loading.activations import ACTIVATIONS, left_out
-from lipcert.loading.affine import AFFINE, PRODUCT
+from lipcert.loading.affine import AFFINE
 from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
@@ -19,11 +19,13 @@ from lipcert.loading.comparisons import chosen
 from lipcert.loading.entry import taken
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
+from lipcert.loading.joints import joint_rule
 from lipcert.loading.moves import FLOATS, MOVES
 from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
+from lipcert.loading.piecewise import piecewise
 from lipcert.loading.pooling import POOLING
-from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, of_product, reason
+from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
 from lipcert.loading.resize import RESIZE
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.spellings import respelled
@@ -38,6 +40,9 @@ from lipcert.loading.value import (
     varies,
 )
 from lipcert.network import Network, Node
+from lipcert.network.activations import Smooth
+from lipcert.network.joints import Joint
+from lipcert.network.nodes import Kind
 from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
 
 Rule = Callable[[Call], Variable | Array | list[Variable]]
@@ -47,14 +52,9 @@ FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"
 
 # Margins of all pairs of classes come from matrices with a row each: 2 GiB.
 MOST_OUTPUTS = 2**14
-PRODUCTS = ("Gemm", "MatMul", "Mul")
 SHAPES = ("Shape", "Size")
-# What activations are written out with.
-WRITTEN_OUT = (
-    *COMPARISONS, "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "Mul", "Neg", "Pow",
-    "Sigmoid", "Softplus", "Sub", "Tanh", "Where",
-)  # fmt: skip
 SOFTMAX = ("LogSoftmax", "Softmax")
+PIECEWISE = "piecewise linear"
 RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -164,7 +164,8 @@ class _Reader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
-        self.stuck: set[int] = set()
+        # What formulas became that no activation took.
+        self.written: dict[int, Variable] = {}
         self.values: dict[str, Value] = {}
         self.stripped: str | None = None
         self.double, self.own = False, SINGLE
@@ -302,6 +303,7 @@ class _Reader:
         assembler.origin = place(node)
         assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
+        first = len(assembler.builder.nodes)
         try:
             results, note, supported = self._results(node, inputs, assembler)
         except (Unsupported, TooLarge) as reason:
@@ -318,7 +320,9 @@ class _Reader:
         self.mixed |= assembler.own != before
         if self.stripped:
             self.leaves = coarsest(self.leaves, assembler.own)
-        row = OperatorRow.of(node, self.version, supported, note)
+        made = [node.kind for node in assembler.builder.nodes[first:]]
+        bound = ("enclosed" if any(map(_is_enclosed, made)) else "exact") if supported else ""
+        row = OperatorRow.of(node, self.version, supported, note, bound)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
@@ -337,30 +341,99 @@ class _Reader:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
         formulas = [value for value in inputs if isinstance(value, Formula)]
         note = "after a refused node"
-        compares = node.op_type == "Greater"
+        compares = node.op_type in COMPARISONS
         if not formulas and not compares:
             try:
                 return *self._ruled(node, inputs, assembler), True
             except Unsupported as refused:
                 note = str(refused)
-        if note == PRODUCT:
-            note = of_product(node, self.nodes)
         made = combined(node, inputs, assembler)
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
                 self.absorbed |= waiting
                 return [made], "", True
-            case Formula() if node.op_type == "Where":
-                # Known at once, or never.
-                raise Unsupported(CHOICE)
             case Formula():
                 rows = made.rows | {len(self.rows)}
-                return [replace(made, rows=rows)], note, bool(formulas) or made.compares
-            case None if formulas or compares:
-                self.stuck |= waiting
+                waits = replace(made, rows=rows, node=node, operands=tuple(inputs))
+                return [waits], note, bool(formulas) or made.compares
+        if formulas or compares:
+            inputs = [
+                self._written(value, assembler) if isinstance(value, Formula) else value
+                for value in inputs
+            ]
+            try:
                 return *self._ruled(node, inputs, assembler), True
-        raise Unsupported(note)
+            except Unsupported as refused:
+                note = str(refused)
+        rule = joint_rule(node, inputs)
+        if rule is None:
+            raise Unsupported(note)
+        return *self._joined(rule, node, inputs, assembler), True
+
+    def _joined(
+        self, rule: Rule, node: onnx.NodeProto, inputs: Sequence[Value | None],
+        assembler: Assembler,
+    ) -> tuple[Sequence[Value], str]:  # fmt: skip
+        """What the rule of a joint makes of a node that no other rule takes."""
+        known = tuple(value for value in inputs if not isinstance(value, Unknown))
+        if len(known) < len(inputs):
+            return [Unknown(varies=True)] * len(node.output), "after a refused node"
+        call = Call(node, self.version, known, assembler)
+        result = rule(call)
+        return result if isinstance(result, list) else [result], "; ".join(call.notes)
+
+    def _written(self, formula: Formula, assembler: Assembler) -> Value:
+        """What a formula that is no activation is, as the file has it; Unknown where it is
+        refused."""
+        if formula.compares:
+            return Condition(varies=True)
+        key = max(formula.rows)
+        if key not in self.written:
+            node = formula.node
+            assert node is not None
+            own, origin = assembler.own, assembler.origin
+            assembler.own, assembler.origin = self._format(node), place(node)
+            try:
+                found, note = self._of_formula(formula, node, assembler)
+            except (Unsupported, TooLarge) as refused:
+                # What is wrong is the whole, not its parts.
+                for row in formula.rows:
+                    self.refused.pop(row, None)
+                self.rows[key] = replace(self.rows[key], supported=False, note=str(refused))
+                self.refused[key] = f"{self.rows[key].title(place(node))}: {refused}"
+                return Unknown(varies=True)
+            finally:
+                assembler.own, assembler.origin = own, origin
+            if not isinstance(found, Variable):
+                return Unknown(varies=True)
+            self.written[key] = found
+            bound = "exact" if note == PIECEWISE else "enclosed"
+            self.rows[key] = replace(self.rows[key], supported=True, note=note, bound=bound)
+            self.refused.pop(key, None)
+        return self.written[key]
+
+    def _of_formula(
+        self, formula: Formula, node: onnx.NodeProto, assembler: Assembler
+    ) -> tuple[Value, str]:
+        """A piecewise linear function of the formula's base, or what the node's own rule makes of
+        its operands."""
+        straight = piecewise(formula.polynomial, formula.base, assembler)
+        if straight is not None:
+            self.absorbed |= formula.rows - {len(self.rows)}
+            return straight, PIECEWISE
+        inputs = [
+            self._written(value, assembler) if isinstance(value, Formula) else value
+            for value in formula.operands
+        ]
+        try:
+            results, note = self._ruled(node, inputs, assembler)
+        except Unsupported:
+            rule = joint_rule(node, inputs)
+            if rule is None:
+                raise
+            results, note = self._joined(rule, node, inputs, assembler)
+        return results[0], note
 
     def _ruled(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -398,8 +471,6 @@ class _Reader:
             raise Unsupported("only as the last operator, over all classes")
         known = [value for value in inputs if not isinstance(value, Unknown)]
         if len(known) < len(inputs):
-            if kind in PRODUCTS and all(depending[:2]) and not self._of_one(node):
-                raise Unsupported(PRODUCT)
             return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
         formats = tuple(
             self.formats.get(name) if varies(value) else None
@@ -412,28 +483,6 @@ class _Reader:
         if node is self.final:
             self.stripped = kind
         return results if isinstance(results, list) else [results], "; ".join(call.notes)
-
-    def _of_one(self, node: onnx.NodeProto) -> bool:
-        """Whether both factors are element-wise functions of one value, as those of SiLU and GELU
-        are: behind a refused node that may be an activation written out."""
-        makers = {result: maker for maker in self.nodes for result in maker.output}
-        if node.input[0] == node.input[1]:
-            # A square; a cube begins with one.
-            readers = [n.op_type for n in self.nodes if node.output[0] in n.input]
-            return "Mul" in readers
-
-        def sources(name: str) -> set[str]:
-            found, front = {name}, [name]
-            while front and len(found) < 64:
-                maker = makers.get(front.pop())
-                if maker is None or maker.op_type not in WRITTEN_OUT:
-                    continue
-                more = {n for n in maker.input if varies(self.values.get(n))} - found
-                found |= more
-                front += more
-            return found
-
-        return bool(sources(node.input[0]) & sources(node.input[1]))
 
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
@@ -455,8 +504,9 @@ class _Reader:
 
     def _network(self, assembler: Assembler) -> Network | None:
         result = self.values.get(self.output)
-        self.stuck |= result.rows if isinstance(result, Formula) else set()
-        for row in self.absorbed - self.stuck:
+        if isinstance(result, Formula):
+            result = self._written(result, assembler)
+        for row in self.absorbed - set(self.written):
             self.rows[row] = replace(self.rows[row], supported=True, note="part of an activation")
             self.refused.pop(row, None)
         self.problems += self.refused.values()
@@ -478,6 +528,11 @@ class _Reader:
                 result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
             )
         return None
+
+
+def _is_enclosed(kind: Kind) -> bool:
+    """Whether bounds know a node by an enclosure, and not exactly."""
+    return isinstance(kind, Joint | Smooth)
 
 
 def _compares(value: Value | None) -> bool:

@@ -145,9 +145,6 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     if not form.computed and len(form.compared) < 2:
         # One comparison, moved and scaled, is as it should be.
         return None
-    spelling = float((form.off * _HIGHER_ORDERS).max())
-    if spelling > _MOST_ROUNDED or float(form.mag.max()) > _MOST:
-        return None
     three = form.live.all(1)
     one = form.live.sum(1) == 1
     if not bool((three | one).all()) or bool((form.terms[one, 0] >= MAGNITUDES).any()):
@@ -160,12 +157,19 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     fits = fits & (ratio.abs() == 1) & (b == -ratio * a) & (size.abs() == a.abs())
     if not bool((fits | one).all()):
         return None
+    # What is rounded counts before the factor; a value alone is taken as it is.
+    factor = torch.where(three, 2 * a, a)
+    spelling = float((form.off / factor.abs() * _HIGHER_ORDERS).max())
+    if not spelling <= _MOST_ROUNDED or float((form.mag / factor.abs()).max()) > _MOST:
+        return None
+    if bool((form.off[one] > 0).any()):
+        return None
     return _Sorted(
         form.terms[:, 0],
         torch.where(three, form.terms[:, 1], -1),
         torch.where(three, -ratio, 1.0),
         (size * a > 0) | one,
-        torch.where(three, 2 * a, a),
+        factor,
         spelling,
         next(iter(form.formats)),
     )

@@ -1,6 +1,7 @@
 """The network: a DAG of affine operators and activations."""
 
 from lipcert.network.graph import Network, NetworkBuilder
+from lipcert.network.keep import keep
 from lipcert.network.lower import lower
 from lipcert.network.nodes import Input, Node, Sum
 from lipcert.network.segment import Segment, segments
@@ -9,5 +10,5 @@ from lipcert.network.walk import Backward, Forward, ancestors, backward, forward
 
 __all__ = [
     "Backward", "Forward", "Input", "Network", "NetworkBuilder", "Node", "Segment", "Sum",
-    "ancestors", "backward", "forward", "lower", "segments", "simplify",
+    "ancestors", "backward", "forward", "keep", "lower", "segments", "simplify",
 ]  # fmt: skip

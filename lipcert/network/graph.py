@@ -1,4 +1,4 @@
-"""The network: a DAG of affine operators, activations and sums, as a function of one sample.
+"""The network: a DAG of operators, activations, joints and sums, as a function of one sample.
 
 Shapes are the file's shapes for a batch of one, its own leading 1 included; tensors carry the
 samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of CIFAR images.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
 from lipcert.network.walk import Forward, forward
@@ -54,6 +55,11 @@ class Network:
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Activation))
 
     @cached_property
+    def joints(self) -> tuple[int, ...]:
+        """The nodes that are joints, in order."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Joint))
+
+    @cached_property
     def operators(self) -> dict[int, Operator]:
         """The affine operators by their nodes, in order."""
         kinds = ((i, node.kind) for i, node in enumerate(self.nodes))
@@ -61,8 +67,8 @@ class Network:
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
-        """The nodes where an affine segment starts: the input and every activation."""
-        return (0, *self.activations)
+        """The nodes where an affine segment starts: the input, every activation and joint."""
+        return (0, *sorted((*self.activations, *self.joints)))
 
     @cached_property
     def anchor(self) -> Tensor:
@@ -93,8 +99,8 @@ class Network:
 
     @cached_property
     def sinks(self) -> frozenset[int]:
-        """The nodes that activations read."""
-        return frozenset(self.nodes[i].inputs[0] for i in self.activations)
+        """The nodes that activations and joints read."""
+        return frozenset(j for i in self.sources for j in self.nodes[i].inputs)
 
     @property
     def parameters(self) -> int:
@@ -128,7 +134,7 @@ class Network:
         return Network(
             tuple(
                 replace(node, kind=node.kind.convert(change))
-                if isinstance(node.kind, Operator | Activation)
+                if isinstance(node.kind, Operator | Activation | Joint)
                 else node
                 for node in self.nodes
             ),
@@ -162,6 +168,9 @@ class Values(Forward[Tensor]):
     def activation(self, i: int, activation: Activation, before: Tensor) -> Tensor:
         return activation.value(before)
 
+    def joint(self, i: int, joint: Joint, parts: list[Tensor]) -> Tensor:
+        return joint.value(*parts)
+
     def found(self, i: int, node: Node, value: Tensor) -> Tensor:
         return value if self.kept is None else self.kept(i, value)
 
@@ -184,6 +193,12 @@ class NetworkBuilder:
 
     def activation(self, activation: Activation, source: int, origin: str = "") -> int:
         return self._add(activation, (source,), activation.out_shape(self.shape(source)), origin)
+
+    def joint(self, joint: Joint, sources: Sequence[int], origin: str = "") -> int:
+        shapes = tuple(self.shape(source) for source in sources)
+        if joint.in_shapes != shapes:
+            raise ValueError(f"{origin}: {joint} does not take {[*map(list, shapes)]}")
+        return self._add(joint, tuple(sources), joint.out_shape, origin)
 
     def sum(self, sources: Sequence[int], origin: str = "") -> int:
         shapes = {self.shape(source) for source in sources}

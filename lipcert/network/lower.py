@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin, PReLU
 from lipcert.network.graph import Network, NetworkBuilder
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Dense, Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
 
@@ -77,6 +78,9 @@ class _Lowering(Forward[int]):
             if i not in charged
         )  # fmt: skip
         return place
+
+    def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
+        return self.builder.joint(joint, parts, self._origin(i))
 
 
 def _pairs(

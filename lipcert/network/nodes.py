@@ -1,10 +1,11 @@
-"""The nodes of a network: its input, sums, affine operators and activations."""
+"""The nodes of a network: its input, sums, affine operators, activations and joints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator, Shape
 from lipcert.rounding import Arithmetic
 
@@ -16,10 +17,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of all inputs, the only node with several. Concatenation is a sum of placed parts."""
+    """The sum of all inputs. Concatenation is a sum of placed parts."""
 
 
-Kind = Input | Sum | Operator | Activation
+Kind = Input | Sum | Operator | Activation | Joint
 
 
 @dataclass(frozen=True)

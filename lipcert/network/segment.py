@@ -1,8 +1,8 @@
 """The affine stretches between activations, as linear maps that are swept and never materialised.
 
-Write ``a_j`` for the value of source ``j`` (the input or an activation). The value at any node is
-``Σ_j A_j a_j + b``; a ``Segment`` is one ``A_j``: every path from the source to the sink that
-crosses no activation, so that residual branches add up.
+Write ``a_j`` for the value of source ``j`` (the input, an activation or a joint). The value at any
+node is ``Σ_j A_j a_j + b``; a ``Segment`` is one ``A_j``: every path from the source to the sink
+that crosses no activation or joint, so that residual branches add up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation
 from lipcert.network.graph import Network
+from lipcert.network.joints import Joint
 from lipcert.network.nodes import Node
 from lipcert.network.operators import Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Backward, Forward, backward, forward
@@ -118,7 +119,7 @@ class Segment:
 
     def _crosses(self, node: int) -> bool:
         """Whether a path may lead through the node."""
-        return not isinstance(self.network.nodes[node].kind, Activation)
+        return not isinstance(self.network.nodes[node].kind, Activation | Joint)
 
     def _forward(self, v: Tensor, name: str) -> Tensor:
         found = forward(self.network, _Map(name), known={self.source: v}, along=self.path)

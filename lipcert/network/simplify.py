@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lipcert.network.activations import Activation, Clip
 from lipcert.network.graph import Network, NetworkBuilder
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select, Shape
 from lipcert.network.walk import Forward, forward
 
@@ -73,6 +74,9 @@ class _Merging(Forward[int]):
 
     def activation(self, i: int, activation: Activation, before: int) -> int:
         return _activation(self.builder, activation, before, self._origin(i))
+
+    def joint(self, i: int, joint: Joint, parts: list[int]) -> int:
+        return self.builder.joint(joint, parts, self._origin(i))
 
 
 def _operator(

@@ -19,10 +19,11 @@ box, a linear objective with its error) is the type parameter ``T`` of the rules
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lipcert.network.activations import Activation
+from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Node, Sum
 from lipcert.network.operators import Operator
 
@@ -54,6 +55,10 @@ class Forward(ABC, Generic[T]):
     def activation(self, i: int, activation: Activation, before: T) -> T:
         """At an activation."""
         raise TypeError(f"{type(self).__name__} passes no activation")
+
+    def joint(self, i: int, joint: Joint, parts: list[T]) -> T:
+        """At a joint."""
+        raise TypeError(f"{type(self).__name__} passes no joint")
 
     def found(self, i: int, node: Node, value: T) -> T:
         """What the other nodes are given of a node's own value: all of it, unless overridden."""
@@ -92,6 +97,8 @@ def forward(
                 value = rules.affine(i, operator, parts[0])
             case Activation() as activation:
                 value = rules.activation(i, activation, parts[0])
+            case Joint() as joint:
+                value = rules.joint(i, joint, parts)
         values[i] = rules.found(i, node, value)
         del parts, value
         for j in node.inputs if release else ():
@@ -101,7 +108,7 @@ def forward(
 
 
 class Backward(ABC, Generic[T]):
-    """What an objective on a node's value becomes on the value of the node that it reads."""
+    """What an objective on a node's value becomes on the values of the nodes that it reads."""
 
     @abstractmethod
     def affine(self, i: int, operator: Operator, value: T) -> T:
@@ -110,6 +117,10 @@ class Backward(ABC, Generic[T]):
     def activation(self, i: int, activation: Activation, value: T) -> T:
         """Before an activation."""
         raise TypeError(f"{type(self).__name__} passes no activation")
+
+    def joint(self, i: int, joint: Joint, value: T) -> Sequence[T]:
+        """Before a joint: one objective for each of its inputs, in their order."""
+        raise TypeError(f"{type(self).__name__} passes no joint")
 
     @abstractmethod
     def add(self, one: T, other: T) -> T:
@@ -140,14 +151,19 @@ def backward(
         if i not in pending:
             continue
         kind, value = network.nodes[i].kind, rules.arrived(i, pending.pop(i))
+        inputs = network.nodes[i].inputs
         match kind:
             case Operator() as operator:
-                value = rules.affine(i, operator, value)
+                parts: Sequence[T] = [rules.affine(i, operator, value)]
             case Activation() as activation:
-                value = rules.activation(i, activation, value)
-        for j in network.nodes[i].inputs:
+                parts = [rules.activation(i, activation, value)]
+            case Joint() as joint:
+                parts = rules.joint(i, joint, value)
+            case _:
+                parts = [value] * len(inputs)
+        for j, part in zip(inputs, parts, strict=True):
             if way is None or j in way:
-                pending[j] = rules.add(pending[j], value) if j in pending else value
+                pending[j] = rules.add(pending[j], part) if j in pending else part
     return rules.arrived(to, pending[to]) if to in pending else None
 
 

@@ -52,9 +52,15 @@ def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor
         _mix(_mix(_mix(torch.full_like(streams, word) + lane) + streams) + call)
         for lane, word in enumerate(words)
     )
-    counter = torch.arange(1, size + 1, device=streams.device)
-    bits = _mix(_mix(counting[:, None] + counter * _GOLDEN) ^ added[:, None])
-    return ((bits >> 11) & (2**53 - 1)).to(torch.float64) * 2.0**-53 + 2.0**-54
+    found = torch.empty(len(streams), size, dtype=torch.float64, device=streams.device)
+    # Some at a time, in place: what lies between need not leave the cache.
+    for first in range(0, size, _AT_ONCE):
+        last = min(first + _AT_ONCE, size)
+        counter = torch.arange(first + 1, last + 1, device=streams.device).mul_(_GOLDEN)
+        bits = _mix_in_place(counting[:, None] + counter)
+        bits = _mix_in_place(bits.bitwise_xor_(added[:, None]))
+        found[:, first:last] = bits.bitwise_right_shift_(11).bitwise_and_(2**53 - 1)
+    return found.mul_(2.0**-53).add_(2.0**-54)
 
 
 def _signed(word: int) -> int:
@@ -62,6 +68,8 @@ def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
+# How many numbers are made at once.
+_AT_ONCE = 2**15
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
@@ -69,7 +77,13 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 def _mix(word: Tensor) -> Tensor:
     """splitmix64's finaliser; int64 products wrap, shifts are made logical by masks."""
-    word = word + _GOLDEN
-    word = (word ^ ((word >> 30) & (2**34 - 1))) * _FIRST
-    word = (word ^ ((word >> 27) & (2**37 - 1))) * _SECOND
-    return word ^ ((word >> 31) & (2**33 - 1))
+    return _mix_in_place(word.clone())
+
+
+def _mix_in_place(word: Tensor) -> Tensor:
+    word.add_(_GOLDEN)
+    for shift, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
+        word.bitwise_xor_((word >> shift).bitwise_and_(2 ** (64 - shift) - 1))
+        if factor is not None:
+            word.mul_(factor)
+    return word

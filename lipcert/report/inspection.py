@@ -13,12 +13,13 @@ Record = dict[str, Any]
 
 def operator_table(operators: Sequence[Record]) -> Table:
     """The operators of the file, and which of them are supported."""
-    table = _table("Operators", "operator", "version", "count", "supported", "note")
+    table = _table("Operators", "operator", "version", "count", "supported", "bound", "note")
     for row in operators:
         answer, note = "yes", row["note"]
         if not row["supported"]:
             answer, note = "NO", " ".join([note, *(f"({name})" for name in row["names"])])
-        _add(table, row["operator"], row["version"], row["count"], answer, note)
+        cells = row["operator"], row["version"], row["count"], answer, row["bound"], note
+        _add(table, *cells)
     return table
 
 

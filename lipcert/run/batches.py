@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
@@ -18,6 +18,9 @@ START = 20
 # times the last ones, and so much of the memory, for what a rung takes differs between samples.
 _MOST, _GROWTH, _FILLED = 512, 4, 0.6
 
+# So often one sample's process is killed before it counts as the sample's own doing.
+_KILLS = 3
+
 Failed = Callable[[int, str], Sample]
 
 
@@ -31,7 +34,8 @@ def in_batches(
     halves, for good; one sample for which it was too little beside others is tried again, alone, at
     the end. Any other failure of a batch is traced to its samples, one at a time; a sample that
     fails alone becomes ``failed(index, message)``. A batch whose worker ended is lost, and no other
-    one: a worker that was killed counts as out of memory. A ``LipcertError`` concerns the whole run
+    one: a worker that was killed counts as out of memory; a sample is tried three times before it
+    fails by that. A ``LipcertError`` concerns the whole run
     and is passed on, as are interrupts.
     """
     most, grows = size or START, size is None
@@ -39,6 +43,7 @@ def in_batches(
     flying: dict[Future[Answer], list[int]] = {}
     # Those that were not alone in the memory all the time.
     crowded: set[Future[Answer]] = set()
+    kills = Counter[int]()
 
     def cut() -> list[int]:
         if single:
@@ -62,6 +67,12 @@ def in_batches(
             if not ended.begun:
                 rest.extendleft(reversed(batch))
                 continue
+            if ended.killed and len(batch) == 1:
+                # Perhaps not for want of memory.
+                kills[batch[0]] += 1
+                if kills[batch[0]] < _KILLS:
+                    last.extend(batch)
+                    continue
             answer = Answer(Failure(f"its process {ended.how}", ended.killed), 0.0)
         outcome = answer.outcome
         if not isinstance(outcome, Failure):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lipcert.certification import Certifier
+from lipcert.certification import Certifier, joints_of
 from lipcert.loading import inspect_operators, normalisation_found
 from lipcert.options import Options
 from lipcert.run.cost import norms_told
@@ -22,17 +22,18 @@ Record = dict[str, Any]
 def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) -> list[Record]:
     """The nodes of an ONNX file, those of one operator, version and note together.
 
-    ``names`` are the nodes' own, or the torch modules they come from. Weights with a factory have
-    no nodes to show before they are loaded: an empty list. Raises ``UsageError`` and
-    ``CannotCertify`` where the file cannot be read.
+    ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or
+    the torch modules they come from. Weights with a factory have no nodes to show before they are
+    loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where the file cannot be
+    read.
     """
     if source.arch is not None:
         return []
     grouped: dict[tuple[object, ...], list[str]] = {}
     for row in inspect_operators(source.path, source.output, input_shape):
-        kind = (row.operator, row.domain, row.version, row.supported, row.note)
+        kind = (row.operator, row.domain, row.version, row.supported, row.bound, row.note)
         grouped.setdefault(kind, []).append(row.module or row.name)
-    names = ("operator", "domain", "version", "supported", "note")
+    names = ("operator", "domain", "version", "supported", "bound", "note")
     return [
         dict(zip(names, kind, strict=True))
         | {"count": len(nodes), "names": [node for node in nodes if node]}
@@ -51,7 +52,8 @@ def inspect_model(
 
     ``norms.layers`` are the norms between activations, ``norms.product`` an upper bound of the
     logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE;
-    without ``options`` there are none.
+    without ``options`` there are none, nor for a network with joints, which no product of norms
+    bounds; ``joints`` says where the first of each kind is.
     Raises ``UsageError`` and ``CannotCertify``.
     """
     watch = watch or Watch()
@@ -61,7 +63,13 @@ def inspect_model(
     record = model.to_json() | {"normalisation": normalisation_found(network)}
     del record["preprocessing"]
     record["notes"] = list(model.loaded.notes)
-    if options is None:
+    if network.joints:
+        record["joints"] = joints_of(network)
+        record["notes"].append(
+            f"it has joints ({record['joints']}): --method auto certifies it by random projections "
+            "of its derivative; there is no product of norms, and no Lipschitz constant"
+        )
+    if options is None or network.joints:
         return record
     watch.stage(norms_told(network, options, "--no-norms or --norms deterministic"))
     with threads(suitable_threads("cpu")):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
-from lipcert.certification import Certifier, LayerNorm, with_eliminated
+from lipcert.certification import Certifier, LayerNorm, joints_of, with_eliminated
 from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, relabelled
 from lipcert.loading import CrossCheck, DeployedFile
@@ -126,7 +126,7 @@ def certify_dataset(
             samples = computed(task, certifier, workers, gpus, journal, watch)
         certificate = _certificate(
             task, certifier, samples, check, coins,
-            notes=(*_notes(options, samples), *model.loaded.notes, *notes),
+            notes=(*_notes(options, samples), *model.loaded.notes, *_joint_notes(task), *notes),
             environment=environment(devices.name, workers, len(gpus)),
             seconds=time.perf_counter() - began,
         )  # fmt: skip
@@ -201,6 +201,16 @@ def _cross_check_json(check: CrossCheck) -> dict[str, Any]:
         "onnx2torch": check.onnx2torch,
         "onnx2torch_note": check.onnx2torch_note,
     }
+
+
+def _joint_notes(task: Task) -> list[str]:
+    joints = joints_of(task.network)
+    if not joints:
+        return []
+    return [
+        f"no Lipschitz constant and no product of norms: the network has joints ({joints}), whose "
+        "bound is the tube of auto"
+    ]
 
 
 def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("LIPCERT_TEST_KILLS", "50"))
-SAMPLES, BATCH, WORKERS = 120, 2, 2
+SAMPLES, BATCH, WORKERS = int(os.environ.get("LIPCERT_TEST_SAMPLES", "120")), 2, 2
 RUN = (
     "certify", str(ROOT / "examples" / "digits.onnx"), "--data", "digits", "--eps", "0.3",
     "--method", "local", "--seed", "7", "--limit", str(SAMPLES), "--batch-size", str(BATCH),
@@ -56,6 +56,16 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    """But for the last digits: where a worker was killed batches halve, and sums come in another
+    order."""
+    assert [sample["index"] for sample in found] == [sample["index"] for sample in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert (one["verdict"], one["prediction"]) == (other["verdict"], other["prediction"])
+        assert one["margin"] == pytest.approx(other["margin"], rel=1e-9)
+        assert one["radius"] == pytest.approx(other["radius"], rel=1e-2, abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> list[dict]:
     output = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -82,7 +92,7 @@ def test_workers_that_are_killed_cost_their_batches_alone(tmp_path, undisturbed)
                 os.kill(choose.choice(there), signal.SIGKILL)
                 killed, known = killed + 1, finished(output)
         assert process.wait(1800) == 0, process.stderr.read()
-        assert samples(output) == undisturbed
+        assert_same(samples(output), undisturbed)
         # Every sample is in the journal once: what was finished was never computed again.
         assert finished(output) == SAMPLES
     print(f"\n{killed} workers killed in {runs} runs of {SAMPLES} samples: no sample was lost")
@@ -104,6 +114,6 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, undisturbed):
         process = start(output, "--workers", str(WORKERS), "--resume")
     assert process.wait(60) == 0, process.stderr.read()
     assert kept == sorted(kept)
-    assert samples(output) == undisturbed
+    assert_same(samples(output), undisturbed)
     assert finished(output) == SAMPLES
     print(f"\nkilled {len(kept)} times, with {kept} of {SAMPLES} samples done")

@@ -199,6 +199,31 @@ def test_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
 
 
+class Killed(Alone):
+    """One place, whose worker is killed at some samples, so often."""
+
+    def __init__(self, often: dict[int, int]) -> None:
+        self.often = dict(often)
+
+    def submit(self, batch: list[int]) -> Future:
+        future = Future()
+        if hit := [index for index in batch if self.often.get(index, 0)]:
+            self.often[hit[0]] -= 1
+            future.set_exception(Ended("was killed", killed=True))
+        else:
+            future.set_result(Answer([sample(index) for index in batch], 0.0))
+        return future
+
+
+def test_a_sample_whose_worker_is_killed_is_tried_again_before_it_fails():
+    """A worker may be killed for reasons that are not the sample's."""
+    killed = Killed({3: 4, 5: 99})
+    out = [s for batch in in_batches(killed, range(8), failed, size=4) for s in batch]
+    assert sorted(s.index for s in out) == list(range(8))
+    assert [s.index for s in out if s.verdict == "error"] == [5]
+    assert "was killed" in next(s.message for s in out if s.index == 5)
+
+
 class Gpu(Alone):
     """A batch takes a share of the memory for each sample, and a share for the network."""
 

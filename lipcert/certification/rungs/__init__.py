@@ -16,7 +16,7 @@ from lipcert.certification.rungs.dual import DualAt, DualRadius
 from lipcert.certification.rungs.local import Largest, Radius
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
-from lipcert.certification.rungs.tube import TubeRadius, is_deep
+from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep
 
 __all__ = ["Rung", "ladder", "open_at"]
 
@@ -30,6 +30,9 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
     """All rungs of a run, in the order in which its samples climb them; a sample that a rung has
     settled is passed over by the later ones that could not change it."""
     pace, options = analysis.pace, analysis.options
+    if analysis.loaded.joints:
+        check_joints(analysis.loaded, options)
+        return Nothing(), Attacked(analysis), TubeRadius.of(analysis, _LATER)
     if options.method != "auto":
         return Largest(published, options.method), Radius(published, options.method)
     rungs: list[Rung] = [Largest(published), Attacked(analysis)]

@@ -22,13 +22,15 @@ from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
 from lipcert.certification.margins import MarginProver, Region
+from lipcert.certification.pace import TubePace
 from lipcert.certification.rungs.base import SMALLEST_BALL
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
-from lipcert.errors import UsageError
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Account
+from lipcert.options import Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
 # pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
@@ -41,6 +43,9 @@ _HELD = 4
 _FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
 _SMALLER = 0.85
+# Remainders of joints grow at once where a guess was a little too far: they get more tries, and
+# these are further apart.
+_MORE_TRIES, _MUCH_SMALLER = 2, 0.65
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
 _FIRST_GUESS, _NEAR = 0.005, 1.2
 _GUESSED_CLASSES = 3
@@ -49,17 +54,64 @@ _GUESSED_CLASSES = 3
 def is_deep(network: Network) -> bool:
     """Whether the tube is to be taken: how many values lead to all activations, counted for each,
     is what chains of norms would cost. Not where a layer is so large that memory has no room for
-    as many tangents of one sample as assure something."""
+    as many tangents of one sample as assure something. A network with joints has no other bound."""
+    if network.joints:
+        return True
     simple = simplify(lower(simplify(network)))
     sizes = [math.prod(node.shape) for node in simple.nodes]
     work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
     return work > _DEEP and _room(simple) >= _FEWEST
 
 
+def _tries(pace: TubePace, network: Network) -> int:
+    return pace.tries + (_MORE_TRIES if network.joints else 0)
+
+
 def _room(network: Network) -> int:
     """Says for how many projections of one sample, of two tangents each, memory has room."""
     largest = max(math.prod(node.shape) for node in network.nodes)
     return int(_MEMORY / (_HELD * largest * 2 * 8))
+
+
+def joints_of(network: Network) -> str:
+    """What joints a network has, and where the first of each kind is, for people."""
+    first: dict[str, str] = {}
+    for i in network.joints:
+        node = network.nodes[i]
+        first.setdefault(type(node.kind).__name__, node.origin)
+    return ", ".join(f"{kind} at {origin}" for kind, origin in first.items())
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Says of every sample that nothing is certified yet: first of all, where the tube is the only
+    bound."""
+
+    name: str = "tube"
+
+    def climb(self, samples: Samples, known: Findings) -> Step:
+        return Step(
+            self.name,
+            torch.arange(len(samples), device=known.radius.device),
+            radius=torch.full_like(known.radius, -1.0),
+            deployed=torch.full_like(known.radius, math.nan),
+        )
+
+
+def check_joints(network: Network, options: Options) -> None:
+    """Joints have one bound, the tube, which is nothing without coins and in less than float64:
+    raises ``CannotCertify`` where the options ask for another."""
+    for wrong, choice in (
+        (options.method != "auto", "--method auto"),
+        (options.deterministic, "--norms randomised"),
+        (options.estimate, "--norms randomised"),
+        (options.dtype != "float64", "--dtype float64"),
+    ):
+        if wrong:
+            raise CannotCertify(
+                f"the network has joints ({joints_of(network)}), which only random projections of "
+                f"its derivative bound: choose {choice}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +131,17 @@ class TubeRadius:
         """``part``: how much of the run's failure probability the projections may spend."""
         options, pace, network = analysis.options, analysis.pace.tube, analysis.lowered_double
         guide, images = network.to_guess_by(), options.pixel_domain
+        if network.joints and _room(network) < _FEWEST:
+            raise CannotCertify(
+                f"{joints_of(network)}: layers are so large that memory has no room for the "
+                "random tangents that prove them"
+            )
         duals = DualBound(network, images=images), DualBound(guide, images=images)
         widths = sum(math.prod(network.nodes[sink].shape) for sink in network.sinks)
         # Drawn at the input and at every activation; of each neuron two statistics may fail.
         account = analysis.budget.account(
             part,
-            preparations=pace.tries + len(options.eps),
+            preparations=_tries(pace, network) + len(options.eps),
             draws=len(network.sources),
             events=2 * widths,
         )
@@ -135,20 +192,23 @@ class TubeRadius:
             at = eps[chosen]
             proven, error = self._prove(samples.select(chosen), at, number)
             better = proven & (at > radius[chosen])
-            deployed[chosen] = torch.where(better, error, deployed[chosen])
+            told = better | deployed[chosen].isnan()
+            deployed[chosen] = torch.where(told, error, deployed[chosen])
             radius[chosen] = torch.where(better, at, radius[chosen])
             return torch.zeros_like(wanted).index_put((chosen,), proven)
 
         open_ = torch.ones_like(aim) > 0
-        for number in range(pace.tries):
+        network = self.prover.layers.network
+        tries, smaller = _tries(pace, network), _MUCH_SMALLER if network.joints else _SMALLER
+        for number in range(tries):
             if not bool(open_.any()):
                 break
             if known.seconds_left <= 0:
                 late = late | open_
                 break
             open_ = open_ & ~prove(aim, number, open_)
-            aim = on_grid(torch.where(open_, aim * _SMALLER, aim))
-        for number, eps in enumerate(known.options.eps, start=pace.tries):
+            aim = on_grid(torch.where(open_, aim * smaller, aim))
+        for number, eps in enumerate(known.options.eps, start=tries):
             near = torch.full_like(limit, eps.rounded_up)
             wanted = (radius < near) & (near < limit) & (near <= _NEAR * guess.maximum(radius))
             if bool(wanted.any()):

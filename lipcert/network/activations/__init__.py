@@ -3,6 +3,7 @@
 from lipcert.network.activations.base import Activation, Elementwise, Relaxation
 from lipcert.network.activations.gated import Gelu, GeluTanh, HardSwish, Mish, Silu
 from lipcert.network.activations.grouped import GroupMax, GroupSort, MaxMin
+from lipcert.network.activations.identity import Identity
 from lipcert.network.activations.piecewise_linear import Clip, PReLU, absolute, relu
 from lipcert.network.activations.sigmoidal import Erf, Sigmoid, Tanh
 from lipcert.network.activations.smooth import Smooth
@@ -10,7 +11,7 @@ from lipcert.network.activations.softened import Elu, Softplus
 
 ACTIVATIONS: tuple[type[Activation], ...] = (
     Clip, PReLU, MaxMin, GroupMax, GroupSort, Sigmoid, Tanh, Erf, Softplus, Elu, Silu, Gelu,
-    GeluTanh, Mish, HardSwish,
+    GeluTanh, Mish, HardSwish, Identity,
 )  # fmt: skip
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GroupMax",
     "GroupSort",
     "HardSwish",
+    "Identity",
     "MaxMin",
     "Mish",
     "PReLU",

@@ -1,0 +1,13 @@
+"""Nodes that are neither affine nor element-wise: products, attention, normalisation, softmax."""
+
+from lipcert.network.joints.base import Derivative, Joint
+from lipcert.network.joints.curve import Curve
+from lipcert.network.joints.matrix_product import MatrixProduct
+from lipcert.network.joints.normalise import InverseLength, Standardise
+from lipcert.network.joints.product import Product, Quotient
+from lipcert.network.joints.softmax import Softmax
+
+__all__ = [
+    "Curve", "Derivative", "InverseLength", "Joint", "MatrixProduct", "Product", "Quotient",
+    "Softmax", "Standardise",
+]  # fmt: skip

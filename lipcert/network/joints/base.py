@@ -1,0 +1,210 @@
+"""What a bound needs of a joint: a function of one or several values that is neither affine nor
+element-wise.
+
+A joint ``f`` of values ``z = (z_1, …, z_p)`` is known over a box around an anchor ``z0`` by a
+linear map and what is left of it:
+
+    |f(z) − f(z0) − L (z − z0)| ≤ r     for every z of the box, element by element,
+
+``L`` about its derivative at the anchor. So whatever passes linear maps on, forwards (tangents) or
+backwards (objectives), passes a joint too, and counts ``r`` as an error that enters behind it.
+``L`` is defined by the numbers that it holds, as these were rounded: what they differ by from
+``f'(z0)`` is part of ``r``.
+
+Values of one sample have the shapes ``in_shapes``; tensors carry the samples in a leading
+dimension, and many vectors of each sample in a second one: ``(B, *shape)`` and ``(B, N, *shape)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lipcert.network.operators.base import Shape, move_tensors
+from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
+
+Box = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative(ABC):
+    """A linear map of several values, another one for each sample, ``(B, …)``.
+
+    ``magnitude`` and ``transpose_magnitude`` bound ``|L| v`` and ``|L|ᵀ v`` for ``v ≥ 0`` from
+    above. ``terms`` and ``transposed_terms``: a computed ``L v`` errs by at most ``γ_terms`` times
+    the computed magnitude of ``|v|``.
+    """
+
+    @property
+    @abstractmethod
+    def terms(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def transposed_terms(self) -> int: ...
+
+    @abstractmethod
+    def apply(self, parts: Sequence[Tensor]) -> Tensor:
+        """``L v`` of vectors ``(B, N, *in_shape)``, one tensor for each input."""
+
+    @abstractmethod
+    def magnitude(self, parts: Sequence[Tensor]) -> Tensor: ...
+
+    @abstractmethod
+    def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
+        """``Lᵀ c`` of objectives ``(B, N, *out_shape)``: one tensor for each input."""
+
+    @abstractmethod
+    def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]: ...
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor changed alike: samples chosen, or a type."""
+        return move_tensors(self, change)
+
+    def once(self, parts: Sequence[Tensor]) -> Tensor:
+        """``L v`` of one vector for each sample, ``(B, *in_shape)``."""
+        return self.apply([part[:, None] for part in parts])[:, 0]
+
+    def magnitude_once(self, parts: Sequence[Tensor]) -> Tensor:
+        return self.magnitude([part[:, None] for part in parts])[:, 0]
+
+    def steepness(
+        self, shapes: Sequence[Shape], out_shape: Shape, like: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Upper bounds of ``‖L_p‖₂`` of the part of each input ``p``, ``(B,)`` each, and of that of
+        its magnitudes: ``(‖|L_p|‖_1 ‖|L_p|‖_∞)^½``; infinite for a NaN."""
+        own = arithmetic_of(like.dtype)
+        slack = 1 + 4 * (self.terms + self.transposed_terms + 16) * own.unit
+        columns = self.transpose_magnitude(like.new_ones(len(like), 1, *out_shape))
+        found = []
+        for k, column in enumerate(columns):
+            part = [
+                like.new_full((len(like), *shape), float(j == k)) for j, shape in enumerate(shapes)
+            ]
+            rows = self.magnitude_once(part).flatten(1).amax(1).double()
+            most = column.flatten(1).amax(1).double()
+            norm = rows.sqrt() * most.sqrt() * slack
+            found.append(norm.nan_to_num(torch.inf, torch.inf))
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Joint(ABC):
+    """A function of the values of one or several nodes."""
+
+    @property
+    @abstractmethod
+    def in_shapes(self) -> tuple[Shape, ...]: ...
+
+    @property
+    @abstractmethod
+    def out_shape(self) -> Shape: ...
+
+    @abstractmethod
+    def value(self, *values: Tensor) -> Tensor:
+        """``f(z)``, differentiable."""
+
+    @abstractmethod
+    def image(self, boxes: Sequence[Box]) -> Box:
+        """A box that holds ``f(z)`` for every ``z`` of the boxes, its own rounding included;
+        infinite or NaN where nothing is known."""
+
+    @abstractmethod
+    def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
+        """``L``, about the derivative at the anchors."""
+
+    @abstractmethod
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
+        """``|f(z) − f(z0) − f'(z0) (z − z0)|`` at most, for ``|z − z0| ≤ ways``, but for a share of
+        ``precision`` of it; infinite or NaN where nothing is known."""
+
+    @property
+    @abstractmethod
+    def precision(self) -> float:
+        """In units of roundoff: how far the numbers of ``derivative``, the values of ``bend``, and
+        the entries of ``L`` that they make may be from the real ones, relatively; twice over."""
+
+    @property
+    def additions(self) -> int:
+        """How many additions of its own a runtime may do behind a summand that comes after it."""
+        return 0
+
+    @abstractmethod
+    def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
+        """What a run in this arithmetic adds, ``|f̂(z) − f(z)|`` at most for every ``z`` of the
+        boxes, in any order of its sums; infinite where a number could overflow, and where its own
+        domain may be left."""
+
+    def remainder(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> Tensor:
+        """``r ≥ |f(z) − f(z0) − L (z − z0)|`` for every ``z`` of the boxes, ``(B, *out_shape)``.
+
+        ``L`` is the ``derivative`` at these anchors, which the boxes need not hold.
+        """
+        ways = ways_of(anchors, boxes)
+        own = arithmetic_of(anchors[0].dtype)
+        slack = self.precision * own.unit
+        rest = self.bend(anchors, ways) * (1 + slack)
+        moved = self.derivative(anchors).magnitude_once(ways)
+        rest = rest + slack * moved * (1 + slack) + own.tiny
+        # A box that is one point moves nothing.
+        still = torch.stack([(way == 0).flatten(1).all(1) for way in ways]).all(0)
+        return torch.where(still.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, rest)
+
+    def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return move_tensors(self, change)
+
+
+def ways_of(anchors: Sequence[Tensor], boxes: Sequence[Box]) -> list[Tensor]:
+    """How far the boxes reach from the anchors, rounded up; a NaN stays."""
+    ways = []
+    for anchor, (lower, upper) in zip(anchors, boxes, strict=True):
+        unit = arithmetic_of(anchor.dtype).unit
+        way = torch.maximum((upper - anchor).abs(), (anchor - lower).abs())
+        ways.append(way * (1 + 4 * unit))
+    return ways
+
+
+def size_of(box: Box) -> Tensor:
+    """The largest absolute value; a NaN stays."""
+    return torch.maximum(box[0].abs(), box[1].abs())
+
+
+def halves_of(box: Box) -> tuple[Tensor, Tensor]:
+    """Middle and half-width of a box, which cover it in spite of their own rounding."""
+    unit = arithmetic_of(box[0].dtype).unit
+    middle = (box[0] + box[1]) / 2
+    return middle, (box[1] - box[0]) / 2 * (1 + 4 * unit) + 2 * unit * middle.abs()
+
+
+def finite_or_all(lower: Tensor, upper: Tensor) -> Box:
+    """The box, without bounds where one of them is NaN."""
+    unknown = lower.isnan() | upper.isnan()
+    return torch.where(unknown, -torch.inf, lower), torch.where(unknown, torch.inf, upper)
+
+
+def guarded(error: Tensor, size: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """An error, infinite where a value of this size could overflow, or where either is NaN."""
+    safe = (size <= arithmetic.largest / 2) & (error == error)
+    return torch.where(safe, error, torch.inf)
+
+
+def summed(terms: float, arithmetic: Arithmetic) -> float:
+    """``n u / (1 − 4 n u)``: of what ``n`` roundings can change, with room for those of the sum
+    that it is multiplied with; infinite where ``4 n u ≥ 1``."""
+    product = terms * arithmetic.unit
+    return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
+
+
+def own_unit(values: Tensor) -> float:
+    return arithmetic_of(values.dtype).unit
+
+
+__all__ = [
+    "DOUBLE", "Box", "Derivative", "Joint", "finite_or_all", "guarded", "halves_of", "own_unit",
+    "size_of", "ways_of",
+]  # fmt: skip

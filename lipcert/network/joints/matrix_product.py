@@ -1,0 +1,116 @@
+"""Matrix products of two values, such as ``QKᵀ`` and ``PV`` of an attention, for every head.
+
+    (A + ΔA)(B + ΔB) = AB + ΔA B + A ΔB + ΔA ΔB,
+
+so the remainder is at most ``|ΔA| |ΔB|``, entry by entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.network.joints.base import (
+    Box,
+    Derivative,
+    Joint,
+    finite_or_all,
+    guarded,
+    halves_of,
+    own_unit,
+    size_of,
+    summed,
+)
+from lipcert.network.operators.base import Shape
+from lipcert.rounding import Arithmetic, arithmetic_of
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich(Derivative):
+    """``V_1 B + A V_2`` of matrices."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def terms(self) -> int:
+        return 2 * int(self.left.shape[-1]) + 2
+
+    @property
+    def transposed_terms(self) -> int:
+        return int(max(self.left.shape[-2], self.right.shape[-1])) + 1
+
+    def apply(self, parts: Sequence[Tensor]) -> Tensor:
+        one, other = parts
+        return one @ self.right[:, None] + self.left[:, None] @ other
+
+    def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
+        one, other = parts
+        return one @ self.right[:, None].abs() + self.left[:, None].abs() @ other
+
+    def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
+        return form @ self.right[:, None].mT, self.left[:, None].mT @ form
+
+    def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
+        return form @ self.right[:, None].mT.abs(), self.left[:, None].mT.abs() @ form
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixProduct(Joint):
+    """``A B`` of the matrices in the last two axes, for every place of the axes before them:
+    ``(…, m, k) × (…, k, n)``."""
+
+    lead: Shape
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def in_shapes(self) -> tuple[Shape, ...]:
+        return (*self.lead, self.rows, self.inner), (*self.lead, self.inner, self.columns)
+
+    @property
+    def out_shape(self) -> Shape:
+        return (*self.lead, self.rows, self.columns)
+
+    def value(self, *values: Tensor) -> Tensor:
+        one, other = values
+        return one @ other
+
+    def image(self, boxes: Sequence[Box]) -> Box:
+        (one, wide), (other, high) = (halves_of(box) for box in boxes)
+        own = arithmetic_of(one.dtype)
+        slack = summed(self.inner + 8, own)
+        middle = one @ other
+        sizes = (one.abs() + wide) @ (other.abs() + high)
+        width = one.abs() @ high + wide @ (other.abs() + high)
+        width = (width + slack * sizes) * (1 + slack) + (self.inner + 1) * own.tiny
+        return finite_or_all(middle - width, middle + width)
+
+    def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
+        return Sandwich(*anchors)
+
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
+        one, other = ways
+        return one @ other
+
+    @property
+    def precision(self) -> float:
+        return 4.0 * self.inner + 32.0
+
+    @property
+    def additions(self) -> int:
+        # A bias behind it may be where its own sums start.
+        return self.inner
+
+    def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
+        one, other = (size_of(box) for box in boxes)
+        own = 1 + (self.inner + 8) * 2 * own_unit(one)
+        size = one @ other * own
+        sums = summed(self.inner + 3, arithmetic.accumulator) + 2 * arithmetic.unit
+        error = sums * own * size * (1 + 4 * arithmetic.unit)
+        error = error + 2 * (self.inner + 1) * arithmetic.tiny
+        return guarded(torch.where(size == 0, 0.0, error), size, arithmetic)

@@ -1,0 +1,169 @@
+"""Softmax inside a network, along the last axis.
+
+Over a box, with ``p_i = 1 / (1 + Σ_{j≠i} e^{s_j − s_i})``, the extremes are at opposite corners:
+
+    p_i ∈ [1/(1 + Σ_{j≠i} e^{u_j − l_i}),  1/(1 + Σ_{j≠i} e^{l_j − u_i})].
+
+The derivative is ``diag p − p pᵀ``. As adding one number to all inputs changes nothing, write
+``δ_j = Δ_j − Σ_k p_k Δ_k``, ``φ(x) = eˣ − 1 − x`` and ``Z = Σ_j p_j e^{δ_j} = 1 + Σ_j p_j φ(δ_j)``:
+
+    p_i(s + Δ) − p_i − p_i δ_i = p_i (φ(δ_i) − (Z − 1)(1 + δ_i)) / Z,
+
+the remainder, where ``Z ≥ 1`` and, as long as ``|δ_i| ≤ 1``, both terms are at least 0: it is at
+most the larger of the two, and else at most their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.network.joints.base import (
+    Box,
+    Derivative,
+    Joint,
+    finite_or_all,
+    guarded,
+    own_unit,
+)
+from lipcert.network.operators.base import Shape
+from lipcert.rounding import Arithmetic, arithmetic_of
+
+# An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
+_EXPONENTIAL = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shares(Derivative):
+    """``p ∘ (v − (p·v))``: symmetric."""
+
+    p: Tensor
+
+    @property
+    def terms(self) -> int:
+        return int(self.p.shape[-1]) + 4
+
+    @property
+    def transposed_terms(self) -> int:
+        return self.terms
+
+    def apply(self, parts: Sequence[Tensor]) -> Tensor:
+        (v,) = parts
+        p = self.p[:, None]
+        return p * (v - (p * v).sum(-1, keepdim=True))
+
+    def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
+        (v,) = parts
+        p = self.p[:, None]
+        return p * (v + (p * v).sum(-1, keepdim=True))
+
+    def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
+        p = self.p[:, None]
+        through = p * form
+        return (through - p * through.sum(-1, keepdim=True),)
+
+    def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
+        return (self.magnitude([form]),)
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Joint):
+    """``e^{s_i} / Σ_j e^{s_j}`` along the last axis."""
+
+    shape: Shape
+
+    @property
+    def in_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def size(self) -> int:
+        return self.shape[-1]
+
+    def value(self, *values: Tensor) -> Tensor:
+        (s,) = values
+        return torch.softmax(s, dim=-1)
+
+    def image(self, boxes: Sequence[Box]) -> Box:
+        ((lower, upper),) = boxes
+        own = arithmetic_of(lower.dtype)
+        least, most = _corner(lower, upper), _corner(upper, lower)
+        # Exponents up to the width of the box are rounded before their exponentials.
+        spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
+        slack = own.unit * (2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs())
+        low = (least * (1 - slack) - own.tiny * self.size).clamp(min=0)
+        high = (most * (1 + 2 * slack) + own.tiny * self.size).clamp(max=1)
+        usual = slack < 0.25
+        return finite_or_all(torch.where(usual, low, 0.0), torch.where(usual, high, 1.0))
+
+    def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
+        return Shares(self.value(*anchors))
+
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
+        (way,), p = ways, self.value(*anchors)
+        # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
+        far = _others(p) * way + _others(p * way)
+        own = 1 + own_unit(way) * (4 * self.size + 16)
+        far = far * own
+        turn = _bent(far)
+        common = (p * turn).sum(-1, keepdim=True) * (1 + far)
+        found = p * torch.where(far <= 1, torch.maximum(turn, common), turn + common)
+        # What p itself may be off by, where an exponent is large.
+        fall = anchors[0].amax(-1, keepdim=True) - anchors[0]
+        found = found + 8 * own_unit(way) * fall * p * far
+        # No two values of p_i are further than 1 apart.
+        crude = 1 + 2 * p * far
+        return torch.where(far == far, torch.fmin(found, crude), torch.nan)
+
+    @property
+    def precision(self) -> float:
+        return 6.0 * self.size + 128.0
+
+    def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
+        """With the largest input subtracted: ``s_i − max s`` and its exponential are rounded, and
+        so is their sum, in any order."""
+        ((lower, upper),) = boxes
+        fall = (upper.amax(-1, keepdim=True) - lower).clamp(min=0)
+        # Exponentials of what lies far below count as little as they are themselves.
+        deepest = torch.minimum(fall.amax(-1, keepdim=True), fall.new_tensor(self.size / 2.7))
+        units = fall + deepest + self.size + 2 * _EXPONENTIAL + 8
+        relative = torch.expm1(arithmetic.unit * units * (1 + 16 * arithmetic.unit))
+        size = self.image(boxes)[1]
+        error = relative * size * (1 + 8 * own_unit(lower))
+        error = error + 2 * arithmetic.tiny * (self.size + 2)
+        most = torch.maximum(lower.abs(), upper.abs()).amax(-1, keepdim=True)
+        most = most.clamp(min=2.0 * self.size).expand_as(error)
+        # Beyond this the sums above were not meant.
+        error = torch.where(relative < 0.25, error, torch.inf)
+        return guarded(error, 2 * most, arithmetic)
+
+
+def _corner(own: Tensor, others: Tensor) -> Tensor:
+    """``p_i`` with this value of ``s_i`` and these of all others."""
+    top = torch.maximum(own, others).amax(-1, keepdim=True)
+    above, below = (own - top).exp(), (others - top).exp()
+    return above / (above + _others(below))
+
+
+def _others(values: Tensor) -> Tensor:
+    """The sum of all others along the last axis, which cancels nothing."""
+    return _before(values) + _before(values.flip(-1)).flip(-1)
+
+
+def _before(values: Tensor) -> Tensor:
+    """The sum of all values before each along the last axis."""
+    return torch.nn.functional.pad(values.cumsum(-1)[..., :-1], (1, 0))
+
+
+def _bent(x: Tensor) -> Tensor:
+    """``eˣ − 1 − x`` for ``x ≥ 0``, from above: ``x²/2`` times at most ``eˣ``, near 0
+    ``1 + x/3 + x²/4`` for ``x ≤ 1``."""
+    near = x.square() / 2 * (1 + x / 3 + x.square() / 4)
+    return torch.where(x <= 1, near, torch.expm1(x) - x) * (1 + 16 * own_unit(x))
