@@ -10,6 +10,7 @@ from lipcert.network.activations import (
     Erf,
     GeluTanh,
     GroupMax,
+    GroupSort,
     HardSwish,
     Identity,
     MaxMin,
