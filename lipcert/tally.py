@@ -7,12 +7,11 @@ needs, at most 24 bytes; tallies of parts can be joined.
 from __future__ import annotations
 
 import math
+import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from lipcert.options import Epsilon
 
@@ -183,10 +182,4 @@ def _mean(numbers: array[float]) -> float | None:
 
 
 def _median(numbers: array[float]) -> float | None:
-    """As ``statistics.median``: the middle one, or the mean of the two in the middle."""
-    if not numbers:
-        return None
-    middle = len(numbers) // 2
-    places = [middle] if len(numbers) % 2 else [middle - 1, middle]
-    ordered = np.partition(np.frombuffer(numbers), places)
-    return float(sum(float(ordered[place]) for place in places) / len(places))
+    return statistics.median(numbers) if numbers else None
