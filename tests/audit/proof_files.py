@@ -20,7 +20,7 @@ from lipcert.audit.proofs.format import Arrays, Sizes, expected
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import Network, Replay
-from lipcert.proving.prover import MarginProver
+from lipcert.proving.prover import Prover
 from lipcert.proving.recorder import packed, write
 
 
@@ -56,7 +56,7 @@ def proofs(
 ) -> Arrays:
     """Honest ones of samples 0, 1, …; of those that have one."""
     network = network_of(made, front)
-    found = MarginProver(replay_of(network))(
+    found = Prover(replay_of(network))(
         torch.from_numpy(x.reshape(len(x), -1).astype(np.float64)), torch.tensor(labels),
         torch.tensor(eps, dtype=torch.float64),
     )  # fmt: skip

@@ -22,6 +22,7 @@ from lipcert.loading.patterns import known
 from lipcert.loading.polynomial import Function, NoPolynomial, Polynomial, X
 from lipcert.network import Network, simplify
 from lipcert.network.activations import Activation, Clip, GeluTanh, HardSwish
+from lipcert.network.joints import Product
 from lipcert.network.operators import Diagonal
 from lipcert.rounding import DOUBLE as DOUBLE_FORMAT
 from lipcert.rounding import FORMATS, SINGLE, Arithmetic, coarsest
@@ -204,20 +205,25 @@ def gelu(*lines: str, **inits: Any) -> Case:
     return Case("gelu", found, (1, 4), 17, {"r": root, **inits})
 
 
+def products(case: Case) -> bool:
+    """Whether a product of two values is read as one, and not as an activation."""
+    return any(isinstance(node.kind, Product) for node in network(case.model()).nodes)
+
+
 def test_summands_that_cancel_are_no_activation() -> None:
     """``(erf + 1000) − 999`` is ``erf + 1`` but for what it rounds."""
     lines = ("a = Add e big", "b = Sub a less", "m = Mul x b", "y = Mul m half")
     case = gelu(*lines, big=np.array(1e3), less=np.array(999.0), half=np.array(0.5))
-    assert "a product of two values" in reading(case.model()).problems[0]
+    assert products(case)
     plain = gelu("b = Add e one", "m = Mul x b", "y = Mul m half", one=np.array(1.0),
                  half=np.array(0.5))  # fmt: skip
-    assert reading(plain.model()).network is not None
+    assert not products(plain)
 
 
 def test_factors_that_could_overflow_are_no_part_of_an_activation() -> None:
     lines = ("u = Mul x big", "v = Mul u small", "b = Add e one", "y = Mul v b")
     inits = {"big": np.array(2.0**40), "small": np.array(2.0**-41), "one": np.array(1.0)}
-    assert "a product of two values" in reading(gelu(*lines, **inits).model()).problems[0]
+    assert products(gelu(*lines, **inits))
 
 
 def test_activations_written_out_round_in_the_type_of_the_file() -> None:

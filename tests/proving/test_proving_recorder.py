@@ -21,7 +21,7 @@ def test_no_proof_is_sought_of_what_a_tube_decided():
     pixels = lambda index: digits.pixels(np.asarray(index))  # noqa: E731
     given = (model.loaded.runtime_bytes, result.certificate.model)
     found = record(*given, deep, options, pixels, (1, 8, 8))
-    assert found.arrays is None
     assert found.unproven == (0,)
-    assert "sketched tubes" in str(found.reason)
+    assert found.arrays is not None
+    assert len(found.arrays.index) == 0
     assert record(*given, result.samples, options, pixels, (1, 8, 8)).arrays is not None
