@@ -33,6 +33,7 @@ ELSEWHERE = {
     "python examples/train_digits.py": "trains for minutes; it made examples/digits.onnx",
     "torchrun --nproc-per-node 4": "shows where options go; test_train_processes runs two of them",
     "lipcert merge shard-*": "its shards come from several machines; tests/merging joins some",
+    "lipcert certify … --cluster auto": "needs machines; test_cluster.py starts some",
     "pip install '.[": "extras, which came with the tests",
 }
 # What a newcomer has besides: a model, an index of packages, the results of the release before.
