@@ -10,10 +10,11 @@ from laws import random_joint_network, seeded, uniform
 from test_bounds_sketch import ASSURANCE, COUNT, RADII, Case, Seeded, anchors
 from torch import Tensor
 
+from lipcert.bounds.claims import Claim
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.sketch import Claim, Tube, TubeProof
+from lipcert.bounds.sketch import Tube, TubeProof
 from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.deployed import Deployment
 from lipcert.network import keep, lower, simplify

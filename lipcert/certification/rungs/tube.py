@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Facts, Layers
+from lipcert.bounds.claims import Claim
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.noise import NoiseSweep
-from lipcert.bounds.sketch import Claim, ProjectionAssurance, Tube
+from lipcert.bounds.projections import ProjectionAssurance
+from lipcert.bounds.sketch import Tube
 from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
