@@ -15,8 +15,8 @@ M (``lipcert.bounds.projections``).
 
 The weights must be fixed before the coins are drawn. So a first pass with other coins (``claim``,
 in ``lipcert.bounds.claims``) claims a box for every layer, and with it slopes, remainders and
-roundings; the proof (``prove``) draws fresh coins and checks that each box it finds lies within the claim. By induction over the
-layers every box is then right, unless a projection failed.
+roundings; the proof (``prove``) draws fresh coins and checks that each box it finds lies within the
+claim. By induction over the layers every box is then right, unless a projection failed.
 
 The rounding of the proof's own pass is an error like the others. Let ``κ_ij`` bound what one
 tangent is rounded by at a place; then all of them move what arrives at ``k`` by at most

@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 
 from lipcert.network.operators.base import Shape, move_tensors
-from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
-
-Box = tuple[Tensor, Tensor]
+from lipcert.numbers import Box, Outward
+from lipcert.rounding import Arithmetic, arithmetic_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,18 +168,6 @@ def ways_of(anchors: Sequence[Tensor], boxes: Sequence[Box]) -> list[Tensor]:
     return ways
 
 
-def size_of(box: Box) -> Tensor:
-    """The largest absolute value; a NaN stays."""
-    return torch.maximum(box[0].abs(), box[1].abs())
-
-
-def halves_of(box: Box) -> tuple[Tensor, Tensor]:
-    """Middle and half-width of a box, which cover it in spite of their own rounding."""
-    unit = arithmetic_of(box[0].dtype).unit
-    middle = (box[0] + box[1]) / 2
-    return middle, (box[1] - box[0]) / 2 * (1 + 4 * unit) + 2 * unit * middle.abs()
-
-
 def finite_or_all(lower: Tensor, upper: Tensor) -> Box:
     """The box, without bounds where one of them is NaN."""
     unknown = lower.isnan() | upper.isnan()
@@ -194,17 +181,9 @@ def guarded(error: Tensor, size: Tensor, arithmetic: Arithmetic) -> Tensor:
 
 
 def summed(terms: float, arithmetic: Arithmetic) -> float:
-    """``n u / (1 − 4 n u)``: of what ``n`` roundings can change, with room for those of the sum
-    that it is multiplied with; infinite where ``4 n u ≥ 1``."""
-    product = terms * arithmetic.unit
-    return product / (1 - 4 * product) if 4 * product < 1 else float("inf")
+    """What so many roundings in this arithmetic can change, see ``Outward.gamma``."""
+    return Outward(arithmetic.unit, arithmetic.tiny).gamma(terms)
 
 
 def own_unit(values: Tensor) -> float:
     return arithmetic_of(values.dtype).unit
-
-
-__all__ = [
-    "DOUBLE", "Box", "Derivative", "Joint", "finite_or_all", "guarded", "halves_of", "own_unit",
-    "size_of", "ways_of",
-]  # fmt: skip

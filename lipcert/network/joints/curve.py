@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints.base import (
-    Box,
     Derivative,
     Joint,
     finite_or_all,
     guarded,
     own_unit,
-    size_of,
 )
 from lipcert.network.operators.base import Shape
+from lipcert.numbers import Box, largest
 from lipcert.rounding import Arithmetic, arithmetic_of
 
 # Of exp, log, and powers, relatively.
@@ -141,11 +140,11 @@ class Curve(Joint):
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         (box,) = boxes
-        size = size_of(self.image(boxes))
+        size = largest(self.image(boxes))
         units = _UNITS if self.name != "power" or not _plain(self.power) else 2.0
         error = units * arithmetic.unit * self._size(size) * (1 + 8 * own_unit(size))
-        error = error + 2 * arithmetic.tiny * (1 + size_of(box))
-        most = torch.maximum(size, size_of(box))
+        error = error + 2 * arithmetic.tiny * (1 + largest(box))
+        most = torch.maximum(size, largest(box))
         if self.name == "power" and self.power < 0:
             least = torch.minimum(box[0].abs(), box[1].abs())
             most = torch.where(least > 2 * arithmetic.tiny, most, torch.inf)

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints.base import (
-    Box,
     Derivative,
     Joint,
     finite_or_all,
     guarded,
-    halves_of,
     own_unit,
-    size_of,
     summed,
 )
 from lipcert.network.operators.base import Shape
+from lipcert.numbers import Box, halves, largest, outward_of
 from lipcert.rounding import Arithmetic, arithmetic_of
 
 
@@ -81,7 +79,7 @@ class MatrixProduct(Joint):
         return one @ other
 
     def image(self, boxes: Sequence[Box]) -> Box:
-        (one, wide), (other, high) = (halves_of(box) for box in boxes)
+        (one, wide), (other, high) = (halves(box, outward_of(box[0].dtype)) for box in boxes)
         own = arithmetic_of(one.dtype)
         slack = summed(self.inner + 8, own)
         middle = one @ other
@@ -107,7 +105,7 @@ class MatrixProduct(Joint):
         return self.inner
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
-        one, other = (size_of(box) for box in boxes)
+        one, other = (largest(box) for box in boxes)
         own = 1 + (self.inner + 8) * 2 * own_unit(one)
         size = one @ other * own
         sums = summed(self.inner + 3, arithmetic.accumulator) + 2 * arithmetic.unit

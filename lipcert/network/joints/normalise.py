@@ -28,18 +28,16 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints.base import (
-    Box,
     Derivative,
     Joint,
     finite_or_all,
     guarded,
-    halves_of,
     own_unit,
-    size_of,
     summed,
 )
 from lipcert.network.joints.product import reduced
 from lipcert.network.operators.base import Shape
+from lipcert.numbers import Box, halves, largest, outward_of
 from lipcert.rounding import Arithmetic, arithmetic_of, gamma
 
 
@@ -124,7 +122,7 @@ class InverseLength(Joint):
     def _lengths(self, box: Box) -> tuple[Tensor, Tensor]:
         """The least and the largest ``ℓ`` over a box."""
         own = arithmetic_of(box[0].dtype)
-        middle, half = halves_of(box)
+        middle, half = halves(box, outward_of(box[0].dtype))
         slack = summed(2 * self.size + 16, own)
         if self.centred:
             off = slack * (middle.abs().mean(-1, keepdim=True) + middle.abs())
@@ -188,7 +186,7 @@ class InverseLength(Joint):
         u, n = arithmetic.unit, self.size
         slack = 1 + summed(4 * n + 64, own)
         share = summed(n + 4, arithmetic)
-        size = size_of(box)
+        size = largest(box)
         least, most = self._lengths(box)
         total = most.square() * slack
         # Without the mean each value is taken as it is.
@@ -207,7 +205,7 @@ class InverseLength(Joint):
         relative = error / least.square() * slack
         # ``1/√(1 − η) − 1``, of a share ``η ≤ 1/2`` of ℓ².
         inverse = relative / 2 * (1 + 2 * relative)
-        result = size_of(self.image(boxes))
+        result = largest(self.image(boxes))
         fresh = result * (inverse + 8 * u) * slack + 4 * arithmetic.tiny * (1 + result)
         known = (relative <= 0.5) & ~self._unknown(least)
         large = torch.maximum(4 * size.square().sum(-1, keepdim=True), 4 * result)
@@ -270,10 +268,10 @@ class Standardise(Joint):
     def image(self, boxes: Sequence[Box]) -> Box:
         (a, b), (c, d), (low, high) = boxes
         own = arithmetic_of(a.dtype)
-        sizes = size_of((a, b)) + size_of((c, d))
+        sizes = largest((a, b)) + largest((c, d))
         left, right = a - d, b - c
         ends = torch.stack([left * low, left * high, right * low, right * high])
-        slack = 4 * own.unit * sizes * size_of((low, high)) + own.tiny
+        slack = 4 * own.unit * sizes * largest((low, high)) + own.tiny
         return finite_or_all(ends.amin(0) - slack, ends.amax(0) + slack)
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
@@ -292,7 +290,7 @@ class Standardise(Joint):
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """As it is written, or as ``x s − m s``."""
-        x, mean, inverse = (size_of(box) for box in boxes)
+        x, mean, inverse = (largest(box) for box in boxes)
         size = (x + mean) * inverse * (1 + 8 * own_unit(x))
         error = 4 * arithmetic.unit * size + 4 * arithmetic.tiny * (1 + inverse)
         return guarded(error, torch.maximum(size, x + mean), arithmetic)

@@ -21,15 +21,14 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints.base import (
-    Box,
     Derivative,
     Joint,
     finite_or_all,
     guarded,
     own_unit,
-    size_of,
 )
 from lipcert.network.operators.base import Shape
+from lipcert.numbers import Box, largest
 from lipcert.rounding import Arithmetic, arithmetic_of
 
 
@@ -117,7 +116,7 @@ class Product(_OfTwo):
         return 16.0
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
-        one, other = (size_of(box) for box in boxes)
+        one, other = (largest(box) for box in boxes)
         size = one * other * (1 + 4 * own_unit(one))
         error = arithmetic.unit * (1 + 4 * own_unit(one)) * size + arithmetic.tiny
         # What is exactly 0 is computed as such.
@@ -160,9 +159,9 @@ class Quotient(_OfTwo):
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """Of a division, or of a product with the reciprocal, which must not underflow."""
         (above, below), own = boxes, own_unit(boxes[0][0])
-        size, numerator = size_of(self.image(boxes)), size_of(above)
+        size, numerator = largest(self.image(boxes)), largest(above)
         error = 3 * arithmetic.unit * (1 + 8 * own) * size + arithmetic.tiny * (1 + numerator)
-        most = torch.maximum(torch.maximum(size, size_of(below)), numerator)
+        most = torch.maximum(torch.maximum(size, largest(below)), numerator)
         least = torch.minimum(below[0].abs(), below[1].abs())
         most = torch.where(least * arithmetic.largest > 2, most, torch.inf)
         exact = (numerator == 0) & ((below[0] > 0) | (below[1] < 0))

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints.base import (
-    Box,
     Derivative,
     Joint,
     finite_or_all,
@@ -30,6 +29,7 @@ from lipcert.network.joints.base import (
     own_unit,
 )
 from lipcert.network.operators.base import Shape
+from lipcert.numbers import Box
 from lipcert.rounding import Arithmetic, arithmetic_of
 
 # An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
