@@ -5,10 +5,9 @@ from lipcert.certification.findings import Findings, Step
 from lipcert.certification.layer_norms import LayerNorm, with_eliminated
 from lipcert.certification.published import Published
 from lipcert.certification.rungs import Rung
-from lipcert.certification.rungs.tube import joints_of
 from lipcert.certification.samples import Samples
 
 __all__ = [
     "Certifier", "Findings", "LayerNorm", "Published", "Rung", "Samples", "Step",
-    "joints_of", "with_eliminated",
+    "with_eliminated",
 ]  # fmt: skip

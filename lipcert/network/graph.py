@@ -59,6 +59,14 @@ class Network:
         """The nodes that are joints, in order."""
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Joint))
 
+    @property
+    def joints_told(self) -> str:
+        """Which joints there are, and where the first of each kind is, for people."""
+        first: dict[str, str] = {}
+        for i in self.joints:
+            first.setdefault(type(self.nodes[i].kind).__name__, self.nodes[i].origin)
+        return ", ".join(f"{kind} at {origin}" for kind, origin in first.items())
+
     @cached_property
     def operators(self) -> dict[int, Operator]:
         """The affine operators by their nodes, in order."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lipcert.certification import Certifier, joints_of
+from lipcert.certification import Certifier
 from lipcert.loading import inspect_operators, normalisation_found
 from lipcert.options import Options
 from lipcert.run.cost import norms_told
@@ -64,7 +64,7 @@ def inspect_model(
     del record["preprocessing"]
     record["notes"] = list(model.loaded.notes)
     if network.joints:
-        record["joints"] = joints_of(network)
+        record["joints"] = network.joints_told
         record["notes"].append(
             f"it has joints ({record['joints']}): --method auto certifies it by random projections "
             "of its derivative; there is no product of norms, and no Lipschitz constant"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
-from lipcert.certification import Certifier, LayerNorm, joints_of, with_eliminated
+from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
 from lipcert.data import Dataset, choose, relabelled
 from lipcert.loading import CrossCheck, DeployedFile
@@ -204,7 +204,7 @@ def _cross_check_json(check: CrossCheck) -> dict[str, Any]:
 
 
 def _joint_notes(task: Task) -> list[str]:
-    joints = joints_of(task.network)
+    joints = task.network.joints_told
     if not joints:
         return []
     return [

@@ -106,6 +106,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
     recipe, network = job.recipe, trainable.network()
     _check_labels(source.model, training_data)
+    _check_test_data(job, source.model)
     with threads(job.execution.threads or training_threads(network)):
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         some = train.batch(np.arange(min(len(train), _threshold_images(network))))[0]
@@ -206,6 +207,13 @@ def _check_labels(model: Model, data: Dataset) -> None:
             f"{model.name}: has {model.classes} outputs, but {data.source} has labels up to "
             f"{largest}; give the data that the model was trained for"
         )
+
+
+def _check_test_data(job: FineTuning, model: Model) -> None:
+    """Refuse, before the training and not after it, test images that the model does not take. Of
+    one data set's splits the training images tell."""
+    if job.certify and job.train_data is not None and job.processes.first:
+        model.on_images(job.data.load(expected=_expected(job)).images.shape[1:])
 
 
 def _training(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from lipcert.data import Dataset
-from lipcert.errors import UsageError
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import LoadedModel
 from lipcert.loading.onnx_file import check, opset
 from lipcert.loading.reader import network_of, read
@@ -87,8 +87,16 @@ def _loaded(model: onnx.ModelProto, name: str, files: dict[str, str]) -> LoadedM
 
 
 def make_trainable(model: Model, recipe: Recipe, data: Dataset) -> tuple[Trainable, Rewritten]:
-    """The model's parameters and thresholds, behind the model's preprocessing."""
+    """The model's parameters and thresholds, behind the model's preprocessing.
+
+    Raises ``CannotCertify`` for a network that no training bound covers.
+    """
     loaded = model.loaded
+    if joints := loaded.network.joints_told:
+        raise CannotCertify(
+            f"{model.name}: cannot be fine-tuned: it has joints ({joints}), which the bounds of "
+            "training do not cover; lipcert certify takes it as it is"
+        )
     rewritten = rewrite(
         loaded.runtime_bytes,
         model.name,

@@ -184,6 +184,15 @@ def test_an_npz_file_of_test_images_is_not_trained_on(tmp_path, monkeypatch, cap
     assert "--train-data" in capsys.readouterr().err
 
 
+def test_test_images_that_do_not_fit_are_refused_before_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "wide.npz", images=np.zeros((4, 9, 9), np.uint8), labels=np.arange(4))
+    options = ["--train-data", "digits", "--eps", "0.1", "--epochs", "1", "--output", "run"]
+    assert main(["finetune", str(EXAMPLE), "--data", "wide.npz", *options]) == 2
+    assert "[1, 9, 9]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_keep_what_is_done(tmp_path, sent):

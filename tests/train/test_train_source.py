@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 import torch
 from onnx import numpy_helper
-from train_models import GRAPHS, SHAPE, recipe, rewritten, run
+from train_models import GRAPHS, SHAPE, graph, recipe, rewritten, run
 
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
@@ -166,3 +166,17 @@ def test_layers_from_scratch_start_with_no_large_norm(name):
         assert norm <= 1.5 + 1e-6
         if isinstance(node.kind, Dense):
             assert norm == pytest.approx(1.5, rel=1e-6)
+
+
+def test_a_network_with_joints_is_refused_before_it_is_trained(tmp_path):
+    gate = [
+        ("Flatten", "x", "f", {}),
+        ("Gemm", "f a.w a.b", "a", {"transB": 1}),
+        ("Gemm", "f b.w b.b", "b", {"transB": 1}),
+        ("Mul", "a b", "y", {}),
+    ]
+    tensors = {"a.w": (3, 72), "a.b": (3,), "b.w": (3, 72), "b.b": (3,)}
+    onnx.save(graph(gate, tensors, SHAPE), tmp_path / "gate.onnx")
+    source = open_source(tmp_path / "gate.onnx", None, None, Preprocessing(), data(SHAPE), 0)
+    with pytest.raises(CannotCertify, match=r"gate.onnx: cannot be fine-tuned: .*Product at"):
+        make_trainable(source.model, recipe(activation="keep"), data(SHAPE))

@@ -75,15 +75,6 @@ def _room(network: Network) -> int:
     return int(_MEMORY / (_HELD * largest * 2 * 8))
 
 
-def joints_of(network: Network) -> str:
-    """What joints a network has, and where the first of each kind is, for people."""
-    first: dict[str, str] = {}
-    for i in network.joints:
-        node = network.nodes[i]
-        first.setdefault(type(node.kind).__name__, node.origin)
-    return ", ".join(f"{kind} at {origin}" for kind, origin in first.items())
-
-
 @dataclass(frozen=True)
 class Nothing:
     """Says of every sample that nothing is certified yet: first of all, where the tube is the only
@@ -111,7 +102,7 @@ def check_joints(network: Network, options: Options) -> None:
     ):
         if wrong:
             raise CannotCertify(
-                f"the network has joints ({joints_of(network)}), which only random projections of "
+                f"the network has joints ({network.joints_told}), which only random projections of "
                 f"its derivative bound: choose {choice}"
             )
 
@@ -135,7 +126,7 @@ class TubeRadius:
         guide, images = network.to_guess_by(), options.pixel_domain
         if network.joints and _room(network) < _FEWEST:
             raise CannotCertify(
-                f"{joints_of(network)}: layers are so large that memory has no room for the "
+                f"{network.joints_told}: layers are so large that memory has no room for the "
                 "random tangents that prove them"
             )
         duals = DualBound(network, images=images), DualBound(guide, images=images)
