@@ -1,78 +1,24 @@
-"""Reads an ONNX graph into a network, node by node, or says everything that stands against it."""
+"""Reads an ONNX file into a network, or says everything that stands against it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from lipcert.errors import CannotCertify, LipcertError, UsageError
-from lipcert.loading.activations import ACTIVATIONS, left_out
-from lipcert.loading.affine import AFFINE
-from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
-from lipcert.loading.assembler import Assembler, Variable
-from lipcert.loading.batch_axis import COUNTED, CUT, OTHER, PAIR, apart, obstacle
-from lipcert.loading.comparisons import chosen
+from lipcert.errors import CannotCertify, LipcertError
+from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
-from lipcert.loading.fold import FOLDABLE, computed
-from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.joints import joint_rule
-from lipcert.loading.moves import FLOATS, MOVES
-from lipcert.loading.onnx_file import inlined, names_in, one_line, opset, own_numbers, tensor_array
-from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.piecewise import piecewise
-from lipcert.loading.pooling import POOLING
-from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
-from lipcert.loading.resize import RESIZE
+from lipcert.loading.graph_reader import GraphReader, Reading
+from lipcert.loading.onnx_file import inlined, one_line
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.spellings import respelled
-from lipcert.loading.value import (
-    Array,
-    Call,
-    Condition,
-    Unknown,
-    Unsupported,
-    Value,
-    place,
-    varies,
-)
-from lipcert.network import Network, Node
-from lipcert.network.activations import Smooth
-from lipcert.network.joints import Joint
-from lipcert.network.nodes import Kind
-from lipcert.rounding import DOUBLE, HALF, SINGLE, Arithmetic, coarsest
+from lipcert.loading.value import place
+from lipcert.network import Network
+from lipcert.rounding import DOUBLE, HALF
 
-Rule = Callable[[Call], Variable | Array | list[Variable]]
-
-RULES: dict[str, Rule] = {**MOVES, **AFFINE, **POOLING, **RESIZE, **ACTIVATIONS}
-FINAL_RULES: dict[str, Rule] = dict.fromkeys(("LogSoftmax", "Sigmoid", "Softmax"), left_out)
-
-# Margins of all pairs of classes come from matrices with a row each: 2 GiB.
-MOST_OUTPUTS = 2**14
-SHAPES = ("Shape", "Size")
-SOFTMAX = ("LogSoftmax", "Softmax")
-PIECEWISE = "piecewise linear"
-RESHAPES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
-    before the head that was ``stripped``."""
-
-    network: Network | None
-    problems: tuple[str, ...]
-    operators: tuple[OperatorRow, ...]
-    input_name: str
-    output_name: str
-    double: bool
-    any_batch: bool
-    stripped: str | None
-    logits: str | None = None
-    half: bool = False
+__all__ = ["Reading", "network_of", "read"]
 
 
 def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
@@ -83,7 +29,7 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
     try:
         whole, conditions = inlined(model), dict[str, bool]()
         while True:
-            reader = _Reader(whole, name, output, 1, conditions)
+            reader = GraphReader(whole, name, output, 1, conditions)
             reading = reader.read()
             if reader.branch is None:
                 break
@@ -91,7 +37,7 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
             whole = taken(whole, node.output[0], condition)
             conditions[node.input[0]] = condition
         if reading.network is not None and reading.any_batch:
-            pair = _Reader(whole, name, output, PAIR, conditions)
+            pair = GraphReader(whole, name, output, PAIR, conditions)
             reading = _each_by_itself(reader, reading, pair, model)
         if reading.network is None:
             return reading
@@ -114,7 +60,7 @@ def network_of(reading: Reading, name: str) -> Network:
 
 
 def _each_by_itself(
-    reader: _Reader, reading: Reading, pair: _Reader, model: onnx.ModelProto
+    reader: GraphReader, reading: Reading, pair: GraphReader, model: onnx.ModelProto
 ) -> Reading:
     """The reading of a file that takes any number of samples, refused where it does not treat each
     of them by itself."""
@@ -136,7 +82,7 @@ def _each_by_itself(
     return replace(reading, network=None, problems=(problem,), operators=tuple(rows))
 
 
-def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
+def _takes_two(model: onnx.ModelProto, reader: GraphReader) -> bool:
     """Whether onnxruntime runs the file on two samples at once."""
     shape = (PAIR, *(reader.shape or ())[1:])
     kind = {DOUBLE: np.float64, HALF: np.float16}.get(reader.own, np.float32)
@@ -145,395 +91,3 @@ def _takes_two(model: onnx.ModelProto, reader: _Reader) -> bool:
     except CannotCertify:
         return False
     return True
-
-
-class _Reader:
-    def __init__(
-        self, model: onnx.ModelProto, name: str, output: str | None, samples: int = 1,
-        conditions: Mapping[str, bool] | None = None,
-    ) -> None:  # fmt: skip
-        self.samples = samples
-        # What the conditions of branches are that were taken; the first If that is to be taken.
-        self.conditions = conditions or {}
-        self.branch: tuple[onnx.NodeProto, bool] | None = None
-        self.shape: tuple[int, ...] | None = None
-        self.made: Sequence[Node] = ()
-        self.graph, self.version, self.name = model.graph, opset(model), name
-        self.problems: list[str] = []
-        self.rows: list[OperatorRow] = []
-        # Refusals by row; rows that became part of an activation; rows that are read otherwise.
-        self.refused: dict[int, str] = {}
-        self.absorbed: set[int] = set()
-        # What formulas became that no activation took.
-        self.written: dict[int, Variable] = {}
-        self.values: dict[str, Value] = {}
-        self.stripped: str | None = None
-        self.double, self.own = False, SINGLE
-        # The format of every value that varies; whether it changes on the way; the coarsest from a
-        # head that was left out to the output.
-        self.formats: dict[str, Arithmetic] = {}
-        self.mixed = False
-        self.leaves: Arithmetic | None = None
-        self.output = self._choose(output)
-        self.nodes = self._needed()
-        self.uses = Counter(name for node in self.nodes for name in set(node.input))
-        self.final = self._final_head()
-
-    def read(self) -> Reading:
-        source, shape, any_batch = self._input()
-        constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.shape = shape = shape and (self.samples, *shape[1:])
-        allowance = Allowance(
-            own_numbers(self.graph),
-            numbers=self.samples * NUMBERS,
-            running=self.samples * RUNNING,
-        )
-        try:
-            assembler = Assembler(shape or (1,), source, allowance, self.samples)
-        except TooLarge as reason:
-            raise CannotCertify(f"{self.name}: input {source!r}: {reason}") from reason
-        assembler.own = self.formats[source] = self.own
-        # What is in 16 bits is charged there whatever is deployed: few run it in more.
-        self.mixed = self.own == HALF
-        assembler.formats[0] = assembler.own
-        self.values[source] = Unknown(varies=True) if shape is None else assembler.input
-        for node in self.nodes:
-            for name in node.input:
-                if name in constants and name not in self.values:
-                    self.values[name] = tensor_array(constants[name], self.name)
-            self._node(node, assembler)
-        for name, condition in self.conditions.items():
-            found = self.values.get(name)
-            if found is None and name in constants:
-                found = tensor_array(constants[name], self.name)
-            if not isinstance(found, np.ndarray) or bool(found) != condition:
-                self.problems.append(f"If by {name!r}: {COUNTED}")
-        network, self.made = self._network(assembler), assembler.builder.nodes
-        return Reading(
-            network,
-            tuple(self.problems),
-            tuple(self.rows),
-            source,
-            self.output,
-            self.double,
-            any_batch,
-            self.stripped if network is not None else None,
-            self.final.input[0] if self.stripped and self.final is not None else None,
-            self.own == HALF,
-        )
-
-    def _choose(self, output: str | None) -> str:
-        names = [value.name for value in self.graph.output]
-        if output is not None and output not in names:
-            raise UsageError(f"{self.name}: no output {output!r}; it has {', '.join(names)}")
-        if output is None and len(names) != 1:
-            self.problems.append(
-                f"the graph has {len(names)} outputs ({', '.join(names)}): name the logits with "
-                "--output-name"
-            )
-        return output or next(iter(names), "")
-
-    def _needed(self) -> list[onnx.NodeProto]:
-        """The nodes that the output depends on, in the file's order, which is topological."""
-        wanted, needed = {self.output, *self.conditions}, []
-        for node in reversed(self.graph.node):
-            if wanted.intersection(node.output):
-                wanted.update(name for name in names_in(node) if name)
-                needed.append(node)
-        return needed[::-1]
-
-    def _final_head(self) -> onnx.NodeProto | None:
-        """The softmax or sigmoid whose values, reshaped at most, are the output and go nowhere
-        else. Behind a sigmoid they may be padded, with the threshold of two classes."""
-        name, padded = self.output, False
-        makers = {result: node for node in self.nodes for result in node.output}
-        while name in makers:
-            node = makers[name]
-            if node.op_type in SOFTMAX or node.op_type == "Sigmoid":
-                return None if padded and node.op_type in SOFTMAX else node
-            padded |= node.op_type == "Pad"
-            if node.op_type not in (*RESHAPES, "Pad") or self.uses[node.input[0]] > 1:
-                return None
-            name = node.input[0]
-        return None
-
-    def _input(self) -> tuple[str, tuple[int, ...] | None, bool]:
-        """Name, shape for one sample (None with a problem), any number of samples?"""
-        given = {tensor.name for tensor in self.graph.initializer}
-        inputs = [value for value in self.graph.input if value.name not in given]
-        if len(inputs) != 1:
-            names = ", ".join(value.name for value in inputs)
-            self.problems.append(f"the graph has {len(inputs)} inputs ({names}); one is expected")
-            self.values |= {value.name: Unknown(varies=True) for value in inputs}
-            return (inputs[0].name if inputs else "input"), None, False
-        name, kind = inputs[0].name, inputs[0].type.tensor_type
-        if kind.elem_type not in FLOATS:
-            type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
-            self.problems.append(
-                f"input {name!r} has type {type_name}, not FLOAT, DOUBLE or FLOAT16, or "
-                "UINT8 that is cast to one of them"
-            )
-            return name, None, False
-        self.own = FLOATS[kind.elem_type]
-        self.double = self.own == DOUBLE
-        dims = list(kind.shape.dim)
-        extents = [d.dim_value if d.HasField("dim_value") else -1 for d in dims]
-        open_axes = [d.dim_param or f"axis {k}" for k, d in enumerate(dims) if extents[k] < 1]
-        batch_is_open = bool(dims) and extents[0] < 1
-        if not dims:
-            self.problems.append(f"input {name!r} has no shape, or no axis")
-        elif extents[0] > 1:
-            self.problems.append(
-                f"input {name!r} {extents} takes {extents[0]} samples at once; export the model "
-                "with a batch of 1 or a free batch axis"
-            )
-        elif len(open_axes) > batch_is_open:
-            named = ", ".join(open_axes[batch_is_open:])
-            self.problems.append(
-                f"input {name!r} leaves {named} open; export the model with fixed extents, or give "
-                "--input-shape where there is no data that says them"
-            )
-        else:
-            return name, (1, *extents[1:]), batch_is_open
-        return name, None, batch_is_open
-
-    def _node(self, node: onnx.NodeProto, assembler: Assembler) -> None:
-        """Sets the node's results; a refusal becomes a problem, and its results unknown."""
-        inputs = [self.values.get(name, Unknown(True)) if name else None for name in node.input]
-        assembler.origin = place(node)
-        assembler.own = before = self._format(node)
-        depends = any(varies(value) for value in inputs)
-        first = len(assembler.builder.nodes)
-        try:
-            results, note, supported = self._results(node, inputs, assembler)
-        except (Unsupported, TooLarge) as reason:
-            results, note, supported = [], str(reason), False
-        except Exception as error:
-            results, note, supported = [], f"malformed: {one_line(error)}", False
-        for name in [name for name in node.output if name][len(results) :]:
-            if supported and (self.uses[name] or name == self.output):
-                note, supported, results = f"its output {name!r} is not supported", False, []
-        missing = [Unknown(varies=depends)] * (len(node.output) - len(results))
-        for name, result in zip(node.output, [*results, *missing], strict=True):
-            if name:
-                self.values[name], self.formats[name] = result, assembler.own
-        self.mixed |= assembler.own != before
-        if self.stripped:
-            self.leaves = coarsest(self.leaves, assembler.own)
-        made = [node.kind for node in assembler.builder.nodes[first:]]
-        bound = ("enclosed" if any(map(_is_enclosed, made)) else "exact") if supported else ""
-        row = OperatorRow.of(node, self.version, supported, note, bound)
-        if not supported:
-            self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
-        self.rows.append(row)
-
-    def _format(self, node: onnx.NodeProto) -> Arithmetic:
-        """In which the file computes the node: that of its inputs which vary, all of one type."""
-        found = (self.formats.get(n) for n in node.input if varies(self.values.get(n)))
-        return next(filter(None, found), self.own)
-
-    def _results(
-        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
-    ) -> tuple[Sequence[Value], str, bool]:
-        """What the node's rule makes of it; if it refuses, what the node may be a part of."""
-        choice = chosen(node, inputs, assembler)
-        if choice is not None:
-            return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
-        formulas = [value for value in inputs if isinstance(value, Formula)]
-        note = "after a refused node"
-        compares = node.op_type in COMPARISONS
-        if not formulas and not compares:
-            try:
-                return *self._ruled(node, inputs, assembler), True
-            except Unsupported as refused:
-                note = str(refused)
-        made = combined(node, inputs, assembler)
-        waiting = frozenset().union(*(formula.rows for formula in formulas))
-        match made:
-            case Variable():
-                self.absorbed |= waiting
-                return [made], "", True
-            case Formula():
-                rows = made.rows | {len(self.rows)}
-                waits = replace(made, rows=rows, node=node, operands=tuple(inputs))
-                return [waits], note, bool(formulas) or made.compares
-        if formulas or compares:
-            inputs = [
-                self._written(value, assembler) if isinstance(value, Formula) else value
-                for value in inputs
-            ]
-            try:
-                return *self._ruled(node, inputs, assembler), True
-            except Unsupported as refused:
-                note = str(refused)
-        rule = joint_rule(node, inputs)
-        if rule is None:
-            raise Unsupported(note)
-        return *self._joined(rule, node, inputs, assembler), True
-
-    def _joined(
-        self, rule: Rule, node: onnx.NodeProto, inputs: Sequence[Value | None],
-        assembler: Assembler,
-    ) -> tuple[Sequence[Value], str]:  # fmt: skip
-        """What the rule of a joint makes of a node that no other rule takes."""
-        known = tuple(value for value in inputs if not isinstance(value, Unknown))
-        if len(known) < len(inputs):
-            return [Unknown(varies=True)] * len(node.output), "after a refused node"
-        call = Call(node, self.version, known, assembler)
-        result = rule(call)
-        return result if isinstance(result, list) else [result], "; ".join(call.notes)
-
-    def _written(self, formula: Formula, assembler: Assembler) -> Value:
-        """What a formula that is no activation is, as the file has it; Unknown where it is
-        refused."""
-        if formula.compares:
-            return Condition(varies=True)
-        key = max(formula.rows)
-        if key not in self.written:
-            node = formula.node
-            assert node is not None
-            own, origin = assembler.own, assembler.origin
-            assembler.own, assembler.origin = self._format(node), place(node)
-            try:
-                found, note = self._of_formula(formula, node, assembler)
-            except (Unsupported, TooLarge) as refused:
-                # What is wrong is the whole, not its parts.
-                for row in formula.rows:
-                    self.refused.pop(row, None)
-                self.rows[key] = replace(self.rows[key], supported=False, note=str(refused))
-                self.refused[key] = f"{self.rows[key].title(place(node))}: {refused}"
-                return Unknown(varies=True)
-            finally:
-                assembler.own, assembler.origin = own, origin
-            if not isinstance(found, Variable):
-                return Unknown(varies=True)
-            self.written[key] = found
-            bound = "exact" if note == PIECEWISE else "enclosed"
-            self.rows[key] = replace(self.rows[key], supported=True, note=note, bound=bound)
-            self.refused.pop(key, None)
-        return self.written[key]
-
-    def _of_formula(
-        self, formula: Formula, node: onnx.NodeProto, assembler: Assembler
-    ) -> tuple[Value, str]:
-        """A piecewise linear function of the formula's base, or what the node's own rule makes of
-        its operands."""
-        straight = piecewise(formula.polynomial, formula.base, assembler)
-        if straight is not None:
-            self.absorbed |= formula.rows - {len(self.rows)}
-            return straight, PIECEWISE
-        inputs = [
-            self._written(value, assembler) if isinstance(value, Formula) else value
-            for value in formula.operands
-        ]
-        try:
-            results, note = self._ruled(node, inputs, assembler)
-        except Unsupported:
-            rule = joint_rule(node, inputs)
-            if rule is None:
-                raise
-            results, note = self._joined(rule, node, inputs, assembler)
-        return results[0], note
-
-    def _ruled(
-        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
-    ) -> tuple[Sequence[Value], str]:
-        kind = node.op_type
-        if kind == "If" and isinstance(inputs[0], Unknown):
-            if not inputs[0].varies:
-                return [Unknown(varies=True)] * len(node.output), "after a refused node"
-            raise Unsupported("its branch depends on the network's input, so that it may jump")
-        if kind == "If" and isinstance(inputs[0], np.ndarray) and inputs[0].size == 1:
-            if self.branch is None:
-                self.branch = node, bool(inputs[0])
-            raise Unsupported("its condition is a constant: to be taken")
-        if node.domain not in ("", "ai.onnx"):
-            kind = f"{node.domain}.{kind}"
-        if node.domain == "com.microsoft" and node.op_type.startswith("Fused"):
-            raise Unsupported(
-                "written by onnxruntime's optimiser; give the model as it was before that"
-            )
-        if kind not in RULES and node.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"operators of domain {node.domain!r} are not supported")
-        depending = [varies(value) for value in inputs]
-        if not any(depending):
-            return self._fold(node, inputs, assembler)
-        compared = any(_compares(value) for value in inputs)
-        if kind in COMPARISONS or (compared and is_move(node)):
-            return [Condition(varies=True)], "part of a choice"
-        if compared:
-            raise Unsupported(CHOICE)
-        if kind in ("DequantizeLinear", "Pow") and any(type(value) is Unknown for value in inputs):
-            return [Unknown(varies=True)] * len(node.output), "after a refused node"
-        if kind not in RULES:
-            raise Unsupported(reason(kind))
-        if kind in SOFTMAX and node is not self.final:
-            raise Unsupported("only as the last operator, over all classes")
-        known = [value for value in inputs if not isinstance(value, Unknown)]
-        if len(known) < len(inputs):
-            return [Unknown(varies=kind not in SHAPES)] * len(node.output), "after a refused node"
-        formats = tuple(
-            self.formats.get(name) if varies(value) else None
-            for name, value in zip(node.input, inputs, strict=True)
-        )
-        call = Call(
-            node, self.version, tuple(known), assembler, formats, node is self.final, self.stripped
-        )
-        results = (FINAL_RULES if node is self.final else RULES)[kind](call)
-        if node is self.final:
-            self.stripped = kind
-        return results if isinstance(results, list) else [results], "; ".join(call.notes)
-
-    def _fold(
-        self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
-    ) -> tuple[Sequence[Value], str]:
-        if node.op_type not in FOLDABLE or node.domain not in ("", "ai.onnx"):
-            raise Unsupported("not supported")
-        arrays = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
-        if len(arrays) < len(inputs):
-            return [Unknown(varies=False)] * len(node.output), "after a refused node"
-        call = Call(node, self.version, tuple(arrays), assembler)
-        if "sparse_value" in call.attributes:
-            raise Unsupported("attribute sparse_value")
-        if node.op_type == "Dropout" and call.has(2) and bool(call.array(2).any()):
-            raise Unsupported("training_mode is on; export the model in evaluation mode")
-        return (
-            computed(node, self.version, arrays, call.attributes, assembler.allowance),
-            "constant",
-        )
-
-    def _network(self, assembler: Assembler) -> Network | None:
-        result = self.values.get(self.output)
-        if isinstance(result, Formula):
-            result = self._written(result, assembler)
-        for row in self.absorbed - set(self.written):
-            self.rows[row] = replace(self.rows[row], supported=True, note="part of an activation")
-            self.refused.pop(row, None)
-        self.problems += self.refused.values()
-        if self.problems:
-            return None
-        if _compares(result):
-            self.problems.append(f"output {self.output!r}: is true or false; name the logits")
-        elif not isinstance(result, Variable):
-            self.problems.append(f"output {self.output!r} does not depend on the input")
-        elif result.size < 1:
-            self.problems.append(f"output {self.output!r} {list(result.shape)} is empty")
-        elif result.size > MOST_OUTPUTS:
-            self.problems.append(
-                f"output {self.output!r} {list(result.shape)} has {result.size} values, more than "
-                f"the {MOST_OUTPUTS} classes that are certified; name the logits"
-            )
-        else:
-            return assembler.network(
-                result, mixed=self.mixed, leaves=self.leaves, each=self.stripped == "Sigmoid"
-            )
-        return None
-
-
-def _is_enclosed(kind: Kind) -> bool:
-    """Whether bounds know a node by an enclosure, and not exactly."""
-    return isinstance(kind, Joint | Smooth)
-
-
-def _compares(value: Value | None) -> bool:
-    return isinstance(value, Condition) or (isinstance(value, Formula) and value.compares)

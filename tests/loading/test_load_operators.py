@@ -14,7 +14,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from lipcert.loading import cross_check, load_model
-from lipcert.loading.reader import RULES
+from lipcert.loading.rules import RULES
 
 IMAGE = (1, 4, 6, 5)
 NEWEST = 23
