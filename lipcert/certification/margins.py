@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,11 +25,12 @@ from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.samples import Samples
 from lipcert.certification.warm_start import WarmStart
+from lipcert.chunks import at_once, slices
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
-# Objectives are sought, and proven in twice the precision, in parts that caches hold.
-OBJECTIVES_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# On a CPU so many objectives are sought at once, and so many proven, in twice the precision.
+_SOUGHT, _PROVEN = 128, 32
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -144,11 +146,13 @@ class MarginProver:
             _, found = self.optimised(samples, state, objectives, others, from_, steps)
             slack = self.certified(samples, state, objectives, others, found)
             slack = slack - needed[objectives.rows, others]
-            done[objectives.rows[slack > 0], others[slack > 0]] = True
+            done[objectives.rows, others] = slack > 0
             if stage == 0:
                 far = ~(slack > -pace.hopeless * clean.amin(1)[objectives.rows])
-                hopeless[objectives.rows[far]] = True
-            left = ~(slack > 0) & ~hopeless[objectives.rows]
+                hopeless |= (
+                    torch.zeros_like(clean[:, 0]).index_add(0, objectives.rows, far.to(clean)) > 0
+                )
+            left = (~(slack > 0) & ~hopeless[objectives.rows]).nonzero().flatten()
             objectives, others, found = objectives.select(left), others[left], found.select(left)
         return Open(rows, region, done, objectives, others, found)
 
@@ -165,7 +169,7 @@ class MarginProver:
         leaves = min(leaves, int(self.analysis.pace.leaf_work / splitter.neurons))
         proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
         done = open_.done.clone()
-        done[objectives.rows[proven], others[proven]] = True
+        done[objectives.rows, others] = proven
         return done.all(1)
 
     def objectives(self, samples: Samples, which: Tensor) -> tuple[Objectives, Tensor]:
@@ -174,6 +178,17 @@ class MarginProver:
         which = which.scatter(1, samples.labels[:, None], False)
         rows, others = which.nonzero().unbind(1)
         return margin_objectives(self.layers.network, rows, samples.labels[rows], others), others
+
+    def parts(self, count: int, cached: int = _SOUGHT) -> list[slice]:
+        """Places of so many objectives, in parts that are worked on at once."""
+        device = self.layers.network.anchor.device
+        return slices(count, at_once(cached * self.values, device, each=self.values))
+
+    @cached_property
+    def values(self) -> int:
+        """How many an objective passes on its way back."""
+        network = self.layers.network
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources)
 
     def optimised(
         self, samples: Samples, state: State, objectives: Objectives, others: Tensor,
@@ -186,7 +201,7 @@ class MarginProver:
         # The guide charges no drift.
         single = to_dtype(state, torch.float32)
         single = {i: replace(layer, drift=None) for i, layer in single.items()}
-        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+        for some in self.parts(len(objectives)):
             part = objectives.select(some).to(torch.float32)
             own = select(single, part.rows)
             if isinstance(start, WarmStart):
@@ -209,7 +224,7 @@ class MarginProver:
         """Proves lower bounds of the margins, ``(N,)``, from the variables that were found."""
         clean = _clean_of(samples, objectives, others)
         values = [clean[:0]]
-        for some in torch.split(torch.arange(len(objectives)), _PROVEN_AT_ONCE):
+        for some in self.parts(len(objectives), _PROVEN):
             part = objectives.select(some)
             change = self.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
