@@ -122,7 +122,9 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
     all_: dict[str, _Outcomes] = {text: Counter() for text in names}
     classes: dict[int, dict[str, _Outcomes]] = {}
     clean: _Outcomes = Counter()
-    gained, lost, radii = [], [], []
+    gained: list[int] = []
+    lost: list[int] = []
+    radii: list[tuple[int, float, float]] = []
     for one, other in zip(of_a, of_b, strict=True):
         if one["index"] != other["index"]:
             raise UsageError("A and B do not compare: their samples.jsonl list other samples")
