@@ -45,7 +45,7 @@ def lifted(values: Tensor, by: Tensor) -> Tensor:
 def product(*factors: Tensor) -> Tensor:
     """The product, rounded up, with no underflow or overflow on the way: in float64. Powers of two
     are exact, so that each further factor takes one rounding."""
-    shape = max((factor.shape for factor in factors), key=len)
+    shape = torch.broadcast_shapes(*(factor.shape for factor in factors))  # type: ignore[no-untyped-call]
     side_by_side = torch.stack([factor.double().expand(shape) for factor in factors])
     by = exponents(side_by_side)
     total, *others = divided(side_by_side, by).unbind()
