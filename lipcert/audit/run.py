@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert import bounded
 from lipcert.audit.auditor import Auditor, Effort
 from lipcert.audit.claims import Claims, Contradiction, Record, read
@@ -22,6 +21,7 @@ from lipcert.audit.reach import LONG
 from lipcert.audit.report import Audit, ReplayedProofs
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.version import VERSION
 
 Array = NDArray[Any]
 
@@ -80,7 +80,7 @@ def audit(
     finally:
         torch.set_num_threads(threads)
     return Audit(
-        lipcert=lipcert.__version__,
+        lipcert=VERSION,
         files=dict(claims.digests) | dict(claims.certificate["model"]["files"]),
         model=claims.certificate["model"]["name"],
         data=f"{dataset.name} {dataset.split}",

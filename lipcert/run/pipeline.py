@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
@@ -38,6 +37,7 @@ from lipcert.run.progress import Watch
 from lipcert.run.result import Result, assurance
 from lipcert.run.task import Indices, Task
 from lipcert.run.writing import write_results
+from lipcert.version import VERSION
 
 
 class Certify(Certifying, Protocol):
@@ -171,7 +171,7 @@ def _certificate(
     options = task.options
     sure = assurance(options, certifier.global_failure_probability, samples)
     return Certificate(
-        lipcert=lipcert.__version__,
+        lipcert=VERSION,
         model=task.model.to_json() | {"cross_check": _cross_check_json(check)},
         data=task.data_record,
         options=options.to_json(),
