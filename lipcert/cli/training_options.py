@@ -154,7 +154,7 @@ PowerSteps = Annotated[
 ]
 
 # A recipe, once its radius and its images are known.
-Training = Callable[..., Any]
+TrainingOptions = Callable[..., Any]
 
 
 def training(
@@ -189,7 +189,7 @@ def training(
             help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
         ),
     ] = 0,
-) -> Training:
+) -> TrainingOptions:
     """The group of options, see ``lipcert.cli.groups``."""
 
     def recipe(**chosen: Any) -> Recipe:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from lipcert.loading.allowance import Allowance, TooLarge
+from lipcert.loading.allowance import GraphLimits, TooLarge
 from lipcert.loading.runtime import Runtime
 
 Array = NDArray[Any]
@@ -84,7 +84,7 @@ def evaluate(
     version: int,
     inputs: Sequence[Array | None],
     attributes: Mapping[str, Any],
-    allowance: Allowance,
+    allowance: GraphLimits,
 ) -> tuple[Array, ...]:
     """The outputs of one node of the default domain at opset ``version``, by the reference
     implementation; None: input left out.
@@ -101,7 +101,7 @@ def computed(
     version: int,
     inputs: Sequence[Array | None],
     attributes: Mapping[str, Any],
-    allowance: Allowance,
+    allowance: GraphLimits,
 ) -> tuple[Array, ...]:
     """The same as the deployed file has it. ``CannotCertify`` where onnxruntime cannot compute it,
     ``ValueError`` where runtimes may differ."""

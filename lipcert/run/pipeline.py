@@ -29,12 +29,12 @@ from lipcert.run.environment import (
     suitable_workers,
     threads,
 )
-from lipcert.run.executors import Certifier as Certifying
+from lipcert.run.executors import Certifying
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal, check_output, recorded_coins
 from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
-from lipcert.run.result import Result, assurance
+from lipcert.run.result import RunResult, assurance
 from lipcert.run.task import Indices, Task
 from lipcert.run.writing import write_results
 from lipcert.version import VERSION
@@ -67,7 +67,7 @@ class MakeCertifier(Protocol):
     ) -> Certify: ...
 
 
-def run_job(job: Job, watch: Watch | None = None) -> Result:
+def run_job(job: Job, watch: Watch | None = None) -> RunResult:
     """Load what the job names and certify it; writes the results where it names a folder."""
     _check_asked(job.options, job.execution)
     data, watch = job.data, watch or Watch()
@@ -95,7 +95,7 @@ def certify_dataset(
     execution: Execution,
     watch: Watch | None = None,
     make_certifier: MakeCertifier = Certifier,
-) -> Result:
+) -> RunResult:
     """Check the model on the samples, certify them, and write the results.
 
     A sample that fails inside has the verdict ``error``, which whoever calls must not overlook.
@@ -131,7 +131,7 @@ def certify_dataset(
             seconds=time.perf_counter() - began,
         )  # fmt: skip
     write_results(task, certificate, samples, journal.points, watch)
-    return Result(certificate, samples)
+    return RunResult(certificate, samples)
 
 
 def _check_asked(options: Options, execution: Execution) -> None:

@@ -33,7 +33,7 @@ from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import Plan
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
 from lipcert.train.thresholds import start_thresholds
@@ -74,7 +74,7 @@ class FineTuning:
     certify: bool = True
     output_name: str | None = None
     tensorboard: bool = False
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     @property
     def folder(self) -> Path:

@@ -23,7 +23,7 @@ from lipcert.train.data import Batches, Images
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import TIMED, Plan, plan, timed
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.watch import TrainingWatch
 
 Weights = dict[str, Tensor]
@@ -45,7 +45,7 @@ class Training:
         folder: Path,
         *,
         identity: dict[str, Any],
-        processes: Processes,
+        processes: ProcessGroup,
         device: str,
         metrics: Metrics,
         watch: TrainingWatch,
