@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from lipcert.coins import parse_seed
-from lipcert.data import Dataset, Expected, load_dataset, relabelled
+from lipcert.data import Dataset, Expected, load_dataset, only, relabelled
 from lipcert.data.arrays import to_dataset
 from lipcert.data.collect import as_array, collect
 from lipcert.errors import UsageError
@@ -137,6 +137,7 @@ def certify(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
         **_chosen(options, Certifying, seed=_seed),
     )
+    dataset = only(dataset, how.only_classes)
     execution = Execution(**_chosen(options, Running, output=_path))
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
     found = certify_dataset(model, dataset, np.arange(len(dataset)), how, execution, watch)

@@ -29,6 +29,7 @@ from lipcert.bounds.accumulated import accumulated
 from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
+from lipcert.certification.heads import PLAIN, Head
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.operators import Operator
@@ -55,7 +56,7 @@ class Deployment:
     A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
     also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax, or
     in a Sigmoid of ``each`` logit, which was stripped; ``leaves``: the coarsest format from there
-    to the file's output.
+    to the file's output. ``head``: what the margins are for.
     """
 
     propagation: Propagation
@@ -64,11 +65,12 @@ class Deployment:
     softmax: bool
     leaves: Arithmetic | None = None
     each: bool = False
+    head: Head = PLAIN
 
     @classmethod
     def of(
         cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
-        analysis: Arithmetic = DOUBLE,
+        analysis: Arithmetic = DOUBLE, head: Head = PLAIN,
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
@@ -76,7 +78,7 @@ class Deployment:
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}))
-        return cls(propagation, roundoff, arithmetic, softmax, leaves, each)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, each, head)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -92,11 +94,13 @@ class Deployment:
         and for what underflows in balls of radius ``eps``, ``(B,)``. ``box``: of the real logits;
         ``errors``: of each, ``(B, K)``."""
         lost = self._lost(eps)[:, None].expand_as(errors)
-        if not (self.softmax and self.each):
+        if not (self.softmax and (self.each or self.head.inner)):
             return self._tie + lost
         low, high = (side.flatten(1) for side in box())
         low, high = low - errors, high + errors
         sizes, own = torch.maximum(-low, high), labels[:, None]
+        if not self.each:
+            return self._inner_tie(high.amax(1) - low.gather(1, own)[:, 0])[:, None] + lost
         smallest = torch.minimum(sizes, sizes.gather(1, own))
         # Where 0 lies between both logits, that is the smallest.
         around = (low.gather(1, own) >= 0) & (high <= 0)
@@ -140,8 +144,10 @@ class Deployment:
         if margins is None:
             undecided = torch.ones_like(pair) > 0
         else:
-            hopeless = margins.scatter(1, labels[:, None], math.inf).amin(1) <= 0
+            hopeless = self.head.least(margins, labels) <= 0
             undecided = ~(margins > pair) & ~hopeless[:, None]
+            if self.head.inner:
+                undecided = self.head.among(undecided, labels, False)
         rows, others = undecided.nonzero().unbind(1)
         parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
         for row, other in parts:
@@ -156,6 +162,14 @@ class Deployment:
         many = self.propagation.network.classes > arithmetic.largest / 8
         tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
         return tie if self.softmax else 0.0
+
+    def _inner_tie(self, below: Tensor) -> Tensor:
+        """As ``SOFTMAX_TIE`` for labels up to ``below`` under the largest logit, ``(B,)`` both: the
+        difference from it rounds too, and exponentials must not underflow."""
+        arithmetic = coarsest(self.arithmetic, self.leaves) or DOUBLE
+        deepest = math.log(arithmetic.largest / 32 / self.propagation.network.classes)
+        tie = self._tie + OUT64.up(8 * arithmetic.unit * below.clamp(min=0).double(), 16)
+        return tie.where(below <= deepest, math.inf)
 
 
 def _check_range(network: Network, deployed: Arithmetic | None) -> None:

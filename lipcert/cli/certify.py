@@ -39,6 +39,7 @@ def _in(panel: str) -> Callable[..., Any]:
 
 _model, _data = _in(EXPECTS), _in(SAMPLES)
 _how, _run, _out = _in("How to certify"), _in("How to run"), _in("What to write")
+_claim = _in("What to certify")
 
 
 @grouped(
@@ -98,6 +99,24 @@ def certify(
             flag="--pixel-domain",
         ),
     ] = False,
+    top_k: Annotated[
+        int,
+        _claim("The label has to stay among so many best classes; clean accuracy counts likewise."),
+    ] = 1,
+    only_classes: Annotated[
+        str | None,
+        _claim(
+            "Only these outputs compete, such as 0,3,10-19, or a file that lists them; samples of "
+            "other classes are left out."
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        _claim(
+            "The label's softmax probability has to stay more than so much above every other one, "
+            "such as 0.2."
+        ),
+    ] = 0.0,
     weights: Annotated[
         Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
@@ -221,6 +240,9 @@ def certify(
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
             dtype=dtype,
+            top_k=top_k,
+            only_classes=parse.classes("--only-classes", only_classes),
+            margin=margin,
         ),
         preprocessing=expectation.preprocessing(),
         execution=Execution(

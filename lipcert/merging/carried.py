@@ -20,6 +20,7 @@ from lipcert import bounded
 from lipcert.errors import CannotCertify
 from lipcert.merging.shards import ShardFolder
 from lipcert.report import json_file, thumbnails
+from lipcert.tally import right
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -78,7 +79,7 @@ def _worth_showing(shards: Sequence[ShardFolder], shown: set[int]) -> list[int]:
     by_radius = [
         (row.get("radius_estimate") or row["radius"] or 0.0, row["index"])
         for row in rows
-        if row["prediction"] == row["label"] and row["verdict"] != "error"
+        if right(row) and row["verdict"] != "error"
     ]
     each = thumbnails.EACH
     falsified = sorted(row["index"] for row in rows if row["verdict"] == "falsified")

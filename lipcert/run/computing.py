@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import get_num_threads
 
 from lipcert.certificate import Sample
+from lipcert.certification.heads import Head
 from lipcert.errors import CannotCertify
 from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import outcome
@@ -51,7 +52,8 @@ def computed(
     def failed(index: int, message: str) -> Sample:
         label = int(dataset.labels[index])
         try:
-            known = outcome(task.network, dataset.pixels(np.asarray([index])))
+            pixels = dataset.pixels(np.asarray([index]))
+            known = outcome(task.network, pixels, label, Head.of(options))
         except Exception:  # what failed may be this very pass; the message is that of the first
             return failed_sample(index, label, options, message)
         return failed_sample(index, label, options, message, *known)

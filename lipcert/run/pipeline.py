@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
-from lipcert.data import Dataset, choose, relabelled
+from lipcert.data import Dataset, choose, only, relabelled
 from lipcert.loading import CrossCheck, DeployedFile
 from lipcert.network import Network
 from lipcert.options import Options
@@ -77,6 +77,7 @@ def run_job(job: Job, watch: Watch | None = None) -> RunResult:
     model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
     watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
     dataset = relabelled(dataset, data.labelling, model.classes)
+    dataset = only(dataset, job.options.only_classes)
     indices = choose(
         dataset,
         limit=data.limit,

@@ -32,6 +32,7 @@ def failed_sample(
     message: str,
     prediction: int = -1,
     margin: float = math.nan,
+    top: tuple[int, ...] = (),
 ) -> Sample:
     """The record of a sample whose computation failed: nothing is known of it but what the network
     makes of it, where that is given."""
@@ -47,6 +48,7 @@ def failed_sample(
         method=options.method,
         seconds=0.0,
         message=message,
+        top=top,
     )
 
 

@@ -213,6 +213,7 @@ class TubeRadius:
 
     def _guess(self, samples: Samples, limit: Tensor) -> Tensor:
         """Guesses the largest radius that could be proven, by claims of few projections."""
+        head = self.prover.analysis.head
         prover, pace = self.prover, self.prover.analysis.pace.tube
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
@@ -221,21 +222,21 @@ class TubeRadius:
             claim, sweep = self._claim(part, eps[chosen], pace.guesses, 0)
             needed, _ = prover.needed(part, claim.eps, claim.state, sweep)
             which = torch.zeros_like(needed) > 0
-            nearest = part.clean.topk(min(_GUESSED_CLASSES, part.clean.shape[1] - 1), largest=False)
-            objectives, others = prover.objectives(part, which.scatter(1, nearest.indices, True))
+            nearest = head.nearest(part.clean, _GUESSED_CLASSES)
+            objectives, others = prover.objectives(part, which.scatter(1, nearest, True))
             start = prover.guide.start(
                 select(to_dtype(claim.state, torch.float32), objectives.rows),
                 objectives.to(torch.float32),
             )
             values = prover.certified(part, claim.state, objectives, others, start)
-            least = torch.full_like(needed, math.inf)
+            least = prover.untold(part)
             least[objectives.rows, others] = values - needed[objectives.rows, others]
-            found[chosen] = least.amin(1)
+            found[chosen] = head.least(least, part.labels)
             return found
 
         start = (limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL)
         return largest_radius(
-            slack, start, clean=samples.clean.amin(1), limit=limit, resolution=1.05,
+            slack, start, clean=samples.decisive, limit=limit, resolution=1.05,
             steps=pace.searches,
         )  # fmt: skip
 
