@@ -149,6 +149,14 @@ Ema = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        help="Of the layers of lip-patch in a step: bfloat16 takes half the time where the "
+        "processor has it. Validation and the exported file are in float32.",
+        rich_help_panel=_HOW,
+    ),
+]
 PowerSteps = Annotated[
     int, typer.Option(help="Power iterations of each sample's norms.", rich_help_panel=_HOW)
 ]
@@ -183,6 +191,7 @@ def training(
     clip_norm: ClipNorm = 10.0,
     ema: Ema = 0.995,
     power_steps: PowerSteps = 2,
+    precision: Precision = "float32",
     seed: Annotated[
         int,
         typer.Option(
@@ -222,6 +231,7 @@ def training(
             clip_norm=clip_norm,
             power_steps=power_steps,
             ema=ema,
+            precision=precision,
             seed=seed,
             **chosen,
         )
