@@ -30,8 +30,9 @@ from lipcert.run.environment import (
     threads,
 )
 from lipcert.run.executors import Certifying
+from lipcert.run.folder import check_output, recorded_coins
 from lipcert.run.job import Execution, Job
-from lipcert.run.journal import Journal, check_output, recorded_coins
+from lipcert.run.journal import Journal
 from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
 from lipcert.run.result import RunResult, assurance

@@ -11,7 +11,7 @@ from lipcert.data import Dataset
 from lipcert.data.dataset import Indices
 from lipcert.options import Epsilon, Options
 from lipcert.run import Execution, Model, RunResult, certify_dataset
-from lipcert.run.journal import journal_path
+from lipcert.run.folder import journal_path
 from lipcert.run.progress import Watch
 
 Figures = dict[str, Any]
