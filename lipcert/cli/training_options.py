@@ -40,10 +40,10 @@ Augment = Annotated[
     typer.Option(help="auto: crops and flips of photographs.", rich_help_panel=_DATA),
 ]
 Bound = Annotated[
-    Literal["local", "anchored", "dual"],
+    Literal["global", "local", "anchored", "dual"],
     typer.Option(
-        help="The bound inside the loss: local, the published one; anchored and dual "
-        "are tighter and take longer.",
+        help="The bound inside the loss: global, the product of norms, whose steps are the fastest; "
+        "local, the published one; anchored and dual are tighter and take longer.",
         rich_help_panel=_AIM,
     ),
 ]

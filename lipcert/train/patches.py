@@ -38,7 +38,9 @@ _MOVES = ((2, 1), (2, -1), (1, 1), (1, -1))
 class PatchTrainable(Trainable):
     """A patch network whose steps stay orthogonal.
 
-    ``tensors`` holds the file's own matrices, which the optimiser does not see: it moves ``skews``.
+    ``tensors`` holds the file's own matrices, which the optimiser does not see: it moves ``skews``,
+    and for the last layer ``directions``, of any length: the longer they have become, the less a
+    step turns them.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class PatchTrainable(Trainable):
         layers = range(1, architecture.depth + 1)
         self.matrices = [by_name[f"layer{i}.weight"].requires_grad_(False) for i in layers]
         self.biases = [by_name[f"layer{i}.bias"] for i in layers]
-        self.rows, self.bias = by_name["logits.weight"], by_name["logits.bias"]
+        self.rows = by_name["logits.weight"].requires_grad_(False)
+        self.bias = by_name["logits.bias"]
         width = architecture.width
         self.skews = nn.ParameterList(nn.Parameter(torch.zeros(width, width)) for _ in layers)
+        self.directions = nn.Parameter(self.rows.detach().clone())
         with torch.no_grad():
             if not bool(self.biases[0].any()):
                 self.biases[0].copy_(-_CENTRE * self.matrices[0].flatten(1).sum(1))
@@ -76,8 +80,9 @@ class PatchTrainable(Trainable):
             if torch.is_grad_enabled():
                 weight = weight + _skew(skew) @ weight
             x = _Layer.apply(x, weight.to(dtype), bias.to(dtype), number > 0)
-        logits = (self.rows.to(dtype) @ x.flatten(0, 2)).float().T + self.bias
-        apart = distances(self.rows)[labels]
+        rows = F.normalize(self.directions, dim=1) if torch.is_grad_enabled() else self.rows
+        logits = (rows.to(dtype) @ x.flatten(0, 2)).float().T + self.bias
+        apart = distances(rows)[labels]
         margins = logits.gather(1, labels[:, None]) - logits - eps * apart
         return Estimate(self.template, logits, margins, {})
 
@@ -90,7 +95,7 @@ class PatchTrainable(Trainable):
         for matrix, skew, turn in zip(self.matrices, self.skews, turns, strict=True):
             matrix.copy_(orthonormal(turn @ matrix.flatten(1), _POLISH).reshape(matrix.shape))
             skew.zero_()
-        self.rows.copy_(F.normalize(self.rows, dim=1))
+        self.rows.copy_(F.normalize(self.directions, dim=1))
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
