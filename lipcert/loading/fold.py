@@ -76,6 +76,7 @@ SUMMING = _names("""
 INTERPRETED = _names("""
     Celu DepthToSpace Erf Gelu GatherElements GatherND Mish Mod ScatterElements ScatterND Trilu
 """)
+# Steps that an operator counts for a value where the reference computes it in Python, one by one.
 _ONE_BY_ONE = 512
 
 
