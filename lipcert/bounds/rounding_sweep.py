@@ -233,8 +233,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         made = (constants * own.unit + factors * sums) * whole + own.unit * result
         made = made + sums * (additions * (whole + result) / 2 + behind * bias)
         # Factors of a product that are too small for the format, and products that are.
-        heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
-        most = column(before.size.flatten(1).amax(1) + heaviest, passed) + additions + 8
+        most = column(before.size.flatten(1).amax(1) + operator.heaviest, passed) + additions + 8
         lost = own.tiny * (operator.terms + 1) * most
         scaled = before.scaled.through(operator, rows, before.size)
         if scaled.merges:

@@ -69,8 +69,7 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
         some = objectives.select(ask).moved(place)
         value = prover.certified(part, own.state, some, others[ask], found.select(ask))
         values[ask] = value - own.needed[some.rows, others[ask]]
-        held = ask[values[ask] > 0]
-        proven[held] = eps[objectives.rows[held]]
+        proven[ask] = torch.where(values[ask] > 0, eps[objectives.rows[ask]], proven[ask])
         slacks, at = anchored - own.needed, (place[objectives.rows[here]], others[here])
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)
