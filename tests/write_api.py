@@ -32,7 +32,7 @@ print(result)
 
 def page() -> str:
     parts = [HEAD]
-    for name in ("load", "certify"):
+    for name in ("load", "certify", "intervals"):
         parts.append(entry("##", f"lipcert.{name}", getattr(lipcert, name)))
     for name in ("Model", "Result"):
         kind = getattr(lipcert, name)
