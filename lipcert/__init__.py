@@ -13,12 +13,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lipcert.version import VERSION
+
 if TYPE_CHECKING:
     from lipcert.api import certify, intervals, load
     from lipcert.result import Result
     from lipcert.run import Model
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Model", "Result", "__version__", "certify", "intervals", "load"]
 
 _HOMES = {"certify": "api", "intervals": "api", "load": "api", "Model": "run", "Result": "result"}

@@ -24,6 +24,7 @@ from lipcert.audit.rule import PLAIN, Rule
 Array = NDArray[Any]
 Logits = Callable[[Tensor], Tensor]
 
+# Points are placed a little inside, so that no rounding takes them out of the ball.
 _INSIDE = 1 - 1e-6
 # The step, as a share of the radius, from the first to the last one.
 _FIRST, _LAST = 0.5, 0.01

@@ -40,6 +40,8 @@ from lipcert.audit.reach import (
 Array = NDArray[Any]
 Choice = Mapping[int, Any]
 
+# Steps for the slopes of one sample's dual: more of them tighten it, and cost as much each. Rows
+# of objectives at once: memory.
 _STEPS = 60
 _CHUNK = 256
 # Multipliers that are tried for boxes, times ‖A‖ / radius.

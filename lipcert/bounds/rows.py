@@ -24,6 +24,7 @@ from lipcert.norms import largest_eigenvalue
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
+# Entries of row matrices in memory at once, 256 MiB in float64.
 _CHUNK = 2**25
 # The least weight of a drift among the others.
 _LEAST = 1e-18

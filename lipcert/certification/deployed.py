@@ -8,7 +8,7 @@ merged into the sum before it. What that adds is found at each node of the netwo
 of the simplifications only those of values that are moved or clipped come before it, they round
 nothing. Where the file itself changes type, that is charged in the narrower one. It goes through a
 bound layer by layer (``bounds.noise``), or a margin has to exceed what
-all of it can do to the logits of its pair (``bounds.roundoff``, ``bounds.sensitivity``).
+all of it can do to the logits of its pair (``bounds.accumulated``, ``bounds.sensitivity``).
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
 norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
+from lipcert.bounds.accumulated import accumulated
 from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
@@ -135,7 +136,7 @@ class Deployment:
         other than its label's is 0 or less, that is good enough.
         """
         boxes = self.propagation.boxes(centre, eps)
-        roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
+        roundings = accumulated(self.roundoff, centre, eps, boxes, self.arithmetic)
         each = roundings.total[-1].flatten(1)
         always = self.always(lambda: boxes[-1], each, labels, eps)
         pair = OUT64.add(each.gather(1, labels[:, None]), each, always)

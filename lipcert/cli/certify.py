@@ -18,7 +18,7 @@ from lipcert.cli.gates import (
     read_baseline,
     show,
 )
-from lipcert.cli.groups import Expectation, Reading, Telling, grouped
+from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
@@ -122,14 +122,14 @@ def certify(
     ] = None,
     arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
     output_name: Annotated[str | None, _model("Which one of several outputs is certified.")] = None,
-    expectation: Expectation,
+    expectation: ModelInput,
     split: Annotated[str, _data("Of the dataset.")] = "test",
     limit: Annotated[int | None, _data("Only so many samples.")] = None,
     random: Annotated[
         bool, _data("With --limit: a random subset, not the first.", flag="--random")
     ] = False,
     indices: Annotated[Path | None, _data("A file that lists the samples to take.")] = None,
-    reading: Reading,
+    reading: DataReading,
     labels: shared.Labels = None,
     output: Annotated[
         Path | None, _out("A folder for certificate.json, samples.jsonl and the journal.")
@@ -151,7 +151,7 @@ def certify(
         ),
     ] = False,
     json: Annotated[bool, _out("Print certificate.json on stdout.", flag="--json")] = False,
-    telling: Telling,
+    telling: Output,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,

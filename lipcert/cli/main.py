@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lipcert import __version__
 from lipcert.cli import data, settings
 from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
@@ -31,6 +30,7 @@ from lipcert.cli.merge import merge
 from lipcert.cli.report import report
 from lipcert.config import settings as configured
 from lipcert.errors import LipcertError
+from lipcert.version import VERSION
 
 app = typer.Typer(
     name="lipcert",
@@ -62,7 +62,7 @@ app.add_typer(data.app, name="data")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"lipcert {__version__}")
+        typer.echo(f"lipcert {VERSION}")
         raise typer.Exit
 
 

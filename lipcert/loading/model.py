@@ -21,7 +21,7 @@ from lipcert.loading.factory import build_model, export, try_on
 from lipcert.loading.heads import CUT, TWO, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.reader import ReadGraph, network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.rounding import HALF
@@ -174,7 +174,7 @@ class Understood:
     for every node of the file that counts; and what else was done."""
 
     model: onnx.ModelProto
-    reading: Reading
+    reading: ReadGraph
     notes: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from lipcert.certificate import Certificate, Sample, failures
 from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.thumbnails import Images
-from lipcert.report.training import Training
+from lipcert.report.training import TrainingRecord
 from lipcert.tally import right
 
 Record = dict[str, Any]
@@ -36,7 +36,7 @@ class Results:
     digests: dict[str, str] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
-    training: Training | None = None
+    training: TrainingRecord | None = None
     taken_for: dict[int, int] = field(default_factory=dict)
     audit: Record | None = None
 

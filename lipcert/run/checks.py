@@ -20,7 +20,9 @@ from lipcert.run.job import Execution
 
 Indices = NDArray[np.int64]
 
+# Enough that a wrong order of axes or channels shows.
 CROSS_CHECK_SAMPLES = 32
+# Enough that an accuracy of chance is told from a low one.
 PLAUSIBILITY_SAMPLES = 1000
 # Of fewer, even a model of three times chance level often gets no more right than a guess would.
 FEWEST_SAMPLES = 20

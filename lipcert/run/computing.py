@@ -15,9 +15,9 @@ from lipcert.errors import CannotCertify
 from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import outcome
 from lipcert.run.cost import samples_told
-from lipcert.run.executors import Certifier, executor_for
+from lipcert.run.executors import Certifying, executor_for
 from lipcert.run.journal import Journal
-from lipcert.run.kept import Samples, in_memory_where_few
+from lipcert.run.kept import KeptSamples, in_memory_where_few
 from lipcert.run.memory import limited
 from lipcert.run.progress import Watch
 from lipcert.run.result import check_estimate, failed_sample
@@ -26,7 +26,7 @@ from lipcert.run.task import Task
 
 def computed(
     task: Task,
-    certifier: Certifier,
+    certifier: Certifying,
     workers: int,
     gpus: tuple[int, ...],
     journal: Journal,
@@ -43,7 +43,7 @@ def computed(
     dataset = task.dataset
     done = journal.finished
     todo = [index for index in part if index not in done]
-    resumed = Samples(done, [index for index in part if index in done])
+    resumed = KeptSamples(done, [index for index in part if index in done])
 
     def load(batch: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         some = np.asarray(batch)
@@ -81,7 +81,7 @@ def computed(
                 watch.advance(samples)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(journal.after_interrupt(len(part) - left, len(part))) from None
-    every = Samples(done, part)
+    every = KeptSamples(done, part)
     if all(sample.verdict == "error" and sample.prediction < 0 for sample in every):
         raise CannotCertify(f"every sample failed; the first with {every[0].message}")
     return in_memory_where_few(every)

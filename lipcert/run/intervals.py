@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert.bounded import DATASET_BYTES, opened
 from lipcert.certificate import threat_model
 from lipcert.certification.intervals import Encloser
@@ -35,6 +34,7 @@ from lipcert.run.job import Execution
 from lipcert.run.model import Model
 from lipcert.run.progress import Watch
 from lipcert.run.task import Task
+from lipcert.version import VERSION
 
 Array = NDArray[Any]
 Pairs = tuple[tuple[float, float], ...]
@@ -190,7 +190,7 @@ def enclose(
         raise InternalError(f"the norms fail with probability {spent}; please report this")
     record = {
         "schema": SCHEMA,
-        "lipcert": lipcert.__version__,
+        "lipcert": VERSION,
         "threat_model": threat_model(pixel_domain=options.pixel_domain, space=dataset.unit),
         "assurance": {
             "kind": "randomised" if spent else "deterministic", "failure_probability": spent,

@@ -13,7 +13,7 @@ from lipcert.options import Options
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The certificate of a run, and its samples in the order in which they were asked for: a tuple,
     or a sequence that reads them from disk where they are more than 100,000."""
 

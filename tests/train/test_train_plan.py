@@ -1,4 +1,4 @@
-"""Plans fit into their time, and follow a machine that slows down."""
+"""Plans fit into their time, and follow a machine that becomes slower or faster."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,11 +23,15 @@ def test_a_plan_ends_in_time(seconds, step, image, steps, validation):
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0.01, 1e4), st.floats(0.01, 1e4))
-def test_slow_machines_get_fewer_epochs_and_never_fewer_than_are_done(epochs, done, spent, seconds):
+def test_the_pace_so_far_says_how_many_epochs_fit_and_never_fewer_than_are_done(
+    epochs, done, spent, seconds
+):
     done = min(done, epochs)
-    found = Plan(epochs, 10, 100).shortened(done, spent, seconds)
-    assert done <= found.epochs <= epochs
+    found = Plan(epochs, 10, 100).adjusted(done, spent, seconds)
+    assert done <= found.epochs
     assert found.epochs == done or spent / done * found.epochs <= seconds * (1 + 1e-9)
+    # A machine that becomes faster gets more.
+    assert spent / done * (found.epochs + 1) > seconds * (1 - 1e-9)
 
 
 def test_warm_up_and_ramp_keep_their_shares():

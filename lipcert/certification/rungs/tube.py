@@ -39,8 +39,6 @@ from lipcert.options import Options
 _DEEP = 2.0**20
 # What all tangents of the samples that are followed at once may take, in bytes.
 _MEMORY = 3.0 * 2**30
-# Nodes whose tangents are held at the same time, a branch's among them.
-_HELD = 4
 # Fewer projections than this assure next to nothing.
 _FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
@@ -70,9 +68,18 @@ def _tries(pace: TubePace, network: Network) -> int:
 
 
 def _room(network: Network) -> int:
-    """Says for how many projections of one sample, of two tangents each, memory has room."""
-    largest = max(math.prod(node.shape) for node in network.nodes)
-    return int(_MEMORY / (_HELD * largest * 2 * 8))
+    """Says for how many projections of one sample, of two tangents each, memory has room.
+
+    At every node the tangents of all that is read there or later lie in memory beside its own, and
+    half as much again for what is drawn there, or sorted."""
+    sizes = [math.prod(node.shape) for node in network.nodes]
+    last = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
+    held, most = 0.0, 0.0
+    for i, node in enumerate(network.nodes):
+        held += sizes[i]
+        most = max(most, held + sizes[i] / 2)
+        held -= sum(sizes[j] for j in set(node.inputs) if last[j] == i)
+    return int(_MEMORY / (most * 2 * 8))
 
 
 @dataclass(frozen=True)
