@@ -67,6 +67,11 @@ class Certifier:
             )
         check_device(device)
         Head.of(options).check(network.classes)
+        if options.margin and network.each:
+            raise CannotCertify(
+                "--margin: the file ends in a Sigmoid of each output, whose outputs are no "
+                "probabilities of a softmax; leave --margin out"
+            )
         self.options, self.counterexamples = options, counterexamples
         self.budget = Budget(
             Coins.of(options.seed).seed if key is None else key,

@@ -153,7 +153,7 @@ class MarginProver:
             proven = head.least(best, labels) > 0
             if stage == 0 and head.pairwise:
                 # Too many that are so far off leave no hope.
-                near = torch.where(head.is_open(best), -1.0, 1.0).to(best)
+                near = torch.where(head.is_open(best), -1.0, 1.0)
                 near[place] = torch.where(slack > -pace.hopeless * clean[place[0]], 1.0, -1.0)
                 hopeless |= ~(head.least(near, labels) > 0)
             left = head.is_open(best[place]) & ~(hopeless | proven)[objectives.rows]

@@ -24,6 +24,7 @@ from lipcert.cli.doctor import doctor
 from lipcert.cli.finetune import finetune
 from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
+from lipcert.cli.interval import interval
 from lipcert.cli.log import log_failure, stop_log
 from lipcert.cli.merge import merge
 from lipcert.cli.report import report
@@ -42,7 +43,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, finetune, audit, merge, gate, report, compare, inspect, doctor, demo):
+for command in (
+    certify,
+    interval,
+    finetune,
+    audit,
+    merge,
+    gate,
+    report,
+    compare,
+    inspect,
+    doctor,
+    demo,
+):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lipcert.bounded import read_at_most
 from lipcert.errors import UsageError
 
 _MOST_BYTES = 1 << 24  # of a file of classes
@@ -46,6 +45,9 @@ def classes(option: str, value: str | None) -> tuple[int, ...] | None:
     as a JSON list; None stays None. Raises ``UsageError``."""
     if value is None:
         return None
+    # numpy comes with it; without it --help answers at once.
+    from lipcert.bounded import read_at_most
+
     wrong = UsageError(
         f"{option} {value!r}: give classes by their numbers, such as 0,3,10-19, or a file of them"
     )

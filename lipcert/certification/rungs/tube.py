@@ -127,8 +127,9 @@ class TubeRadius:
     name: str = "tube"
 
     @classmethod
-    def of(cls, analysis: Analysis, part: float) -> TubeRadius:
-        """``part``: how much of the run's failure probability the projections may spend."""
+    def of(cls, analysis: Analysis, part: float, preparations: int | None = None) -> TubeRadius:
+        """``part``: how much of the run's failure probability the projections may spend; how often
+        each sample may be proven, as often as ``climb`` does by default."""
         options, pace, network = analysis.options, analysis.pace.tube, analysis.lowered_double
         guide, images = network.to_guess_by(), options.pixel_domain
         if network.joints and _room(network) < _FEWEST:
@@ -141,7 +142,7 @@ class TubeRadius:
         # Drawn at the input and at every activation; of each neuron two statistics may fail.
         account = analysis.budget.account(
             part,
-            preparations=_tries(pace, network) + len(options.eps),
+            preparations=preparations or _tries(pace, network) + len(options.eps),
             draws=len(network.sources),
             events=2 * widths,
         )
@@ -259,6 +260,15 @@ class TubeRadius:
     def _prove(self, samples: Samples, eps: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Says whether samples are proven at ``eps``, and the deployed errors there: ``(B,)``
         each."""
+        region, held = self.region(samples, eps, number)
+        rows = torch.arange(len(samples), device=eps.device)
+        start = WarmStart.none(samples.clean)
+        open_ = self.prover.verdict(samples, region, start, rows)
+        return held & open_.proven, region.deployed
+
+    def region(self, samples: Samples, eps: Tensor, number: int) -> tuple[Region, Tensor]:
+        """Proves boxes of the balls of radius ``eps``, with coins of its own; ``number``: of the
+        attempt. Which samples it holds for: ``(B,)``."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
         claim, sweep = self._claim(samples, eps, pace.claims, number)
         coins = samples.allowance.preparation(self.account)
@@ -269,7 +279,4 @@ class TubeRadius:
             state = state | {0: replace(x, lower=x.lower.clamp(0, 1), upper=x.upper.clamp(0, 1))}
         # Roundings in front of the logits, of runs within the claim.
         needed, deployed = prover.needed(samples, claim.eps, claim.state, sweep)
-        region = Region(Facts(), state, needed, deployed)
-        rows = torch.arange(len(samples), device=eps.device)
-        open_ = prover.verdict(samples, region, WarmStart.none(samples.clean), rows)
-        return proof.held & open_.proven, deployed
+        return Region(Facts(), state, needed, deployed), proof.held
