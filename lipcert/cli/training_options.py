@@ -183,7 +183,7 @@ PowerSteps = Annotated[
 ]
 
 # The options of training, once the radius and what is said of the images are known.
-Training = Callable[..., "Wanted"]
+Training = Callable[..., Any]
 
 
 def training(
