@@ -123,7 +123,8 @@ class Training:
         one, image = (self.processes.total(found.double()) / self.processes.world).tolist()
         self.objective.load_state_dict(state)
         left = seconds - (time.perf_counter() - began)
-        return plan(left, one, image, len(self.batches), len(self.validation))
+        made = plan(left, one, image, len(self.batches), len(self.validation))
+        return replace(made, epochs=min(made.epochs, made.most(recipe, self.batches.whole)))
 
     def _follow_plan(self) -> None:
         if self.progress.plan is None:
@@ -161,7 +162,9 @@ class Training:
         if progress.plan is None or minutes is None:
             return
         spent = float(self.processes.total(torch.tensor([progress.spent]))) / self.processes.world
-        progress.plan = astuple(Plan(*progress.plan).adjusted(done, spent, 60 * minutes))
+        chosen = Plan(*progress.plan)
+        most = chosen.most(self.objective.recipe, self.batches.whole)
+        progress.plan = astuple(chosen.adjusted(done, spent, 60 * minutes, most))
         self._follow_plan()
 
     def _stop(self) -> None:
