@@ -21,7 +21,7 @@ from lipcert.loading.factory import build_model, export, try_on
 from lipcert.loading.heads import ALONE, CUT, TWO, Threshold, probability, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.reader import ReadGraph, network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.rounding import HALF
@@ -178,7 +178,7 @@ class Understood:
     one score lies ``below`` its threshold."""
 
     model: onnx.ModelProto
-    reading: Reading
+    reading: ReadGraph
     notes: tuple[str, ...] = ()
     below: bool = False
 
