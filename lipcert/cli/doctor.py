@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from lipcert import __version__
 from lipcert.cli.shared import DataDir, Debug
 from lipcert.config import file_in
 from lipcert.errors import CannotCertify
+from lipcert.version import VERSION
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
 _USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow", "torchvision")
@@ -45,7 +45,7 @@ def doctor(
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    yield "lipcert", __version__
+    yield "lipcert", VERSION
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in (*_NEEDED, *_USEFUL):
         try:

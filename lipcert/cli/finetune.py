@@ -9,9 +9,9 @@ import typer
 
 from lipcert.cli import groups
 from lipcert.cli import training_options as options
-from lipcert.cli.groups import Expectation, Reading, Telling, grouped
+from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
-from lipcert.cli.training_options import Training
+from lipcert.cli.training_options import TrainingOptions
 from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
@@ -75,13 +75,13 @@ def finetune(
             help="Which one of several outputs is trained and certified.", rich_help_panel=_MODEL
         ),
     ] = None,
-    expectation: Expectation,
+    expectation: ModelInput,
     train_data: options.TrainData = None,
     train_limit: options.TrainLimit = None,
     validation: options.Validation = 0.1,
     augment: options.Augment = "auto",
-    reading: Reading,
-    training: Training,
+    reading: DataReading,
+    training: TrainingOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -127,7 +127,7 @@ def finetune(
     json: Annotated[
         bool, typer.Option("--json", help="Print recipe.json on stdout.", rich_help_panel=_OUT)
     ] = False,
-    telling: Telling,
+    telling: Output,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
@@ -165,9 +165,9 @@ def finetune(
     from lipcert.train.export import recipe_text
     from lipcert.train.finetune import FineTuning
     from lipcert.train.finetune import finetune as run
-    from lipcert.train.processes import Processes
+    from lipcert.train.processes import ProcessGroup
 
-    processes = Processes.of_environment()
+    processes = ProcessGroup.of_environment()
     quiet = telling.quiet or not processes.first
     job = FineTuning(
         model=model,

@@ -183,7 +183,7 @@ PowerSteps = Annotated[
 ]
 
 # The options of training, once the radius and what is said of the images are known.
-Training = Callable[..., Any]
+TrainingOptions = Callable[..., Any]
 
 
 def training(
@@ -220,7 +220,7 @@ def training(
             help="Of all that is random, but the coins of certificates.", rich_help_panel=_HOW
         ),
     ] = 0,
-) -> Training:
+) -> TrainingOptions:
     """The group of options, see ``lipcert.cli.groups``."""
 
     def wanted(eps: Epsilon, **chosen: Any) -> Wanted:

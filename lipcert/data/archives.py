@@ -120,7 +120,7 @@ class PictureSet:
         size = size or self.size
         for name, content in zip(found.files, tree.contents(found.files), strict=True):
             stack.add(decode(content, name, size=size), name)
-        notes += self.part_note(len(found.files), split, source)
+        notes += [*stack.notes, *self.part_note(len(found.files), split, source)]
         if size is not None:
             notes.append(f"images were brought to {size[0]}x{size[1]} by a bilinear filter")
         images = np.ascontiguousarray(stack.array())

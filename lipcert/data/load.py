@@ -25,7 +25,7 @@ from lipcert.data.named import load_named, load_pictured
 from lipcert.data.npy import labels_beside, read_npy
 from lipcert.data.npz import read_npz
 from lipcert.data.parquet import read_parquet, shards, splits_there
-from lipcert.data.pillow import Size
+from lipcert.data.pillow import Size, depth
 from lipcert.data.published import NAMED
 from lipcert.data.table import read_labels, read_table
 from lipcert.data.tensors import read_tensors
@@ -159,13 +159,16 @@ def _folder(path: Path, declared: _Declared) -> Dataset:
             f"{path}: has Parquet files of the splits {', '.join(others)}, not "
             f"{declared.split!r}; choose one with --split"
         )
-    declared.refuse(f"the folder {path}", "--resize")
+    declared.refuse(f"the folder {path}", "--resize", "--data-range")
     found = read_folder(path, declared.split, declared.resize)
+    value_range, deep = depth(found.images, declared.value_range)
     made = to_dataset(
         name, declared.split, found.images, found.labels, source=name, classes=len(found.names),
-        layout="nchw", names=found.names, by_name=True, notes=found.notes,
+        layout="nchw", value_range=value_range, names=found.names, by_name=True,
+        notes=(*found.notes, *deep),
     )  # fmt: skip
-    return replace(made, reading=_kept(resize=declared.resize))
+    # Pictures say themselves what their axes are.
+    return replace(made, reading=_kept(resize=declared.resize, value_range=value_range))
 
 
 def _file(path: Path, declared: _Declared) -> Dataset:
@@ -205,7 +208,11 @@ def _parquet(files: Sequence[Path], name: str, source: str, declared: _Declared)
         source, "--data-layout", "--data-range", "--image-key", "--label-key", "--resize"
     )
     found = read_parquet(files, declared.split, size=declared.resize, **declared.keys())
-    return _arrays(name, source, found.images, found.labels, declared, found.names)
+    value_range, deep = depth(found.images, declared.value_range)
+    declared = replace(declared, value_range=value_range)
+    return _arrays(
+        name, source, found.images, found.labels, declared, found.names, (*found.notes, *deep)
+    )
 
 
 def _arrays(

@@ -8,7 +8,9 @@ from typing import Any
 
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.heads import of_record
 from lipcert.options import Epsilon
+from lipcert.tally import right
 
 Record = dict[str, Any]
 
@@ -55,7 +57,7 @@ class Comparison:
 
 
 def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
-    """Refuse certificates of other data, radii, threat models or samples.
+    """Refuse certificates of other data, radii, threat models, claims or samples.
 
     Raises ``UsageError`` naming everything that differs.
     """
@@ -63,6 +65,7 @@ def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None
         "data digest": [c["data"]["sha256"] for c in (a, b)],
         "eps": [_radii(c) for c in (a, b)],
         "threat model": [c["threat_model"] for c in (a, b)],
+        "claim (--top-k, --only-classes, --margin)": [of_record(c["options"]) for c in (a, b)],
         "sample ids": [
             (c["data"]["indices_sha256"], c["data"]["shard"], c["summary"]["n"]) for c in (a, b)
         ],
@@ -135,7 +138,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
             }
             for label in classes
         },
-        clean=_change([(_correct(one), _correct(other)) for one, other in pairs]),
+        clean=_change([(right(one), right(other)) for one, other in pairs]),
         largest=largest,
         gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
         lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
@@ -153,10 +156,6 @@ def _change(outcomes: Sequence[tuple[bool, bool]]) -> Change:
         lost=outcomes.count((True, False)),
         neither=outcomes.count((False, False)),
     )
-
-
-def _correct(sample: Record) -> bool:
-    return bool(sample["prediction"] == sample["label"])
 
 
 def _radii(certificate: Record) -> set[Any]:

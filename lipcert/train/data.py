@@ -18,7 +18,9 @@ from torch import Tensor
 from lipcert.data import Dataset
 from lipcert.errors import UsageError
 
+# Pixels of the usual random crop of 32x32 pictures.
 _PAD = 4
+# Streams of random numbers: of the order of an epoch, of a step's augmentation, of the split.
 _EPOCH, _STEP, _SPLIT = 1, 2, 3
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import lipcert
 from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.data import Dataset, choose, relabelled
 from lipcert.data.keys import splits_in
@@ -36,12 +35,13 @@ from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import Plan
 from lipcert.train.presets import Situation, Wanted
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
 from lipcert.train.thresholds import start_thresholds
 from lipcert.train.trainable import Trainable
 from lipcert.train.watch import TrainingWatch
+from lipcert.version import VERSION
 
 BEFORE = "before"
 # What a run leaves in its folder.
@@ -77,7 +77,7 @@ class FineTuning:
     certify: bool = True
     output_name: str | None = None
     tensorboard: bool = False
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     @property
     def folder(self) -> Path:
@@ -250,7 +250,7 @@ def _training(
     )
     # How many processes share a batch changes nothing but the rounding.
     identity = {
-        "version": lipcert.__version__,
+        "version": VERSION,
         "recipe": recipe.to_json(),
         "model": dict(source.model.loaded.files) or source.model.name,
         "preprocessing": source.model.preprocessing.to_json(),
@@ -311,7 +311,7 @@ def _record(
 ) -> Record:
     progress = training.progress
     return {
-        "lipcert": lipcert.__version__,
+        "lipcert": VERSION,
         "source": source.model.to_json() | {"arch": job.arch, "pretrained": source.pretrained},
         "preset": job.recipe.preset if isinstance(job.recipe, Wanted) else None,
         "recipe": recipe.to_json(),

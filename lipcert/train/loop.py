@@ -23,11 +23,12 @@ from lipcert.train.data import Batches, Images
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import TIMED, Plan, plan, timed
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.watch import TrainingWatch
 
 Weights = dict[str, Tensor]
 
+# Images that the estimate of a validation is made of: its standard error is then .031 at most.
 _EVALUATION_BATCH = 256
 
 
@@ -45,7 +46,7 @@ class Training:
         folder: Path,
         *,
         identity: dict[str, Any],
-        processes: Processes,
+        processes: ProcessGroup,
         device: str,
         metrics: Metrics,
         watch: TrainingWatch,
