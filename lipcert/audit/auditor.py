@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from lipcert.audit.arithmetic import FORMATS, Arithmetic
 from lipcert.audit.attack import Ball, broken, candidates
 from lipcert.audit.claims import Claims, Record, radius_of
-from lipcert.audit.deployed import Deployed, Preprocessing, margins
+from lipcert.audit.deployed import Deployed, Preprocessing
 from lipcert.audit.dual import Dual
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import NotRead
@@ -32,6 +32,7 @@ from lipcert.audit.program import Program
 from lipcert.audit.proofs.check import Checker, Claim, Outcome
 from lipcert.audit.reach import Norms
 from lipcert.audit.report import Audited, Finding
+from lipcert.audit.rule import Rule
 
 Array = NDArray[Any]
 
@@ -65,6 +66,7 @@ class Auditor:
         proofs: Path | None = None,
     ) -> None:  # fmt: skip
         self.claims, self.effort = claims, effort
+        self.rule = Rule.of(claims.certificate)
         record = claims.certificate["model"]
         self.softmax = record["stripped"] not in (None, "Sigmoid")
         self._preprocessing = Preprocessing.of(record, image_shape)
@@ -87,6 +89,10 @@ class Auditor:
             if claims.deployed not in (*FORMATS, "real"):
                 raise NotRead(f"--deployed {claims.deployed}")
             self._arithmetic = Arithmetic.of(claims.deployed, reading.inside, reading.leaves)
+            if self.softmax and not self.rule.plain:
+                raise NotRead("what a Softmax at the end rounds below its greatest output")
+            if proofs is not None and not self.rule.plain:
+                raise NotRead("proofs of what the certificate claims")
             if proofs is None:
                 self._program = Program(reading, self._preprocessing)
             else:
@@ -191,10 +197,13 @@ class Auditor:
 
     def _prediction(self, sample: Record, image: Array) -> Finding:
         logits = self.deployed(image[None])
-        found, claimed = int(logits[0].argmax()), sample["prediction"]
+        competing = self.rule.competing(logits)[0]
+        found, claimed = int(competing.argmax()), sample["prediction"]
         claim = f"prediction {claimed}, label {sample['label']}"
         if sample["verdict"] == "error":
             return Finding(claim, "not contradicted", "an error claims nothing")
+        if self.rule.top_k > 1:
+            return self._best(sample, logits)
         if found == claimed and np.isfinite(logits).all():
             return Finding(claim, "confirmed", "onnxruntime")
         tie = logits[0, found] - logits[0, claimed] <= SINGLE * np.abs(logits).max()
@@ -202,12 +211,30 @@ class Auditor:
             return Finding(claim, "not contradicted", f"a near tie with {found} in onnxruntime")
         return Finding(claim, "contradicted", f"onnxruntime predicts {found}")
 
+    def _best(self, sample: Record, logits: Array) -> Finding:
+        """Whether the classes that are called the best are, and the label among them or not."""
+        top, label = sample["top"], sample["label"]
+        claim = f"the best classes {top}, label {label}"
+        competing = self.rule.competing(logits)[0]
+        level = np.sort(competing)[-self.rule.top_k]
+        right = bool((self.rule.lead(logits, label) > 0)[0]) == (label in top)
+        if np.isfinite(logits).all() and right and (competing[top] >= level).all():
+            return Finding(claim, "confirmed", "onnxruntime")
+        near = (competing[top] >= level - SINGLE * np.abs(logits).max()).all()
+        if near and not sample["certified"]:
+            return Finding(claim, "not contradicted", "near ties in onnxruntime")
+        if near and right:
+            return Finding(claim, "confirmed", "onnxruntime, but for near ties of others")
+        found = np.argsort(-competing, kind="stable")[: self.rule.top_k].tolist()
+        return Finding(claim, "contradicted", f"onnxruntime's best classes are {found}")
+
     def _margin(self, sample: Record, image: Array) -> list[Finding]:
         claimed = sample["margin"]
         if self._reading is None or claimed is None or sample["verdict"] == "error":
             return []
         logits = self._exact(image[None])
-        found = float(margins(logits, sample["prediction"])[0])
+        of = sample["label"] if self.rule.top_k > 1 else sample["prediction"]
+        found = float(self.rule.lead(logits, of)[0])
         same = abs(found - claimed) <= DOUBLE * max(1.0, float(np.abs(logits).max()))
         by = f"{found:.12g} by the own reading in float64"
         return [Finding(f"margin {claimed:.12g}", "confirmed" if same else "contradicted", by)]
@@ -217,7 +244,7 @@ class Auditor:
     ) -> tuple[int, Finding]:
         """Nothing within the certified radius may be classified otherwise."""
         radius = self._finite(radius, image)
-        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain)
+        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self._covers)
         points = self._points(ball, seed, effort)
         point = broken(self._covered, ball, points)
         claim = f"radius {radius:.9g}"
@@ -225,6 +252,8 @@ class Auditor:
             return len(points), Finding(claim, "not contradicted", f"{len(points)} points attacked")
         distance = float(np.linalg.norm(point.astype(np.float64) - image))
         by = f"a point at {distance:.9g} is not classified as {sample['label']}"
+        if not self.rule.plain:
+            by = f"at a point at {distance:.9g} the claim does not hold"
         return len(points), Finding(claim, "contradicted", by)
 
     def _finite(self, radius: float, image: Array) -> float:
@@ -242,6 +271,12 @@ class Auditor:
             found, candidates(None, ball, restarts=effort.restarts, steps=0, seed=seed + 1)
         ])  # fmt: skip
 
+    @property
+    def _covers(self) -> Rule:
+        """The rule for what ``_covered`` gives."""
+        exact = self._arithmetic.unit == 0 and self._reading is not None
+        return replace(self.rule, ended=False) if exact else self.rule
+
     def _covered(self, images: Array) -> Array:
         """The arithmetic that the certificate covers: the file's own, or real numbers, unless the
         file rounds to types of its own."""
@@ -253,6 +288,8 @@ class Auditor:
         """The largest eps that is certified, or else the radius, by its proof or the own bound."""
         least = self._least(sample, image)
         claim = f"no change within {least:.9g} alters the class"
+        if not self.rule.plain:
+            claim = f"no change within {least:.9g} breaks the claim"
         if self._proofs is not None:
             proven = self._proven.get(sample["index"])
             if proven is None:
@@ -266,8 +303,11 @@ class Auditor:
             self._program, image.reshape(-1), least, self._norms,
             pixel_domain=self.claims.pixel_domain,
         )  # fmt: skip
-        found = dual.margins(sample["label"], self._arithmetic, softmax=self.softmax)
-        smallest = float(found.min())
+        enough = math.inf if self.rule.margin else 0.0
+        found = dual.margins(
+            sample["label"], self._arithmetic, softmax=self.softmax, enough=enough
+        )  # fmt: skip
+        smallest = self.rule.proven(found)
         if smallest > 0:
             return least, Finding(claim, "confirmed", f"own bound: margins above {smallest:.4g}")
         return None, Finding(claim, "not contradicted", f"attacked; own bound {smallest:.4g}")
@@ -297,7 +337,8 @@ class Auditor:
         """The counterexample saved beside the certificate, or one of the auditor's own."""
         text = self.claims.largest
         claim = f"falsified at eps {text}"
-        ball = Ball(image, sample["label"], float(self.claims.eps[text]), self.claims.pixel_domain)
+        radius = float(self.claims.eps[text])
+        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self._covers)
         if counterexample is None:
             points = self._points(ball, seed, self.effort)
             point = broken(self._covered, ball, points)

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert import bounded
 from lipcert.audit.auditor import Auditor, Effort
 from lipcert.audit.claims import Claims, Contradiction, Record, read
-from lipcert.audit.progress import Watch
+from lipcert.audit.progress import AuditWatch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
 from lipcert.audit.report import Audit, ReplayedProofs
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.version import VERSION
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ def audit(
     samples: int | Literal["all"] = 20,
     seed: int = 0,
     effort: Effort | None = None,
-    watch: Watch | None = None,
+    watch: AuditWatch | None = None,
     proofs: bool = False,
 ) -> Audit:
     """Audit a ``certificate.json``, or the one in a folder.
@@ -50,7 +50,7 @@ def audit(
     raises nothing, it is part of the result.
     """
     began = time.perf_counter()
-    watch, sources = watch or Watch(), sources or Sources()
+    watch, sources = watch or AuditWatch(), sources or Sources()
     watch.stage(f"reading the certificate {path}, its data and its model")
     claims = read(path)
     dataset = find_data(claims, sources)
@@ -80,7 +80,7 @@ def audit(
     finally:
         torch.set_num_threads(threads)
     return Audit(
-        lipcert=lipcert.__version__,
+        lipcert=VERSION,
         files=dict(claims.digests) | dict(claims.certificate["model"]["files"]),
         model=claims.certificate["model"]["name"],
         data=f"{dataset.name} {dataset.split}",

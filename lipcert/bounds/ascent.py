@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# The step size shrinks by this factor a step, so that the last of some fifty steps still move:
+# slower decay leaves multipliers swinging, faster decay freezes them early.
 _DECAY = 0.98
+# Adam's usual decay rates (Kingma and Ba, 2015).
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
 # Squared gradients below this are rounding noise of float32.
 _NOISE = 1e-14

@@ -24,6 +24,8 @@ from lipcert.network.activations import Elementwise
 from lipcert.numbers import Box
 from lipcert.rounding import FLOAT64, rounded_up
 
+# Values of the subnetwork at once: more samples and neurons in one pass cost memory, and no longer
+# save time once they leave the processor's caches.
 _CHUNK = 2**19
 # One of so many neurons is tried.
 _EVERY = 16

@@ -23,12 +23,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
 from lipcert.network.activations import Activation, Elementwise, GroupSort, Identity, MaxMin
@@ -37,10 +38,6 @@ from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest, widened
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
-
-if TYPE_CHECKING:
-    from lipcert.bounds.roundoff import Roundoff
-
 
 # Comparisons that are written out end in a sum of no more values than these.
 _ADDED = 4.0

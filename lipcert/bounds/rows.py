@@ -25,6 +25,7 @@ from lipcert.norms import largest_eigenvalue
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
+# Entries of row matrices at once that a processor's caches hold well.
 _CACHED = 2**25
 # The least weight of a drift among the others.
 _LEAST = 1e-18

@@ -9,7 +9,9 @@ from typing import Any
 
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.heads import of_record
 from lipcert.options import Epsilon
+from lipcert.tally import right
 
 Record = dict[str, Any]
 _Outcomes = Counter[tuple[bool, bool]]
@@ -57,7 +59,7 @@ class Comparison:
 
 
 def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
-    """Refuse certificates of other data, radii, threat models or samples.
+    """Refuse certificates of other data, radii, threat models, claims or samples.
 
     Raises ``UsageError`` naming everything that differs.
     """
@@ -65,6 +67,7 @@ def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None
         "data digest": [c["data"]["sha256"] for c in (a, b)],
         "eps": [_radii(c) for c in (a, b)],
         "threat model": [c["threat_model"] for c in (a, b)],
+        "claim (--top-k, --only-classes, --margin)": [of_record(c["options"]) for c in (a, b)],
         "sample ids": [
             (c["data"]["indices_sha256"], c["data"]["shard"], c["summary"]["n"]) for c in (a, b)
         ],
@@ -129,7 +132,7 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
         if one["index"] != other["index"]:
             raise UsageError("A and B do not compare: their samples.jsonl list other samples")
         own = classes.setdefault(one["label"], {text: Counter() for text in names})
-        clean[_correct(one), _correct(other)] += 1
+        clean[right(one), right(other)] += 1
         for text, of_other in names.items():
             outcome = text in one["certified"], of_other in other["certified"]
             all_[text][outcome] += 1
@@ -162,10 +165,6 @@ def _change(outcomes: _Outcomes) -> Change:
         lost=outcomes[True, False],
         neither=outcomes[False, False],
     )
-
-
-def _correct(sample: Record) -> bool:
-    return bool(sample["prediction"] == sample["label"])
 
 
 def _radii(certificate: Record) -> set[Any]:

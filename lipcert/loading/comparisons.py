@@ -33,7 +33,7 @@ class Compared(Condition):
 
 
 @dataclass(frozen=True)
-class Gated(Condition):
+class GatedValue(Condition):
     """A value where something holds, elsewhere 0."""
 
     value: Variable
@@ -58,10 +58,10 @@ def chosen(
         case one, Compared() as condition if kind == "Sub" and _is_one(one):
             return condition.opposite
         case (Variable() as value, Compared() as condition) if kind == "Mul":
-            return Gated(True, value, condition)
+            return GatedValue(True, value, condition)
         case (Compared() as condition, Variable() as value) if kind == "Mul":
-            return Gated(True, value, condition)
-        case (Gated() as first, Gated() as second) if kind in ("Add", "Sum"):
+            return GatedValue(True, value, condition)
+        case (GatedValue() as first, GatedValue() as second) if kind in ("Add", "Sum"):
             if second.where == first.where.opposite:
                 return _either(first.where, first.value, second.value, assembler)
         case (Compared() as condition, Variable() as first, Variable() as second):

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
+from lipcert.loading.allowance import NUMBERS, RUNNING, GraphLimits, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED
 from lipcert.loading.comparisons import chosen
@@ -44,7 +44,7 @@ PIECEWISE = "piecewise linear"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadGraph:
     """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
     before the head that was ``stripped``."""
 
@@ -80,6 +80,8 @@ class GraphReader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
+        # Products of earlier rows that were only written when a later one asked for them.
+        self.elsewhere = 0
         # What formulas became that no activation took.
         self.written: dict[int, Variable] = {}
         self.values: dict[str, Value] = {}
@@ -95,14 +97,14 @@ class GraphReader:
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
         self.final = final_head(self.nodes, self.output, self.uses)
 
-    def read(self) -> Reading:
+    def read(self) -> ReadGraph:
         given = source(self.graph)
         self.own, name = given.own, given.name
         self.problems += [given.problem] if given.problem else []
         self.values |= {other: Unknown(varies=True) for other in given.others}
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.shape = shape = given.shape and (self.samples, *given.shape[1:])
-        allowance = Allowance(
+        allowance = GraphLimits(
             own_numbers(self.graph),
             numbers=self.samples * NUMBERS,
             running=self.samples * RUNNING,
@@ -128,7 +130,7 @@ class GraphReader:
             if not isinstance(found, np.ndarray) or bool(found) != condition:
                 self.problems.append(f"If by {asked!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
-        return Reading(
+        return ReadGraph(
             network,
             tuple(self.problems),
             tuple(self.rows),
@@ -158,7 +160,7 @@ class GraphReader:
         assembler.origin = place(node)
         assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
-        first = len(assembler.builder.nodes)
+        first, elsewhere = len(assembler.builder.nodes), self.elsewhere
         try:
             results, note, supported = self._results(node, inputs, assembler)
         except (Unsupported, TooLarge) as reason:
@@ -175,9 +177,11 @@ class GraphReader:
         self.mixed |= assembler.own != before
         if self.stripped:
             self.leaves = coarsest(self.leaves, assembler.own)
-        made = [node.kind for node in assembler.builder.nodes[first:]]
-        bound = ("enclosed" if any(map(_is_enclosed, made)) else "exact") if supported else ""
-        row = OperatorRow.of(node, self.version, supported, note, bound)
+        made = assembler.builder.nodes[first:]
+        enclosed = any(_is_enclosed(one.kind) for one in made)
+        bound = ("enclosed" if enclosed else "exact") if supported else ""
+        products = sum(one.products for one in made) - (self.elsewhere - elsewhere)
+        row = OperatorRow.of(node, self.version, supported, note, bound, products)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
@@ -248,6 +252,7 @@ class GraphReader:
             node = formula.node
             assert node is not None
             own, origin = assembler.own, assembler.origin
+            first = len(assembler.builder.nodes)
             assembler.own, assembler.origin = self._format(node), place(node)
             try:
                 found, note = self._of_formula(formula, node, assembler)
@@ -264,7 +269,11 @@ class GraphReader:
                 return Unknown(varies=True)
             self.written[key] = found
             bound = "exact" if note == PIECEWISE else "enclosed"
-            self.rows[key] = replace(self.rows[key], supported=True, note=note, bound=bound)
+            products = sum(one.products for one in assembler.builder.nodes[first:])
+            self.elsewhere += products
+            self.rows[key] = replace(
+                self.rows[key], supported=True, note=note, bound=bound, products=products
+            )
             self.refused.pop(key, None)
         return self.written[key]
 

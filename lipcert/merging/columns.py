@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lipcert.errors import CannotCertify
-from lipcert.merging.shards import Shard
+from lipcert.merging.shards import ShardFolder
 from lipcert.records import Frame, read_sample
 from lipcert.records.certificate_rules import check_claims, differing
 from lipcert.records.lines import lines_of
@@ -26,7 +26,7 @@ class Counted:
     indices: array[int]
 
 
-def count(shard: Shard) -> Counted:
+def count(shard: ShardFolder) -> Counted:
     """Read the samples of ``shard`` and hold its certificate against them.
 
     Raises ``CannotCertify`` where anything in them is not as a run writes it, naming file and line.

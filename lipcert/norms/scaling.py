@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def lifted(values: Tensor, by: Tensor) -> Tensor:
 def product(*factors: Tensor) -> Tensor:
     """The product, rounded up, with no underflow or overflow on the way: in float64. Powers of two
     are exact, so that each further factor takes one rounding."""
-    shape = torch.broadcast_shapes(*(factor.shape for factor in factors))  # type: ignore[no-untyped-call]
+    shape = np.broadcast_shapes(*(tuple(factor.shape) for factor in factors))
     side_by_side = torch.stack([factor.double().expand(shape) for factor in factors])
     by = exponents(side_by_side)
     total, *others = divided(side_by_side, by).unbind()

@@ -24,7 +24,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         f"{results.title}: robustness",
         f"<header><h1>{escape(results.title)}</h1>"
         f'<p class="muted">L2 robustness in {escape(results.unit)}{escape(_made(results))}</p>'
-        f"{_files(results)}</header>{elements.verdict(outcomes)}{_banner(results)}",
+        f"{_claim(results)}{_files(results)}</header>{elements.verdict(outcomes)}{_banner(results)}",
         elements.cards(_cards(results)),
         elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
         elements.section("Robustness", _figures(results) if samples else _by_eps(results)),
@@ -49,6 +49,11 @@ def _made(results: Results) -> str:
     finished = results.certificate.get("finished")
     when = f" · {finished[:16].replace('T', ' ')} UTC" if finished else ""
     return f" · lipcert {results.certificate['lipcert']}{when}"
+
+
+def _claim(results: Results) -> str:
+    """What is certified, where it is not that the label is the best class."""
+    return f"<p>Claim: {escape(results.what)}.</p>" if results.what else ""
 
 
 def _files(results: Results) -> str:
@@ -90,7 +95,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
         note += "; none is open" if upper == count else f"; not falsified: {percent_up(upper, n)}"
     yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
-    yield percent(right, n), "clean accuracy", f"{right} of {n}"
+    yield percent(right, n), results.clean_name, f"{right} of {n}"
     if results.median_radius is not None:
         median = rounded_down(results.median_radius)
         yield median, f"{results.radius_name}, median", f"of the correct samples{doubt}"

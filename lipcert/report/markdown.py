@@ -24,6 +24,8 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     blocks = [f"## {escaped(results.title)}"]
     if results.failures:
         blocks.append(f"> ❌ **{escaped(results.failures)}**")
+    if results.what:
+        blocks.append(f"Claim: {escaped(results.what)}.")
     if outcomes:
         blocks.append(gates(outcomes))
     blocks.append(_table(("result", "value"), _results(results)))
@@ -68,7 +70,7 @@ def append_summary(path: Path, text: str, *, limit: int = SUMMARY_LIMIT) -> None
 
 def _results(results: Results) -> Iterator[tuple[str, str]]:
     summary, n = results.summary, results.summary["n"]
-    yield "clean accuracy", share(summary["clean_correct"], n)
+    yield results.clean_name, share(summary["clean_correct"], n)
     doubt = ", bounds nothing" if results.estimate else ""
     for eps, _ in results.eps:
         upper = None if results.estimate else results.upper.get(eps)

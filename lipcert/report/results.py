@@ -11,11 +11,13 @@ from functools import cached_property
 from statistics import median
 from typing import Any, overload
 
+from lipcert import heads
 from lipcert.certificate import Certificate, Sample, failures
 from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.thumbnails import Images
-from lipcert.report.training import Training
+from lipcert.report.training import TrainingRecord
+from lipcert.tally import right
 
 Record = dict[str, Any]
 
@@ -50,7 +52,7 @@ class Results:
     digests: dict[str, str] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
-    training: Training | None = None
+    training: TrainingRecord | None = None
     taken_for: dict[int, int] = field(default_factory=dict)
     audit: Record | None = None
 
@@ -72,7 +74,20 @@ class Results:
     @property
     def claim(self) -> str:
         """The name of the shares by eps."""
-        return "ESTIMATE: accuracy" if self.estimate else "certified accuracy"
+        found = heads.accuracy(self.certificate["options"])
+        return f"ESTIMATE: {found}" if self.estimate else f"certified {found}"
+
+    @property
+    def clean_name(self) -> str:
+        """The name of the share of right answers."""
+        return heads.clean(self.certificate["options"])
+
+    @property
+    def what(self) -> str | None:
+        """What is certified, in one sentence, where it is not that the label is the best class."""
+        names = dict(enumerate(self.certificate["data"].get("class_names", ())))
+        named = {label: with_name(label, [*names.values()]) for label in names}
+        return heads.claim(self.certificate["options"], named)
 
     @property
     def radius_name(self) -> str:
@@ -153,8 +168,8 @@ def with_name(label: int, names: Sequence[str]) -> str:
 
 
 def correct(sample: Record) -> bool:
-    """Whether the prediction is the label."""
-    return bool(sample["prediction"] == sample["label"])
+    """Whether the answer is right."""
+    return right(sample)
 
 
 def of_run(certificate: Certificate, samples: Sequence[Sample]) -> Results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lipcert.certification import is_deep
 from lipcert.network import Network
 from lipcert.network.operators import Operator
 from lipcert.options import Options
@@ -26,16 +27,25 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
+def cost_of(network: Network, options: Options | None) -> dict[str, int | float | str]:
+    """What ``lipcert inspect`` says of it, from the graph alone: the values and the products of one
+    sweep, the bounds that ``--method auto`` takes, and of the norms about the processor time."""
+    found: dict[str, int | float | str] = {
+        "values": sum(math.prod(node.shape) for node in network.nodes),
+        "products": sum(node.products for node in network.nodes),
+        "bounds": "tube" if is_deep(network) else "dual",
+    }
+    if options is not None and not network.joints:
+        found["norm_seconds"] = norm_seconds(network, options)
+    return found
+
+
 def norm_seconds(network: Network, options: Options) -> float:
     """Of processor time, for the norms that all samples share: so many sweeps there and back over
     every layer, where they are bounded by coins."""
     if options.deterministic or options.estimate:
         return 0.0
-    products = sum(
-        math.prod(node.kind.out_shape) * node.kind.terms
-        for node in network.nodes
-        if isinstance(node.kind, Operator)
-    )
+    products = sum(node.products for node in network.nodes if isinstance(node.kind, Operator))
     return 2 * _SWEEPS * products / _PRODUCTS
 
 

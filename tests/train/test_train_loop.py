@@ -18,7 +18,7 @@ from lipcert.train.data import Batches, held_out
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.rewriting import rewrite
 from lipcert.train.thresholds import start_thresholds
 from lipcert.train.trainable import Trainable
@@ -55,7 +55,7 @@ def training(folder, watch=None, *, tensorboard=False, device="cpu", **changed):
         validation,
         folder,
         identity={"recipe": asked.digest},
-        processes=Processes(),
+        processes=ProcessGroup(),
         device=device,
         metrics=Metrics(folder, tensorboard=tensorboard),
         watch=watch or TrainingWatch(),

@@ -18,7 +18,7 @@ from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
 from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep
 
-__all__ = ["Rung", "ladder", "open_at"]
+__all__ = ["Rung", "is_deep", "ladder", "open_at"]
 
 # The part of the run's failure probability that the published bounds leave to the others.
 _LATER = 0.5

@@ -259,17 +259,24 @@ class Clip(PiecewiseLinear):
         return before + middle + after
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
-        a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and, where it has two kinks, at these."""
+        """A clip is first flat, then 1, then flat. From a point with slope 1 the secant is flattest
+        towards the ends of the box, from a flat one steepest towards its far kink, or the end that
+        comes first; the other extreme is the slope at the point itself."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
+
+        def towards(point: Tensor) -> Tensor:
+            return _ratio(self.value(point) - at_anchor, point - anchor, own)
+
+        if self.upper is None or self.lower is None:
+            far, near = (lower, upper) if self.upper is None else (upper, lower)
+            slopes = [towards(torch.where(own > 0, far, near))]
+        else:
+            low, high = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            kink = torch.where(anchor <= low, high, low)
+            kink = torch.minimum(torch.maximum(kink, lower), upper)
+            slopes = [towards(torch.where(own > 0, end, kink)) for end in (lower, upper)]
         flat = steep = own
-        points = [lower, upper]
-        if self.lower is not None and self.upper is not None:
-            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
-            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
-        for point in points:
-            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+        for slope in slopes:
             flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
         return flat - slack, (steep + slack).clamp(max=1)
