@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lipcert.cli import groups, parse, shared
-from lipcert.cli.groups import Expectation, grouped
+from lipcert.cli.groups import ModelInput, grouped
 from lipcert.cli.shared import EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
@@ -71,7 +71,7 @@ def interval(
     output_name: Annotated[
         str | None, _option(EXPECTS, "Which one of several outputs is enclosed.")
     ] = None,
-    expectation: Expectation,
+    expectation: ModelInput,
     targets: Annotated[Path | None, _option(SAMPLES, "A .npy file of targets.")] = None,
     limit: Annotated[int | None, _option(SAMPLES, "Only so many samples.")] = None,
     data_layout: shared.DataLayout = "auto",
