@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from lipcert.bounds.roundoff import Roundoff
 
 
-# Comparisons that are written out end in a sum of no more values than these.
-_ADDED = 4.0
-
-
 @dataclass(frozen=True, eq=False)
 class Place:
     """Where the values of a node lie that its operation is to round."""
@@ -145,7 +141,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             fresh = fresh + of_comparison(
                 own, activation, activation.perturbation(*before.here.box, before.size)
             )
-            additions = additions + _ADDED
+            additions = additions + activation.additions
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 

@@ -24,9 +24,9 @@ def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) 
 
     ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or
     the torch modules they come from; ``products`` says what one sweep through all of them
-    multiplies, and ``nodes`` the same of each, in order. Weights with a factory have no nodes to show before they are
-    loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where the file cannot be
-    read.
+    multiplies, and ``nodes`` the same of each, in order. Weights with a factory have no nodes to
+    show before they are loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where
+    the file cannot be read.
     """
     if source.arch is not None:
         return []
