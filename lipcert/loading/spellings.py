@@ -23,6 +23,7 @@ from torch import Tensor
 from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
+from lipcert.network.joints import Joint
 from lipcert.network.nodes import Sum
 from lipcert.network.operators import (
     Convolution,
@@ -96,6 +97,8 @@ def _once(network: Network, *, whole: bool) -> Network | None:
                 place[i] = builder.operator(node.kind, before[0], node.origin)
             case Activation():
                 place[i] = builder.activation(node.kind, before[0], node.origin)
+            case Joint():
+                place[i] = builder.joint(node.kind, before, node.origin)
             case _:
                 place[i] = builder.sum(before, node.origin)
     return replace(
