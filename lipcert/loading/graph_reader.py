@@ -17,7 +17,8 @@ from lipcert.loading.comparisons import chosen
 from lipcert.loading.ends import final_head, needed, source
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.joints import joint_rule
+from lipcert.loading.joints import joint_rule, masked_softmax
+from lipcert.loading.masks import LEFT_OUT, Masked, masked
 from lipcert.loading.onnx_file import one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
@@ -198,6 +199,11 @@ class GraphReader:
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
         inputs = [self.reflections.value(value, assembler) for value in inputs]
+        mask = masked(node, inputs, assembler)
+        if mask is not None:
+            return [mask], "part of a mask", True
+        if node.op_type != "Softmax" and any(isinstance(value, Masked) for value in inputs):
+            raise Unsupported(LEFT_OUT)
         choice = chosen(node, inputs, assembler)
         if choice is not None:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
@@ -240,6 +246,10 @@ class GraphReader:
         assembler: Assembler,
     ) -> tuple[Sequence[Value], str]:  # fmt: skip
         """What the rule of a joint makes of a node that no other rule takes."""
+        scores = [value for value in inputs if isinstance(value, Masked)]
+        if scores:
+            call = Call(node, self.version, (scores[0].scores,), assembler)
+            return [masked_softmax(call, scores[0])], "; ".join(call.notes)
         known = tuple(value for value in inputs if not isinstance(value, Unknown))
         if len(known) < len(inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"
