@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnxruntime
@@ -28,6 +29,8 @@ from lipcert.options import Epsilon, Options
 from lipcert.run import intervals as running
 
 Array = np.ndarray
+REPORT = Path(lipcert.__file__).parent / "report"
+SCHEMA = json.loads((REPORT / "intervals.schema.json").read_text())
 
 
 def regressor(path: Path, outputs: int, *, hidden: int = 24, tail: str | None = None) -> Path:
@@ -221,6 +224,7 @@ def test_values_that_could_overflow_have_no_interval(folder, tmp_path) -> None:
         lipcert.load(tmp_path / "huge.onnx"), x, "60", targets=y, tolerance=1e38, effort="fast"
     )
     record = found.to_json()
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     for sample in record["samples"]:
         assert sample["certified"] == []
         assert [None, None] in sample["intervals"]["60"] or sample["verdict"] == "error"
@@ -235,6 +239,7 @@ def test_the_command_writes_all_and_gates(folder, tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().out
     assert "certified within ± 2 at eps 0.1" in said
     record = json.loads(out.read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     assert record["model"]["outputs"] == 2
     assert record["options"]["tolerance"] == 2
     assert record["assurance"]["kind"] in ("deterministic", "randomised")
@@ -243,6 +248,7 @@ def test_the_command_writes_all_and_gates(folder, tmp_path, monkeypatch, capsys)
     assert "gate failed: 0 of 7 samples" in capsys.readouterr().err
     assert main([*given, "--limit", "2", "--json", "--quiet"]) == 0
     record = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     assert "verdict" not in record["samples"][0]
     assert "certified_count" not in record["summary"]
     again = ["interval", "mlp2.onnx", "--data", "x.npy", "--targets", "y.npy", *given[4:]]
