@@ -22,6 +22,7 @@ from lipcert.loading.onnx_file import one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
+from lipcert.loading.reflections import Reflections
 from lipcert.loading.rules import FINAL_RULES, RULES, SHAPES, SOFTMAX, Rule
 from lipcert.loading.value import (
     Call,
@@ -80,6 +81,7 @@ class GraphReader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
+        self.reflections = Reflections()
         # Products of earlier rows that were only written when a later one asked for them.
         self.elsewhere = 0
         # What formulas became that no activation took.
@@ -195,6 +197,7 @@ class GraphReader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        inputs = [self.reflections.value(value, assembler) for value in inputs]
         choice = chosen(node, inputs, assembler)
         if choice is not None:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
@@ -207,6 +210,8 @@ class GraphReader:
             except Unsupported as refused:
                 note = str(refused)
         made = combined(node, inputs, assembler)
+        if made is None and (side := self.reflections.chosen(node, inputs)) is not None:
+            return [side], "part of a reflection", True
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
