@@ -115,13 +115,13 @@ def _labels(claims: Claims, dataset: Dataset) -> tuple[Contradiction, ...]:
 
 def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Record]:
     """The samples to audit, in the order of the certificate."""
-    there: list[Record] = list(claims.samples)
+    there = claims.samples
     if samples == "all" or samples >= len(there):
-        return there
+        return list(there)
     if samples < 1:
         raise UsageError(f"--samples {samples}: give a whole number of at least 1, or all")
     drawn = np.random.default_rng(seed).choice(len(there), size=samples, replace=False)
-    return [there[k] for k in sorted(drawn)]
+    return [there[int(k)] for k in sorted(drawn)]
 
 
 def _proofs(claims: Claims) -> Path:
