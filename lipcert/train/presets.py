@@ -47,12 +47,14 @@ _FAST: Values = {
     "rate": 1e-3,
     "last_rate": 1e-5,
     "rate_schedule": "cosine",
+    "batch_size": 128,
     "ema": 0.998,
     "ramp_share": 0.5,
 }
 _PATCHES: Values = {
     **_FAST,
     "loss": "offset",
+    "batch_size": 256,
     "rate": 3e-3,
     "ramp_share": 0.0,
 }
