@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from lipcert.coins import parse_seed
-from lipcert.data import Dataset, Expected, load_dataset, relabelled
+from lipcert.data import Dataset, Expected, load_dataset, only, relabelled
 from lipcert.data.arrays import to_dataset
 from lipcert.data.collect import as_array, collect
 from lipcert.errors import UsageError
@@ -28,6 +28,7 @@ from lipcert.run import (
     certify_dataset,
     open_model,
 )
+from lipcert.run.intervals import IntervalResult, dataset_of, enclose
 from lipcert.run.job import Channels, Running
 from lipcert.run.progress import ConsoleWatch, Watch
 
@@ -137,10 +138,45 @@ def certify(
         eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
         **_chosen(options, Certifying, seed=_seed),
     )
+    dataset = only(dataset, how.only_classes)
     execution = Execution(**_chosen(options, Running, output=_path))
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
     found = certify_dataset(model, dataset, np.arange(len(dataset)), how, execution, watch)
     return Result(found.certificate, found.samples)
+
+
+def intervals(
+    model: Model,
+    inputs: Any,
+    eps: float | str | Iterable[float | str],
+    *,
+    targets: Any = None,
+    tolerance: float | None = None,
+    progress: bool = False,
+    **options: Unpack[Certifying],
+) -> IntervalResult:
+    """Bound every output of a model of real outputs over the balls of radius ``eps`` around inputs.
+
+    ``inputs``: (N, C, H, W), (N, features), … as ``certify`` takes images; ``eps`` likewise, in
+    their unit. With ``targets``, (N, outputs) or (N,) numbers, and a ``tolerance``: at which eps
+    every output stays within the tolerance of its target, and the largest radius found for which
+    that is proven. The options are those of ``lipcert interval``.
+
+    The ``IntervalResult`` has ``samples``, each with ``intervals`` by eps as written, and
+    ``to_json``. Raises ``UsageError`` and ``CannotCertify``.
+    """
+    for name in options:
+        if name not in Certifying.__annotations__:
+            raise TypeError(f"intervals() got an unexpected keyword argument {name!r}")
+    radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
+    given: dict[str, Any] = {**options, "seed": _seed(options.get("seed"))}
+    how = Options(eps=tuple(Epsilon.parse(str(radius)) for radius in radii), **given)
+    dataset = dataset_of(as_array(inputs, "inputs"), "inputs", model)
+    wanted = None if targets is None else as_array(targets, "targets")
+    watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
+    return enclose(
+        model, dataset, range(len(dataset)), how, targets=wanted, tolerance=tolerance, watch=watch
+    )
 
 
 def _chosen(options: CertifyOptions, group: Any, **convert: Callable[[Any], Any]) -> dict[str, Any]:

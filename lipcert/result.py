@@ -22,7 +22,7 @@ from lipcert.report.results import Results, of_run
 _Path = str | PathLike[str]
 
 
-class Result(run.Result):
+class Result(run.RunResult):
     """The ``certificate`` of a run, and its ``samples`` in the order of the images."""
 
     def __repr__(self) -> str:

@@ -105,12 +105,14 @@ class Published:
         """
         ball = samples.ball(eps)
         margins = self.bound.margins(samples.centre, samples.labels, ball, facts)
-        slack, deployed = _least(margins, samples.labels), torch.full_like(eps, math.nan)
+        head = self.analysis.head
+        slack = head.least(margins, samples.labels)
+        deployed = torch.full_like(eps, math.nan)
         # Where that fails what the deployed arithmetic adds does not matter.
         rows = (slack > 0).nonzero().flatten()
         if len(rows):
             errors = self._errors(samples.select(rows), ball[rows], margins[rows])
-            slack[rows] = _least(margins[rows] - errors, samples.labels[rows])
+            slack[rows] = head.least(margins[rows] - errors, samples.labels[rows])
             deployed[rows] = torch.where(slack[rows] > 0, errors.amax(1), math.nan)
         return slack, deployed
 
@@ -119,11 +121,11 @@ class Published:
         return self._errors(samples, samples.ball(eps), None).amax(1)
 
     def _errors(self, samples: Samples, ball: Tensor, margins: Tensor | None) -> Tensor:
-        """Finds the deployed errors of all margins: ``(B, K)``, 0 at the labels."""
+        """Finds the deployed errors of all margins that count: ``(B, K)``, 0 elsewhere."""
         errors = self.analysis.deployment.pair_errors(
             samples.deployed, samples.labels, ball, margins=margins
         )
-        return errors.scatter(1, samples.labels[:, None], 0)
+        return self.analysis.head.among(errors, samples.labels, 0.0)
 
     def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
         """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
@@ -135,7 +137,8 @@ class Published:
 
         single = eps.to(centre.logits.dtype)
         facts = guide.prepare(centre, single, norm_of)
-        return _least(guide.margins(centre, samples.labels, single, facts), samples.labels).to(eps)
+        margins = guide.margins(centre, samples.labels, single, facts)
+        return self.analysis.head.least(margins, samples.labels).to(eps)
 
     def largest_certified(self, samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
         """The largest certified radius found, −1 where there is none, and the deployed error that
@@ -144,7 +147,7 @@ class Published:
         One preparation, where a guess says the best radius must lie; the radius is then searched
         below it with those norms.
         """
-        limit, clean = torch.full_like(start, self.analysis.reach), samples.clean.amin(1)
+        limit, clean = torch.full_like(start, self.analysis.reach), samples.decisive
 
         def estimated(eps: Tensor, asked: Tensor) -> Tensor:
             return self.estimated_slack(samples, eps)
@@ -175,8 +178,3 @@ def _values_passed(layers: Layers) -> int:
     """How many values all segments lead past, counted for each: what one sweep through them is."""
     nodes = layers.network.nodes
     return sum(math.prod(nodes[i].shape) for edge in layers.edges for i in edge.path)
-
-
-def _least(margins: Tensor, labels: Tensor) -> Tensor:
-    """Takes the least of all margins but the label's own. A NaN is less than any number."""
-    return margins.scatter(1, labels[:, None], math.inf).amin(1)

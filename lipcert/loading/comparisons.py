@@ -50,7 +50,7 @@ class Compared(Condition):
 
 
 @dataclass(frozen=True)
-class Gated(Condition):
+class GatedValue(Condition):
     """A value where something holds, elsewhere 0."""
 
     value: Variable
@@ -87,7 +87,7 @@ def chosen(
         case (Compared() as condition, other, Variable() as value) if kind == "Where":
             if _is_number(other, 0):
                 return _gated(value, condition.opposite, assembler)
-        case (Gated() as first, Gated() as second) if kind in ("Add", "Sum"):
+        case (GatedValue() as first, GatedValue() as second) if kind in ("Add", "Sum"):
             if second.where == first.where.opposite:
                 return _either(first.where, first.value, second.value, assembler)
     return None
@@ -104,14 +104,14 @@ def _either(
     return both[0] if pair == (first, second) else both[1]
 
 
-def _gated(value: Variable, where: Compared, assembler: Assembler) -> Variable | Gated:
+def _gated(value: Variable, where: Compared, assembler: Assembler) -> Variable | GatedValue:
     """A value where something holds, elsewhere 0: a kink where the value is what was compared."""
     found = _operands(value, assembler)
     if found == (where.larger, where.smaller):
         return assembler.activation(Clip(number(0.0), None), value)
     if found == (where.smaller, where.larger):
         return assembler.activation(Clip(None, number(0.0)), value)
-    return Gated(True, value, where)
+    return GatedValue(True, value, where)
 
 
 def _by_difference(value: Value | None, assembler: Assembler) -> Value | None:

@@ -50,7 +50,7 @@ DEEPEST = math.log(HIGHER_ORDERS) / math.log1p(BFLOAT16.unit)
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class AffineForm:
     """Of all ``n`` values of a node: numbers of terms ``(n, T)``, in increasing order, and their
     coefficients; ``mag`` and ``off`` ``(n,)``; how many roundings are on the longest way through
     it, and how many additions are behind it, on all ways since the last bend; whether anything was
@@ -71,7 +71,7 @@ class Form:
     def live(self) -> Tensor:
         return self.terms != _NONE
 
-    def rows(self, index: Tensor) -> Form:
+    def rows(self, index: Tensor) -> AffineForm:
         """Of some of the values; nothing where the index is −1."""
         inside, at = index >= 0, index.clamp(min=0)
         return self._with(
@@ -81,7 +81,7 @@ class Form:
             torch.where(inside, self.off[at], 0.0),
         )
 
-    def scaled(self, by: Tensor) -> Form:
+    def scaled(self, by: Tensor) -> AffineForm:
         """Times a number each, ``(n,)``; powers of two round nothing."""
         size = by.abs()
         mantissa = torch.frexp(size).mantissa
@@ -92,7 +92,7 @@ class Form:
         )  # fmt: skip
         return replace(found, depth=self.depth + (2 if bool((rounds > 0).any()) else 0))
 
-    def _with(self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor) -> Form:
+    def _with(self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor) -> AffineForm:
         return replace(self, terms=terms, coefficients=coefficients, mag=mag, off=off)
 
 
@@ -105,13 +105,13 @@ class Forms:
     network: Network
     whole: bool = False
     pairs: dict[tuple[int, int, float], int] = field(default_factory=dict)
-    _known: dict[int, Form] = field(default_factory=dict)
+    _known: dict[int, AffineForm] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = [math.prod(node.shape) for node in self.network.nodes]
         self.starts = [0, *itertools.accumulate(sizes)]
 
-    def of(self, i: int) -> Form:
+    def of(self, i: int) -> AffineForm:
         """The form of a node, by its own values where it is made otherwise."""
         if i not in self._known:
             self._known[i] = self.made(i) or self._own(i)
@@ -124,13 +124,13 @@ class Forms:
         own = torch.arange(start, self.starts[i + 1])[:, None]
         return found.terms.shape[1] != 1 or not torch.equal(found.terms, own)
 
-    def _own(self, i: int) -> Form:
+    def _own(self, i: int) -> AffineForm:
         size = self.starts[i + 1] - self.starts[i]
         terms = torch.arange(self.starts[i], self.starts[i + 1])[:, None]
         one = torch.ones(size, dtype=torch.float64)
-        return Form(terms, one[:, None], one, torch.zeros_like(one))
+        return AffineForm(terms, one[:, None], one, torch.zeros_like(one))
 
-    def made(self, i: int) -> Form | None:
+    def made(self, i: int) -> AffineForm | None:
         """The form by the values of the nodes that it is made of; None where it has none."""
         node = self.network.nodes[i]
         if not node.inputs or self.starts[i + 1] - self.starts[i] > _LARGEST:
@@ -141,7 +141,7 @@ class Forms:
         compared = found.compared | ({i} if isinstance(node.kind, MaxMin | GroupMax) else set())
         return replace(found, formats=found.formats | {node.format}, compared=compared)
 
-    def _made(self, node: Node) -> Form | None:
+    def _made(self, node: Node) -> AffineForm | None:
         kind, shape = node.kind, self.network.nodes[node.inputs[0]].shape
         match kind:
             case Sum():
@@ -178,7 +178,7 @@ class Forms:
                 return None if both is None else both[0]
         return None
 
-    def _mixed(self, before: Form, kind: Operator) -> Form | None:
+    def _mixed(self, before: AffineForm, kind: Operator) -> AffineForm | None:
         """Past an operator with few products a row: tap by tap, which value and what weight."""
         entries = kind.entries()
         assert entries is not None
@@ -197,7 +197,7 @@ class Forms:
             parts.append(before.rows(index).scaled(weight))
         return self.added(parts)
 
-    def added(self, parts: list[Form]) -> Form | None:
+    def added(self, parts: list[AffineForm]) -> AffineForm | None:
         """The sum; rounded where a value has several parts. None where it gets long.
 
         A value that cancels is in no term any more, but what it rounded on the way is as large as
@@ -224,7 +224,7 @@ class Forms:
         mag = torch.stack([part.mag for part in parts]).sum(0)
         off = torch.stack([part.off for part in parts]).sum(0)
         more = max(0, int(several.max()) - 1)
-        return Form(
+        return AffineForm(
             terms[:, :width], coefficients[:, :width], mag,
             torch.where(lost, torch.inf, off + (several - 1).clamp(min=0) * mag),
             max(part.depth for part in parts) + more,
@@ -252,7 +252,7 @@ class Forms:
         alone = torch.stack([terms, torch.full_like(terms, _NONE)], -1)
         return torch.where(size[..., None], both, alone).flatten(1)
 
-    def _kinked(self, z: Form, slope: Tensor) -> Form | None:
+    def _kinked(self, z: AffineForm, slope: Tensor) -> AffineForm | None:
         """``max(z, s z)`` or, of a slope above 1, ``min``: that is ``PReLU``."""
         size = self._magnitude(z)
         if size is None:
@@ -270,7 +270,9 @@ class Forms:
             depth=depth, behind=0.0, computed=True,
         )  # fmt: skip
 
-    def _compared(self, z: Form, a: Tensor, b: Tensor, kind: MaxMin) -> tuple[Form, Form] | None:
+    def _compared(
+        self, z: AffineForm, a: Tensor, b: Tensor, kind: MaxMin
+    ) -> tuple[AffineForm, AffineForm] | None:
         """Maximum and minimum of the values in two lists of places."""
         first, second = z.rows(a), z.rows(b)
         difference = self.added([first, _turned(second)])
@@ -294,7 +296,7 @@ class Forms:
         )  # fmt: skip
         return one, other
 
-    def _magnitude(self, z: Form) -> Form | None:
+    def _magnitude(self, z: AffineForm) -> AffineForm | None:
         """``|z|`` where every row is one difference or sum of two values."""
         if z.terms.shape[1] != 2 or not bool((z.live & (z.terms < MAGNITUDES)).all()):
             return None
@@ -309,7 +311,7 @@ class Forms:
         return replace(z, terms=terms, coefficients=first.abs()[:, None])
 
 
-def stacked(parts: tuple[Form, ...]) -> Form:
+def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:
     """One after another."""
     width = max(part.terms.shape[1] for part in parts)
 
@@ -317,7 +319,7 @@ def stacked(parts: tuple[Form, ...]) -> Form:
         missing = values.new_full((len(values), width - values.shape[1]), fill)
         return torch.cat([values, missing], 1)
 
-    return Form(
+    return AffineForm(
         torch.cat([wide(part.terms, _NONE) for part in parts]),
         torch.cat([wide(part.coefficients, 0) for part in parts]),
         torch.cat([part.mag for part in parts]),
@@ -330,7 +332,7 @@ def stacked(parts: tuple[Form, ...]) -> Form:
     )
 
 
-def _turned(form: Form) -> Form:
+def _turned(form: AffineForm) -> AffineForm:
     return form.scaled(form.coefficients.new_full((len(form.terms),), -1.0))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
+from lipcert.loading.allowance import NUMBERS, RUNNING, GraphLimits, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED
 from lipcert.loading.comparisons import chosen
@@ -46,7 +46,7 @@ PIECEWISE = "piecewise linear"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadGraph:
     """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
     before the head that was ``stripped``."""
 
@@ -100,14 +100,14 @@ class GraphReader:
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
         self.final = final_head(self.nodes, self.output, self.uses)
 
-    def read(self) -> Reading:
+    def read(self) -> ReadGraph:
         given = source(self.graph)
         self.own, name = given.own, given.name
         self.problems += [given.problem] if given.problem else []
         self.values |= {other: Unknown(varies=True) for other in given.others}
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.shape = shape = given.shape and (self.samples, *given.shape[1:])
-        allowance = Allowance(
+        allowance = GraphLimits(
             own_numbers(self.graph),
             numbers=self.samples * NUMBERS,
             running=self.samples * RUNNING,
@@ -133,7 +133,7 @@ class GraphReader:
             if not isinstance(found, np.ndarray) or bool(found) != condition:
                 self.problems.append(f"If by {asked!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
-        return Reading(
+        return ReadGraph(
             network,
             tuple(self.problems),
             tuple(self.rows),

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from lipcert.loading.assembler import Assembler, Variable, places
-from lipcert.loading.comparisons import Gated
-from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, Form, Forms
+from lipcert.loading.comparisons import GatedValue
+from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, AffineForm, Forms
 from lipcert.loading.formulas import Formula
 from lipcert.loading.polynomial import Polynomial, X
 from lipcert.loading.value import Condition, Value
@@ -121,7 +121,7 @@ class Reflections:
 
 def _side(value: Value | None) -> Side | None:
     """A value where one is larger than another, by the sign of a difference that the file has."""
-    if not isinstance(value, Gated) or value.where.difference is None:
+    if not isinstance(value, GatedValue) or value.where.difference is None:
         return None
     return Side(True, value.value, Sign(value.where.difference, not value.where.turned))
 
@@ -197,13 +197,13 @@ def _rotated(z: Variable, p: Tensor, q: Tensor, assembler: Assembler) -> Variabl
     )
 
 
-def _is_value(form: Form) -> bool:
+def _is_value(form: AffineForm) -> bool:
     """Whether each value is one that was there before, as it is."""
     one = form.terms.shape[1] == 1 and bool(form.live.all())
     return one and bool((form.coefficients == 1).all()) and not bool((form.off > 0).any())
 
 
-def _by(form: Form, pair: Tensor) -> Tensor | None:
+def _by(form: AffineForm, pair: Tensor) -> Tensor | None:
     """The coefficients of the two values of each row's pair, ``(n, 2)``; None where it has
     others."""
     same = (form.terms[:, :, None] == pair[:, None, :]) & form.live[:, :, None]

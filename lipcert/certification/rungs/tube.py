@@ -24,7 +24,7 @@ from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
 from lipcert.certification.margins import MarginProver, Region
-from lipcert.certification.pace import TubePace
+from lipcert.certification.pace import PACES, TubePace
 from lipcert.certification.rungs.base import SMALLEST_BALL
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
@@ -32,15 +32,13 @@ from lipcert.certification.warm_start import WarmStart
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Account
-from lipcert.options import Options
+from lipcert.options import Effort, Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
 # pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
 _DEEP = 2.0**20
 # What all tangents of the samples that are followed at once may take, in bytes.
 _MEMORY = 3.0 * 2**30
-# Nodes whose tangents are held at the same time, a branch's among them.
-_HELD = 4
 # Fewer projections than this assure next to nothing.
 _FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
@@ -70,9 +68,26 @@ def _tries(pace: TubePace, network: Network) -> int:
 
 
 def _room(network: Network) -> int:
-    """Says for how many projections of one sample, of two tangents each, memory has room."""
-    largest = max(math.prod(node.shape) for node in network.nodes)
-    return int(_MEMORY / (_HELD * largest * 2 * 8))
+    """Says for how many projections of one sample, of two tangents each, memory has room.
+
+    At every node the tangents of all that is read there or later lie in memory beside its own, and
+    half as much again for what is drawn there, or sorted."""
+    sizes = [math.prod(node.shape) for node in network.nodes]
+    last = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
+    held, most = 0.0, 0.0
+    for i, node in enumerate(network.nodes):
+        held += sizes[i]
+        most = max(most, held + sizes[i] / 2)
+        held -= sum(sizes[j] for j in set(node.inputs) if last[j] == i)
+    return int(_MEMORY / (most * 2 * 8))
+
+
+def tangents(network: Network, effort: Effort) -> int:
+    """How many tangents go through a deep network for one sample, at the least: two for each
+    projection of the search, of a claim and, twice as long in float64, of its proof."""
+    pace = PACES[effort].tube
+    proven = min(pace.projections, _room(network))
+    return 2 * (pace.searches * pace.guesses + pace.claims + 2 * proven)
 
 
 @dataclass(frozen=True)
@@ -120,8 +135,9 @@ class TubeRadius:
     name: str = "tube"
 
     @classmethod
-    def of(cls, analysis: Analysis, part: float) -> TubeRadius:
-        """``part``: how much of the run's failure probability the projections may spend."""
+    def of(cls, analysis: Analysis, part: float, preparations: int | None = None) -> TubeRadius:
+        """``part``: how much of the run's failure probability the projections may spend; how often
+        each sample may be proven, as often as ``climb`` does by default."""
         options, pace, network = analysis.options, analysis.pace.tube, analysis.lowered_double
         guide, images = network.to_guess_by(), options.pixel_domain
         if network.joints and _room(network) < _FEWEST:
@@ -134,7 +150,7 @@ class TubeRadius:
         # Drawn at the input and at every activation; of each neuron two statistics may fail.
         account = analysis.budget.account(
             part,
-            preparations=_tries(pace, network) + len(options.eps),
+            preparations=preparations or _tries(pace, network) + len(options.eps),
             draws=len(network.sources),
             events=2 * widths,
         )
@@ -213,6 +229,7 @@ class TubeRadius:
 
     def _guess(self, samples: Samples, limit: Tensor) -> Tensor:
         """Guesses the largest radius that could be proven, by claims of few projections."""
+        head = self.prover.analysis.head
         prover, pace = self.prover, self.prover.analysis.pace.tube
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
@@ -221,21 +238,21 @@ class TubeRadius:
             claim, sweep = self._claim(part, eps[chosen], pace.guesses, 0)
             needed, _ = prover.needed(part, claim.eps, claim.state, sweep)
             which = torch.zeros_like(needed) > 0
-            nearest = part.clean.topk(min(_GUESSED_CLASSES, part.clean.shape[1] - 1), largest=False)
-            objectives, others = prover.objectives(part, which.scatter(1, nearest.indices, True))
+            nearest = head.nearest(part.clean, _GUESSED_CLASSES)
+            objectives, others = prover.objectives(part, which.scatter(1, nearest, True))
             start = prover.guide.start(
                 select(to_dtype(claim.state, torch.float32), objectives.rows),
                 objectives.to(torch.float32),
             )
             values = prover.certified(part, claim.state, objectives, others, start)
-            least = torch.full_like(needed, math.inf)
+            least = prover.untold(part)
             least[objectives.rows, others] = values - needed[objectives.rows, others]
-            found[chosen] = least.amin(1)
+            found[chosen] = head.least(least, part.labels)
             return found
 
         start = (limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL)
         return largest_radius(
-            slack, start, clean=samples.clean.amin(1), limit=limit, resolution=1.05,
+            slack, start, clean=samples.decisive, limit=limit, resolution=1.05,
             steps=pace.searches,
         )  # fmt: skip
 
@@ -251,6 +268,15 @@ class TubeRadius:
     def _prove(self, samples: Samples, eps: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Says whether samples are proven at ``eps``, and the deployed errors there: ``(B,)``
         each."""
+        region, held = self.region(samples, eps, number)
+        rows = torch.arange(len(samples), device=eps.device)
+        start = WarmStart.none(samples.clean)
+        open_ = self.prover.verdict(samples, region, start, rows)
+        return held & open_.proven, region.deployed
+
+    def region(self, samples: Samples, eps: Tensor, number: int) -> tuple[Region, Tensor]:
+        """Proves boxes of the balls of radius ``eps``, with coins of its own; ``number``: of the
+        attempt. Which samples it holds for: ``(B,)``."""
         prover, pace = self.prover, self.prover.analysis.pace.tube
         claim, sweep = self._claim(samples, eps, pace.claims, number)
         coins = samples.allowance.preparation(self.account)
@@ -261,7 +287,4 @@ class TubeRadius:
             state = state | {0: replace(x, lower=x.lower.clamp(0, 1), upper=x.upper.clamp(0, 1))}
         # Roundings in front of the logits, of runs within the claim.
         needed, deployed = prover.needed(samples, claim.eps, claim.state, sweep)
-        region = Region(Facts(), state, needed, deployed)
-        rows = torch.arange(len(samples), device=eps.device)
-        open_ = prover.verdict(samples, region, WarmStart.none(samples.clean), rows)
-        return proof.held & open_.proven, deployed
+        return Region(Facts(), state, needed, deployed), proof.held

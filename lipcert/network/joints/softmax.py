@@ -26,11 +26,10 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
 )
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, Outward, outward_of
+from lipcert.rounding import Arithmetic
 
 # An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
 _EXPONENTIAL = 8.0
@@ -122,14 +121,14 @@ class Softmax(Joint):
 
     def image(self, boxes: Sequence[Box]) -> Box:
         lower, upper = (self._known(end) for end in boxes[0])
-        own, kept = arithmetic_of(lower.dtype), self._weights(boxes[0][0])
+        own, kept = outward_of(lower.dtype), self._weights(boxes[0][0])
         least, most = _corner(lower, upper, kept), _corner(upper, lower, kept)
         # Exponents up to the width of the box are rounded before their exponentials.
         spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
-        slack = own.unit * (2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs())
-        low = (least * (1 - slack) - own.tiny * self.size).clamp(min=0)
-        high = (most * (1 + 2 * slack) + own.tiny * self.size).clamp(max=1)
-        usual = slack < 0.25
+        roundings = 2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs()
+        low = (own.down(least, roundings) - own.tiny * self.size).clamp(min=0)
+        high = (own.up(most, roundings) + own.tiny * self.size).clamp(max=1)
+        usual = own.grown(roundings) < 1.25
         return finite_or_all(torch.where(usual, low, 0.0), torch.where(usual, high, 1.0))
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
@@ -140,15 +139,15 @@ class Softmax(Joint):
         way = way * self._weights(way)
         # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
         far = _others(p) * way + _others(p * way)
-        own = 1 + own_unit(way) * (4 * self.size + 16)
-        far = far * own
+        own = outward_of(way.dtype)
+        far = own.up(far, 4 * self.size + 13)
         turn = _bent(far)
         common = (p * turn).sum(-1, keepdim=True) * (1 + far)
         found = p * torch.where(far <= 1, torch.maximum(turn, common), turn + common)
         # What p itself may be off by, where an exponent is large.
         known = self._known(anchors[0])
         fall = known.amax(-1, keepdim=True) - known
-        found = found + 8 * own_unit(way) * fall * p * far
+        found = found + own.gamma(8) * fall * p * far
         # No two values of p_i are further than 1 apart.
         crude = 1 + 2 * p * far
         found = torch.where(far == far, torch.fmin(found, crude), torch.nan)
@@ -166,9 +165,10 @@ class Softmax(Joint):
         # Exponentials of what lies far below count as little as they are themselves.
         deepest = torch.minimum(fall.amax(-1, keepdim=True), fall.new_tensor(self.size / 2.7))
         units = fall + deepest + self.size + 2 * _EXPONENTIAL + 8
-        relative = torch.expm1(arithmetic.unit * units * (1 + 16 * arithmetic.unit))
+        run, own = Outward.of(arithmetic), outward_of(lower.dtype)
+        relative = torch.expm1(run.up(run.unit * units, 13))
         size = self.image(boxes)[1]
-        error = relative * size * (1 + 8 * own_unit(lower))
+        error = own.up(relative * size, 5)
         error = error + 2 * arithmetic.tiny * (self.size + 2)
         most = torch.maximum(lower.abs(), upper.abs()).amax(-1, keepdim=True)
         most = most.clamp(min=2.0 * self.size).expand_as(error)
@@ -198,4 +198,4 @@ def _bent(x: Tensor) -> Tensor:
     """``eˣ − 1 − x`` for ``x ≥ 0``, from above: ``x²/2`` times at most ``eˣ``, near 0
     ``1 + x/3 + x²/4`` for ``x ≤ 1``."""
     near = x.square() / 2 * (1 + x / 3 + x.square() / 4)
-    return torch.where(x <= 1, near, torch.expm1(x) - x) * (1 + 16 * own_unit(x))
+    return outward_of(x.dtype).up(torch.where(x <= 1, near, torch.expm1(x) - x), 13)

@@ -71,10 +71,18 @@ def convolve(v: Tensor, weight: Tensor, way: Way) -> Tensor:
     taps = weight[0].numel()
     if v.device.type != "cpu" or v.dtype != torch.float64 or taps == weight.shape[1]:
         return of(v)
-    each = taps * math.prod(_places(v.shape[2:], weight.shape[2:], way))
+    places = _places(v.shape[2:], weight.shape[2:], way)
+    each = taps * math.prod(places)
     if len(v) * each <= _MANY:
         return of(v)
-    return torch.cat([of(part) for part in torch.split(v, max(1, _NEAR // each))])
+    at_once = max(1, _NEAR // each)
+    if v.requires_grad or weight.requires_grad:
+        return torch.cat([of(part) for part in torch.split(v, at_once)])
+    # Parts put together in the end would take twice the memory.
+    found = v.new_empty(len(v), len(weight), *places)
+    for first in range(0, len(v), at_once):
+        found[first : first + at_once] = of(v[first : first + at_once])
+    return found
 
 
 def transposed(v: Tensor, weight: Tensor, way: Way, space: Sequence[int]) -> Tensor:
