@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lipcert.chunks import at_once
 from lipcert.network.joints import Derivative
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
@@ -21,7 +22,7 @@ ALPHA, LARGEST, LARGEST_NORMAL = 2.0**-8, 2.0**22, 16.0
 # By how many standard deviations what two passes find may differ.
 _DEVIATIONS = 2.5
 # How many numbers of tangents pass a joint at once.
-_AT_ONCE = 2**19
+_CACHED = 2**19
 # What logarithms and roots are rounded by is far less than this beyond 1.
 _RIGHT = 1.000000001
 # More than all squares that underflow.
@@ -134,7 +135,7 @@ class Tangents:
         out = both[0].new_empty(self.batch, 2 * self.count, *half.shape[1:])
         # Some at a time: what lies between need not leave the cache.
         sizes = [math.prod(part.shape[2:]) for part in (*both, out)]
-        step = max(1, _AT_ONCE // (self.batch * max(sizes)))
+        step = at_once(_CACHED, out.device, each=self.batch * max(sizes))
         for first in range(0, 2 * self.count, step):
             out[:, first : first + step] = kept.apply([p[:, first : first + step] for p in both])
         fresh = self.coins.cauchy(self.count, half.shape[1:])

@@ -23,6 +23,7 @@ of all margins. The memory is that of ``9 B`` samples and their activations.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,8 @@ _NEAR = 1e-4
 # So far inside its limit is a point sought that rounding to float32 leaves it there.
 _WITHIN = 1 - 2.0**-20
 _DRAWS = 8
+# Random directions that are drawn at once.
+_DRAWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +138,7 @@ class _Search:
         self.distance = self.x.new_full((len(x),), math.inf)
         self.point = self.x.clone()
         self.generator = torch.Generator().manual_seed(seed)
+        self.drawn = deque[Tensor]()
 
     @torch.no_grad()
     def run(self, steps: int, restarts: int, *, first: bool) -> Attack:
@@ -250,10 +254,17 @@ class _Search:
         return z.clamp(0, 1) if self.pixel_domain else z
 
     def _noise(self) -> Tensor:
-        """A random direction, of length 1, of the shape of one sample."""
-        noise = torch.randn(self.x.shape[1:], generator=self.generator, dtype=torch.float64)
-        unit: Tensor = (noise / noise.norm()).to(self.x)
-        return unit
+        """A random direction, of length 1, of the shape of one sample. Some are drawn at once, for
+        each copy of them waits for the device."""
+        if not self.drawn:
+            shape = self.x.shape[1:]
+            noise = [
+                torch.randn(shape, generator=self.generator, dtype=torch.float64)
+                for _ in range(_DRAWN)
+            ]
+            unit = torch.stack([one / one.norm() for one in noise]).to(self.x)
+            self.drawn.extend(unit.unbind())
+        return self.drawn.popleft()
 
     def _scattered(self) -> Tensor:
         """Each sample displaced by half of what has been reached, or could be."""
@@ -262,9 +273,10 @@ class _Search:
 
     def _record(self, samples: Tensor, z: Tensor, distance: Tensor, wrong: Tensor) -> None:
         distance, which = torch.where(wrong, distance, math.inf).min(1)
-        better = distance < self.distance[samples]
-        self.distance[samples[better]] = distance[better]
-        self.point[samples[better]] = z[better, which[better]]
+        old, point = self.distance[samples], self.point[samples]
+        better, found = distance < old, z[torch.arange(len(z), device=z.device), which]
+        self.distance[samples] = torch.where(better, distance, old)
+        self.point[samples] = torch.where(_wide(better, point), found, point)
 
     def _drawn_in(self) -> tuple[Tensor, Tensor]:
         """Radii and points, after a last search between each point found and its sample.
@@ -277,7 +289,8 @@ class _Search:
         samples = torch.isfinite(self.distance).nonzero().flatten()
         if not len(samples):
             return radius, points
-        x, labels = exact[samples], self.labels[samples]
+        x, labels, limit = exact[samples], self.labels[samples], self.limit[samples]
+        least, nearest = radius[samples], points[samples]
         offset = self.point[samples].to(exact) - x
         share = torch.ones_like(radius[samples])
         stride = torch.zeros_like(share)
@@ -287,12 +300,12 @@ class _Search:
             logits = self.network.logits(trial.to(self.x))
             wrong = self._clear(logits, self.head.margins(logits, labels), labels)
             distance = _length((trial.to(exact) - x)[:, None]).squeeze(1) * excess
-            better = wrong & (distance <= self.limit[samples]) & (distance < radius[samples])
-            radius[samples[better]] = distance[better]
-            points[samples[better]] = trial[better]
+            better = wrong & (distance <= limit) & (distance < least)
+            least = torch.where(better, distance, least)
+            nearest = torch.where(_wide(better, trial), trial, nearest)
             share = torch.where(wrong, share - stride, share)
             stride = torch.where(wrong, 2 * stride, stride / 4).clamp(min=2.0**-12)
-        return radius, points
+        return radius.index_copy(0, samples, least), points.index_copy(0, samples, nearest)
 
 
 def _length(z: Tensor) -> Tensor:

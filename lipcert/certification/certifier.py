@@ -137,13 +137,12 @@ class Certifier:
         )
         found = self._findings(batch)
         found = self._run_the_file(batch, found)
-        samples = [found.sample(row, index) for row, index in enumerate(indices)]
+        samples = found.samples(indices)
         if self.counterexamples is not None:
-            for row, sample in enumerate(samples):
-                if sample.verdict == "falsified":
-                    # The dtype that was attacked holds them exactly.
-                    point = found.points[row].to(self.analysis.attacked.anchor.dtype)
-                    self.counterexamples[sample.index] = point.cpu().numpy()
+            rows = [row for row, sample in enumerate(samples) if sample.verdict == "falsified"]
+            # The dtype that was attacked holds them exactly.
+            points = found.points.to(self.analysis.attacked.anchor.dtype).cpu()[rows].numpy()
+            self.counterexamples |= zip((indices[row] for row in rows), points, strict=True)
         return samples
 
     def _findings(self, batch: Samples) -> Findings:

@@ -30,6 +30,7 @@ from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
 from lipcert.certification.heads import PLAIN, Head
+from lipcert.chunks import at_once, slices
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.operators import Operator
@@ -46,7 +47,8 @@ SOFTMAX_TIE = 2.0**8
 # them: its slope is ``exp(−|z|) / (1 + exp(−|z|))²``, and within 1 of that number. Both results err
 # by less than 8 units of 1 (libraries flatten the tails, so that these are not relative errors).
 SIGMOID_TIE = 11 * 2.0**4
-_AT_ONCE = 256
+# Pairs of classes whose errors are found at once on a CPU.
+_CACHED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +151,10 @@ class Deployment:
             if self.head.inner:
                 undecided = self.head.among(undecided, labels, False)
         rows, others = undecided.nonzero().unbind(1)
-        parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
-        for row, other in parts:
+        values = sum(math.prod(node.shape) for node in self.propagation.network.nodes)
+        most = at_once(_CACHED * values, rows.device, each=values)
+        for some in slices(len(rows), most):
+            row, other = rows[some], others[some]
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
             pair[row, other] = torch.fmin(OUT64.add(error, always[row, other]), pair[row, other])
         return pair

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,7 +101,7 @@ class Findings:
         correct = right & (head.least(head.margins(logits, labels), labels) > 0)
         if head.pairwise:
             correct = right
-        limit, everyone = options.time_per_sample, torch.arange(len(labels))
+        limit, everyone = options.time_per_sample, torch.arange(len(labels), device=labels.device)
         infinite, none = torch.full_like(margin, math.inf), torch.full_like(margin, -1)
         never = torch.zeros_like(correct)
         return cls(
@@ -211,8 +213,26 @@ class Findings:
                 f"{float(self.radius[row])}; please report this"
             )
 
-    def sample(self, row: int, index: int) -> Sample:
-        """Makes the record of one sample, whose number is ``index``."""
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """Makes the records of all samples, whose numbers are ``indices``."""
+        # Asked for one by one, every number would wait for the device.
+        kept = ("start", "open", "points", "guess", "hopeless")
+        numbers = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.dim() == 1 and name not in kept
+        }
+        # Whole numbers of a batch are far below 2^53.
+        columns = torch.stack([value.double() for value in numbers.values()]).cpu().unbind()
+        told: dict[str, Any] = {
+            name: column.to(value.dtype)
+            for (name, value), column in zip(numbers.items(), columns, strict=True)
+        }
+        fixed = None if self.fixed is None else self.fixed.cpu()
+        here = replace(self, **told, fixed=fixed)
+        return [here._sample(row, index) for row, index in enumerate(indices)]
+
+    def _sample(self, row: int, index: int) -> Sample:
         estimate = self.options.estimate
         correct, finite = bool(self.correct[row]), math.isfinite(float(self.margin[row]))
         radius = max(0.0, float(self.radius[row]))

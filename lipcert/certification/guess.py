@@ -21,7 +21,6 @@ from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
-from lipcert.certification.margins import OBJECTIVES_AT_ONCE
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.certification.warm_start import WarmStart
@@ -170,7 +169,7 @@ class Guess:
     def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:
         """Yields those margins' objectives and classes in float32, some at a time."""
         objectives, others = self.duals.prover.objectives(self.samples, which)
-        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+        for some in self.duals.prover.parts(len(objectives)):
             yield objectives.select(some).to(torch.float32), others[some]
 
     def _nearest(self, margins: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,11 +25,12 @@ from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.samples import Samples
 from lipcert.certification.warm_start import WarmStart
+from lipcert.chunks import at_once, slices
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
-# Objectives are sought, and proven in twice the precision, in parts that caches hold.
-OBJECTIVES_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# On a CPU so many objectives are sought at once, and so many proven, in twice the precision.
+_SOUGHT, _PROVEN = 128, 32
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -155,6 +157,7 @@ class MarginProver:
                 near[place] = torch.where(slack > -pace.hopeless * clean[place[0]], 1.0, -1.0)
                 hopeless |= ~(head.least(near, labels) > 0)
             left = head.is_open(best[place]) & ~(hopeless | proven)[objectives.rows]
+            left = left.nonzero().flatten()
             objectives, others, found = objectives.select(left), others[left], found.select(left)
         return Open(rows, region, best, proven, objectives, others, found)
 
@@ -171,7 +174,8 @@ class MarginProver:
         leaves = min(leaves, int(self.analysis.pace.leaf_work / splitter.neurons))
         proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
         slack = open_.slack.clone()
-        slack[objectives.rows[proven], others[proven]] = math.inf
+        place = objectives.rows, others
+        slack[place] = torch.where(proven, math.inf, slack[place])
         return self.analysis.head.least(slack, samples.labels) > 0
 
     def objectives(self, samples: Samples, which: Tensor) -> tuple[Objectives, Tensor]:
@@ -190,6 +194,17 @@ class MarginProver:
         positive."""
         return torch.full_like(samples.clean, math.inf).masked_fill(samples.ahead, -math.inf)
 
+    def parts(self, count: int, cached: int = _SOUGHT) -> list[slice]:
+        """Places of so many objectives, in parts that are worked on at once."""
+        device = self.layers.network.anchor.device
+        return slices(count, at_once(cached * self.values, device, each=self.values))
+
+    @cached_property
+    def values(self) -> int:
+        """How many an objective passes on its way back."""
+        network = self.layers.network
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources)
+
     def optimised(
         self, samples: Samples, state: State, objectives: Objectives, others: Tensor,
         start: WarmStart | DualVariables, steps: int,
@@ -201,7 +216,7 @@ class MarginProver:
         # The guide charges no drift.
         single = to_dtype(state, torch.float32)
         single = {i: replace(layer, drift=None) for i, layer in single.items()}
-        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+        for some in self.parts(len(objectives)):
             part = objectives.select(some).to(torch.float32)
             own = select(single, part.rows)
             if isinstance(start, WarmStart):
@@ -224,7 +239,7 @@ class MarginProver:
         """Proves lower bounds of the margins, ``(N,)``, from the variables that were found."""
         clean = _clean_of(samples, objectives, others)
         values = [clean[:0]]
-        for some in torch.split(torch.arange(len(objectives)), _PROVEN_AT_ONCE):
+        for some in self.parts(len(objectives), _PROVEN):
             part = objectives.select(some)
             change = self.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())

@@ -14,8 +14,12 @@ from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 
+# Norms of a sample's own are cheap beside duals where the segments lead past no more values.
+_CHEAP = 2.0**19
+# Where better bounds follow, the first local norms need not be so near.
+_ROUGHLY = 0.04
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
 
@@ -23,7 +27,8 @@ _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "
 @dataclass(frozen=True, eq=False)
 class Published:
     """``bound`` and its ``norms`` are of the simplified network; ``guide``, of its copy in float32,
-    counts on estimated norms."""
+    counts on estimated norms. An effort that takes no norms of a sample's own has them here all the
+    same where they are cheap, so that ``auto`` is never below ``local``."""
 
     analysis: Analysis
     bound: Bound
@@ -37,7 +42,9 @@ class Published:
         options, layers = analysis.options, _layers(analysis.simplified)
         kind = _BOUNDS[options.method] if kind is None else kind
         # The product of norms takes none of a sample's own.
-        own = analysis.pace.own_norms if options.method == "auto" else kind is not GlobalBound
+        own = kind is not GlobalBound
+        if options.method == "auto":
+            own = analysis.pace.own_norms or _values_passed(layers) <= _CHEAP
         guide = analysis.simplified_guide
         norms = AssuredNorms(
             layers.edges,
@@ -59,6 +66,21 @@ class Published:
         if self.analysis.loaded.joints:
             return math.inf
         return self.bound.replaced(GlobalBound).product
+
+    def first(self, samples: Samples, eps: Tensor) -> Facts:
+        """What is worth finding of every sample. Where other bounds follow, local norms need not be
+        so near the truth, and an effort that takes none of a sample's own does without."""
+        if self.analysis.options.method != "auto":
+            return self.prepare(samples, eps)
+        if self.analysis.pace.own_norms:
+            return self.prepare(samples, eps, _ROUGHLY)
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
+            assert norm is not None
+            assert isinstance(mapping, WeightedMap)
+            return norm.from_whole(mapping)
+
+        return self.bound.prepare(samples.centre, samples.ball(eps), norm_of)
 
     def prepare(self, samples: Samples, eps: Tensor, excess: float = EXCESS) -> Facts:
         """Finds local norms with the run's assurance, which hold at every radius up to ``eps``."""
@@ -150,3 +172,9 @@ class Published:
 def _layers(network: Network) -> Layers:
     """Norms of segments say nothing of what lies behind a joint: a network with joints has none."""
     return Layers(network, (), {}, {}) if network.joints else Layers.of(network)
+
+
+def _values_passed(layers: Layers) -> int:
+    """How many values all segments lead past, counted for each: what one sweep through them is."""
+    nodes = layers.network.nodes
+    return sum(math.prod(nodes[i].shape) for edge in layers.edges for i in edge.path)

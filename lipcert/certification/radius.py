@@ -56,7 +56,7 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     def slack(eps: Tensor, asked: Tensor) -> Tensor:
         rows = (asked & (eps <= top)).nonzero().flatten()
         part, own, anchored = samples, region, margins
-        if not bool((asked & (eps == top)).all()):
+        if len(rows) < len(eps) or not bool((eps == top).all()):
             part = samples.select(rows)
             own = duals.nearer(part, eps[rows], region.select(rows), coarse[rows])
             anchored = prover.anchored_margins(part, own.state)
@@ -69,8 +69,7 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
         some = objectives.select(ask).moved(place)
         value = prover.certified(part, own.state, some, others[ask], found.select(ask))
         values[ask] = value - own.needed[some.rows, others[ask]]
-        held = ask[values[ask] > 0]
-        proven[held] = eps[objectives.rows[held]]
+        proven[ask] = torch.where(values[ask] > 0, eps[objectives.rows[ask]], proven[ask])
         slacks, at = anchored - own.needed, (place[objectives.rows[here]], others[here])
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)

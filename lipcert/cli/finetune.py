@@ -46,14 +46,6 @@ def finetune(
             rich_help_panel=_AIM,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="A folder for model.onnx, model.safetensors, recipe.json, the metrics and both "
-            "certificates.",
-            rich_help_panel=_OUT,
-        ),
-    ],
     model: Annotated[
         Path | None,
         typer.Argument(
@@ -65,8 +57,8 @@ def finetune(
     arch: Annotated[
         str | None,
         typer.Option(
-            help="4c3f, 6c2f or 8c2f, from scratch or for weights; or package.module:factory for "
-            "weights.",
+            help="lip-patch or lip-patch-wide, isometries for short budgets; 4c3f, 6c2f or 8c2f; "
+            "from scratch or for weights; or package.module:factory for weights.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -90,6 +82,14 @@ def finetune(
     augment: options.Augment = "auto",
     reading: DataReading,
     training: TrainingOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for model.onnx, model.safetensors, recipe.json, the metrics and both "
+            "certificates; if not given, MODEL-tuned here.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
     certify: Annotated[
         bool,
         typer.Option(
@@ -143,9 +143,11 @@ def finetune(
 
     Examples:
 
-      lipcert finetune model.onnx --data mnist --eps 0.5 --output tuned
+      lipcert finetune model.onnx --data mnist --eps 0.5
 
-      lipcert finetune --arch 4c3f --data mnist --eps 1.58 --activation clipped --output tuned
+      lipcert finetune model.onnx --data cifar10 --eps 36/255 --preset quick --select "clean>=0.7"
+
+      lipcert finetune --arch lip-patch --data cifar10 --eps 36/255 --minutes 90 --output tuned
 
       torchrun --nproc-per-node 4 --no-python lipcert finetune model.onnx --data cifar10
       --eps 36/255 --output tuned
@@ -177,7 +179,11 @@ def finetune(
         recipe=training(eps=asked, validation=validation, augment=augment, limit=train_limit),
         options=Options(eps=(asked,), effort=effort, failure_probability=failure_probability),
         execution=Execution(
-            threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
+            threads=threads,
+            device=device,
+            output=output or _folder(model, arch),
+            resume=resume,
+            overwrite=overwrite,
         ),
         certify=certify,
         output_name=output_name,
@@ -205,3 +211,9 @@ def finetune(
             f"{failed} samples failed inside lipcert as the result was certified and have no "
             "verdict; all else is kept, and --resume tries them again"
         )
+
+
+def _folder(model: Path | None, arch: str | None) -> Path:
+    """Where the results go without ``--output``."""
+    name = model.stem if model is not None else (arch or "model").rpartition(":")[2]
+    return Path(f"{name}-tuned")

@@ -53,7 +53,9 @@ def open_onnx(path: Path) -> OnnxFile:
     except CannotCertify:
         raise
     except Exception as error:
-        raise CannotCertify(f"{path.name}: not a readable ONNX file: {one_line(error)}") from error
+        raise CannotCertify(
+            f"{path.name}: not a readable ONNX file: {one_line(error)}; export the model to ONNX"
+        ) from error
     ordered(model)
     check(model, path.name)
     return OnnxFile(model, files)

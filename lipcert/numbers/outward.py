@@ -148,8 +148,10 @@ class Outward:
             other = self._like(other, one)
             found: Tensor = one * other * self.grown(1)
             # Compared before they are broadcast, which is cheap where one is a number a sample.
-            lost = (found < self.tiny) & (one > 0) & (other > 0)
-            return found.masked_fill(lost, self.tiny)
+            least = torch.minimum(one, other) if isinstance(other, Tensor) else one
+            if isinstance(other, float) and not other > 0:
+                return found
+            return found.masked_fill((found < self.tiny) & (least > 0), self.tiny)
         assert not isinstance(other, Tensor)
         product = one * other * self.grown(1)
         return self.tiny if product < self.tiny and one > 0 and other > 0 else product

@@ -160,12 +160,12 @@ def has_the_verdict_of_its_fields(sample: Record, frame: Frame) -> str | None:
     """Misclassified where the answer is not right; certified where the largest eps is listed;
     else falsified where an attack came within it; else unknown or out of time."""
     verdict, attacked = sample["verdict"], sample.get("attack_radius")
-    below, _ = frame.rounded[frame.options.largest.text]
+    below, _ = frame.rounded[frame.largest]
     if verdict == "error":
         return None
     if not right(sample):
         fitting = {"misclassified"}
-    elif frame.options.largest.text in reached(sample, frame):
+    elif frame.largest in reached(sample, frame):
         fitting = {"estimated" if frame.estimate else "certified"}
     elif attacked is not None and attacked <= below:
         fitting = {"falsified"}

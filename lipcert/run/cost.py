@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
+from lipcert.certification import is_deep, tangents
 from lipcert.network import Network
 from lipcert.network.operators import Operator
 from lipcert.options import Options
 
-# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
-# a hundred times on deep ones; the same of --effort fast.
+# What a sample takes for each value of its network, at the least: twice as much on examples/digits;
+# the same of --effort fast.
 _SECONDS, _SECONDS_TO_GUESS = 2e-5, 4e-6
 # Sweeps there and back over a layer: 60 for the scale of its norm, some 160 for each of its probes.
 _SWEEPS = 540
 # Products a second in float64: on one thread 2 to 6e9 with layers of more than a million of them.
 _PRODUCTS = 5e9
+# The same of tangents through deep networks, most of them in float32.
+_PRODUCTS_OF_TANGENTS = 1.3e10
 # Seconds of processor time from which on it is said what something takes.
 _MUCH = 30.0
 
@@ -23,7 +26,23 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
     values = sum(math.prod(node.shape) for node in network.nodes)
     guesses = options.method == "auto" and options.effort == "fast"
+    if options.method == "auto" and not options.deterministic and is_deep(network):
+        products = sum(node.products for node in network.nodes)
+        return samples * tangents(network, options.effort) * products / _PRODUCTS_OF_TANGENTS
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+
+
+def cost_of(network: Network, options: Options | None) -> dict[str, int | float | str]:
+    """What ``lipcert inspect`` says of it, from the graph alone: the values and the products of one
+    sweep, the bounds that ``--method auto`` takes, and of the norms about the processor time."""
+    found: dict[str, int | float | str] = {
+        "values": sum(math.prod(node.shape) for node in network.nodes),
+        "products": sum(node.products for node in network.nodes),
+        "bounds": "tube" if is_deep(network) else "dual",
+    }
+    if options is not None and not network.joints:
+        found["norm_seconds"] = norm_seconds(network, options)
+    return found
 
 
 def norm_seconds(network: Network, options: Options) -> float:
@@ -31,11 +50,7 @@ def norm_seconds(network: Network, options: Options) -> float:
     every layer, where they are bounded by coins."""
     if options.deterministic or options.estimate:
         return 0.0
-    products = sum(
-        math.prod(node.kind.out_shape) * node.kind.terms
-        for node in network.nodes
-        if isinstance(node.kind, Operator)
-    )
+    products = sum(node.products for node in network.nodes if isinstance(node.kind, Operator))
     return 2 * _SWEEPS * products / _PRODUCTS
 
 

@@ -85,8 +85,12 @@ class Batches:
             )
 
     def __len__(self) -> int:
-        whole = len(self.images) // self.size
-        return whole if self.most is None else min(whole, self.most)
+        return self.whole if self.most is None else min(self.whole, self.most)
+
+    @property
+    def whole(self) -> int:
+        """Batches that all images make."""
+        return len(self.images) // self.size
 
     def epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``number``, from batch ``start`` on."""

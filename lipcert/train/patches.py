@@ -4,9 +4,9 @@ Every matrix ``W`` has orthonormal columns, MaxMin and the moves of channels kee
 the last layer has rows of length 1. So ``f_y − f_j − eps ‖w_y − w_j‖`` is a margin over the whole
 ball, without any bound of a norm, and the exported file is certified by the product of its norms.
 
-Steps stay orthogonal: the gradient is taken in a skew matrix ``S`` at 0, of which ``W`` is
-``(1 + S) W`` to first order; the optimiser moves ``S``, and ``W`` becomes ``(1 − S/2)⁻¹ (1 + S/2) W``,
-Cayley's map, which is orthogonal for every skew ``S``; then ``S`` is 0 again.
+Steps stay orthogonal: the gradient is that of ``(1 + S) W`` in a skew matrix ``S`` at 0; the
+optimiser moves ``S``, and ``W`` becomes ``(1 − S/2)⁻¹ (1 + S/2) W``, Cayley's map, which is
+orthogonal for every skew ``S`` and the same to first order; then ``S`` is 0 again.
 
 Values are held as ``(channels, rows, columns, samples)``: a layer is one product of matrices, and
 a move of channels copies whole runs of memory.
@@ -29,7 +29,7 @@ from lipcert.train.trainable import PreprocessingFront, Trainable
 
 # What an average pixel is taken for, where biases start.
 _CENTRE = 0.47
-# Steps of Newton and Schulz: a product of two or an average of some orthogonal matrices is near one.
+# Steps of Newton and Schulz, from a product of two orthogonal matrices, and an average of many.
 _POLISH, _MOST_POLISH = 1, 12
 # Axis and step of the moves of the four eighths, as ``architectures`` writes them.
 _MOVES = ((2, 1), (2, -1), (1, 1), (1, -1))
@@ -79,7 +79,7 @@ class PatchTrainable(Trainable):
             weight = matrix.flatten(1)
             if torch.is_grad_enabled():
                 weight = weight + _skew(skew) @ weight
-            x = _Layer.apply(x, weight.to(dtype), bias.to(dtype), number > 0)
+            x = _Layer.apply(x, weight.to(dtype), bias.to(dtype), number > 0)  # type: ignore[no-untyped-call]
         rows = F.normalize(self.directions, dim=1) if torch.is_grad_enabled() else self.rows
         logits = (rows.to(dtype) @ x.flatten(0, 2)).float().T + self.bias
         apart = distances(rows)[labels]

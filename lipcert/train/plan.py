@@ -38,11 +38,16 @@ class Plan:
             recipe, epochs=self.epochs, warmup=recipe.warmup * share, ramp=recipe.ramp * share
         )
 
-    def adjusted(self, done: int, spent: float, seconds: float) -> Plan:
+    def adjusted(self, done: int, spent: float, seconds: float, most: int) -> Plan:
         """With as many epochs as fit into ``seconds`` at the pace of the ``done`` ones that took
-        ``spent``; the epoch under way is always the last one at least."""
+        ``spent``, up to ``most``; the epoch under way is always the last one at least."""
         fit = int(done * seconds / spent) if spent > 0 else self.epochs
-        return replace(self, epochs=max(done, fit))
+        return replace(self, epochs=max(done, min(fit, most)))
+
+    def most(self, recipe: Recipe, steps: int) -> int:
+        """The epochs in which every image is seen as often as the recipe says, where all of them
+        make ``steps`` batches."""
+        return -(-recipe.epochs * steps // self.steps)
 
 
 def plan(seconds: float, step: float, image: float, steps: int, validation: int) -> Plan:

@@ -34,9 +34,9 @@ class Recipe:
     ``limit``: use only so many training images. ``temperature``: whether the loss learns one for
     the logits. ``select``: which epoch's weights are exported. ``patience``: end where so many
     epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
-    clock, which sets ``epochs``, ``warmup`` and ``ramp`` (see ``lipcert.train.plan``); None: as
-    long as the epochs take. ``precision``: of the layers of a patch network in a step; everything
-    else, and every validation, is in float32.
+    clock (see ``lipcert.train.plan``), ``epochs`` at most and ``warmup`` and ``ramp`` in
+    proportion; None: as long as the epochs take. ``precision``: of the layers of a patch network
+    in a step; everything else, and every validation, is in float32.
     """
 
     eps: Epsilon

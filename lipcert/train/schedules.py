@@ -17,7 +17,8 @@ class Schedule:
     """``warmup`` epochs with eps 0 and κ 1, then both move over ``ramp`` epochs to their ends.
 
     The learning rate is constant up to ``E/2 + E/32`` epochs and falls exponentially to its end
-    (``exponential``: at E = 800 the published E/2 + 25), or rises quickly and follows half a cosine (``cosine``).
+    (``exponential``: at E = 800 the published E/2 + 25), or rises quickly and follows half a
+    cosine (``cosine``).
     """
 
     epochs: float

@@ -27,7 +27,7 @@ def test_the_pace_so_far_says_how_many_epochs_fit_and_never_fewer_than_are_done(
     epochs, done, spent, seconds
 ):
     done = min(done, epochs)
-    found = Plan(epochs, 10, 100).adjusted(done, spent, seconds)
+    found = Plan(epochs, 10, 100).adjusted(done, spent, seconds, 10**9)
     assert done <= found.epochs
     assert found.epochs == done or spent / done * found.epochs <= seconds * (1 + 1e-9)
     # A machine that becomes faster gets more.
@@ -38,3 +38,10 @@ def test_warm_up_and_ramp_keep_their_shares():
     asked = recipe(epochs=20, warmup=2.0, ramp=10.0)
     found = Plan(50, 10, 100).of(asked)
     assert (found.epochs, found.warmup, found.ramp) == (50, 5.0, 25.0)
+
+
+def test_small_sets_of_images_are_not_seen_without_end():
+    asked, chosen = recipe(epochs=3), Plan(100, 10, 100)
+    # An epoch of the plan is a fifth of all images.
+    assert chosen.most(asked, 50) == 15
+    assert chosen.adjusted(2, 1.0, 1e6, 15).epochs == 15

@@ -17,6 +17,7 @@ dimension, and many vectors of each sample in a second one: ``(B, *shape)`` and 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ class Joint(ABC):
     def precision(self) -> float:
         """In units of roundoff: how far the numbers of ``derivative``, the values of ``bend``, and
         the entries of ``L`` that they make may be from the real ones, relatively; twice over."""
+
+    @property
+    def products(self) -> int:
+        """How many numbers one value of it multiplies, about."""
+        return max(math.prod(shape) for shape in (*self.in_shapes, self.out_shape))
 
     @property
     def additions(self) -> int:

@@ -7,6 +7,7 @@ so the remainder is at most ``|ΔA| |ΔB|``, entry by entry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,10 @@ class MatrixProduct(Joint):
     @property
     def precision(self) -> float:
         return 4.0 * self.inner + 32.0
+
+    @property
+    def products(self) -> int:
+        return math.prod(self.out_shape) * self.inner
 
     @property
     def additions(self) -> int:
