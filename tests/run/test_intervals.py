@@ -124,10 +124,11 @@ def test_no_run_of_the_file_leaves_an_interval(folder, outputs, how) -> None:
     np.testing.assert_allclose(values, run(path, x), atol=1e-5)
 
 
-def test_rounding_of_the_file_is_inside_where_nothing_else_is(folder) -> None:
+@pytest.mark.parametrize("name", ["mlp2", "linear2"])
+def test_rounding_of_the_file_is_inside_where_nothing_else_is(folder, name) -> None:
     with np.load(folder / "data.npz") as data:
         x = data["x"]
-    path, how = folder / "mlp2.onnx", {"effort": "fast", "seed": 0}
+    path, how = folder / f"{name}.onnx", {"effort": "fast", "seed": 0}
     found = lipcert.intervals(lipcert.load(path), x, ["0", "1e-9"], **how)
     real = lipcert.intervals(lipcert.load(path), x, "0", deployed="real", **how)
     given, outside = run(path, x), 0
