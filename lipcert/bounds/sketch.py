@@ -61,9 +61,9 @@ from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around
 from lipcert.rounding import FLOAT64, column, gamma
 
-# How many neurons of one layer of a sample may be found to be wider than claimed; how many bytes the
-# columns of all of them may take at one node; and how large an exact column may be, in the largest
-# that a tangent may be.
+# How many neurons of one layer of a sample may be found to be wider than claimed; how many bytes
+# the columns of all of them may take at one node; and how large an exact column may be, in the
+# largest that a tangent may be.
 _MOST_COLUMNS, _COLUMN_BYTES, _SMALL_COLUMN = 4096, 2**29, 2.0**-14
 
 
