@@ -167,6 +167,7 @@ class Training:
         most = chosen.most(self.objective.recipe, self.batches.whole)
         progress.plan = astuple(chosen.adjusted(done, spent, 60 * minutes, most))
         self._follow_plan()
+        self.watch.start(self._total, progress.step)
 
     def _stop(self) -> None:
         self._save()

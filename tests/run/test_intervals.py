@@ -124,6 +124,26 @@ def test_no_run_of_the_file_leaves_an_interval(folder, outputs, how) -> None:
     np.testing.assert_allclose(values, run(path, x), atol=1e-5)
 
 
+def test_rounding_of_the_file_is_inside_where_nothing_else_is(folder) -> None:
+    with np.load(folder / "data.npz") as data:
+        x = data["x"]
+    path, how = folder / "mlp2.onnx", {"effort": "fast", "seed": 0}
+    found = lipcert.intervals(lipcert.load(path), x, ["0", "1e-9"], **how)
+    real = lipcert.intervals(lipcert.load(path), x, "0", deployed="real", **how)
+    given, outside = run(path, x), 0
+    for sample, exact, values in zip(found.samples, real.samples, given, strict=True):
+        assert sample.verdict is None
+        for eps in ("0", "1e-9"):
+            low, high = np.array(sample.intervals[eps]).T
+            assert ((low <= values) & (values <= high)).all()
+            assert (high - low < 1e-3).all()
+        low, high = np.array(exact.intervals["0"]).T
+        assert (high - low < 1e-12).all()
+        outside += int(((values < low) | (values > high)).sum())
+    # What real numbers give is another claim.
+    assert outside >= 5
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_intervals_and_radii_of_linear_models_are_the_exact_ones(folder, outputs) -> None:
     path = folder / f"linear{outputs}.onnx"
