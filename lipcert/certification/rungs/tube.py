@@ -29,6 +29,7 @@ from lipcert.certification.rungs.base import SMALLEST_BALL
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
+from lipcert.chunks import memory_of
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Account
@@ -39,6 +40,8 @@ from lipcert.options import Effort, Options
 _DEEP = 2.0**20
 # What all tangents of the samples that are followed at once may take, in bytes.
 _MEMORY = 3.0 * 2**30
+# On a device with memory of its own they may take this part of it.
+_FILLED = 0.5
 # Fewer projections than this assure next to nothing.
 _FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
@@ -164,6 +167,10 @@ class TubeRadius:
                 "--norms deterministic"
             ) from error
         prover = MarginProver.of(analysis, Layers.of(network), duals)
+        device = network.anchor.device
+        if device.type != "cpu":
+            # As much of what a device has as lets a batch be followed as a whole.
+            room = max(room, int(room * (memory_of(device) * _FILLED / _MEMORY)))
         at_once = max(1, room // assurance.count)
         return cls(prover, Tube(network, guide), account, assurance, at_once)
 
