@@ -20,6 +20,10 @@ NormMethod = Literal["randomised", "deterministic", "estimate"]
 Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
 Dtype = Literal["float64", "float32"]
 
+_SUCH = "give a number ≥ 0 or a fraction such as 36/255"
+# Of a radius: its square is a number too.
+_LARGEST = 2**500
+
 
 @dataclass(frozen=True)
 class Epsilon:
@@ -31,7 +35,7 @@ class Epsilon:
     @classmethod
     def parse(cls, text: str) -> Epsilon:
         """``0.14``, ``36/255``, ``1e-3``, ``0``."""
-        bad = UsageError(f"--eps {text!r}: give a number ≥ 0 or a fraction such as 36/255")
+        bad = UsageError(f"--eps {text!r}: {_SUCH}")
         number = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?"
         if not re.fullmatch(rf"\s*{number}(?:\s*/\s*{number})?\s*", text):
             raise bad
@@ -39,7 +43,10 @@ class Epsilon:
         denominator = Fraction(below or 1)
         if denominator == 0:
             raise bad
-        return cls(text.replace(" ", ""), Fraction(above) / denominator)
+        value = Fraction(above) / denominator
+        if value > _LARGEST:
+            raise UsageError(f"--eps {text!r}: is beyond all numbers of a computer; {_SUCH}")
+        return cls(text.replace(" ", ""), value)
 
     @property
     def rounded_up(self) -> float:

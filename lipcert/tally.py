@@ -64,7 +64,8 @@ class Tally:
         self.n += 1
         verdict = record["verdict"]
         self._verdicts[verdict] += 1
-        self._claims.update(record.get(self._word, ()))
+        for text in record.get(self._word, ()):
+            self._claims[text] += 1
         self.spent += record["failure_probability"]
         rungs = record.get("rungs") or {}
         self._pass(rungs, record.get("decided_by"))

@@ -114,4 +114,4 @@ def _apart(kinds: list[_Kind], joined: list[Tensor], like: Sequence[Tensor]) -> 
 
 
 def _flat(numbers: Tensor) -> Tensor:
-    return numbers.reshape(len(numbers), -1)
+    return numbers.flatten(1) if numbers.dim() > 1 else numbers[:, None]

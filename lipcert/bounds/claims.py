@@ -42,6 +42,9 @@ _ROOM_OF_JOINTS = 1.2
 _MOST = 2.0
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
+# What float32 does not see of a scale, and of the root of its mean square, where a proof in float64
+# does: the share of a score that a mask makes small, the slope of a gate that is shut.
+_UNSEEN, _UNSEEN_MEAN = 2.0**-100, 2.0**-56
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 
@@ -182,8 +185,8 @@ class Claiming(Forward[_Flow]):
         anchor, off = self.centre.values[sink], self.centre.errors[sink]
         eps = column(self.eps, anchor)
         mean, middle = self.tangents.scales(before.tangents, self.ranks)
-        drawn = eps * mean * self.assurance.factor * self.room[0]
-        spread = middle / self.assurance.divisor * self.room[1]
+        drawn = eps * (mean + _UNSEEN_MEAN) * self.assurance.factor * self.room[0]
+        spread = (middle + _UNSEEN) / self.assurance.divisor * self.room[1]
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         drawn = drawn + 2 * LARGEST_NORMAL * self.assurance.factor * before.slipped
         spread = spread + 2 * LARGEST / self.assurance.divisor * before.rounded

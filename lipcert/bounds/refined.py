@@ -18,7 +18,7 @@ from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.receptive import ReceptiveFields
 from lipcert.bounds.state import State, select, to_dtype
 from lipcert.bounds.terms import against
-from lipcert.chunks import at_once
+from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.numbers import Box
@@ -109,8 +109,9 @@ def refined_box(
     chunk = at_once(_CHUNK, here.device, each=subnetwork.size)
 
     def refine(wanted: Tensor) -> None:
-        for place in torch.split(wanted.nonzero(), chunk):
-            side, row, neuron = place.unbind(1)
+        places = wanted.nonzero()
+        for some in slices(len(places), chunk):
+            side, row, neuron = places[some].unbind(1)
             sign = 1.0 - 2.0 * side
             seen = subnetwork.state(state, row, neuron)
             objectives = subnetwork.objectives(row, neuron, anchor)

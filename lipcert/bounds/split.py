@@ -65,6 +65,9 @@ class Leaves:
         return len(self.objective)
 
     def select(self, keep: Tensor | slice) -> Leaves:
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+            # Else every part of them would wait for the count.
+            keep = keep.nonzero().flatten()
         objective, neuron, place, above = (
             part[keep] for part in (self.objective, self.neuron, self.place, self.above)
         )
@@ -209,7 +212,7 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
         return torch.where(inside, layer.anchor, math.nan)
     place = torch.full_like(layer.anchor, math.nan)
     for start, *_ in kind.pieces():
-        kink = torch.as_tensor(start).to(place).expand_as(place)
+        kink = start.to(place) if isinstance(start, Tensor) else place.new_full((), start)
         place = torch.where((layer.lower < kink) & (kink < layer.upper), kink, place)
     return place
 

@@ -56,7 +56,7 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     def slack(eps: Tensor, asked: Tensor) -> Tensor:
         rows = (asked & (eps <= top)).nonzero().flatten()
         part, own, anchored = samples, region, margins
-        if not bool((asked & (eps == top)).all()):
+        if len(rows) < len(eps) or not bool((eps == top).all()):
             part = samples.select(rows)
             own = duals.nearer(part, eps[rows], region.select(rows), coarse[rows])
             anchored = prover.anchored_margins(part, own.state)

@@ -13,7 +13,7 @@ import typer
 
 from lipcert.cli.shared import DataDir, Debug
 from lipcert.config import file_in
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.version import VERSION
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
@@ -31,6 +31,8 @@ def doctor(
 
       lipcert doctor
     """
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir or LIPCERT_DATA_DIR {data_dir}: there is no such folder")
     found, problems = dict(_versions()), list(_problems())
     if not problems:
         found |= dict(_devices()) | dict(_data(data_dir))

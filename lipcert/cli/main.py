@@ -125,6 +125,7 @@ def _run(arguments: list[str]) -> Any:
     # A question about lipcert is answered whatever the settings are.
     if not arguments or {"--version", "--help", "-h"} & set(arguments):
         return group(arguments, prog_name="lipcert", standalone_mode=False)
+    settings.check_paths(arguments)
     found = configured(settings.keys(group), Path(), os.environ)
     if "--show-config" in arguments:
         typer.echo(settings.show(group, arguments, found), nl=False)

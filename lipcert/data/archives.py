@@ -237,7 +237,9 @@ def picture_size(text: Sequence[int] | None) -> Size | None:
     if text is None:
         return None
     if len(text) not in (1, 2) or not all(1 <= side <= 4096 for side in text):
-        raise UsageError(f"--resize {','.join(map(str, text))}: give a height and a width")
+        raise UsageError(
+            f"--resize {','.join(map(str, text))}: give a height and a width up to 4096"
+        )
     return text[0], text[-1]
 
 

@@ -111,6 +111,12 @@ def load_dataset(
         return _file(path, declared)
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, declared)
+    if path.is_file() and path.suffix.lower() == ".onnx":
+        raise UsageError(
+            f"--data {spec}: is a model, which comes first; name the data after --data"
+        )
+    if path.is_file() and path.suffix.lower() == ".py":
+        raise UsageError(f"{spec}: is code; name what makes the data in it, {path.stem}:factory")
     if path.is_file():
         raise UsageError(
             f"{spec}: data is read from {', '.join(FILES)} files and folders of images"
@@ -120,9 +126,10 @@ def load_dataset(
             f"{spec}: there is no such file or folder; give a file of {', '.join(FILES)}, a folder "
             "of images, or a dataset's name"
         )
-    nearest = difflib.get_close_matches(spec.lower(), KNOWN, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(spec.lower(), KNOWN, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ", nor a file or folder of that name."
     raise UsageError(
-        f"unknown dataset {spec!r}; did you mean {nearest}? Known are {', '.join(KNOWN)}, "
+        f"unknown dataset {spec!r}{meant} Known are {', '.join(KNOWN)}, "
         f"the path of a folder of images or of a file ({', '.join(FILES)}), and "
         "package.module:factory"
     )
@@ -133,7 +140,7 @@ def _published(spec: str, declared: _Declared, data_dir: Path | None, offline: b
         raise UsageError(f"{spec} is a published set: --data-layout and --data-range do not apply")
     declared.refuse(spec, *(("--resize",) if spec in PICTURED else ()))
     if data_dir is not None and not data_dir.is_dir():
-        raise UsageError(f"--data-dir {data_dir}: there is no such folder")
+        raise UsageError(f"--data-dir or LIPCERT_DATA_DIR {data_dir}: there is no such folder")
     if spec == "digits":
         return _digits(declared.split)
     if spec in PICTURED:

@@ -18,6 +18,7 @@ Record = dict[str, Any]
 
 # A certificate has at most 5 levels.
 _DEEPEST = 16
+_NAME = "name the --output of lipcert certify, or its certificate.json"
 # Seeds and coins may have 128 bits; all other whole numbers have bounds of their own.
 _INTEGERS = 2**128
 # What may be more than a double or 128 bits hold, and text in which a quotation mark ends nothing.
@@ -36,8 +37,12 @@ def parse(content: bytes, where: str) -> Record:
     except RecursionError:
         raise _damaged(where, "it is nested too deeply") from None
     except UnicodeError as error:
-        raise _damaged(where, f"it is no UTF-8: {error}") from error
+        raise CannotCertify(
+            f"{where}: is no record of lipcert, but other bytes; {_NAME}"
+        ) from error
     except ValueError as error:
+        if where.endswith(".jsonl"):
+            raise CannotCertify(f"{where}: is a file of samples; {_NAME}") from error
         raise _damaged(where, f"it is no JSON that lipcert writes: {error}") from error
     if not isinstance(found, dict):
         raise _damaged(where, "it is no JSON object")

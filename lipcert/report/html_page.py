@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,19 +148,13 @@ def _by_eps(results: Results) -> str:
 def _by_class(results: Results) -> str:
     head = ["class", "samples", "clean", *(f"eps {text}" for text, _ in results.eps), "radius"]
     rows = []
-    for label in sorted({sample["label"] for sample in results.samples}):
-        members = [sample for sample in results.samples if sample["label"] == label]
-        held = (
-            percent(sum(results.holds_at(s, text) for s in members), len(members))
-            for text, _ in results.eps
-        )
-        median = results.median_of(members)
+    for label, own in results.classes.items():
         rows.append([
             results.class_name(label),
-            str(len(members)),
-            percent(sum(map(correct, members)), len(members)),
-            *held,
-            "none correct" if median is None else rounded_down(median),
+            str(own.n),
+            percent(own.correct, own.n),
+            *(percent(own.held[text], own.n) for text, _ in results.eps),
+            rounded_down(median(own.radii)) if own.radii else "none correct",
         ])  # fmt: skip
     caption = f"Clean accuracy, {results.claim} and median {results.radius_name} of each class"
     return elements.table(caption, head, rows)
@@ -220,7 +215,8 @@ def _worst_and_best(results: Results) -> str:
 
 
 def _counterexamples(results: Results) -> str:
-    by_index = {sample["index"]: sample for sample in results.samples}
+    wanted = set(results.counterexamples)
+    by_index = {s["index"]: s for s in results.samples if s["index"] in wanted}
     entries = []
     for index, image in list(results.counterexamples.items())[:EACH]:
         sample = by_index.get(index)

@@ -9,7 +9,7 @@ from lipcert.errors import UsageError
 from lipcert.gate import Outcome
 from lipcert.report.numbers import percent, rounded_down, share
 from lipcert.report.provenance import provenance
-from lipcert.report.results import Results, correct
+from lipcert.report.results import Results
 
 # GitHub refuses a step's summary above 1 MiB, everything that was written before included.
 SUMMARY_LIMIT = 1 << 20
@@ -80,14 +80,9 @@ def _results(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _classes(results: Results) -> Iterator[tuple[str, ...]]:
-    for label in sorted({sample["label"] for sample in results.samples}):
-        members = [sample for sample in results.samples if sample["label"] == label]
-        shares = (
-            percent(sum(results.holds_at(sample, eps) for sample in members), len(members))
-            for eps, _ in results.eps
-        )
-        clean = percent(sum(correct(sample) for sample in members), len(members))
-        yield results.class_name(label), str(len(members)), clean, *shares
+    for label, own in results.classes.items():
+        shares = (percent(own.held[eps], own.n) for eps, _ in results.eps)
+        yield results.class_name(label), str(own.n), percent(own.correct, own.n), *shares
 
 
 def _cascade(results: Results) -> Iterator[tuple[str, ...]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
@@ -18,6 +20,20 @@ from lipcert.report.training import TrainingRecord
 from lipcert.tally import right
 
 Record = dict[str, Any]
+
+
+@dataclass
+class OfClass:
+    """Its samples; by eps as written, those certified there, or estimated to be robust; the radii
+    of the correct ones."""
+
+    n: int = 0
+    held: Counter[str] = field(default_factory=Counter)
+    radii: array[float] = field(default_factory=lambda: array("d"))
+
+    @property
+    def correct(self) -> int:
+        return len(self.radii)
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,20 @@ class Results:
     def holds_at(self, sample: Record, eps: str) -> bool:
         return eps in sample.get("estimated" if self.estimate else "certified", ())
 
-    def median_of(self, samples: Sequence[Record]) -> float | None:
+    @cached_property
+    def classes(self) -> dict[int, OfClass]:
+        """What became of the samples of each class, by label in order."""
+        found: dict[int, OfClass] = {}
+        for sample in self.samples:
+            own = found.setdefault(sample["label"], OfClass())
+            own.n += 1
+            for text, _ in self.eps:
+                own.held[text] += self.holds_at(sample, text)
+            if correct(sample):
+                own.radii.append(self.radius(sample))
+        return {label: found[label] for label in sorted(found)}
+
+    def median_of(self, samples: Iterable[Record]) -> float | None:
         """The median radius of the correctly classified ones."""
         radii = [self.radius(sample) for sample in samples if correct(sample)]
         return median(radii) if radii else None

@@ -16,9 +16,9 @@ from lipcert.certification.rungs.dual import DualAt, DualRadius
 from lipcert.certification.rungs.local import Largest, Radius
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
-from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep
+from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep, tangents
 
-__all__ = ["Rung", "is_deep", "ladder", "open_at"]
+__all__ = ["Rung", "is_deep", "ladder", "open_at", "tangents"]
 
 # The part of the run's failure probability that the published bounds leave to the others.
 _LATER = 0.5

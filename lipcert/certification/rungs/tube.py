@@ -24,7 +24,7 @@ from lipcert.bounds.state import select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings, Step
 from lipcert.certification.margins import MarginProver, Region
-from lipcert.certification.pace import TubePace
+from lipcert.certification.pace import PACES, TubePace
 from lipcert.certification.rungs.base import SMALLEST_BALL
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
@@ -32,7 +32,7 @@ from lipcert.certification.warm_start import WarmStart
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.norms import Account
-from lipcert.options import Options
+from lipcert.options import Effort, Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
 # pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
@@ -80,6 +80,14 @@ def _room(network: Network) -> int:
         most = max(most, held + sizes[i] / 2)
         held -= sum(sizes[j] for j in set(node.inputs) if last[j] == i)
     return int(_MEMORY / (most * 2 * 8))
+
+
+def tangents(network: Network, effort: Effort) -> int:
+    """How many tangents go through a deep network for one sample, at the least: two for each
+    projection of the search, of a claim and, twice as long in float64, of its proof."""
+    pace = PACES[effort].tube
+    proven = min(pace.projections, _room(network))
+    return 2 * (pace.searches * pace.guesses + pace.claims + 2 * proven)
 
 
 @dataclass(frozen=True)
