@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lipcert.network import Network
+import torch
+
+from lipcert.certification.pace import PACES
+from lipcert.certification.rungs.plan import TubePlan, is_deep
+from lipcert.certification.rungs.tube import not_within
+from lipcert.network import Network, keep, lower, simplify
 from lipcert.network.operators import Operator
 from lipcert.options import Options
 
@@ -52,10 +57,26 @@ def samples_told(network: Network, options: Options, samples: int, workers: int)
     if workers > 1:
         text += f", in {workers} processes"
     seconds = least_seconds(network, options, samples)
+    tube = tube_told(network, options)
+    if tube is not None:
+        return f"{text}: {tube}"
     if options.method != "auto" or seconds < _MUCH:
         return text
     fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
     return f"{text}: at least {_spent(seconds)}; less with {fewer}"
+
+
+def tube_told(network: Network, options: Options) -> str | None:
+    """What a tube takes for each sample of a deep network, or that none is taken; None for other
+    networks, or methods."""
+    if options.method != "auto" or options.deterministic or not is_deep(network):
+        return None
+    pace = PACES[options.effort].tube
+    kept = simplify(lower(simplify(keep(network.to(device="cpu", dtype=torch.float64)))))
+    plan = TubePlan.of(kept, pace)
+    if plan is None:
+        return not_within(kept, options, pace)
+    return None if plan.seconds < _MUCH else f"the network is deep, {plan.told} of processor time"
 
 
 def _spent(seconds: float) -> str:

@@ -10,7 +10,7 @@ from torch import Generator
 
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
-from lipcert.certification.rungs.tube import is_deep
+from lipcert.certification.rungs.plan import is_deep
 from lipcert.errors import UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Silu, relu
@@ -88,17 +88,6 @@ def test_a_probability_that_no_projection_assures_is_refused() -> None:
     )
     with pytest.raises(UsageError, match="--failure-probability"):
         Certifier(network, options, samples=1)
-
-
-def test_a_layer_that_leaves_no_room_for_tangents_takes_no_tube() -> None:
-    """Of a large image as many tangents as assure something would take all memory."""
-    builder = NetworkBuilder((1, 3, 224, 224))
-    node = 0
-    for channels in (64, 64, 64):
-        weight = torch.zeros(channels, builder.shape(node)[1], 1, 1, dtype=torch.float64)
-        node = builder.operator(Convolution.of(weight, None, builder.shape(node)), node)
-        node = builder.activation(relu(), node)
-    assert not is_deep(builder.build(node))
 
 
 def test_shallow_networks_are_not_deep() -> None:

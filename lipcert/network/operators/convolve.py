@@ -69,12 +69,17 @@ def convolve(v: Tensor, weight: Tensor, way: Way) -> Tensor:
         return convolution(part, weight, None, stride, pads, dilation, groups)
 
     taps = weight[0].numel()
-    if v.device.type != "cpu" or v.dtype != torch.float64 or taps == weight.shape[1]:
+    if v.device.type != "cpu" or taps == weight.shape[1] or not len(v):
         return of(v)
-    each = taps * math.prod(_places(v.shape[2:], weight.shape[2:], way))
-    if len(v) * each <= _MANY:
+    if v.dtype == torch.float64:
+        each = taps * math.prod(_places(v.shape[2:], weight.shape[2:], way))
+        many, near = _MANY, _NEAR
+    else:
+        # What is read and written, of many vectors, passes the caches as it comes.
+        each, many, near = v[0].numel(), _FAR, _NEAR
+    if len(v) * each <= many:
         return of(v)
-    return torch.cat([of(part) for part in torch.split(v, max(1, _NEAR // each))])
+    return torch.cat([of(part) for part in torch.split(v, max(1, near // each))])
 
 
 def transposed(v: Tensor, weight: Tensor, way: Way, space: Sequence[int]) -> Tensor:
