@@ -13,15 +13,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lipcert.version import VERSION
+
 if TYPE_CHECKING:
-    from lipcert.api import certify, load
+    from lipcert.api import certify, intervals, load
     from lipcert.result import Result
     from lipcert.run import Model
 
-__version__ = "0.1.0"
-__all__ = ["Model", "Result", "__version__", "certify", "load"]
+__version__ = VERSION
+__all__ = ["Model", "Result", "__version__", "certify", "intervals", "load"]
 
-_HOMES = {"certify": "api", "load": "api", "Model": "run", "Result": "result"}
+_HOMES = {"certify": "api", "intervals": "api", "load": "api", "Model": "run", "Result": "result"}
 
 
 def __getattr__(name: str) -> Any:

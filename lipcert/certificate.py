@@ -55,6 +55,9 @@ class Sample:
     settled the verdict, none where it is unknown. ``eliminated``: how many neurons cannot vary in
     the ball of the largest eps, by the local bound's boxes, for every layer of the certificate but
     those that lead to the logits.
+    ``top``: of a run with ``--top-k``, the best classes at the sample, best first, in a tie the
+    label last; the answer is right where the label is among them, and ``margin`` is then the
+    label's logit minus the K-th largest of the others.
     An ``error`` failed inside lipcert, with ``message``: it is neither certified nor misclassified,
     and prediction and margin are those of the network alone, −1 and NaN where it gives no numbers.
     """
@@ -79,10 +82,11 @@ class Sample:
     decided_by: str | None = None
     eliminated: tuple[int, ...] = ()
     message: str | None = None
+    top: tuple[int, ...] = ()
 
     @property
     def correct(self) -> bool:
-        return self.prediction == self.label
+        return self.label in (self.top or (self.prediction,))
 
     def to_json(self) -> dict[str, Any]:
         """As in ``samples.jsonl``: fields that do not apply are left out, infinities are null."""
@@ -97,6 +101,7 @@ class Sample:
             "decided_by",
             "eliminated",
             "message",
+            "top",
         )
         for name in optional:
             # A radius of 0 says something; nothing, and what is infinite or no number, do not.
@@ -107,7 +112,7 @@ class Sample:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Sample:
-        names = ("certified", "estimated", "eliminated")
+        names = ("certified", "estimated", "eliminated", "top")
         lists = {name: tuple(record.get(name, ())) for name in names}
         numbers = {"margin": record["margin"] if record["margin"] is not None else float("nan")}
         fields = {name: value for name, value in record.items() if name != "assurance"}

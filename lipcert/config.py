@@ -26,6 +26,9 @@ Kind = Literal["flag", "list", "value"]
 Keys = Mapping[str, Kind]
 Value = str | bool | list[str]
 
+# What only whoever types the command may allow: code that settings name.
+_ALLOW, _ALLOWED = "allow_code", "{}: is no setting; give --allow-code on the command line"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -56,6 +59,13 @@ def _from_file(keys: Keys, folder: Path) -> Iterator[tuple[str, Setting]]:
     for source, table in _tables(folder):
         for written, value in table.items():
             key = written.replace("-", "_")
+            if key == _ALLOW:
+                raise UsageError(_ALLOWED.format(f"{source}: {written}"))
+            if key not in keys and isinstance(value, dict):
+                raise UsageError(
+                    f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
+                    'every command, such as eps = "0.1"'
+                )
             if key not in keys:
                 nearest = _nearest(key, keys).replace("_", "-")
                 raise UsageError(f"{source}: unknown key {written!r}; did you mean {nearest}?")
@@ -95,6 +105,8 @@ def _from_environment(keys: Keys, environment: Mapping[str, str]) -> Iterator[tu
         if not name.startswith(PREFIX) or name.startswith(_OWN):
             continue
         key = name.removeprefix(PREFIX).lower()
+        if key == _ALLOW:
+            raise UsageError(_ALLOWED.format(f"environment: {name}"))
         if key not in keys:
             nearest = PREFIX + _nearest(key, keys).upper()
             raise UsageError(f"environment: unknown variable {name}; did you mean {nearest}?")

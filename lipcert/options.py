@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypedDict, get_args
@@ -19,6 +20,10 @@ NormMethod = Literal["randomised", "deterministic", "estimate"]
 Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
 Dtype = Literal["float64", "float32"]
 
+_SUCH = "give a number ≥ 0 or a fraction such as 36/255"
+# Of a radius: its square is a number too.
+_LARGEST = 2**500
+
 
 @dataclass(frozen=True)
 class Epsilon:
@@ -30,7 +35,7 @@ class Epsilon:
     @classmethod
     def parse(cls, text: str) -> Epsilon:
         """``0.14``, ``36/255``, ``1e-3``, ``0``."""
-        bad = UsageError(f"--eps {text!r}: give a number ≥ 0 or a fraction such as 36/255")
+        bad = UsageError(f"--eps {text!r}: {_SUCH}")
         number = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?"
         if not re.fullmatch(rf"\s*{number}(?:\s*/\s*{number})?\s*", text):
             raise bad
@@ -38,7 +43,10 @@ class Epsilon:
         denominator = Fraction(below or 1)
         if denominator == 0:
             raise bad
-        return cls(text.replace(" ", ""), Fraction(above) / denominator)
+        value = Fraction(above) / denominator
+        if value > _LARGEST:
+            raise UsageError(f"--eps {text!r}: is beyond all numbers of a computer; {_SUCH}")
+        return cls(text.replace(" ", ""), value)
 
     @property
     def rounded_up(self) -> float:
@@ -65,6 +73,9 @@ class Certifying(TypedDict, total=False):
     pixel_domain: bool
     time_per_sample: float | None
     dtype: Dtype
+    top_k: int
+    only_classes: tuple[int, ...] | None
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,10 @@ class Options:
     ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
     together; None for no limit. ``dtype``: the type that bounds are found in, with what rounding in
     it can change charged against them; norms, and the duals that prove, are always in float64.
+
+    What is claimed of the outputs: ``top_k``, that the label is among so many best; of
+    ``only_classes``, where they are given, the numbers of the outputs that compete; ``margin``,
+    that its softmax probability is more than so much above every other one.
     """
 
     eps: tuple[Epsilon, ...]
@@ -95,6 +110,9 @@ class Options:
     pixel_domain: bool = False
     time_per_sample: float | None = None
     dtype: Dtype = "float64"
+    top_k: int = 1
+    only_classes: tuple[int, ...] | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -117,6 +135,19 @@ class Options:
             raise UsageError("--failure-probability: give a number in [0, 1), 0 for deterministic")
         if self.seed is not None and not 0 <= self.seed < 2**BITS:
             raise UsageError(f"--seed: give a whole number from 0 to 2^{BITS} − 1")
+        self._check_head()
+
+    def _check_head(self) -> None:
+        if type(self.top_k) is not int or self.top_k < 1:
+            raise UsageError(f"--top-k {self.top_k!r}: give a whole number of at least 1")
+        if self.only_classes is not None:
+            object.__setattr__(self, "only_classes", _classes(self.only_classes))
+        if not 0 <= self.margin < 1:
+            raise UsageError(f"--margin {self.margin:g}: give a probability from 0 to below 1")
+        if self.margin and (self.top_k > 1 or self.only_classes is not None):
+            raise UsageError(
+                "--margin: speaks of the best of all outputs; leave --top-k and --only-classes out"
+            )
 
     @property
     def estimate(self) -> bool:
@@ -132,10 +163,29 @@ class Options:
         return max(self.eps, key=lambda eps: eps.value)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"eps": [eps.text for eps in self.eps]}
+        """As certificates have them; of the head only what is not the plain one's."""
+        record = asdict(self) | {"eps": [eps.text for eps in self.eps]}
+        plain = {"top_k": 1, "only_classes": None, "margin": 0.0}
+        record = {k: v for k, v in record.items() if k not in plain or v != plain[k]}
+        if self.only_classes is not None:
+            record["only_classes"] = list(self.only_classes)
+        return record
 
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON of the options, radii as exact fractions."""
         canonical = self.to_json() | {"eps": sorted(str(eps.value) for eps in self.eps)}
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+
+def _classes(given: Iterable[int]) -> tuple[int, ...]:
+    """Classes in ascending order, at least two. Raises ``UsageError``."""
+    found = tuple(given)
+    wrong = [one for one in found if type(one) is not int or one < 0]
+    if wrong:
+        raise UsageError(f"--only-classes: {wrong[0]!r} is no class; give whole numbers from 0 on")
+    if len(set(found)) != len(found):
+        raise UsageError("--only-classes: the same class is given twice")
+    if len(found) < 2:
+        raise UsageError("--only-classes: give at least two classes, which compete")
+    return tuple(sorted(found))

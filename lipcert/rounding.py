@@ -74,7 +74,7 @@ def rounded_up(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     found = values.to(dtype)
     if found.dtype == values.dtype:
         return found
-    above = found.nextafter(found.new_tensor(float("inf")))
+    above = found.nextafter(found.new_full((), float("inf")))
     return above.where(found < values, found)
 
 

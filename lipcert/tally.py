@@ -21,6 +21,12 @@ Record = Mapping[str, Any]
 FAILED_INSIDE = "failed inside lipcert and have no verdict"
 
 
+def right(record: Record) -> bool:
+    """Whether the answer is right: the label is the prediction or, of a run with ``--top-k``, among
+    the best classes."""
+    return record["label"] in (record.get("top") or (record["prediction"],))
+
+
 class Tally:
     """``eps``: as written, in the options' order; ``estimate``: whether nothing is certified.
 
@@ -58,7 +64,8 @@ class Tally:
         self.n += 1
         verdict = record["verdict"]
         self._verdicts[verdict] += 1
-        self._claims.update(record.get(self._word, ()))
+        for text in record.get(self._word, ()):
+            self._claims[text] += 1
         self.spent += record["failure_probability"]
         rungs = record.get("rungs") or {}
         self._pass(rungs, record.get("decided_by"))
@@ -69,7 +76,7 @@ class Tally:
             self._eliminated[number][1] += 1
         if verdict == "error" and self.failed is None:
             self.failed = record["index"], record.get("message") or ""
-        if record["prediction"] == record["label"]:
+        if right(record):
             self._add_correct(record)
 
     def _add_correct(self, record: Record) -> None:

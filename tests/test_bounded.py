@@ -201,12 +201,12 @@ def test_arrays_that_are_sound_are_read() -> None:
 
 
 def test_a_journal_whose_point_asks_for_a_terabyte() -> None:
-    from lipcert.run import journal
+    from lipcert.run import journal_lines
 
     text = base64.b64encode(header((1 << 37,), "<f8")).decode()
     with pytest.raises(CannotCertify, match="declares shape"):
-        journal.point_of(text)
-    assert journal.point_of(journal.text_of(np.ones(3))).tolist() == [1, 1, 1]
+        journal_lines.point_of(text)
+    assert journal_lines.point_of(journal_lines.text_of(np.ones(3))).tolist() == [1, 1, 1]
 
 
 def test_a_tar_whose_header_alone_unpacks_to_gigabytes(tmp_path: Path) -> None:

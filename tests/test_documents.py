@@ -97,7 +97,7 @@ def test_options_exist(path):
                     assert option in known[command] | {"--help"}, f"{command} {option}"
     everywhere = set().union(*known.values())
     for option in re.findall(r"`(--[a-z][a-z-]*)[ `]", prose(text)):
-        assert option in everywhere | {"--only"}, option
+        assert option in everywhere | {"--help", "--only"}, option
 
 
 def test_the_page_of_the_library_is_that_of_its_docstrings():

@@ -5,10 +5,10 @@ import time
 import pytest
 from rich.console import Console
 
-from lipcert.audit.progress import ConsoleWatch as AuditWatch
+from lipcert.audit.progress import ConsoleAuditWatch
 from lipcert.audit.report import Audited, Finding
 from lipcert.progress import ProgressLine
-from lipcert.run.progress import ConsoleWatch as CertifyWatch
+from lipcert.run.progress import ConsoleWatch
 from lipcert.train.watch import ConsoleTrainingWatch
 
 FIGURES = {
@@ -41,8 +41,8 @@ def seen(make, use, *, terminal):
 @pytest.mark.parametrize(
     ("make", "use", "line"),
     [
-        (CertifyWatch, certifying, ("samples", "0/4", "0 certified")),
-        (AuditWatch, auditing, ("samples", "1/4", "1 confirmed, 0 contradicted")),
+        (ConsoleWatch, certifying, ("samples", "0/4", "0 certified")),
+        (ConsoleAuditWatch, auditing, ("samples", "1/4", "1 confirmed, 0 contradicted")),
         (
             ConsoleTrainingWatch,
             training,
@@ -65,7 +65,7 @@ def test_a_line_that_is_not_wanted_is_not_shown():
     assert console.export_text() == ""
 
 
-@pytest.mark.parametrize("make", [CertifyWatch, AuditWatch, ConsoleTrainingWatch])
+@pytest.mark.parametrize("make", [ConsoleWatch, ConsoleAuditWatch, ConsoleTrainingWatch])
 def test_every_stage_is_a_line_where_there_is_no_terminal(make):
     console = Console(force_terminal=False, record=True, stderr=True, width=40)
     with make(console) as watch:

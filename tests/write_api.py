@@ -10,7 +10,7 @@ from typing import Any
 
 import lipcert
 from lipcert.api import CertifyOptions
-from lipcert.options import Options
+from lipcert.options import Certifying, Options
 from lipcert.run import Execution
 
 PAGE = Path(__file__).resolve().parents[1] / "lipcert" / "API.md"
@@ -32,7 +32,7 @@ print(result)
 
 def page() -> str:
     parts = [HEAD]
-    for name in ("load", "certify"):
+    for name in ("load", "certify", "intervals"):
         parts.append(entry("##", f"lipcert.{name}", getattr(lipcert, name)))
     for name in ("Model", "Result"):
         kind = getattr(lipcert, name)
@@ -60,7 +60,9 @@ def signature(function: Any) -> str:
             lines.append("    *,")
             keywords = True
         if "Unpack" in str(parameter.annotation):
-            lines += options()
+            lines += options(
+                CertifyOptions if "CertifyOptions" in str(parameter.annotation) else Certifying
+            )
             continue
         # Annotations are text, and shown without its quotes; defaults keep theirs.
         kept = parameter.replace(default=parameter.empty, kind=parameter.POSITIONAL_OR_KEYWORD)
@@ -76,14 +78,14 @@ def signature(function: Any) -> str:
     )
 
 
-def options() -> list[str]:
-    """Those of ``lipcert.certify`` that it takes in groups, each with the default of its record."""
+def options(group: Any) -> list[str]:
+    """Those that are taken as a group, each with the default of its record."""
     defaults = {
         field.name: field.default for kind in (Options, Execution) for field in fields(kind)
     }
     return [
         f"    {name}: {getattr(kind, '__forward_arg__', kind)} = {defaults[name]!r},"
-        for name, kind in CertifyOptions.__annotations__.items()
+        for name, kind in group.__annotations__.items()
     ]
 
 

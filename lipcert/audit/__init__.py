@@ -6,11 +6,18 @@ is read anew, norms are eigenvalues by LAPACK, and the bound is evaluated in num
 
 from lipcert.audit.auditor import Effort
 from lipcert.audit.claims import Contradiction
-from lipcert.audit.progress import Watch
+from lipcert.audit.progress import AuditWatch
 from lipcert.audit.provenance import Sources
 from lipcert.audit.report import Audit, Audited, Finding
 from lipcert.audit.run import audit
 
 __all__ = [
-    "Audit", "Audited", "Contradiction", "Effort", "Finding", "Sources", "Watch", "audit",
+    "Audit",
+    "AuditWatch",
+    "Audited",
+    "Contradiction",
+    "Effort",
+    "Finding",
+    "Sources",
+    "audit",
 ]  # fmt: skip

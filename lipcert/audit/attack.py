@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.audit.deployed import margins
+from lipcert.audit.rule import PLAIN, Rule
 
 Array = NDArray[Any]
 Logits = Callable[[Tensor], Tensor]
 
+# Points are placed a little inside, so that no rounding takes them out of the ball.
 _INSIDE = 1 - 1e-6
 # The step, as a share of the radius, from the first to the last one.
 _FIRST, _LAST = 0.5, 0.01
@@ -31,7 +32,8 @@ _FIRST, _LAST = 0.5, 0.01
 
 @dataclass(frozen=True)
 class Ball:
-    """Points ``x'`` with ``‖x' − x‖₂ ≤ radius`` that are wanted not to be classified ``label``.
+    """Points ``x'`` with ``‖x' − x‖₂ ≤ radius`` that are wanted where what the ``rule`` claims of
+    ``label`` is false.
 
     ``x`` ``(*shape)`` float32, exact; with ``pixel_domain`` only points in [0, 1] count.
     """
@@ -40,6 +42,7 @@ class Ball:
     label: int
     radius: float
     pixel_domain: bool = False
+    rule: Rule = PLAIN
 
     def contains(self, point: Array) -> bool:
         """Exactly, in fractions."""
@@ -83,21 +86,25 @@ def _downhill(logits: Logits, ball: Ball, offsets: Tensor, steps: int) -> Tensor
     x = torch.from_numpy(ball.x).to(offsets)
     own = torch.full((len(offsets), 1), ball.label)
     best, least = offsets.clone(), torch.full((len(offsets),), math.inf)
-    target: Tensor | None = None
+    rule, target = ball.rule, None
+    kept = torch.tensor(rule.classes or ())
     for step in range(steps + 1):
         here = offsets.clone().requires_grad_()
         found = logits(x + here)
         gaps = (found.gather(1, own) - found).scatter(1, own, math.inf)
-        smallest = gaps.min(1).values
+        rivals = (len(kept) or gaps.shape[1]) - 1
+        if rule.classes is not None:
+            gaps = gaps.masked_fill(~torch.isin(torch.arange(gaps.shape[1]), kept), math.inf)
+        smallest = rule.slack(gaps)
         better = smallest < least
         best[better], least = offsets[better], torch.minimum(least, smallest.detach())
         if step == steps:
             break
         if target is None:
-            order = gaps.detach().argsort(1)[:, :-1]
+            order = gaps.detach().argsort(1)[:, rule.top_k - 1 : rivals]
             turn = torch.arange(len(offsets)) % max(1, min(order.shape[1], len(offsets) // 2))
             target = order.gather(1, turn[:, None])
-        loss = gaps.gather(1, target).squeeze(1) if 2 * step < steps else smallest
+        loss = rule.loss(gaps, target if 2 * step < steps else None)
         (gradient,) = torch.autograd.grad(loss.sum(), here)
         stride = ball.radius * _FIRST * (_LAST / _FIRST) ** (step / max(1, steps - 1))
         offsets = _projected(offsets - stride * gradient / _length(gradient), x, ball)
@@ -119,10 +126,9 @@ def _length(offsets: Tensor) -> Tensor:
 
 
 def broken(classify: Callable[[Array], Array], ball: Ball, points: Array) -> Array | None:
-    """The first of the points, ``(n, *shape)``, whose logits by ``classify`` do not single out the
-    label, ties and numbers that are not finite included, and that lies in the ball; or None."""
-    found = margins(classify(points), ball.label)
-    for k in np.flatnonzero(~(found > 0)):
+    """The first of the points, ``(n, *shape)``, that lies in the ball and at whose outputs by
+    ``classify`` the claim is false, ties and numbers that are not finite included; or None."""
+    for k in np.flatnonzero(~ball.rule.holds(classify(points), ball.label)):
         if ball.contains(points[k]):
             point: Array = points[k]
             return point

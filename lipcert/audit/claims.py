@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -39,7 +39,7 @@ class Claims:
 
     path: Path
     certificate: Record
-    samples: tuple[Record, ...]
+    samples: Sequence[Record]
     digests: Mapping[str, str]
 
     @property

@@ -115,15 +115,6 @@ class Deployed:
         return np.asarray(output).reshape(-1).astype(np.float64)
 
 
-def margins(logits: Array, labels: int | Array) -> Array:
-    """``f_y`` minus the largest other logit, ``(n,)``; NaN where a logit is not finite."""
-    own = np.broadcast_to(np.asarray(labels), len(logits))[:, None]
-    others = logits.copy()
-    np.put_along_axis(others, own, -np.inf, axis=1)
-    gap = np.take_along_axis(logits, own, axis=1)[:, 0] - others.max(axis=1)
-    return np.where(np.isfinite(logits).all(axis=1), gap, np.nan)
-
-
 def _coloured(places: Array, channels: str | None) -> Array:
     """The channels as the file reads them: blue first, or a gray one three times."""
     if channels is None:

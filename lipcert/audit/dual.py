@@ -40,6 +40,8 @@ from lipcert.audit.reach import (
 Array = NDArray[Any]
 Choice = Mapping[int, Any]
 
+# Steps for the slopes of one sample's dual: more of them tighten it, and cost as much each. Rows
+# of objectives at once: memory.
 _STEPS = 60
 _CHUNK = 256
 # Multipliers that are tried for boxes, times ‖A‖ / radius.
@@ -124,10 +126,13 @@ class Dual:
             slopes[value] = wide.gather(0, piece[None])
         return slopes
 
-    def margins(self, label: int, arithmetic: Arithmetic, *, softmax: bool = False) -> Array:
+    def margins(
+        self, label: int, arithmetic: Arithmetic, *, softmax: bool = False, enough: float = 0.0
+    ) -> Array:
         """Lower bounds of ``f_label − f_j`` over the ball, as deployed: ``(K,)``, ∞ at the label.
 
-        NaN where nothing is known. ``softmax``: less what a Softmax behind them could tie.
+        NaN where nothing is known. ``softmax``: less what a Softmax behind them could tie. Nothing
+        above ``enough`` is sought.
         """
         top = self.program.output
         centre, error = self.reaches[top].centre, self.reaches[top].error
@@ -138,7 +143,7 @@ class Dual:
         rows = np.zeros((len(others), len(centre)))
         rows[np.arange(len(others)), others] = -1
         rows[:, label] = 1
-        needed = np.asarray(spent - at, dtype=np.float64)
+        needed = np.asarray(spent - at + enough, dtype=np.float64)
         change = self._ascended(top, rows, needed)
         result = np.full(len(centre), np.inf)
         result[others] = at + change - spent - UNIT * np.abs(at)

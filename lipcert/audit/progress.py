@@ -8,7 +8,7 @@ from lipcert.audit.report import Audited, Outcome
 from lipcert.progress import ProgressLine, Silent
 
 
-class Watch(Silent):
+class AuditWatch(Silent):
     """The silent one: every method may be called and does nothing."""
 
     def start(self, total: int) -> None:
@@ -18,7 +18,7 @@ class Watch(Silent):
         """This one is done."""
 
 
-class ConsoleWatch(Watch):
+class ConsoleAuditWatch(AuditWatch):
     """Done of total, time left, and how many were confirmed and contradicted so far."""
 
     def __init__(self, console: Console, *, bar: bool = True) -> None:

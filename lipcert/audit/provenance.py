@@ -114,6 +114,11 @@ def find_data(claims: Claims, sources: Sources) -> Dataset:
     reading = dict(data.get("reading", {}))
     labels, value_range = reading.pop("labels", None), reading.pop("value_range", None)
     layout = reading.pop("layout", "auto")
+    if spec != data["name"] and spec in KNOWN:
+        raise CannotCertify(
+            f"{spec}: is not the data of {claims.path}, which was made on {data['source']}; name "
+            "that with --data"
+        )
     found = load_dataset(
         spec,
         split=data["split"],

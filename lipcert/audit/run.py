@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert import bounded
 from lipcert.audit.auditor import Auditor, Effort
 from lipcert.audit.claims import Claims, Contradiction, Record, read
-from lipcert.audit.progress import Watch
+from lipcert.audit.progress import AuditWatch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
 from lipcert.audit.report import Audit, ReplayedProofs
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.version import VERSION
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ def audit(
     samples: int | Literal["all"] = 20,
     seed: int = 0,
     effort: Effort | None = None,
-    watch: Watch | None = None,
+    watch: AuditWatch | None = None,
     proofs: bool = False,
 ) -> Audit:
     """Audit a ``certificate.json``, or the one in a folder.
@@ -50,7 +50,7 @@ def audit(
     raises nothing, it is part of the result.
     """
     began = time.perf_counter()
-    watch, sources = watch or Watch(), sources or Sources()
+    watch, sources = watch or AuditWatch(), sources or Sources()
     watch.stage(f"reading the certificate {path}, its data and its model")
     claims = read(path)
     dataset = find_data(claims, sources)
@@ -67,7 +67,7 @@ def audit(
         watch.stage("reading the model a second time, and bounding its norms")
         auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
-        auditor.check_reading(np.stack(first))
+        auditor.model.check_reading(np.stack(first))
         watch.stage(f"auditing {len(chosen)} of {len(claims.samples)} samples")
         watch.start(len(chosen))
         for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
@@ -80,14 +80,14 @@ def audit(
     finally:
         torch.set_num_threads(threads)
     return Audit(
-        lipcert=lipcert.__version__,
+        lipcert=VERSION,
         files=dict(claims.digests) | dict(claims.certificate["model"]["files"]),
         model=claims.certificate["model"]["name"],
         data=f"{dataset.name} {dataset.split}",
         seed=seed,
         of=len(claims.samples),
-        reading=auditor.reading,
-        bound=auditor.bound,
+        reading=auditor.model.reading,
+        bound=auditor.model.bound,
         proofs=_replayed(proofs_file, auditor),
         precision=f"{np.finfo(LONG).nmant + 1} bits",
         files_contradict=found,
@@ -115,13 +115,13 @@ def _labels(claims: Claims, dataset: Dataset) -> tuple[Contradiction, ...]:
 
 def _chosen(claims: Claims, samples: int | Literal["all"], seed: int) -> list[Record]:
     """The samples to audit, in the order of the certificate."""
-    there: list[Record] = list(claims.samples)
+    there = claims.samples
     if samples == "all" or samples >= len(there):
-        return there
+        return list(there)
     if samples < 1:
         raise UsageError(f"--samples {samples}: give a whole number of at least 1, or all")
     drawn = np.random.default_rng(seed).choice(len(there), size=samples, replace=False)
-    return [there[k] for k in sorted(drawn)]
+    return [there[int(k)] for k in sorted(drawn)]
 
 
 def _proofs(claims: Claims) -> Path:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# The step size shrinks by this factor a step, so that the last of some fifty steps still move:
+# slower decay leaves multipliers swinging, faster decay freezes them early.
 _DECAY = 0.98
+# Adam's usual decay rates (Kingma and Ba, 2015).
 _MEMORY, _SQUARE_MEMORY = 0.9, 0.999
 # Squared gradients below this are rounding noise of float32.
 _NOISE = 1e-14
@@ -32,32 +35,83 @@ def ascend(
     step_sizes: Sequence[StepSize],
     steps: int,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The best value seen of each row, ``(N,)``, and the numbers, ``(N, …)``, where it was seen."""
-    now = [number.clone() for number in numbers]
-    kept, first, second = ([f(n) for n in numbers] for f in (torch.clone, _zeros, _zeros))
+    """The best value seen of each row, ``(N,)``, and the numbers, ``(N, …)``, where it was seen.
+
+    Numbers of one step size lie side by side in one tensor, so that a step is a few operations
+    however many there are, and nothing on the host waits for what a device finds.
+    """
+    kinds = [_Kind.of(numbers, step_sizes, size) for size in dict.fromkeys(step_sizes)]
     best = numbers[0].new_full((len(numbers[0]),), -torch.inf)
     for step in range(steps + 1):
-        for number in now:
-            number.requires_grad_(True)
+        now = [kind.now.requires_grad_(True) for kind in kinds]
         with torch.set_grad_enabled(step < steps):
-            value = value_of(now)
-        better = (value.detach() > best).nonzero().flatten()
-        best[better] = value.detach()[better]
-        for number, old in zip(now, kept, strict=True):
-            old[better] = number.detach()[better]
+            value = value_of(_apart(kinds, now, numbers))
+        found = value.detach()
+        better = found > best
+        best = torch.where(better, found, best)
+        for kind in kinds:
+            kind.keep(better)
         if step == steps:
             break
         gradients = torch.autograd.grad(value.sum(), now)
-        for k, (gradient, step_size) in enumerate(zip(gradients, step_sizes, strict=True)):
-            first[k].lerp_(gradient, 1 - _MEMORY)
-            second[k].mul_(_SQUARE_MEMORY).addcmul_(gradient, gradient, value=1 - _SQUARE_MEMORY)
-            scale = (second[k] / (1 - _SQUARE_MEMORY ** (step + 1))).add_(_NOISE).rsqrt_()
-            size = step_size.rate * _DECAY**step / (1 - _MEMORY ** (step + 1))
-            now[k] = now[k].detach().addcmul_(first[k], scale, value=size)
-            if step_size.limits is not None:
-                now[k].clamp_(*step_size.limits)
-    return best, kept
+        for kind, gradient in zip(kinds, gradients, strict=True):
+            kind.move(gradient, step)
+    return best, _apart(kinds, [kind.kept for kind in kinds], numbers)
 
 
-def _zeros(like: Tensor) -> Tensor:
-    return torch.zeros_like(like)
+@dataclass
+class _Kind:
+    """All numbers of one step size: ``places`` among those of the caller, ``(N, sum)`` where they
+    are ``now`` and where the value was best, ``kept``, and Adam's two means."""
+
+    step_size: StepSize
+    places: list[int]
+    now: Tensor
+    kept: Tensor
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(
+        cls, numbers: Sequence[Tensor], step_sizes: Sequence[StepSize], step_size: StepSize
+    ) -> _Kind:
+        places = [k for k, own in enumerate(step_sizes) if own == step_size]
+        joined = torch.cat([_flat(numbers[k]) for k in places], 1)
+        return cls(
+            step_size,
+            places,
+            joined,
+            joined.detach(),
+            torch.zeros_like(joined),
+            torch.zeros_like(joined),
+        )
+
+    def keep(self, better: Tensor) -> None:
+        """Where the value of a row is ``better``, its numbers."""
+        self.kept = torch.where(better[:, None], self.now.detach(), self.kept)
+
+    def move(self, gradient: Tensor, step: int) -> None:
+        self.first.lerp_(gradient, 1 - _MEMORY)
+        self.second.mul_(_SQUARE_MEMORY).addcmul_(gradient, gradient, value=1 - _SQUARE_MEMORY)
+        # The mean of squares without its bias is ``second / kept``.
+        kept = 1 - _SQUARE_MEMORY ** (step + 1)
+        scale = (self.second + kept * _NOISE).rsqrt_()
+        size = self.step_size.rate * _DECAY**step * kept**0.5 / (1 - _MEMORY ** (step + 1))
+        self.now = torch.addcmul(self.now.detach(), self.first, scale, value=size)
+        if self.step_size.limits is not None:
+            self.now.clamp_(*self.step_size.limits)
+
+
+def _apart(kinds: list[_Kind], joined: list[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """The caller's numbers, as views of what lies side by side."""
+    found: dict[int, Tensor] = {}
+    for kind, whole in zip(kinds, joined, strict=True):
+        parts = whole.split_with_sizes([_flat(like[k]).shape[1] for k in kind.places], 1)
+        found |= {
+            k: part.reshape(like[k].shape) for k, part in zip(kind.places, parts, strict=True)
+        }
+    return [found[k] for k in range(len(like))]
+
+
+def _flat(numbers: Tensor) -> Tensor:
+    return numbers.flatten(1) if numbers.dim() > 1 else numbers[:, None]

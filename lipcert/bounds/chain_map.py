@@ -83,7 +83,7 @@ class ChainMap(GramMap):
         return torch.full_like(self.weights[:, 0], lost).nan_to_num(torch.inf, torch.inf)
 
     def scaled(self, by: Tensor) -> ChainMap:
-        if not bool(by.any()):
+        if by.device.type == "cpu" and not bool(by.any()):
             return self
         factor = power(by).to(self.mask.dtype)
         return replace(self, mask=self.mask * factor.reshape(-1, *(1,) * (self.mask.dim() - 1)))

@@ -45,6 +45,9 @@ _ROOM_OF_JOINTS = 1.2
 _MOST = 2.0
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
+# What float32 does not see of a scale, and of the root of its mean square, where a proof in float64
+# does: the share of a score that a mask makes small, the slope of a gate that is shut.
+_UNSEEN, _UNSEEN_MEAN = 2.0**-100, 2.0**-56
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 
@@ -226,8 +229,11 @@ class Claiming(Forward[_Flow]):
         anchor, off = self.centre.values[sink], self.centre.errors[sink]
         eps = column(self.eps, anchor)
         middle = self.tangents.ordered(before.tangents, self.ranks)
-        drawn = eps * self.tangents.lengths(before.tangents) * self.factor * self.room[0]
-        spread = middle / self.assurance.divisor * self.room[1]
+        length = self.tangents.lengths(before.tangents)
+        if not self.exact:
+            length = length + _UNSEEN_MEAN
+        drawn = eps * length * self.factor * self.room[0]
+        spread = (middle + _UNSEEN) / self.assurance.divisor * self.room[1]
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         spread = spread + 2 * LARGEST / self.assurance.divisor * before.rounded
         ball = None
@@ -292,14 +298,14 @@ class Claiming(Forward[_Flow]):
         if self.exact:
             lost = self._lost(torch.cat([p.drawn.flatten(1) for p in parts], 1), line.terms + 8)
             half = (rest + slipped + column(lost, rest)) * (1 + own)
-            half = half + kappa / ALPHA
+            half, drawn = half + kappa / ALPHA, drawn + column(lost, rest)
         else:
             half = rest + (kappa + LARGEST_NORMAL * slipped) / ALPHA
-        half = half * (1 + 16 * FLOAT64)
-        half = half * (1 + 16 * FLOAT64 * LARGEST / ALPHA) + DOUBLE.tiny
+        half = OUT64.up(half, 12)
+        half = OUT64.add(half, 16 * FLOAT64 * LARGEST / ALPHA * half) + DOUBLE.tiny
         shift = line.once([p.shift for p in parts])
         moved = line.magnitude_once([p.moved + slack * p.shift.abs() for p in parts])
-        spread, none = (spread + half) * (1 + 8 * FLOAT64), torch.zeros_like(half)
+        spread, none = OUT64.up(spread + half, 5), torch.zeros_like(half)
         drawn = drawn * (1 + own)
         self.joints[i] = JointClaimed(line, rest, half, spread, drawn)
         return _Flow(

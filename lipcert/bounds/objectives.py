@@ -24,7 +24,7 @@ class Objectives:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, keep: Tensor) -> Objectives:
+    def select(self, keep: Tensor | slice) -> Objectives:
         return Objectives(self.node, self.rows[keep], self.coefficients[keep])
 
     def moved(self, place: Tensor) -> Objectives:
@@ -66,7 +66,7 @@ class DualVariables:
     def map(self, change: Callable[[Tensor], Tensor]) -> DualVariables:
         return self.of(change(number) for number in self.numbers)
 
-    def select(self, keep: Tensor) -> DualVariables:
+    def select(self, keep: Tensor | slice) -> DualVariables:
         return self.map(lambda t: t[keep])
 
     def replaced(self, rows: Tensor, others: DualVariables) -> DualVariables:

@@ -17,11 +17,15 @@ from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.receptive import ReceptiveFields
 from lipcert.bounds.state import State, select, to_dtype
+from lipcert.bounds.terms import against
+from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.numbers import Box
 from lipcert.rounding import FLOAT64, rounded_up
 
+# Values of the subnetwork at once: more samples and neurons in one pass cost memory, and no longer
+# save time once they leave the processor's caches.
 _CHUNK = 2**19
 # One of so many neurons is tried.
 _EVERY = 16
@@ -94,47 +98,46 @@ def refined_box(
     ``off``: how far values may be from what the layers before tell.
     """
     here = centre.values[node]
-    sides = [side.flatten(1).clone() for side in box]
+    sides = torch.stack([side.flatten(1) for side in box])
     lower, upper = torch.minimum(box[0], here), torch.maximum(box[1], here)
-    bends = [_bends(kind, lower, here).flatten(1), _bends(kind, here, upper).flatten(1)]
+    bends = torch.stack([_bends(kind, lower, here), _bends(kind, here, upper)]).flatten(2)
     varying = (kind.gain(lower, upper) != 0).flatten(1)
     full = 2 * varying.sum(1) * subnetwork.size <= refinement.work
-    work = (bends[0].sum(1) + bends[1].sum(1)) * subnetwork.size
+    work = bends.sum((0, 2)) * subnetwork.size
     tried = (work > refinement.work) & (work <= refinement.tried)
     anchor, error = here.flatten(1), off.flatten(1)
+    chunk = at_once(_CHUNK, here.device, each=subnetwork.size)
 
-    def refine(wanted: list[Tensor]) -> None:
-        for mask, sign, side in zip(wanted, (1.0, -1.0), sides, strict=True):
-            rows, neurons = mask.nonzero().unbind(1)
-            for some in torch.split(torch.arange(len(rows)), max(1, _CHUNK // subnetwork.size)):
-                row, neuron = rows[some], neurons[some]
-                seen = subnetwork.state(state, row, neuron)
-                objectives = subnetwork.objectives(row, neuron, anchor)
-                signed = replace(objectives, coefficients=sign * objectives.coefficients)
-                found = _bounded(subnetwork.duals, seen, signed, refinement.steps)
-                at, found = anchor[row, neuron], found - error[row, neuron]
-                found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
-                # Rounded outwards, where the box is in a narrower type.
-                found = -sign * rounded_up(-sign * found, side.dtype)
-                now = side[row, neuron]
-                # A NaN never wins; the side only moves inwards.
-                better = found > now if sign > 0 else found < now
-                side[row, neuron] = torch.where(better, found, now)
+    def refine(wanted: Tensor) -> None:
+        places = wanted.nonzero()
+        for some in slices(len(places), chunk):
+            side, row, neuron = places[some].unbind(1)
+            sign = 1.0 - 2.0 * side
+            seen = subnetwork.state(state, row, neuron)
+            objectives = subnetwork.objectives(row, neuron, anchor)
+            signed = replace(
+                objectives,
+                coefficients=against(sign, objectives.coefficients) * objectives.coefficients,
+            )
+            found = _bounded(subnetwork.duals, seen, signed, refinement.steps)
+            at, found = anchor[row, neuron], found - error[row, neuron]
+            found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
+            # Rounded outwards, where the box is in a narrower type.
+            found = -sign * rounded_up(-sign * found, sides.dtype)
+            now = sides[side, row, neuron]
+            # A NaN never wins; the side only moves inwards.
+            better = sign * found > sign * now
+            sides[side, row, neuron] = torch.where(better, found, now)
 
     shrunk = torch.full_like(centre.logits[:, 0], math.nan)
-    if bool(tried.any()):
-        few = [mask & tried[:, None] & (mask.cumsum(1) % _EVERY == 1) for mask in bends]
-        before = [side.clone() for side in sides]
+    if refinement.tried and bool(tried.any()):
+        few = bends & tried[:, None] & (bends.cumsum(2) % _EVERY == 1)
+        before = sides.clone()
         refine(few)
-        now, then = (
-            torch.stack(
-                [(mask * (side - anchor).abs()).sum(1) for mask, side in zip(few, of, strict=True)]
-            )
-            for of in (sides, before)
-        )
-        shrunk = torch.where(tried, now.sum(0) / then.sum(0), math.nan).to(shrunk)
+        now, then = ((few * (of - anchor).abs()).sum((0, 2)) for of in (sides, before))
+        shrunk = torch.where(tried, now / then, math.nan).to(shrunk)
     sure = (work <= refinement.work) | (shrunk < refinement.worth)
-    refine([varying & full[:, None] | mask & sure[:, None] for mask in bends])
+    refine(varying & full[:, None] | bends & sure[:, None])
     return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
 
 

@@ -59,6 +59,7 @@ Turned = Dense | Convolution
 Layer = Turned | TransposedConvolution
 # By their weights, so many at most.
 _FACTORS: dict[bytes, float] = {}
+# Factors kept, one a block and kind of norm: more than the deepest networks have blocks.
 _KEPT = 256
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -70,10 +71,17 @@ def grown(
     return torch.where(safe, fresh, torch.inf)
 
 
+# By activation, what was found of it, as long as there is it.
+_HELD: WeakKeyDictionary[Activation, dict[Arithmetic, bool]] = WeakKeyDictionary()
+
+
 def holds(own: Arithmetic, activation: Activation) -> bool:
     """Whether a format has the limits and slopes of an activation."""
-    held = [getattr(activation, field.name) for field in fields(activation)]
-    return all(represented(value, own) for value in held if isinstance(value, Tensor))
+    known = _HELD.setdefault(activation, {})
+    if own not in known:
+        held = [getattr(activation, field.name) for field in fields(activation)]
+        known[own] = all(represented(value, own) for value in held if isinstance(value, Tensor))
+    return known[own]
 
 
 def represented(values: Tensor, own: Arithmetic) -> bool:

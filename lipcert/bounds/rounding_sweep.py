@@ -23,12 +23,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.scaled import Scaled
 from lipcert.network import Forward
 from lipcert.network.activations import Activation, Elementwise, GroupSort, Identity, MaxMin
@@ -37,13 +38,6 @@ from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest, widened
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
-
-if TYPE_CHECKING:
-    from lipcert.bounds.roundoff import Roundoff
-
-
-# Comparisons that are written out end in a sum of no more values than these.
-_ADDED = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +139,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             fresh = fresh + of_comparison(
                 own, activation, activation.perturbation(*before.here.box, before.size)
             )
-            additions = additions + _ADDED
+            additions = additions + activation.additions
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 
@@ -236,8 +230,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
         made = (constants * own.unit + factors * sums) * whole + own.unit * result
         made = made + sums * (additions * (whole + result) / 2 + behind * bias)
         # Factors of a product that are too small for the format, and products that are.
-        heaviest = 1.0 if (entries := operator.entries()) is None else float(entries.abs().max())
-        most = column(before.size.flatten(1).amax(1) + heaviest, passed) + additions + 8
+        most = column(before.size.flatten(1).amax(1) + operator.heaviest, passed) + additions + 8
         lost = own.tiny * (operator.terms + 1) * most
         scaled = before.scaled.through(operator, rows, before.size)
         if scaled.merges:

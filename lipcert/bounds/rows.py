@@ -19,12 +19,14 @@ from lipcert.bounds.chain import (
 )
 from lipcert.bounds.reverse import RigorousSweep, length
 from lipcert.bounds.state import State, select, to_dtype
+from lipcert.chunks import at_once, slices
 from lipcert.network.activations import Elementwise
 from lipcert.norms import largest_eigenvalue
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
-_CHUNK = 2**25
+# Entries of row matrices at once that a processor's caches hold well.
+_CACHED = 2**25
 # The least weight of a drift among the others.
 _LEAST = 1e-18
 
@@ -38,10 +40,10 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     """
     sources, dtype = chain_sources(sweep.network, node), sweep.network.anchor.dtype
     sizes = [math.prod(sweep.network.nodes[i].shape) for i in sources]
-    chunk = max(1, _CHUNK // (mask[0].numel() * sum(sizes)))
+    chunk = at_once(_CACHED, mask.device, each=mask[0].numel() * sum(sizes))
     radii, drifts = radii_of(sources, state).tensor_split([len(sources)], 1)
     parts = []
-    for some in torch.split(torch.arange(len(mask), device=mask.device), chunk):
+    for some in slices(max(1, len(mask)), chunk):
         own = to_dtype(select({i: state[i] for i in sources[1:]}, some), dtype)
         parts.append(_grams(sweep, node, sources, own, mask[some].to(dtype), drifts[some]))
     grams, squares, errors, shares = (torch.cat(part) for part in zip(*parts, strict=True))

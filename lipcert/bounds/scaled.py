@@ -7,6 +7,7 @@ range of the format.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64
-from lipcert.rounding import Arithmetic
+from lipcert.rounding import Arithmetic, rounded_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,13 @@ class Scaled:
 
     def through(self, operator: Operator, rows: Tensor, size: Tensor) -> Scaled:
         """Behind an operator with these norms of its rows, of values of this ``size``."""
-        entries, bias = operator.entries(), torch.as_tensor(operator.bias_magnitude())
-        heaviest = 1.0 if entries is None else max(1.0, float(entries.abs().max()))
-        scale = operator.is_elementwise
-        length = OUT64.times(float(OUT64.root(torch.tensor(float(operator.terms)).double())),
-                             float(rows.max()))  # fmt: skip
-        widest = heaviest if scale else max(1.0, length)
+        entries, bias = operator.entries(), operator.bias_magnitude()
+        heaviest, scale = max(1.0, operator.heaviest), operator.is_elementwise
+        length = OUT64.times(rows.amax().double(), OUT64.up(math.sqrt(operator.terms), 1))
+        widest = heaviest if scale else rounded_up(length.clamp(min=1.0), self.most.dtype)
+        shift = rounded_up(bias.amax(), self.most.dtype) if isinstance(bias, Tensor) else bias
         return Scaled(
-            OUT64.add(OUT64.times(self.most, widest), float(bias.max())),
+            OUT64.add(OUT64.times(self.most, widest), shift),
             torch.maximum(self.source, size.flatten(1).amax(1)),
             OUT64.times(self.weight, heaviest),
             max(self.terms, operator.terms),

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lipcert.bounds.accumulated import Roundings
 from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.rounded import times
-from lipcert.bounds.roundoff import Roundings, Roundoff
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.network import Backward, backward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint

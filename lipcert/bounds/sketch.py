@@ -28,6 +28,7 @@ further up.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,11 +62,12 @@ from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around
-from lipcert.rounding import FLOAT64, column, gamma
+from lipcert.rounding import column, gamma
 
-# How many neurons of one batch may be found to be wider than claimed; and how large an exact column
-# may be, in the largest that a tangent may be.
-_MOST_COLUMNS, _SMALL_COLUMN = 4096, 2.0**-14
+# How many neurons of one layer of a sample may be found to be wider than claimed; how many bytes
+# the columns of all of them may take at one node; and how large an exact column may be, in the
+# largest that a tangent may be.
+_MOST_COLUMNS, _COLUMN_BYTES, _SMALL_COLUMN = 4096, 2**29, 2.0**-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,8 @@ class _Proving(Forward[_Proven]):
         self.bad = torch.zeros(len(eps), assurance.count, dtype=torch.bool, device=eps.device)
         self.owners = torch.zeros(0, dtype=torch.int64, device=eps.device)
         self.state: State = {0: claim.state[0]}
+        largest = max(math.prod(node.shape) for node in tube.network.nodes)
+        self.room = _COLUMN_BYTES / (8 * largest)
 
     @property
     def missed(self) -> Tensor:
@@ -200,7 +204,7 @@ class _Proving(Forward[_Proven]):
             low, high = claimed_box(layer.anchor, self.claim.places[j])
             inside = (layer.lower >= low) & (layer.upper <= high)
             sure = sure & inside.flatten(1).all(1)
-        beyond = torch.where(rest <= place.rest, 0.0, (rest - place.rest) * (1 + 8 * FLOAT64))
+        beyond = torch.where(rest <= place.rest, 0.0, OUT64.up(rest - place.rest, 5))
         beyond = torch.where(sure.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, beyond)
         count = max(len(part.columns) for part in parts)
         line = place.line.map(lambda t: t[self.owners[:count]])
@@ -248,7 +252,9 @@ class _Proving(Forward[_Proven]):
         """One more column for each neuron whose remainder is beyond its claim."""
         flat = beyond.flatten(1)
         # A sample that misses so much is not worth the memory; a NaN is no number of any column.
-        hopeless = (flat != 0).sum(1) > _MOST_COLUMNS
+        fresh_ones = (flat != 0).sum(1)
+        hopeless = fresh_ones > _MOST_COLUMNS
+        hopeless |= (self.missed + fresh_ones) * len(flat) > self.room
         hopeless |= ~flat.isfinite().all(1)
         self.held &= ~hopeless
         beyond = torch.where(hopeless.reshape(-1, *(1,) * (beyond.dim() - 1)), 0.0, beyond)

@@ -21,13 +21,14 @@ from torch import Tensor
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.state import Layer, State, to_dtype
+from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
 from lipcert.rounding import FLOAT64
 
 # As many neurons as are bounded at once, over all leaves.
-_NEURONS_AT_ONCE = 2**19
+_CACHED = 2**19
 # Slopes start near their optimum, which steps of full length would leave for many steps.
 _RATE = 0.3
 
@@ -63,7 +64,10 @@ class Leaves:
     def __len__(self) -> int:
         return len(self.objective)
 
-    def select(self, keep: Tensor) -> Leaves:
+    def select(self, keep: Tensor | slice) -> Leaves:
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+            # Else every part of them would wait for the count.
+            keep = keep.nonzero().flatten()
         objective, neuron, place, above = (
             part[keep] for part in (self.objective, self.neuron, self.place, self.above)
         )
@@ -113,7 +117,7 @@ class Splitter:
         self.sizes = {i: math.prod(nodes[i].shape) for i in self.state if i}
         self.kinds = {i: _elementwise(nodes[i].kind) for i in self.sizes}
         self.neurons = max(1, sum(self.sizes.values()))
-        self.at_once = max(1, _NEURONS_AT_ONCE // self.neurons)
+        self.at_once = at_once(_CACHED, needed.device, each=self.neurons)
 
     def proven(self, found: DualVariables, limits: Limits) -> Tensor:
         """Which objectives are proven, ``(N,)``; ``found`` are multipliers for the whole
@@ -144,8 +148,8 @@ class Splitter:
         lost[leaves.objective] = True
         return ~lost
 
-    def _some(self, count: int) -> tuple[Tensor, ...]:
-        return torch.split(torch.arange(count, device=self.needed.device), self.at_once)
+    def _some(self, count: int) -> list[slice]:
+        return slices(count, self.at_once)
 
     def unproven(self, leaves: Leaves, steps: int) -> Leaves:
         """The leaves that are not proven, with better multipliers."""
@@ -208,7 +212,7 @@ def _place(kind: Elementwise, layer: Layer) -> Tensor:
         return torch.where(inside, layer.anchor, math.nan)
     place = torch.full_like(layer.anchor, math.nan)
     for start, *_ in kind.pieces():
-        kink = torch.as_tensor(start).to(place).expand_as(place)
+        kink = start.to(place) if isinstance(start, Tensor) else place.new_full((), start)
         place = torch.where((layer.lower < kink) & (kink < layer.upper), kink, place)
     return place
 

@@ -99,7 +99,7 @@ class Noised:
         return Noised(torch.fmin(self.each, other.each), torch.fmin(self.length, other.length))
 
 
-def select(state: State, rows: Tensor) -> State:
+def select(state: State, rows: Tensor | slice) -> State:
     """Takes some rows of a state, in this order."""
     return {i: layer.map(lambda t: t[rows]) for i, layer in state.items()}
 

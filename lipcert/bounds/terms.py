@@ -14,6 +14,8 @@ from lipcert.network.activations import Elementwise
 from lipcert.numbers import Outward
 from lipcert.rounding import FLOAT64, gamma
 
+# Steps of the fixed point for the multiplier of ball and box together. Any multiplier is sound;
+# each step passes all inputs of all objectives once more.
 _INPUT_STEPS = 4
 
 

@@ -10,12 +10,13 @@ import torch
 
 from lipcert.certification.deployed import Deployment
 from lipcert.certification.dtype import in_dtype
+from lipcert.certification.heads import Head
 from lipcert.certification.pace import PACES, Pace
 from lipcert.network import Network, Node, keep, lower, simplify
 from lipcert.network.operators import Diagonal
 from lipcert.norms import Budget
 from lipcert.options import Options
-from lipcert.rounding import FORMATS
+from lipcert.rounding import DOUBLE, FORMATS, coarsest
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,15 @@ class Analysis:
         return PACES[self.options.effort]
 
     @cached_property
+    def head(self) -> Head:
+        """What is proven of the margins of the deployed logits."""
+        head, arithmetic = Head.of(self.options), FORMATS.get(self.options.deployed)
+        if not self.softmax:
+            return head
+        leaves = coarsest(arithmetic, self.loaded.leaves) or DOUBLE
+        return head.charged(self.loaded.classes, leaves)
+
+    @cached_property
     def deployed(self) -> Network:
         return self.loaded.to(device=self.device)
 
@@ -105,6 +115,7 @@ class Analysis:
             arithmetic=FORMATS.get(self.options.deployed),
             softmax=self.softmax,
             analysis=self.simplified.arithmetic,
+            head=self.head,
         )
 
 

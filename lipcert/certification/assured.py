@@ -25,8 +25,13 @@ from lipcert.norms import (
 )
 from lipcert.options import Options
 
+# Of a power iteration, for `--norms estimate`, which is not proven.
 _POWER_STEPS = 100
+# Of Lanczos, for the norms of a guess, which misses where they are too small; no proof rests on
+# them.
 _ROUGH_STEPS = 12
+# How far, relatively, a randomised norm may lie above what its probes saw: a smaller excess takes
+# more steps, in the inverse of its square root, and what it gains a radius is at most this share.
 EXCESS = 0.01
 
 

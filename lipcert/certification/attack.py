@@ -14,17 +14,22 @@ one iteration on the margin ``m = f_y − f_t`` to a class ``t``, from a point `
   Frank and Wolfe, so that there is no step size to be fitted to a network.
 
 Several classes run side by side, and the promising ones go on (multi-targeted attack, Gowal et al.,
-2019). The memory is that of ``9 B`` samples and their activations.
+2019). Where the label has to be among K best, K rivals have to overtake it at one point: with a
+class ``t`` go the K − 1 others that are nearest there, and the margin is the sum of those that are
+still positive. Where its probability has to be above others' by so much, it is what the head makes
+of all margins. The memory is that of ``9 B`` samples and their activations.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lipcert.certification.heads import PLAIN, Head
 from lipcert.network import Network
 from lipcert.rounding import gamma
 
@@ -38,6 +43,8 @@ _NEAR = 1e-4
 # So far inside its limit is a point sought that rounding to float32 leaves it there.
 _WITHIN = 1 - 2.0**-20
 _DRAWS = 8
+# Random directions that are drawn at once.
+_DRAWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +53,9 @@ class Attack:
 
     ``radius`` ``(B,)``, float64: at least the distance (L2, pixels) of the point from its sample,
     so an upper bound of the robust radius; 0 if misclassified, infinite if nothing was found.
-    ``points`` ``(B, *shape)``, in the dtype of ``x``: some logit is strictly greater there than the
-    label's (a tie is no success); the sample itself if misclassified or nothing was found.
+    ``points`` ``(B, *shape)``, in the dtype of ``x``: what the head claims is clearly false there,
+    for the plain one some logit is strictly greater than the label's (a tie is no success); the
+    sample itself if misclassified or nothing was found.
     """
 
     radius: Tensor
@@ -65,13 +73,14 @@ def attack(
     pixel_domain: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    head: Head = PLAIN,
 ) -> Attack:
     """Whether there is a misclassified point within ``eps``, a number or ``(B,)``.
 
     The search of :func:`nearest`, over for a sample as soon as it has found any point; every radius
     is at most ``eps``, or infinite.
     """
-    search = _Search(network.to(dtype=dtype), x, labels, eps, pixel_domain, seed)
+    search = _Search(network.to(dtype=dtype), x, labels, eps, pixel_domain, seed, head)
     return search.run(steps, restarts, first=True)
 
 
@@ -86,6 +95,7 @@ def nearest(
     pixel_domain: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    head: Head = PLAIN,
 ) -> Attack:
     """The nearest misclassified points that are found, at most ``within`` from the samples.
 
@@ -93,12 +103,12 @@ def nearest(
     by default the largest distance of two images of pixels in [0, 1]. ``steps``:
     gradients for the most promising class, about 2.7 times as many in all. ``restarts``: how often
     the search is repeated with a random beginning. ``pixel_domain``: only points in [0, 1].
-    ``dtype``: the arithmetic that is attacked.
+    ``dtype``: the arithmetic that is attacked; ``head``: what is claimed of its outputs.
 
     The same seed gives the same result. All samples share their random numbers, so a result depends
     on the rest of the batch only by rounding, where products of batches round differently.
     """
-    search = _Search(network.to(dtype=dtype), x, labels, within, pixel_domain, seed)
+    search = _Search(network.to(dtype=dtype), x, labels, within, pixel_domain, seed, head)
     return search.run(steps, restarts, first=False)
 
 
@@ -116,7 +126,9 @@ class _Search:
         within: Tensor | float,
         pixel_domain: bool,
         seed: int,
+        head: Head,
     ) -> None:
+        self.head = head
         self.network, self.given, self.pixel_domain = network, x.detach(), pixel_domain
         self.x, self.labels = self.given.to(network.anchor), labels.to(network.anchor.device)
         limit = torch.as_tensor(within, dtype=torch.float64).to(self.x.device)
@@ -126,13 +138,17 @@ class _Search:
         self.distance = self.x.new_full((len(x),), math.inf)
         self.point = self.x.clone()
         self.generator = torch.Generator().manual_seed(seed)
+        self.drawn = deque[Tensor]()
 
     @torch.no_grad()
     def run(self, steps: int, restarts: int, *, first: bool) -> Attack:
         logits = self.network.logits(self.x)
-        margins = _margins(logits, self.labels)
-        finite, wrong = torch.isfinite(logits).all(1), (margins < 0).any(1)
-        classes = margins.argsort(dim=1, stable=True)[:, :-1]
+        head = self.head
+        margins = head.margins(logits, self.labels)
+        finite, wrong = torch.isfinite(logits).all(1), head.least(margins, self.labels) < 0
+        # The classes that can decide, but those that do not compete, nor the label.
+        classes = margins.argsort(dim=1, stable=True)
+        classes = classes[:, head.top_k - 1 : head.rivals(logits.shape[1])]
         for restart in range(1 + restarts):
             start = self.x if restart == 0 else self._scattered()
             samples = torch.nonzero(finite & ~wrong).flatten()
@@ -174,11 +190,13 @@ class _Search:
         with torch.enable_grad():
             rows = z.flatten(0, 1).requires_grad_()
             logits = self.network.logits(rows)
-            margins = _margins(logits, labels.repeat_interleave(z.shape[1]))
-            margin = margins.gather(1, classes.reshape(-1, 1))
+            own = labels.repeat_interleave(z.shape[1])
+            margins = self.head.margins(logits, own)
+            margin = self._aim(margins, own, classes.reshape(-1, 1))
             (gradient,) = torch.autograd.grad(margin.sum(), rows)
         distance = _length(z - x)
-        self._record(samples, z, distance, _clear(logits, margins).reshape(classes.shape))
+        clear = self._clear(logits, margins, own)
+        self._record(samples, z, distance, clear.reshape(classes.shape))
 
         gradient = gradient.reshape(z.shape)
         length = _length(gradient)
@@ -198,6 +216,23 @@ class _Search:
         offset = z + (aim - z) / (1 + step / 2) - x
         scale = radius / _length(offset).clamp(min=1e-30)
         return self._inside(x + _wide(scale, z) * offset), estimate
+
+    def _aim(self, margins: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+        """What has to become negative, ``(rows, 1)``, for a class ``(rows, 1)`` of each point."""
+        if self.head.margin:
+            return self.head.least(margins, labels)[:, None]
+        own, more = margins.gather(1, classes), self.head.top_k - 1
+        if not more:
+            return own
+        rest = margins.scatter(1, classes, math.inf).topk(more, 1, largest=False).values
+        group = torch.cat([own, rest], 1)
+        left = group.clamp(min=0).sum(1, keepdim=True)
+        return torch.where(left > 0, left, group.amax(1, keepdim=True))
+
+    def _clear(self, logits: Tensor, margins: Tensor, labels: Tensor) -> Tensor:
+        """Whether the claim clearly fails, ``(rows,)``; never by logits that are not finite."""
+        slack = _CLEAR * logits.abs().amax(1)
+        return self.head.least(margins, labels) < -slack
 
     def _minimiser(self, x: Tensor, direction: Tensor, radius: Tensor) -> Tensor:
         """The minimiser of ``direction · u`` over ``‖u − x‖ ≤ radius`` and the pixel domain.
@@ -219,10 +254,17 @@ class _Search:
         return z.clamp(0, 1) if self.pixel_domain else z
 
     def _noise(self) -> Tensor:
-        """A random direction, of length 1, of the shape of one sample."""
-        noise = torch.randn(self.x.shape[1:], generator=self.generator, dtype=torch.float64)
-        unit: Tensor = (noise / noise.norm()).to(self.x)
-        return unit
+        """A random direction, of length 1, of the shape of one sample. Some are drawn at once, for
+        each copy of them waits for the device."""
+        if not self.drawn:
+            shape = self.x.shape[1:]
+            noise = [
+                torch.randn(shape, generator=self.generator, dtype=torch.float64)
+                for _ in range(_DRAWN)
+            ]
+            unit = torch.stack([one / one.norm() for one in noise]).to(self.x)
+            self.drawn.extend(unit.unbind())
+        return self.drawn.popleft()
 
     def _scattered(self) -> Tensor:
         """Each sample displaced by half of what has been reached, or could be."""
@@ -231,9 +273,10 @@ class _Search:
 
     def _record(self, samples: Tensor, z: Tensor, distance: Tensor, wrong: Tensor) -> None:
         distance, which = torch.where(wrong, distance, math.inf).min(1)
-        better = distance < self.distance[samples]
-        self.distance[samples[better]] = distance[better]
-        self.point[samples[better]] = z[better, which[better]]
+        old, point = self.distance[samples], self.point[samples]
+        better, found = distance < old, z[torch.arange(len(z), device=z.device), which]
+        self.distance[samples] = torch.where(better, distance, old)
+        self.point[samples] = torch.where(_wide(better, point), found, point)
 
     def _drawn_in(self) -> tuple[Tensor, Tensor]:
         """Radii and points, after a last search between each point found and its sample.
@@ -246,7 +289,8 @@ class _Search:
         samples = torch.isfinite(self.distance).nonzero().flatten()
         if not len(samples):
             return radius, points
-        x, labels = exact[samples], self.labels[samples]
+        x, labels, limit = exact[samples], self.labels[samples], self.limit[samples]
+        least, nearest = radius[samples], points[samples]
         offset = self.point[samples].to(exact) - x
         share = torch.ones_like(radius[samples])
         stride = torch.zeros_like(share)
@@ -254,25 +298,14 @@ class _Search:
         for _ in range(_DRAWS):
             trial = (x + _wide(share - stride, x) * offset).to(self.x).to(points)
             logits = self.network.logits(trial.to(self.x))
-            wrong = _clear(logits, _margins(logits, labels))
+            wrong = self._clear(logits, self.head.margins(logits, labels), labels)
             distance = _length((trial.to(exact) - x)[:, None]).squeeze(1) * excess
-            better = wrong & (distance <= self.limit[samples]) & (distance < radius[samples])
-            radius[samples[better]] = distance[better]
-            points[samples[better]] = trial[better]
+            better = wrong & (distance <= limit) & (distance < least)
+            least = torch.where(better, distance, least)
+            nearest = torch.where(_wide(better, trial), trial, nearest)
             share = torch.where(wrong, share - stride, share)
             stride = torch.where(wrong, 2 * stride, stride / 4).clamp(min=2.0**-12)
-        return radius, points
-
-
-def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """``f_y − f_j``, ``(rows, K)``; infinite at the label itself."""
-    own = labels[:, None]
-    return (logits.gather(1, own) - logits).scatter(1, own, math.inf)
-
-
-def _clear(logits: Tensor, margins: Tensor) -> Tensor:
-    """Whether another class clearly wins, ``(rows,)``; never by logits that are not finite."""
-    return (margins < -_CLEAR * logits.abs().amax(1, keepdim=True)).any(1)
+        return radius.index_copy(0, samples, least), points.index_copy(0, samples, nearest)
 
 
 def _length(z: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lipcert.certificate import Sample
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.file_check import File, FileCheck
 from lipcert.certification.findings import Findings, Step
+from lipcert.certification.heads import Head
 from lipcert.certification.ieee import check_device, ieee_arithmetic
 from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.published import Published
@@ -65,6 +66,12 @@ class Certifier:
                 "with one logit for each class"
             )
         check_device(device)
+        Head.of(options).check(network.classes)
+        if options.margin and network.each:
+            raise CannotCertify(
+                "--margin: the file ends in a Sigmoid of each output, whose outputs are no "
+                "probabilities of a softmax; leave --margin out"
+            )
         self.options, self.counterexamples = options, counterexamples
         self.budget = Budget(
             Coins.of(options.seed).seed if key is None else key,
@@ -80,7 +87,7 @@ class Certifier:
         self.ladder = tuple(rungs(self.analysis, self.published))
         self.file_check = None
         if file is not None:
-            self.file_check = FileCheck(file, self.analysis.deployed, options)
+            self.file_check = FileCheck(file, self.analysis.deployed, options, softmax=softmax)
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -114,6 +121,12 @@ class Certifier:
                 f"a label outside 0 … {network.classes - 1}, the classes of the network: "
                 "the data set does not belong to this model"
             )
+        classes = self.options.only_classes
+        if classes is not None and not set(labels.tolist()) <= set(classes):
+            raise UsageError(
+                "--only-classes: there are samples of other classes; leave them out, as lipcert "
+                "certify does"
+            )
         if self.options.pixel_domain and not bool(((pixels >= 0) & (pixels <= 1)).all()):
             raise UsageError("--pixel-domain: the data have pixels outside [0, 1]")
         batch = Samples.of(
@@ -124,13 +137,12 @@ class Certifier:
         )
         found = self._findings(batch)
         found = self._run_the_file(batch, found)
-        samples = [found.sample(row, index) for row, index in enumerate(indices)]
+        samples = found.samples(indices)
         if self.counterexamples is not None:
-            for row, sample in enumerate(samples):
-                if sample.verdict == "falsified":
-                    # The dtype that was attacked holds them exactly.
-                    point = found.points[row].to(self.analysis.attacked.anchor.dtype)
-                    self.counterexamples[sample.index] = point.cpu().numpy()
+            rows = [row for row, sample in enumerate(samples) if sample.verdict == "falsified"]
+            # The dtype that was attacked holds them exactly.
+            points = found.points.to(self.analysis.attacked.anchor.dtype).cpu()[rows].numpy()
+            self.counterexamples |= zip((indices[row] for row in rows), points, strict=True)
         return samples
 
     def _findings(self, batch: Samples) -> Findings:

@@ -8,7 +8,7 @@ merged into the sum before it. What that adds is found at each node of the netwo
 of the simplifications only those of values that are moved or clipped come before it, they round
 nothing. Where the file itself changes type, that is charged in the narrower one. It goes through a
 bound layer by layer (``bounds.noise``), or a margin has to exceed what
-all of it can do to the logits of its pair (``bounds.roundoff``, ``bounds.sensitivity``).
+all of it can do to the logits of its pair (``bounds.accumulated``, ``bounds.sensitivity``).
 
 Not covered: products by Winograd's or Fourier's method; TF32 and sums kept in 16 bits; a batch
 norm's scale found from its statistics in 16 bits; float16 whose subnormals are flushed to zero.
@@ -25,9 +25,12 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Centre, Propagation, node_constants
+from lipcert.bounds.accumulated import accumulated
 from lipcert.bounds.noise import Noise, some_inputs
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.sensitivity import pair_rounding
+from lipcert.certification.heads import PLAIN, Head
+from lipcert.chunks import at_once, slices
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
 from lipcert.network.operators import Operator
@@ -44,7 +47,8 @@ SOFTMAX_TIE = 2.0**8
 # them: its slope is ``exp(−|z|) / (1 + exp(−|z|))²``, and within 1 of that number. Both results err
 # by less than 8 units of 1 (libraries flatten the tails, so that these are not relative errors).
 SIGMOID_TIE = 11 * 2.0**4
-_AT_ONCE = 256
+# Pairs of classes whose errors are found at once on a CPU.
+_CACHED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,7 @@ class Deployment:
     A value that the file itself computes in a coarser format (``Node.format``) rounds in that one,
     also where the rest is real. ``softmax``: the deployed file ends in a Softmax or LogSoftmax, or
     in a Sigmoid of ``each`` logit, which was stripped; ``leaves``: the coarsest format from there
-    to the file's output.
+    to the file's output. ``head``: what the margins are for.
     """
 
     propagation: Propagation
@@ -63,11 +67,12 @@ class Deployment:
     softmax: bool
     leaves: Arithmetic | None = None
     each: bool = False
+    head: Head = PLAIN
 
     @classmethod
     def of(
         cls, network: Network, *, arithmetic: Arithmetic | None, softmax: bool,
-        analysis: Arithmetic = DOUBLE,
+        analysis: Arithmetic = DOUBLE, head: Head = PLAIN,
     ) -> Deployment:  # fmt: skip
         """``analysis``: the arithmetic of the bounds on margins. Raises ``CannotCertify`` where the
         deployed format does not have the network's own numbers."""
@@ -75,7 +80,7 @@ class Deployment:
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
         propagation = Propagation.of(network, node_constants(network, {}))
-        return cls(propagation, roundoff, arithmetic, softmax, leaves, each)
+        return cls(propagation, roundoff, arithmetic, softmax, leaves, each, head)
 
     def centre(self, x: Tensor) -> Centre:
         return self.propagation.centre(x)
@@ -91,11 +96,13 @@ class Deployment:
         and for what underflows in balls of radius ``eps``, ``(B,)``. ``box``: of the real logits;
         ``errors``: of each, ``(B, K)``."""
         lost = self._lost(eps)[:, None].expand_as(errors)
-        if not (self.softmax and self.each):
+        if not (self.softmax and (self.each or self.head.inner)):
             return self._tie + lost
         low, high = (side.flatten(1) for side in box())
         low, high = low - errors, high + errors
         sizes, own = torch.maximum(-low, high), labels[:, None]
+        if not self.each:
+            return self._inner_tie(high.amax(1) - low.gather(1, own)[:, 0])[:, None] + lost
         smallest = torch.minimum(sizes, sizes.gather(1, own))
         # Where 0 lies between both logits, that is the smallest.
         around = (low.gather(1, own) >= 0) & (high <= 0)
@@ -131,7 +138,7 @@ class Deployment:
         other than its label's is 0 or less, that is good enough.
         """
         boxes = self.propagation.boxes(centre, eps)
-        roundings = self.roundoff.over(centre, eps, boxes, self.arithmetic)
+        roundings = accumulated(self.roundoff, centre, eps, boxes, self.arithmetic)
         each = roundings.total[-1].flatten(1)
         always = self.always(lambda: boxes[-1], each, labels, eps)
         pair = OUT64.add(each.gather(1, labels[:, None]), each, always)
@@ -139,11 +146,15 @@ class Deployment:
         if margins is None:
             undecided = torch.ones_like(pair) > 0
         else:
-            hopeless = margins.scatter(1, labels[:, None], math.inf).amin(1) <= 0
+            hopeless = self.head.least(margins, labels) <= 0
             undecided = ~(margins > pair) & ~hopeless[:, None]
+            if self.head.inner:
+                undecided = self.head.among(undecided, labels, False)
         rows, others = undecided.nonzero().unbind(1)
-        parts = zip(torch.split(rows, _AT_ONCE), torch.split(others, _AT_ONCE), strict=True)
-        for row, other in parts:
+        values = sum(math.prod(node.shape) for node in self.propagation.network.nodes)
+        most = at_once(_CACHED * values, rows.device, each=values)
+        for some in slices(len(rows), most):
+            row, other = rows[some], others[some]
             error = pair_rounding(self.roundoff, roundings, row, labels[row], other)
             pair[row, other] = torch.fmin(OUT64.add(error, always[row, other]), pair[row, other])
         return pair
@@ -155,6 +166,14 @@ class Deployment:
         many = self.propagation.network.classes > arithmetic.largest / 8
         tie = math.inf if many else 2 * SOFTMAX_TIE * arithmetic.unit
         return tie if self.softmax else 0.0
+
+    def _inner_tie(self, below: Tensor) -> Tensor:
+        """As ``SOFTMAX_TIE`` for labels up to ``below`` under the largest logit, ``(B,)`` both: the
+        difference from it rounds too, and exponentials must not underflow."""
+        arithmetic = coarsest(self.arithmetic, self.leaves) or DOUBLE
+        deepest = math.log(arithmetic.largest / 32 / self.propagation.network.classes)
+        tie = self._tie + OUT64.up(8 * arithmetic.unit * below.clamp(min=0).double(), 16)
+        return tie.where(below <= deepest, math.inf)
 
 
 def _check_range(network: Network, deployed: Arithmetic | None) -> None:

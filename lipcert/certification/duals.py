@@ -36,8 +36,9 @@ class Duals:
     excess: float
 
     @classmethod
-    def of(cls, analysis: Analysis, part: float) -> Duals:
-        """``part``: how much of the run's failure probability their norms may spend."""
+    def of(cls, analysis: Analysis, part: float, preparations: int | None = None) -> Duals:
+        """``part``: how much of the run's failure probability their norms may spend; how often each
+        sample may be prepared, as often as the rungs do by default."""
         pace, options = analysis.pace, analysis.options
         layers, guide = Layers.of(analysis.lowered), analysis.lowered_guide
         # Without coins the matrix-free norms are too coarse for chains.
@@ -48,12 +49,14 @@ class Duals:
         )
         edges = [(edge.source, edge.sink) for edge in layers.edges]
         own = edges if pace.coupled else plan.own_edges(layers) if pace.own_norms else ()
+        if preparations is None:
+            # The radius, again further out or nearer, and at every eps with boxes refined or not.
+            preparations = 1 + pace.again + 2 * len(options.eps)
         norms = AssuredNorms(
             layers.edges,
             options,
             analysis.budget,
-            # The radius, again further out or nearer, and at every eps with boxes refined or not.
-            preparations=1 + pace.again + 2 * len(options.eps),
+            preparations=preparations,
             own=own,
             chain_norms=len(plan.wide(layers)),
             part=part,

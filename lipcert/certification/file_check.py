@@ -7,6 +7,9 @@ run through the file, the sample itself among them. That proves nothing, and ask
 reading that is wrong somewhere near: the file gives another class, a tie, or no number, where the
 certificate says that none is.
 
+Where the label has to be among several best, it says so once as many rivals reach it; where its
+probability has to be above others' by so much, once it is not.
+
 Claims that cover the file's own rounding (``strict``) admit no other class and no tie. A claim
 about real numbers, or about a wider format than the file's, leaves that rounding out: there the
 file's margin contradicts it where another class wins by more than the cross-check takes for
@@ -16,7 +19,7 @@ nothing and is refused in either case.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipcert.certification.heads import PLAIN, Head
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.rounding import gamma
@@ -47,9 +51,13 @@ class File(Protocol):
 
 
 class FileCheck:
-    """Runs the ``file`` at points inside certified radii; ``network`` is how it was read."""
+    """Runs the ``file`` at points inside certified radii; ``network`` is how it was read, without
+    the ``softmax`` at its end."""
 
-    def __init__(self, file: File, network: Network, options: Options) -> None:
+    def __init__(
+        self, file: File, network: Network, options: Options, *, softmax: bool = False
+    ) -> None:
+        self.head, self.softmax = Head.of(options), softmax
         self.file, self.pixel_domain = file, options.pixel_domain
         # In the file's own type: numbers that it holds overflow nowhere but where its own do.
         self.network = network.to(dtype=torch.float64 if file.double else torch.float32)
@@ -64,15 +72,13 @@ class FileCheck:
         ``towards`` ``(B, *shape)``: points that an attack found outside, or the samples themselves.
         """
         points = probes(
-            self.network, x, labels, radius, towards=towards, pixel_domain=self.pixel_domain
-        )
+            self.network, x, labels, radius, towards=towards, pixel_domain=self.pixel_domain,
+            head=self.head,
+        )  # fmt: skip
         flat = points.flatten(0, 1).cpu().numpy()
-        logits = self.file(flat).reshape(*points.shape[:2], -1)
-        own = labels.cpu().numpy()[:, None, None]
-        others = logits.copy()
-        np.put_along_axis(others, own, -np.inf, axis=2)
-        with np.errstate(invalid="ignore"):
-            margins = np.take_along_axis(logits, own, axis=2)[..., 0] - others.max(2)
+        outputs = self.file(flat)
+        margins = self._margins(outputs, labels.repeat_interleave(points.shape[1]))
+        logits, margins = (a.reshape(*points.shape[:2], *a.shape[1:]) for a in (outputs, margins))
         finite = np.isfinite(logits).all(2)
         slack = 0.0 if self.strict else 2 * self.file.tolerance * np.abs(logits).max(2)
         wrong = ~finite | (~(margins > 0) if self.strict else ~(margins >= -slack))
@@ -82,13 +88,33 @@ class FileCheck:
             distance = float((points[row, place] - x[row].to(points)).norm())
             said = "no finite logits"
             if finite[row, place]:
-                tie = margins[row, place] == 0
-                said = "a tie" if tie else f"class {int(logits[row, place].argmax())}"
+                said = self._said(logits[row, place], margins[row, place])
             found[row] = (
                 f"the deployed file gives {said} at a distance of {distance:.6g}, inside the "
                 f"certified radius {float(radius[row]):.6g} of class {int(labels[row])}; please "
                 "report this"
             )
+        return found
+
+    def _said(self, outputs: NDArray[Any], margin: float) -> str:
+        """What outputs ``(K,)`` say, in a word."""
+        if self.head.top_k > 1:
+            return f"{self.head.top_k} classes that reach it"
+        if self.head.margin:
+            return f"no margin above {self.head.margin:g}"
+        found = self.head.competing(torch.from_numpy(outputs)[None])
+        return "a tie" if margin == 0 else f"class {int(found.argmax())}"
+
+    def _margins(self, outputs: NDArray[Any], labels: Tensor) -> NDArray[Any]:
+        """What the file's outputs ``(n, K)`` say of the claim, ``(n,)``: not positive where it does
+        not hold."""
+        values, labels = torch.from_numpy(outputs), labels.cpu()
+        if self.head.margin and self.softmax:
+            # They are probabilities, or the logarithms of such.
+            values = values.exp() if bool((values <= 0).all()) else values
+            gap = replace(self.head, margin=0.0).margins(values, labels).amin(1) - self.head.margin
+            return gap.numpy()
+        found: NDArray[Any] = self.head.least(self.head.margins(values, labels), labels).numpy()
         return found
 
 
@@ -100,6 +126,7 @@ def probes(
     *,
     towards: Tensor,
     pixel_domain: bool = False,
+    head: Head = PLAIN,
 ) -> Tensor:
     """``(B, 8, *shape)`` in float64, 6 where there are two classes: the samples ``x``, and points
     within ``radius`` of them, at distances computed exactly, whose values the network's own type
@@ -114,8 +141,9 @@ def probes(
     ball = _Ball(x, radius.to(x), dtype, pixel_domain)
     with torch.no_grad():
         logits = network.logits(x.to(dtype))
-    others = logits.scatter(1, labels[:, None], -math.inf)
-    classes = others.topk(min(_CLASSES, logits.shape[1] - 1), dim=1).indices
+    near = head.nearest(head.margins(logits, labels), _CLASSES)
+    # Each of the last goes with those before it that have to overtake the label too.
+    before, classes = near[:, : head.top_k - 1], near[:, head.top_k - 1 :]
     count = classes.shape[1]
 
     def slopes(points: Tensor) -> Tensor:
@@ -125,7 +153,9 @@ def probes(
             found = network.logits(rows).reshape(*points.shape[:2], -1)
             own = found.gather(2, labels[:, None, None].expand(-1, points.shape[1], 1))
             away = found[:, :count].gather(2, classes[..., None])
-            (slope,) = torch.autograd.grad(own.sum() - away.sum(), rows)
+            others = found[:, :count].gather(2, before[:, None].expand(-1, count, -1))
+            more = before.shape[1] * own[:, :count].sum() - others.sum()
+            (slope,) = torch.autograd.grad(own.sum() - away.sum() + more, rows)
         return slope.double().reshape(points.shape)
 
     sample = x[:, None]

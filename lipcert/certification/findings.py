@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipcert.certificate import Sample, Verdict
 from lipcert.certification.attack import Attack
+from lipcert.certification.heads import Head
 from lipcert.certification.ledger import Ledger
 from lipcert.certification.margins import Open
 from lipcert.certification.warm_start import WarmStart
@@ -59,14 +62,16 @@ class Findings:
     ``attacked``: the distance of the nearest misclassified point, in ``points``. ``fixed``: how
     many neurons of each layer cannot vary. ``spent``: failure probability. ``ends``: when no other
     rung may begin, by the clock; ``late``: it was over before every rung was tried.
-    ``contradicted``: by row, what the deployed file says against the certificate. The others as in
-    ``Step``.
+    ``contradicted``: by row, what the deployed file says against the certificate. ``right``: the
+    answer is; ``correct``: and what is claimed holds at the sample itself. ``top``: the best
+    classes ``(B, k)``, where more than one counts. The others as in ``Step``.
     """
 
     options: Options
     label: Tensor
     prediction: Tensor
     margin: Tensor
+    right: Tensor
     correct: Tensor
     radius: Tensor
     rung: Tensor
@@ -83,6 +88,7 @@ class Findings:
     rungs: tuple[str, ...] = ()
     was_attacked: bool = False
     fixed: Tensor | None = None
+    top: Tensor | None = None
     contradicted: dict[int, str] = field(default_factory=dict)
     start: WarmStart | None = None
     open: Open | None = None
@@ -90,12 +96,12 @@ class Findings:
     @classmethod
     def of(cls, x: Tensor, logits: Tensor, labels: Tensor, options: Options) -> Findings:
         """Begins with what the predictions say of samples ``x`` ``(B, …)``."""
-        prediction = logits.argmax(1)
-        others = logits.scatter(1, prediction[:, None], -math.inf).amax(1)
-        margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
-        margin = torch.where(torch.isfinite(logits).all(1), margin, math.nan)
-        correct = torch.isfinite(margin) & (prediction == labels)
-        limit, everyone = options.time_per_sample, torch.arange(len(labels))
+        head = Head.of(options)
+        prediction, margin, right, top = answers(logits, labels, head)
+        correct = right & (head.least(head.margins(logits, labels), labels) > 0)
+        if head.pairwise:
+            correct = right
+        limit, everyone = options.time_per_sample, torch.arange(len(labels), device=labels.device)
         infinite, none = torch.full_like(margin, math.inf), torch.full_like(margin, -1)
         never = torch.zeros_like(correct)
         return cls(
@@ -103,17 +109,20 @@ class Findings:
             label=labels,
             prediction=prediction,
             margin=margin,
+            right=right,
             correct=correct,
             radius=none,
             rung=torch.zeros_like(labels),
             deployed=torch.full_like(margin, math.nan),
             constant=infinite,
-            attacked=infinite,
+            attacked=torch.where(right & ~correct, 0.0, infinite),
             points=x,
             spent=torch.zeros_like(margin),
             late=never,
             guess=none,
             hopeless=never,
+            top=top,
+            was_attacked=bool((right & ~correct).any()),
             ledger=Ledger.begun(len(labels)).passed("prediction", everyone, ~correct),
             ends=math.inf if limit is None else time.monotonic() + limit * len(labels),
         )
@@ -204,10 +213,28 @@ class Findings:
                 f"{float(self.radius[row])}; please report this"
             )
 
-    def sample(self, row: int, index: int) -> Sample:
-        """Makes the record of one sample, whose number is ``index``."""
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """Makes the records of all samples, whose numbers are ``indices``."""
+        # Asked for one by one, every number would wait for the device.
+        kept = ("start", "open", "points", "guess", "hopeless")
+        numbers = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.dim() == 1 and name not in kept
+        }
+        # Whole numbers of a batch are far below 2^53.
+        columns = torch.stack([value.double() for value in numbers.values()]).cpu().unbind()
+        told: dict[str, Any] = {
+            name: column.to(value.dtype)
+            for (name, value), column in zip(numbers.items(), columns, strict=True)
+        }
+        fixed = None if self.fixed is None else self.fixed.cpu()
+        here = replace(self, **told, fixed=fixed)
+        return [here._sample(row, index) for row, index in enumerate(indices)]
+
+    def _sample(self, row: int, index: int) -> Sample:
         estimate = self.options.estimate
-        correct = bool(self.correct[row])
+        correct, finite = bool(self.correct[row]), math.isfinite(float(self.margin[row]))
         radius = max(0.0, float(self.radius[row]))
         constant = float(self.constant[row])
         known = constant if math.isfinite(constant) else None
@@ -219,7 +246,7 @@ class Findings:
         return Sample(
             index=index,
             label=int(self.label[row]),
-            prediction=int(self.prediction[row]) if math.isfinite(float(self.margin[row])) else -1,
+            prediction=int(self.prediction[row]) if finite else -1,
             verdict=verdict,
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
@@ -237,6 +264,7 @@ class Findings:
             attack_radius=float(self.attacked[row]) if attacked else None,
             eliminated=tuple(self.fixed[row].tolist()) if counted else (),  # type: ignore[index]
             message=message,
+            top=() if self.top is None or not finite else tuple(self.top[row].tolist()),
         )
 
     def _method(self, row: int) -> str:
@@ -257,7 +285,7 @@ class Findings:
         largest, deployed = self.options.largest, float(self.deployed[row])
         if not math.isfinite(float(self.margin[row])):
             return "error", "the logits are not finite numbers"
-        if not bool(self.correct[row]):
+        if not bool(self.right[row]):
             return "misclassified", None
         if largest.text in reached:
             return ("estimated" if self.options.estimate else "certified"), None
@@ -270,3 +298,26 @@ class Findings:
         if not reached and deployed >= float(self.margin[row]):
             return "unknown", f"rounding in {self.options.deployed} could alone exceed the margin"
         return "unknown", None
+
+
+def answers(
+    logits: Tensor, labels: Tensor, head: Head
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What logits ``(B, K)`` answer: the predicted class, the margin, NaN where a logit is no
+    finite number, and whether the answer is right, ``(B,)`` each; then the best classes where more
+    than one counts, ``(B, k)``.
+
+    The margin is that of the prediction to the next class. Where several best ones count, it is
+    that of the label to the class that it must stay above, and positive where the answer is right.
+    """
+    finite = torch.isfinite(logits).all(1)
+    competing = head.competing(logits)
+    if head.top_k == 1:
+        prediction = competing.argmax(1)
+        others = competing.scatter(1, prediction[:, None], -math.inf).amax(1)
+        margin = logits.gather(1, prediction[:, None]).squeeze(1) - others
+        margin = torch.where(finite, margin, math.nan)
+        return prediction, margin, torch.isfinite(margin) & (prediction == labels), None
+    margin = torch.where(finite, head.deciding(head.margins(logits, labels)), math.nan)
+    top = head.top(logits, labels)
+    return top[:, 0], margin, margin > 0, top

@@ -6,6 +6,7 @@ all smaller radii, and which samples are not worth it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,6 @@ from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
-from lipcert.certification.margins import OBJECTIVES_AT_ONCE
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.certification.warm_start import WarmStart
@@ -80,15 +80,16 @@ class Guess:
         kept = {node: noise.where(doubtful, 0.0) for node, noise in found.noise.items()}
         noisy = Guess(duals, samples, self.centre, self.limit, kept, self.hopeless)
         margins = noisy._margins(state)
-        if bool((margins.scatter(1, samples.labels[:, None], 1.0) > 0).all()):
+        head, labels = duals.analysis.head, samples.labels
+        if bool((head.least(margins, labels) > 0).all()):
             return noisy
-        values, clean = torch.full_like(margins, torch.inf, dtype=torch.float64), samples.clean
+        values, clean = duals.prover.untold(samples), samples.clean
         state, guide = noisy._prepared(eps, noisy._cheap)[1], duals.prover.guide
         for objectives, others in noisy._objectives(noisy._nearest(margins)):
             own = select(state, objectives.rows)
             change, _ = guide.optimise(own, objectives, guide.start(own, objectives), 0)
             values[objectives.rows, others] = clean[objectives.rows, others] + change.double()
-        hopeless = doubtful & ~(values.amin(1) > 0)
+        hopeless = doubtful & ~(head.least(values, labels) > 0)
         return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
     def radius(self, start: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
@@ -98,7 +99,7 @@ class Guess:
         """
         duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
         pace, whole = duals.analysis.pace, samples.clean
-        clean = whole.amin(1)
+        head, clean = duals.analysis.head, samples.decisive
         values = torch.full_like(start, torch.nan)
         which: Tensor | None = None
         ahead, found_before = torch.ones_like(start), WarmStart.none(whole)
@@ -112,7 +113,7 @@ class Guess:
             # The first look starts from nothing.
             steps = pace.guess_steps * (_FIRST_GUESS if which is None else 1)
             which = self._nearest(margins) if which is None else which
-            best = torch.full_like(margins, torch.inf, dtype=torch.float64)
+            best = duals.prover.untold(samples)
             for objectives, others in self._objectives(which & asked[:, None]):
                 own = select(state, objectives.rows)
                 begun = found_before.start(guide, own, objectives, others)
@@ -122,8 +123,9 @@ class Guess:
                 anchored = margins[objectives.rows, others].double()
                 best[objectives.rows, others] = value.maximum(anchored)
             # What a sample gets must not depend on how long others take.
-            values = torch.where(asked, best.amin(1), values)
-            near = best < (values + _ASIDE * clean)[:, None]
+            values = torch.where(asked, head.least(best, samples.labels), values)
+            decides = values if head.pairwise else head.deciding(best) + _ASIDE
+            near = best < (decides + _ASIDE * clean)[:, None]
             which = torch.where(asked[:, None], near, which)
             return values
 
@@ -167,12 +169,12 @@ class Guess:
     def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:
         """Yields those margins' objectives and classes in float32, some at a time."""
         objectives, others = self.duals.prover.objectives(self.samples, which)
-        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+        for some in self.duals.prover.parts(len(objectives)):
             yield objectives.select(some).to(torch.float32), others[some]
 
     def _nearest(self, margins: Tensor) -> Tensor:
         """Chooses the margins that seem nearest, a few of each sample: ``(B, K)``."""
-        margins = margins.scatter(1, self.samples.labels[:, None], torch.inf)
-        count = min(self.duals.analysis.pace.guessed_classes, margins.shape[1] - 1)
-        nearest = margins.topk(count, 1, largest=False)
-        return torch.zeros_like(margins).scatter(1, nearest[1], 1.0) > 0
+        head, pace = self.duals.analysis.head, self.duals.analysis.pace
+        margins = head.among(margins, self.samples.labels, math.inf)
+        nearest = head.nearest(margins, pace.guessed_classes)
+        return torch.zeros_like(margins).scatter(1, nearest, 1.0) > 0

@@ -33,8 +33,10 @@ class Ledger:
         """``rows`` ``(n,)`` of the batch have been through ``rung``, perhaps once more; those where
         ``decided`` ``(n,)`` have a verdict now, by this rung if they had none before, or
         ``again``."""
-        # Copies wait for the device, so that the time of its work is not the next rung's.
-        rows, decided = rows.cpu(), decided.cpu()
+        # A copy waits for the device, so that the time of its work is not the next rung's.
+        code = rows.new_full(self.decided_by.shape, -1).index_copy_(0, rows, decided.long()).cpu()
+        rows = (code >= 0).nonzero().flatten()
+        decided = code[rows] > 0
         now = time.perf_counter()
         unknown = torch.full(self.decided_by.shape, math.nan, dtype=torch.float64)
         share = self.shares.get(rung, unknown).clone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,11 +25,12 @@ from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.samples import Samples
 from lipcert.certification.warm_start import WarmStart
+from lipcert.chunks import at_once, slices
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64
 
-# Objectives are sought, and proven in twice the precision, in parts that caches hold.
-OBJECTIVES_AT_ONCE, _PROVEN_AT_ONCE = 128, 32
+# On a CPU so many objectives are sought at once, and so many proven, in twice the precision.
+_SOUGHT, _PROVEN = 128, 32
 # A deployed error below this share of a margin need not be known better.
 _SMALL = 0.01
 
@@ -36,8 +38,8 @@ _SMALL = 0.01
 @dataclass(frozen=True, eq=False)
 class Region:
     """Balls around samples: the facts that were found for them, the state there, what each margin
-    has to exceed ``(B, K)``, −∞ at the label itself, and the largest deployed error in that,
-    ``(B,)``."""
+    has to exceed ``(B, K)``, −∞ where none counts, at the label itself and at outputs that do not
+    compete, and the largest deployed error in that, ``(B,)``."""
 
     facts: Facts
     state: State
@@ -54,21 +56,18 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Which margins were ``done``, ``(B, K)``, proven in a ``region`` around ``rows`` of a batch;
-    of the others their objectives, classes, and the multipliers that came nearest; none of samples
-    that are hopeless on these boxes."""
+    """How far margins were proven above what they need, ``(B, K)``, in a ``region`` around ``rows``
+    of a batch, and whether samples are ``proven`` by that, ``(B,)``; of the margins that are open
+    their objectives, classes, and the multipliers that came nearest; none of samples that are
+    hopeless on these boxes."""
 
     rows: Tensor
     region: Region
-    done: Tensor
+    slack: Tensor
+    proven: Tensor
     objectives: Objectives
     others: Tensor
     found: DualVariables | None
-
-    @property
-    def proven(self) -> Tensor:
-        """Whether all margins of a sample are: ``(B,)``."""
-        return self.done.all(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class MarginProver:
     def needed(
         self, samples: Samples, eps: Tensor, state: State, sweep: NoiseSweep | None
     ) -> tuple[Tensor, Tensor]:
-        """What each margin has to exceed, ``(B, K)``: −∞ at the label itself; and the largest
+        """What each margin has to exceed, ``(B, K)``: −∞ where none counts; and the largest
         deployed error in that, ``(B,)``. Where a ``sweep`` has brought noise into the state only
         the logits' own rounding is left."""
         deployment, labels, ball = self.analysis.deployment, samples.labels, samples.ball(eps)
@@ -113,27 +112,32 @@ class MarginProver:
             )  # fmt: skip
             pair = OUT64.add(each.gather(1, own), each, always)
             pair, worth = pair.nan_to_num(math.inf, math.inf), self._drifts(samples, state)
-        deployed = pair.scatter(1, own, 0).amax(1) + worth
-        return pair.scatter(1, own, -math.inf), deployed.nan_to_num(math.inf, math.inf)
+        head = self.analysis.head
+        deployed = head.among(pair, labels, 0.0).amax(1) + worth
+        return head.among(pair, labels, -math.inf), deployed.nan_to_num(math.inf, math.inf)
 
     def _drifts(self, samples: Samples, state: State) -> Tensor:
-        """Says what all drifts are worth to the nearest class, to first order: ``(B,)``."""
-        rows, nearest = torch.arange(len(samples), device=samples.x.device), samples.clean.argmin(1)
+        """Says what all drifts are worth to the class that decides, to first order: ``(B,)``."""
+        rows = torch.arange(len(samples), device=samples.x.device)
+        nearest = self.analysis.head.nearest(samples.clean, 1)[:, -1]
         objectives = margin_objectives(self.dual.network, rows, samples.labels, nearest)
         return self.dual.drifts(to_dtype(state, torch.float64), objectives)
 
     def verdict(self, samples: Samples, region: Region, start: WarmStart, rows: Tensor) -> Open:
         """Which margins are proven, slopes optimised in stages; the samples are the ``rows`` of
         their batch."""
-        pace, clean = self.analysis.pace, samples.clean
-        state, needed = region.state, region.needed
+        pace, head, labels = self.analysis.pace, self.analysis.head, samples.labels
+        state, needed, clean = region.state, region.needed, samples.decisive
         if self.layers.network.joints:
             # What balls of all layers say ends at the first of them.
-            done = torch.isneginf(needed)
+            best = torch.full_like(needed, -math.inf)
         else:
-            done = self.anchored_margins(samples, state) > needed
-        hopeless = ~(needed < clean).all(1)
-        objectives, others = self.objectives(samples, ~done & ~hopeless[:, None])
+            best = self.anchored_margins(samples, state) - needed
+        best = head.among(best, labels, math.inf)
+        hopeless = ~(head.least(samples.clean - needed, labels) > 0)
+        proven = head.least(best, labels) > 0
+        which = head.is_open(best) & ~(hopeless | proven)[:, None]
+        objectives, others = self.objectives(samples, which)
         found: DualVariables | None = None
         for stage, steps in enumerate(pace.stages):
             if not len(objectives):
@@ -143,20 +147,25 @@ class MarginProver:
             from_ = start if found is None else found
             _, found = self.optimised(samples, state, objectives, others, from_, steps)
             slack = self.certified(samples, state, objectives, others, found)
-            slack = slack - needed[objectives.rows, others]
-            done[objectives.rows[slack > 0], others[slack > 0]] = True
-            if stage == 0:
-                far = ~(slack > -pace.hopeless * clean.amin(1)[objectives.rows])
-                hopeless[objectives.rows[far]] = True
-            left = ~(slack > 0) & ~hopeless[objectives.rows]
+            place = objectives.rows, others
+            slack = slack - needed[place]
+            best[place] = torch.fmax(best[place], slack)
+            proven = head.least(best, labels) > 0
+            if stage == 0 and head.pairwise:
+                # Too many that are so far off leave no hope.
+                near = torch.where(head.is_open(best), -1.0, 1.0)
+                near[place] = torch.where(slack > -pace.hopeless * clean[place[0]], 1.0, -1.0)
+                hopeless |= ~(head.least(near, labels) > 0)
+            left = head.is_open(best[place]) & ~(hopeless | proven)[objectives.rows]
+            left = left.nonzero().flatten()
             objectives, others, found = objectives.select(left), others[left], found.select(left)
-        return Open(rows, region, done, objectives, others, found)
+        return Open(rows, region, best, proven, objectives, others, found)
 
     def split(self, samples: Samples, open_: Open, leaves: int, seconds: float) -> Tensor:
         """Whether all margins of a sample are proven, ``(B,)``, after branch and bound of those
         that were still open, begun within so many seconds."""
         objectives, others, found = open_.objectives, open_.others, open_.found
-        if found is None or not len(objectives):
+        if found is None or not len(objectives) or not self.analysis.head.pairwise:
             return open_.proven
         splitter = Splitter(
             self.dual, self.guide, select(open_.region.state, objectives.rows), objectives,
@@ -164,16 +173,37 @@ class MarginProver:
         )  # fmt: skip
         leaves = min(leaves, int(self.analysis.pace.leaf_work / splitter.neurons))
         proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
-        done = open_.done.clone()
-        done[objectives.rows[proven], others[proven]] = True
-        return done.all(1)
+        slack = open_.slack.clone()
+        place = objectives.rows, others
+        slack[place] = torch.where(proven, math.inf, slack[place])
+        return self.analysis.head.least(slack, samples.labels) > 0
 
     def objectives(self, samples: Samples, which: Tensor) -> tuple[Objectives, Tensor]:
-        """The margins where ``which`` ``(B, K)`` is set, but at the labels: objectives and
+        """The margins where ``which`` ``(B, K)`` is set, but where none counts: objectives and
         classes."""
-        which = which.scatter(1, samples.labels[:, None], False)
+        head = self.analysis.head
+        which = head.among(which, samples.labels, False)
+        if head.top_k > 1:
+            # No rival that is ahead of the label at the sample can be shown to stay behind.
+            which = which & ~samples.ahead
         rows, others = which.nonzero().unbind(1)
         return margin_objectives(self.layers.network, rows, samples.labels[rows], others), others
+
+    def untold(self, samples: Samples) -> Tensor:
+        """Margins ``(B, K)`` of which nothing is told yet: infinite, but for those that cannot be
+        positive."""
+        return torch.full_like(samples.clean, math.inf).masked_fill(samples.ahead, -math.inf)
+
+    def parts(self, count: int, cached: int = _SOUGHT) -> list[slice]:
+        """Places of so many objectives, in parts that are worked on at once."""
+        device = self.layers.network.anchor.device
+        return slices(count, at_once(cached * self.values, device, each=self.values))
+
+    @cached_property
+    def values(self) -> int:
+        """How many an objective passes on its way back."""
+        network = self.layers.network
+        return sum(math.prod(network.nodes[i].shape) for i in network.sources)
 
     def optimised(
         self, samples: Samples, state: State, objectives: Objectives, others: Tensor,
@@ -186,7 +216,7 @@ class MarginProver:
         # The guide charges no drift.
         single = to_dtype(state, torch.float32)
         single = {i: replace(layer, drift=None) for i, layer in single.items()}
-        for some in torch.split(torch.arange(len(objectives)), OBJECTIVES_AT_ONCE):
+        for some in self.parts(len(objectives)):
             part = objectives.select(some).to(torch.float32)
             own = select(single, part.rows)
             if isinstance(start, WarmStart):
@@ -209,7 +239,7 @@ class MarginProver:
         """Proves lower bounds of the margins, ``(N,)``, from the variables that were found."""
         clean = _clean_of(samples, objectives, others)
         values = [clean[:0]]
-        for some in torch.split(torch.arange(len(objectives)), _PROVEN_AT_ONCE):
+        for some in self.parts(len(objectives), _PROVEN):
             part = objectives.select(some)
             change = self.dual.certified(select(state, part.rows), part, found.select(some))
             slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())

@@ -24,6 +24,8 @@ _EMULATION = ("CUBLAS_EMULATE_DOUBLE_PRECISION", "CUBLAS_EMULATE_SINGLE_PRECISIO
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
+# Lengths of sums: one number, an odd one beside the width of vector units, and such as libraries
+# give to kernels of their own.
 _SIZES = (1, 33, 256, 512)
 # Terms of a sum that has every bit of the type in the end.
 _TERMS = 4096

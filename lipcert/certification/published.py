@@ -14,8 +14,12 @@ from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
-from lipcert.norms import GramMap, SegmentNorms
+from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 
+# Norms of a sample's own are cheap beside duals where the segments lead past no more values.
+_CHEAP = 2.0**19
+# Where better bounds follow, the first local norms need not be so near.
+_ROUGHLY = 0.04
 # What bounds the local constant, and for the published methods the margins too.
 _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "auto": LocalBound}
 
@@ -23,7 +27,8 @@ _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "
 @dataclass(frozen=True, eq=False)
 class Published:
     """``bound`` and its ``norms`` are of the simplified network; ``guide``, of its copy in float32,
-    counts on estimated norms."""
+    counts on estimated norms. An effort that takes no norms of a sample's own has them here all the
+    same where they are cheap, so that ``auto`` is never below ``local``."""
 
     analysis: Analysis
     bound: Bound
@@ -37,7 +42,9 @@ class Published:
         options, layers = analysis.options, _layers(analysis.simplified)
         kind = _BOUNDS[options.method] if kind is None else kind
         # The product of norms takes none of a sample's own.
-        own = analysis.pace.own_norms if options.method == "auto" else kind is not GlobalBound
+        own = kind is not GlobalBound
+        if options.method == "auto":
+            own = analysis.pace.own_norms or _values_passed(layers) <= _CHEAP
         guide = analysis.simplified_guide
         norms = AssuredNorms(
             layers.edges,
@@ -59,6 +66,21 @@ class Published:
         if self.analysis.loaded.joints:
             return math.inf
         return self.bound.replaced(GlobalBound).product
+
+    def first(self, samples: Samples, eps: Tensor) -> Facts:
+        """What is worth finding of every sample. Where other bounds follow, local norms need not be
+        so near the truth, and an effort that takes none of a sample's own does without."""
+        if self.analysis.options.method != "auto":
+            return self.prepare(samples, eps)
+        if self.analysis.pace.own_norms:
+            return self.prepare(samples, eps, _ROUGHLY)
+
+        def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
+            assert norm is not None
+            assert isinstance(mapping, WeightedMap)
+            return norm.from_whole(mapping)
+
+        return self.bound.prepare(samples.centre, samples.ball(eps), norm_of)
 
     def prepare(self, samples: Samples, eps: Tensor, excess: float = EXCESS) -> Facts:
         """Finds local norms with the run's assurance, which hold at every radius up to ``eps``."""
@@ -83,12 +105,14 @@ class Published:
         """
         ball = samples.ball(eps)
         margins = self.bound.margins(samples.centre, samples.labels, ball, facts)
-        slack, deployed = _least(margins, samples.labels), torch.full_like(eps, math.nan)
+        head = self.analysis.head
+        slack = head.least(margins, samples.labels)
+        deployed = torch.full_like(eps, math.nan)
         # Where that fails what the deployed arithmetic adds does not matter.
         rows = (slack > 0).nonzero().flatten()
         if len(rows):
             errors = self._errors(samples.select(rows), ball[rows], margins[rows])
-            slack[rows] = _least(margins[rows] - errors, samples.labels[rows])
+            slack[rows] = head.least(margins[rows] - errors, samples.labels[rows])
             deployed[rows] = torch.where(slack[rows] > 0, errors.amax(1), math.nan)
         return slack, deployed
 
@@ -97,11 +121,11 @@ class Published:
         return self._errors(samples, samples.ball(eps), None).amax(1)
 
     def _errors(self, samples: Samples, ball: Tensor, margins: Tensor | None) -> Tensor:
-        """Finds the deployed errors of all margins: ``(B, K)``, 0 at the labels."""
+        """Finds the deployed errors of all margins that count: ``(B, K)``, 0 elsewhere."""
         errors = self.analysis.deployment.pair_errors(
             samples.deployed, samples.labels, ball, margins=margins
         )
-        return errors.scatter(1, samples.labels[:, None], 0)
+        return self.analysis.head.among(errors, samples.labels, 0.0)
 
     def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
         """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
@@ -113,7 +137,8 @@ class Published:
 
         single = eps.to(centre.logits.dtype)
         facts = guide.prepare(centre, single, norm_of)
-        return _least(guide.margins(centre, samples.labels, single, facts), samples.labels).to(eps)
+        margins = guide.margins(centre, samples.labels, single, facts)
+        return self.analysis.head.least(margins, samples.labels).to(eps)
 
     def largest_certified(self, samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
         """The largest certified radius found, −1 where there is none, and the deployed error that
@@ -122,7 +147,7 @@ class Published:
         One preparation, where a guess says the best radius must lie; the radius is then searched
         below it with those norms.
         """
-        limit, clean = torch.full_like(start, self.analysis.reach), samples.clean.amin(1)
+        limit, clean = torch.full_like(start, self.analysis.reach), samples.decisive
 
         def estimated(eps: Tensor, asked: Tensor) -> Tensor:
             return self.estimated_slack(samples, eps)
@@ -149,6 +174,7 @@ def _layers(network: Network) -> Layers:
     return Layers(network, (), {}, {}) if network.joints else Layers.of(network)
 
 
-def _least(margins: Tensor, labels: Tensor) -> Tensor:
-    """Takes the least of all margins but the label's own. A NaN is less than any number."""
-    return margins.scatter(1, labels[:, None], math.inf).amin(1)
+def _values_passed(layers: Layers) -> int:
+    """How many values all segments lead past, counted for each: what one sweep through them is."""
+    nodes = layers.network.nodes
+    return sum(math.prod(nodes[i].shape) for edge in layers.edges for i in edge.path)

@@ -40,12 +40,13 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     """
     prover = duals.prover
     region = duals.prepare(samples, top, duals.bound.plan.refinement)
+    head, labels = duals.analysis.head, samples.labels
     margins = prover.anchored_margins(samples, region.state)
     # What the arithmetic of the deployed network adds only grows with the radius: where that
     # is little, once will do.
-    clean = samples.clean.amin(1)
+    clean = samples.decisive
     coarse = ~(region.deployed <= _COARSE * clean)
-    objectives, others = prover.objectives(samples, margins <= region.needed)
+    objectives, others = prover.objectives(samples, head.is_open(margins - region.needed))
     found = _sought(duals, samples, region, objectives, others, start)
     # What is proven at a radius is so at all below it.
     proven = torch.full_like(top[objectives.rows], -math.inf)
@@ -55,23 +56,24 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
     def slack(eps: Tensor, asked: Tensor) -> Tensor:
         rows = (asked & (eps <= top)).nonzero().flatten()
         part, own, anchored = samples, region, margins
-        if not bool((asked & (eps == top)).all()):
+        if len(rows) < len(eps) or not bool((eps == top).all()):
             part = samples.select(rows)
             own = duals.nearer(part, eps[rows], region.select(rows), coarse[rows])
             anchored = prover.anchored_margins(part, own.state)
         place = torch.full_like(samples.labels, -1)
         place[rows] = torch.arange(len(rows), device=rows.device)
         here = (place[objectives.rows] >= 0).nonzero().flatten()
-        ask = here[proven[here] < eps[objectives.rows[here]]]
+        # Where margins count by more than their sign, they are worth more at a smaller one.
+        known = proven[here] >= eps[objectives.rows[here]]
+        ask = here[~known] if head.pairwise else here
         some = objectives.select(ask).moved(place)
         value = prover.certified(part, own.state, some, others[ask], found.select(ask))
         values[ask] = value - own.needed[some.rows, others[ask]]
-        held = ask[values[ask] > 0]
-        proven[held] = eps[objectives.rows[held]]
+        proven[ask] = torch.where(values[ask] > 0, eps[objectives.rows[ask]], proven[ask])
         slacks, at = anchored - own.needed, (place[objectives.rows[here]], others[here])
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)
-        least[rows] = slacks.amin(1)
+        least[rows] = head.least(slacks, labels[rows])
         spare.copy_(torch.where(eps == top, least / clean, spare))
         # What was tried last and held is the largest yet.
         deployed[rows] = torch.where(least[rows] > 0, own.deployed, deployed[rows])
@@ -93,11 +95,12 @@ def _sought(
 ) -> DualVariables:
     """DualVariables for a region: steps only for the margins that are not brought to what they
     need, and more, where they start."""
-    prover, clean = duals.prover, samples.clean
+    prover, clean, decisive = duals.prover, samples.clean, samples.decisive
     change, found = prover.optimised(samples, region.state, objectives, others, start, 0)
-    easy = region.needed + _EASY * clean.amin(1, keepdim=True)
+    easy = region.needed + _EASY * decisive[:, None]
     places = objectives.rows, others
-    hard = (~(clean[places] + change > easy[places])).nonzero().flatten()
+    short = ~(clean[places] + change > easy[places])
+    hard = (short | (not duals.analysis.head.pairwise)).nonzero().flatten()
     part, steps = objectives.select(hard), duals.analysis.pace.radius_steps
     _, better = prover.optimised(
         samples, region.state, part, others[hard], found.select(hard), steps

@@ -100,10 +100,19 @@ class Samples:
 
     @property
     def clean(self) -> Tensor:
-        """The margins at the samples but for rounding, ``(B, K)``; infinite at the labels."""
-        logits = self.centre.logits
-        margins = logits.gather(1, self.labels[:, None]) - logits
-        return margins.scatter(1, self.labels[:, None], math.inf)
+        """The margins at the samples but for rounding, ``(B, K)``; infinite where none counts, at
+        the labels and at outputs that do not compete."""
+        return self.analysis.head.margins(self.centre.logits, self.labels)
+
+    @property
+    def ahead(self) -> Tensor:
+        """Which rivals are not below the label at the sample itself, ``(B, K)``."""
+        return self.clean <= 0
+
+    @property
+    def decisive(self) -> Tensor:
+        """What these mean together, ``(B,)``: the scale of all that is proven of them."""
+        return self.analysis.head.least(self.clean, self.labels)
 
 
 def rounded(x: Tensor, network: Network) -> tuple[Tensor, Tensor | None]:

@@ -15,6 +15,8 @@ from torch import Tensor
 # positive. The second tensor, ``(B,)`` too, tells which samples are asked for.
 Slack = Callable[[Tensor, Tensor], Tensor]
 
+# A search that brackets a radius halves its ratio at every second step at least; 40 are for
+# slacks that are far from smooth. Every step is one preparation of the bound.
 _STEPS = 40
 # Bounds fall faster than linearly with the radius; this power fits many.
 _POWER = 1.5

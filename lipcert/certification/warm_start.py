@@ -44,8 +44,9 @@ class WarmStart:
             return self
         kept = self.place.clone()
         kept[objectives.rows, others] = -1
-        old = kept[kept >= 0]
-        kept[kept >= 0] = torch.arange(len(old), device=old.device)
+        left = (kept >= 0).nonzero().unbind(1)
+        old = kept[left]
+        kept[left] = torch.arange(len(old), device=old.device)
         kept[objectives.rows, others] = len(old) + torch.arange(len(objectives), device=old.device)
         joined = [self.found.select(old), found] if len(old) else [found]
         return WarmStart(
@@ -60,15 +61,15 @@ class WarmStart:
         """Says where to start in a state of one row for each objective; multipliers go with 1/ρ."""
         place = self.place[objectives.rows, others]
         fresh = place < 0
-        if bool(fresh.all()):
+        # Those that are known first.
+        order, count = fresh.byte().argsort(stable=True), len(fresh) - int(fresh.sum())
+        if not count:
             return guide.start(state, objectives)
-        known = (~fresh).nonzero().flatten()
+        known, unknown = order[:count], order[count:]
         shift = (self.eps[place[known]] / state[0].radius[known]).log()
         old = self.found.select(place[known])
         old = DualVariables(old.slopes, {i: log + shift for i, log in old.logs.items()})
-        if not bool(fresh.any()):
+        if not len(unknown):
             return old
-        unknown = fresh.nonzero().flatten()
         new = guide.start(select(state, unknown), objectives.select(unknown))
-        order = torch.cat([known, unknown]).argsort()
-        return DualVariables.joined([old, new]).select(order)
+        return DualVariables.joined([old, new]).select(order.argsort())

@@ -93,7 +93,7 @@ def audit(
     from rich.text import Text
 
     from lipcert import audit as auditing
-    from lipcert.audit.progress import ConsoleWatch
+    from lipcert.audit.progress import ConsoleAuditWatch
     from lipcert.audit.report import first, lines, table, write
 
     number = _number(samples)
@@ -114,7 +114,7 @@ def audit(
     )
     console = Console(stderr=True)
     try:
-        with ConsoleWatch(console, bar=not quiet) as watch:
+        with ConsoleAuditWatch(console, bar=not quiet) as watch:
             found = auditing.audit(
                 certificate,
                 sources=sources,

@@ -18,7 +18,7 @@ from lipcert.cli.gates import (
     read_baseline,
     show,
 )
-from lipcert.cli.groups import Expectation, Reading, Telling, grouped
+from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
@@ -39,6 +39,7 @@ def _in(panel: str) -> Callable[..., Any]:
 
 _model, _data = _in(EXPECTS), _in(SAMPLES)
 _how, _run, _out = _in("How to certify"), _in("How to run"), _in("What to write")
+_claim = _in("What to certify")
 
 
 @grouped(
@@ -98,19 +99,37 @@ def certify(
             flag="--pixel-domain",
         ),
     ] = False,
+    top_k: Annotated[
+        int,
+        _claim("The label has to stay among so many best classes; clean accuracy counts likewise."),
+    ] = 1,
+    only_classes: Annotated[
+        str | None,
+        _claim(
+            "Only these outputs compete, such as 0,3,10-19, or a file that lists them; samples of "
+            "other classes are left out."
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        _claim(
+            "The label's softmax probability has to stay more than so much above every other one, "
+            "such as 0.2."
+        ),
+    ] = 0.0,
     weights: Annotated[
         Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
     arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
     output_name: Annotated[str | None, _model("Which one of several outputs is certified.")] = None,
-    expectation: Expectation,
+    expectation: ModelInput,
     split: Annotated[str, _data("Of the dataset.")] = "test",
     limit: Annotated[int | None, _data("Only so many samples.")] = None,
     random: Annotated[
         bool, _data("With --limit: a random subset, not the first.", flag="--random")
     ] = False,
     indices: Annotated[Path | None, _data("A file that lists the samples to take.")] = None,
-    reading: Reading,
+    reading: DataReading,
     labels: shared.Labels = None,
     output: Annotated[
         Path | None, _out("A folder for certificate.json, samples.jsonl and the journal.")
@@ -132,7 +151,7 @@ def certify(
         ),
     ] = False,
     json: Annotated[bool, _out("Print certificate.json on stdout.", flag="--json")] = False,
-    telling: Telling,
+    telling: Output,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
@@ -221,6 +240,9 @@ def certify(
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
             dtype=dtype,
+            top_k=top_k,
+            only_classes=parse.classes("--only-classes", only_classes),
+            margin=margin,
         ),
         preprocessing=expectation.preprocessing(),
         execution=Execution(

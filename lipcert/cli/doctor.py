@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from lipcert import __version__
 from lipcert.cli.shared import DataDir, Debug
 from lipcert.config import file_in
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.version import VERSION
 
 _NEEDED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "typer", "rich", "platformdirs")
 _USEFUL = ("onnx2torch", "onnxscript", "pillow", "pyarrow", "torchvision")
@@ -31,6 +31,8 @@ def doctor(
 
       lipcert doctor
     """
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir or LIPCERT_DATA_DIR {data_dir}: there is no such folder")
     found, problems = dict(_versions()), list(_problems())
     if not problems:
         found |= dict(_devices()) | dict(_data(data_dir))
@@ -45,7 +47,7 @@ def doctor(
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    yield "lipcert", __version__
+    yield "lipcert", VERSION
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in (*_NEEDED, *_USEFUL):
         try:

@@ -9,9 +9,9 @@ import typer
 
 from lipcert.cli import groups
 from lipcert.cli import training_options as options
-from lipcert.cli.groups import Expectation, Reading, Telling, grouped
+from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
 from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
-from lipcert.cli.training_options import Training
+from lipcert.cli.training_options import TrainingOptions
 from lipcert.errors import InternalError, UsageError
 from lipcert.options import Effort, Epsilon, Options
 
@@ -46,14 +46,6 @@ def finetune(
             rich_help_panel=_AIM,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="A folder for model.onnx, model.safetensors, recipe.json, the metrics and both "
-            "certificates.",
-            rich_help_panel=_OUT,
-        ),
-    ],
     model: Annotated[
         Path | None,
         typer.Argument(
@@ -65,8 +57,8 @@ def finetune(
     arch: Annotated[
         str | None,
         typer.Option(
-            help="4c3f, 6c2f or 8c2f, from scratch or for weights; or package.module:factory for "
-            "weights.",
+            help="lip-patch or lip-patch-wide, isometries for short budgets; 4c3f, 6c2f or 8c2f; "
+            "from scratch or for weights; or package.module:factory for weights.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -83,13 +75,21 @@ def finetune(
             help="Which one of several outputs is trained and certified.", rich_help_panel=_MODEL
         ),
     ] = None,
-    expectation: Expectation,
+    expectation: ModelInput,
     train_data: options.TrainData = None,
     train_limit: options.TrainLimit = None,
     validation: options.Validation = 0.1,
     augment: options.Augment = "auto",
-    reading: Reading,
-    training: Training,
+    reading: DataReading,
+    training: TrainingOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for model.onnx, model.safetensors, recipe.json, the metrics and both "
+            "certificates; if not given, MODEL-tuned here.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
     certify: Annotated[
         bool,
         typer.Option(
@@ -127,7 +127,7 @@ def finetune(
     json: Annotated[
         bool, typer.Option("--json", help="Print recipe.json on stdout.", rich_help_panel=_OUT)
     ] = False,
-    telling: Telling,
+    telling: Output,
     allow_code: AllowCode = False,
     show_config: ShowConfig = False,
     debug: Debug = False,
@@ -143,9 +143,11 @@ def finetune(
 
     Examples:
 
-      lipcert finetune model.onnx --data mnist --eps 0.5 --output tuned
+      lipcert finetune model.onnx --data mnist --eps 0.5
 
-      lipcert finetune --arch 4c3f --data mnist --eps 1.58 --activation clipped --output tuned
+      lipcert finetune model.onnx --data cifar10 --eps 36/255 --preset quick --select "clean>=0.7"
+
+      lipcert finetune --arch lip-patch --data cifar10 --eps 36/255 --minutes 90 --output tuned
 
       torchrun --nproc-per-node 4 --no-python lipcert finetune model.onnx --data cifar10
       --eps 36/255 --output tuned
@@ -163,9 +165,9 @@ def finetune(
     from lipcert.train.export import recipe_text
     from lipcert.train.finetune import FineTuning
     from lipcert.train.finetune import finetune as run
-    from lipcert.train.processes import Processes
+    from lipcert.train.processes import ProcessGroup
 
-    processes = Processes.of_environment()
+    processes = ProcessGroup.of_environment()
     quiet = telling.quiet or not processes.first
     job = FineTuning(
         model=model,
@@ -177,7 +179,11 @@ def finetune(
         recipe=training(eps=asked, validation=validation, augment=augment, limit=train_limit),
         options=Options(eps=(asked,), effort=effort, failure_probability=failure_probability),
         execution=Execution(
-            threads=threads, device=device, output=output, resume=resume, overwrite=overwrite
+            threads=threads,
+            device=device,
+            output=output or _folder(model, arch),
+            resume=resume,
+            overwrite=overwrite,
         ),
         certify=certify,
         output_name=output_name,
@@ -205,3 +211,9 @@ def finetune(
             f"{failed} samples failed inside lipcert as the result was certified and have no "
             "verdict; all else is kept, and --resume tries them again"
         )
+
+
+def _folder(model: Path | None, arch: str | None) -> Path:
+    """Where the results go without ``--output``."""
+    name = model.stem if model is not None else (arch or "model").rpartition(":")[2]
+    return Path(f"{name}-tuned")

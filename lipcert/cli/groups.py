@@ -58,7 +58,7 @@ def grouped(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
 
 
 @dataclass(frozen=True)
-class Expectation:
+class ModelInput:
     """What the model expects of its input, as it was written."""
 
     mean: str | None
@@ -109,12 +109,12 @@ def expectation(
         ),
     ] = None,
     channels: shared.Channels = None,
-) -> Expectation:
-    return Expectation(mean, std, value_range, layout, channels)
+) -> ModelInput:
+    return ModelInput(mean, std, value_range, layout, channels)
 
 
 @dataclass(frozen=True)
-class Reading:
+class DataReading:
     """How data are read, as it was written."""
 
     data_dir: Path | None
@@ -184,15 +184,15 @@ def reading(
             rich_help_panel=SAMPLES,
         ),
     ] = 0,
-) -> Reading:
-    return Reading(
+) -> DataReading:
+    return DataReading(
         data_dir, offline, data_layout, data_range, image_key, label_key, resize, classes,
         label_map, label_offset,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Telling:
+class Output:
     """How much is said, and where it is kept."""
 
     quiet: bool
@@ -221,5 +221,5 @@ def telling(
         Path | None,
         typer.Option(help="A file for every message, with times.", rich_help_panel=_OUT),
     ] = None,
-) -> Telling:
-    return Telling(quiet, verbose, log_file)
+) -> Output:
+    return Output(quiet, verbose, log_file)

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lipcert import __version__
 from lipcert.cli import data, settings
 from lipcert.cli.audit import audit
 from lipcert.cli.certify import certify
@@ -25,11 +24,13 @@ from lipcert.cli.doctor import doctor
 from lipcert.cli.finetune import finetune
 from lipcert.cli.gate import gate
 from lipcert.cli.inspect import inspect
+from lipcert.cli.interval import interval
 from lipcert.cli.log import log_failure, stop_log
 from lipcert.cli.merge import merge
 from lipcert.cli.report import report
 from lipcert.config import settings as configured
 from lipcert.errors import LipcertError
+from lipcert.version import VERSION
 
 app = typer.Typer(
     name="lipcert",
@@ -42,14 +43,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (certify, finetune, audit, merge, gate, report, compare, inspect, doctor, demo):
+for command in (
+    certify,
+    interval,
+    finetune,
+    audit,
+    merge,
+    gate,
+    report,
+    compare,
+    inspect,
+    doctor,
+    demo,
+):
     app.command()(command)
 app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"lipcert {__version__}")
+        typer.echo(f"lipcert {VERSION}")
         raise typer.Exit
 
 
@@ -112,6 +125,7 @@ def _run(arguments: list[str]) -> Any:
     # A question about lipcert is answered whatever the settings are.
     if not arguments or {"--version", "--help", "-h"} & set(arguments):
         return group(arguments, prog_name="lipcert", standalone_mode=False)
+    settings.check_paths(arguments)
     found = configured(settings.keys(group), Path(), os.environ)
     if "--show-config" in arguments:
         typer.echo(settings.show(group, arguments, found), nl=False)

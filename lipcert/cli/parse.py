@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from lipcert.errors import UsageError
+
+_MOST_BYTES = 1 << 24  # of a file of classes
 
 
 def texts(values: Sequence[str]) -> list[str]:
@@ -34,6 +38,34 @@ def pair(option: str, value: str | None) -> tuple[float, float] | None:
     if len(parsed) != 2 or parsed[0] >= parsed[1]:
         raise UsageError(f"{option} {value!r}: give two numbers, the smaller first, such as 0,255")
     return parsed[0], parsed[1]
+
+
+def classes(option: str, value: str | None) -> tuple[int, ...] | None:
+    """``0,3,10-19``, or the path of a file that lists classes likewise, in any number of lines, or
+    as a JSON list; None stays None. Raises ``UsageError``."""
+    if value is None:
+        return None
+    # numpy comes with it; without it --help answers at once.
+    from lipcert.bounded import read_at_most
+
+    wrong = UsageError(
+        f"{option} {value!r}: give classes by their numbers, such as 0,3,10-19, or a file of them"
+    )
+    path = Path(value)
+    try:
+        with path.open("rb") as file:
+            text = read_at_most(file, f"{option} {value}", _MOST_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise wrong from error
+    except OSError:
+        text = value
+    found: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip().removeprefix("[").removesuffix("]").strip()):
+        ends = re.fullmatch(r"([0-9]{1,7})(?:-([0-9]{1,7}))?", part)
+        if ends is None:
+            raise wrong
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return tuple(found)
 
 
 def shape(option: str, value: str | None) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lipcert.config import Keys, Kind, Setting, Value
@@ -14,6 +15,10 @@ _ONCE = {"help", "debug", "show_config", "version", "allow_code"}
 # What may name a factory, whose code is run.
 _CODE = ("arch", "data", "train_data")
 _ALLOW = "allow_code"
+_PATHS = {
+    "--output", "--to", "--log-file", "--data", "--data-dir", "--weights", "--classes", "--labels",
+    "--label-map", "--indices", "--baseline", "--train-data", "--model",
+}  # fmt: skip
 # Its formats are others than a report's, and all its input is on the command line.
 _WITHOUT = {"compare"}
 
@@ -50,6 +55,14 @@ def _value(option: Any, setting: Setting) -> Value:
     """A list for an option that is given once is one text with commas."""
     value = setting.value
     return ",".join(value) if isinstance(value, list) and not option.multiple else value
+
+
+def check_paths(arguments: Sequence[str]) -> None:
+    """Raises ``UsageError`` for an empty path, as a variable leaves it that a shell does not know:
+    it would be the working folder."""
+    for option, value in pairwise(arguments):
+        if option in _PATHS and not value.strip():
+            raise UsageError(f"{option} {value!r}: is empty; name a path, or leave {option} out")
 
 
 def check_code(group: Any, arguments: Sequence[str], found: Found) -> None:

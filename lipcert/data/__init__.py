@@ -1,7 +1,7 @@
 """Datasets by name, by file or from the user's own code, and the choice of samples in them."""
 
 from lipcert.data.choose import choose, indices_digest
-from lipcert.data.classes import Labelling, mapped, relabelled
+from lipcert.data.classes import Labelling, mapped, only, relabelled
 from lipcert.data.dataset import Dataset
 from lipcert.data.layouts import Expected
 from lipcert.data.load import load_dataset
@@ -17,5 +17,6 @@ __all__ = [
     "indices_digest",
     "load_dataset",
     "mapped",
+    "only",
     "relabelled",
 ]

@@ -120,7 +120,7 @@ class PictureSet:
         size = size or self.size
         for name, content in zip(found.files, tree.contents(found.files), strict=True):
             stack.add(decode(content, name, size=size), name)
-        notes += self.part_note(len(found.files), split, source)
+        notes += [*stack.notes, *self.part_note(len(found.files), split, source)]
         if size is not None:
             notes.append(f"images were brought to {size[0]}x{size[1]} by a bilinear filter")
         images = np.ascontiguousarray(stack.array())
@@ -237,7 +237,9 @@ def picture_size(text: Sequence[int] | None) -> Size | None:
     if text is None:
         return None
     if len(text) not in (1, 2) or not all(1 <= side <= 4096 for side in text):
-        raise UsageError(f"--resize {','.join(map(str, text))}: give a height and a width")
+        raise UsageError(
+            f"--resize {','.join(map(str, text))}: give a height and a width up to 4096"
+        )
     return text[0], text[-1]
 
 

@@ -66,6 +66,15 @@ def to_dataset(
     if value_range is None and images.dtype == np.uint8 and KINDS[told] == "volumes":
         value_range, notes = _BYTES, (*notes, "bytes of 0 to 255 were brought to [0, 1]")
     stored, unit = _scaled(images, (least, most), value_range, pictures, source)
+    if numbers.size and numbers.min() < 0:
+        values, numbers = np.unique(numbers, return_inverse=True)
+        found = tuple(map(str, values.tolist()))
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        notes = (
+            *notes,
+            f"labels below 0: {some} were numbered 0, 1, … in their order; --label-map says which "
+            "class each of them is",
+        )
     if classes is None:
         classes = len(found) or int(numbers.max(initial=-1)) + 1
     reading: dict[str, Any] = {"layout": told}

@@ -79,7 +79,22 @@ def relabelled(
     )
 
 
-def mapped(dataset: Dataset, target: Mapping[int, int], outputs: int | None = None) -> Dataset:
+def only(dataset: Dataset, classes: Sequence[int] | None) -> Dataset:
+    """The samples whose labels are among these classes of the model; all where that is None.
+    Raises `UsageError` where none is."""
+    if classes is None:
+        return dataset
+    target = {label: label for label in classes if label < dataset.classes}
+    left = int((~np.isin(dataset.labels, classes)).sum())
+    found = mapped(dataset, target, dataset.classes, option="--only-classes") if left else dataset
+    note = f"{left} samples of classes that --only-classes does not name are left out"
+    return replace(found, notes=(*found.notes, note)) if left else found
+
+
+def mapped(
+    dataset: Dataset, target: Mapping[int, int], outputs: int | None = None, *,
+    option: str = "--label-map",
+) -> Dataset:  # fmt: skip
     """The samples whose labels are in `target`, with the labels that it sends them to."""
     if all(label == new for label, new in target.items()) and len(target) >= dataset.classes:
         return dataset
@@ -87,10 +102,15 @@ def mapped(dataset: Dataset, target: Mapping[int, int], outputs: int | None = No
     for label, new in target.items():
         if 0 <= label < dataset.classes:
             table[label] = new
+    before = dataset.reading.get("labels")
+    read = table if before is None else [
+        table[before[str(k)]] if str(k) in before else -1
+        for k in range(max(map(int, before)) + 1)
+    ]  # fmt: skip
     labels = table[dataset.labels]
     kept = labels >= 0
     if not kept.any():
-        raise UsageError(f"{dataset.source}: no sample has a label that --label-map speaks of")
+        raise UsageError(f"{dataset.source}: no sample has a label that {option} speaks of")
     images = dataset.images if kept.all() else dataset.images[kept]
     return replace(
         dataset,
@@ -98,7 +118,7 @@ def mapped(dataset: Dataset, target: Mapping[int, int], outputs: int | None = No
         labels=labels[kept],
         classes=outputs or int(max(target.values())) + 1,
         reading=dict(dataset.reading)
-        | {"labels": {str(k): int(v) for k, v in enumerate(table) if v >= 0}},
+        | {"labels": {str(k): int(v) for k, v in enumerate(read) if v >= 0}},
     )
 
 

@@ -17,7 +17,8 @@ _NAMED = 3  # files left out that a note names
 
 
 class Folder(NamedTuple):
-    """Images (N, C, H, W) uint8, labels (N,) int64, the classes' names, and what was left out."""
+    """Images (N, C, H, W) uint8 or uint16, labels (N,) int64, the classes' names, and notes of what
+    was left out or changed."""
 
     images: Array
     labels: Array
@@ -32,8 +33,9 @@ def read_folder(folder: Path, split: str, size: Size | None = None) -> Folder:
     numbers, else of their names; the folders inside them belong to them. Images are taken in the
     order of their names; other files are counted and named in a note. C is 1 where every image is
     gray, else 3; transparency is dropped. `size`: (H, W) that all are brought to.
-    Raises `UsageError` without Pillow, without classes, or for images of several sizes or of more
-    than 8 bits; `CannotCertify` for a damaged image or a decompression bomb.
+    Raises `UsageError` without Pillow, without classes, or for images of several sizes or of
+    numbers that do not say what white is; `CannotCertify` for a damaged image or a decompression
+    bomb.
     """
     root = next((p for name in aliases(split) if (p := folder / name).is_dir()), folder)
     try:
@@ -59,7 +61,8 @@ def read_folder(folder: Path, split: str, size: Size | None = None) -> Folder:
     for path in (path for some in images for path in some):
         stack.add(decode(path, str(path), size=size), str(path))
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(some) for some in images])
-    return Folder(stack.array(), labels, names, tuple(_notes(root, [*beside, *other], empty)))
+    notes = (*_notes(root, [*beside, *other], empty), *stack.notes)
+    return Folder(stack.array(), labels, names, notes)
 
 
 def by_number(names: list[str]) -> bool:

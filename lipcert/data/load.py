@@ -25,7 +25,7 @@ from lipcert.data.named import load_named, load_pictured
 from lipcert.data.npy import labels_beside, read_npy
 from lipcert.data.npz import read_npz
 from lipcert.data.parquet import read_parquet, shards, splits_there
-from lipcert.data.pillow import Size
+from lipcert.data.pillow import Size, depth
 from lipcert.data.published import NAMED
 from lipcert.data.table import read_labels, read_table
 from lipcert.data.tensors import read_tensors
@@ -111,6 +111,12 @@ def load_dataset(
         return _file(path, declared)
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, declared)
+    if path.is_file() and path.suffix.lower() == ".onnx":
+        raise UsageError(
+            f"--data {spec}: is a model, which comes first; name the data after --data"
+        )
+    if path.is_file() and path.suffix.lower() == ".py":
+        raise UsageError(f"{spec}: is code; name what makes the data in it, {path.stem}:factory")
     if path.is_file():
         raise UsageError(
             f"{spec}: data is read from {', '.join(FILES)} files and folders of images"
@@ -120,9 +126,10 @@ def load_dataset(
             f"{spec}: there is no such file or folder; give a file of {', '.join(FILES)}, a folder "
             "of images, or a dataset's name"
         )
-    nearest = difflib.get_close_matches(spec.lower(), KNOWN, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(spec.lower(), KNOWN, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ", nor a file or folder of that name."
     raise UsageError(
-        f"unknown dataset {spec!r}; did you mean {nearest}? Known are {', '.join(KNOWN)}, "
+        f"unknown dataset {spec!r}{meant} Known are {', '.join(KNOWN)}, "
         f"the path of a folder of images or of a file ({', '.join(FILES)}), and "
         "package.module:factory"
     )
@@ -133,7 +140,7 @@ def _published(spec: str, declared: _Declared, data_dir: Path | None, offline: b
         raise UsageError(f"{spec} is a published set: --data-layout and --data-range do not apply")
     declared.refuse(spec, *(("--resize",) if spec in PICTURED else ()))
     if data_dir is not None and not data_dir.is_dir():
-        raise UsageError(f"--data-dir {data_dir}: there is no such folder")
+        raise UsageError(f"--data-dir or LIPCERT_DATA_DIR {data_dir}: there is no such folder")
     if spec == "digits":
         return _digits(declared.split)
     if spec in PICTURED:
@@ -159,13 +166,16 @@ def _folder(path: Path, declared: _Declared) -> Dataset:
             f"{path}: has Parquet files of the splits {', '.join(others)}, not "
             f"{declared.split!r}; choose one with --split"
         )
-    declared.refuse(f"the folder {path}", "--resize")
+    declared.refuse(f"the folder {path}", "--resize", "--data-range")
     found = read_folder(path, declared.split, declared.resize)
+    value_range, deep = depth(found.images, declared.value_range)
     made = to_dataset(
         name, declared.split, found.images, found.labels, source=name, classes=len(found.names),
-        layout="nchw", names=found.names, by_name=True, notes=found.notes,
+        layout="nchw", value_range=value_range, names=found.names, by_name=True,
+        notes=(*found.notes, *deep),
     )  # fmt: skip
-    return replace(made, reading=_kept(resize=declared.resize))
+    # Pictures say themselves what their axes are.
+    return replace(made, reading=_kept(resize=declared.resize, value_range=value_range))
 
 
 def _file(path: Path, declared: _Declared) -> Dataset:
@@ -205,7 +215,11 @@ def _parquet(files: Sequence[Path], name: str, source: str, declared: _Declared)
         source, "--data-layout", "--data-range", "--image-key", "--label-key", "--resize"
     )
     found = read_parquet(files, declared.split, size=declared.resize, **declared.keys())
-    return _arrays(name, source, found.images, found.labels, declared, found.names)
+    value_range, deep = depth(found.images, declared.value_range)
+    declared = replace(declared, value_range=value_range)
+    return _arrays(
+        name, source, found.images, found.labels, declared, found.names, (*found.notes, *deep)
+    )
 
 
 def _arrays(

@@ -18,7 +18,7 @@ from lipcert.data.formats import Blob
 from lipcert.data.names import CLASS_NAMES
 from lipcert.data.npz import read_npz
 from lipcert.data.pillow import Size
-from lipcert.data.published import NAMED, Form, NamedSet
+from lipcert.data.published import NAMED, FileForm, NamedSet
 from lipcert.errors import CannotCertify, UsageError
 
 
@@ -31,7 +31,7 @@ class Availability(NamedTuple):
 
 
 class _Found(NamedTuple):
-    form: Form
+    form: FileForm
     paths: list[Path]
     in_archive: bool
 
@@ -142,7 +142,7 @@ def _find(known: NamedSet, split: str, folders: Sequence[Path]) -> _Found | None
     return None
 
 
-def _find_form(form: Form, split: str, folder: Path) -> _Found | None:
+def _find_form(form: FileForm, split: str, folder: Path) -> _Found | None:
     paths = [
         next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
         for name in form.files[split]
@@ -155,9 +155,9 @@ def _find_form(form: Form, split: str, folder: Path) -> _Found | None:
     return None
 
 
-def _npz_form(known: NamedSet) -> Form:
+def _npz_form(known: NamedSet) -> FileForm:
     stem = known.name.replace("-", "_")
-    return Form(_decode_npz, {split: (f"{stem}_{split}.npz",) for split in known.counts})
+    return FileForm(_decode_npz, {split: (f"{stem}_{split}.npz",) for split in known.counts})
 
 
 def _decode_npz(files: Sequence[Blob]) -> tuple[Array, Array]:

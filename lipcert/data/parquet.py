@@ -17,11 +17,13 @@ from lipcert.errors import CannotCertify, LipcertError, UsageError
 
 
 class Columns(NamedTuple):
-    """Raw images or features, labels, and the classes' names where the file has them."""
+    """Raw images or features, labels, the classes' names where the file has them, and what
+    happened to the numbers of pictures."""
 
     images: Array
     labels: Array
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -66,8 +68,9 @@ def read_parquet(
         schema = opened[0].schema_arrow
         images, label = _columns(schema, split, source, image_key, label_key)
         tables = [*_tables(opened, [*images, label], source)]
+        notes: list[str] = []
         parts = [
-            _values(table.column(images[0]), f"{source}: {images[0]}", size)
+            _values(table.column(images[0]), f"{source}: {images[0]}", size, notes)
             if len(images) == 1
             else _table(table, images, source)
             for table in tables
@@ -78,7 +81,7 @@ def read_parquet(
         raise
     except Exception as error:  # pyarrow's errors derive from many types
         raise CannotCertify(f"{source}: not a sound Parquet file: {error}") from error
-    return Columns(*rows, _names(schema, label))
+    return Columns(*rows, _names(schema, label), tuple(notes))
 
 
 def _tables(opened: Sequence[Any], columns: Sequence[str], source: str) -> Iterator[Any]:
@@ -178,14 +181,15 @@ def _holds_samples(arrow: Any, kind: Any) -> bool:
     return bool(pictures or lists or binary)
 
 
-def _values(column: Any, name: str, size: Size | None) -> Array:
-    """(N, C, H, W) of pictures, (N, …) of lists, (N, 1) of plain numbers."""
+def _values(column: Any, name: str, size: Size | None, notes: list[str]) -> Array:
+    """(N, C, H, W) of pictures, (N, …) of lists, (N, 1) of plain numbers; notes are added."""
     values = column.to_pylist()
     if values and isinstance(values[0], Mapping | bytes):
         stack = Stack(len(values), name)
         for row, content in enumerate(_contents(values, name)):
             where = f"{name}, row {row}"
             stack.add(decode(content, where, size=size), where)
+        notes += stack.notes
         return stack.array()
     try:
         found = np.asarray(values)

@@ -4,12 +4,12 @@ import importlib
 import io
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lipcert.bounded import DATASET_BYTES, IMAGE_PIXELS, check_size
-from lipcert.data.dataset import Array
+from lipcert.data.dataset import Array, ValueRange
 from lipcert.errors import CannotCertify, LipcertError, UsageError
 
 # Named one by one: Pillow also opens formats that start other programs.
@@ -28,51 +28,85 @@ FORMATS = {
 Size = tuple[int, int]
 _GRAY = ("1", "L", "LA")
 _COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+# Pillow's modes of gray in 16 bits; it reads a deep PGM, scaled to 16 bits, as 32.
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+# Black and white of 16 bits, and how many times those of 8 bits they are.
+DEEP_RANGE, _DEEPER = (0.0, 65535.0), 257
 
 
-def decode(file: Path | bytes, name: str, *, size: Size | None = None) -> Array:
-    """(H, W, 1) or (H, W, 3) uint8, turned as its EXIF orientation says; transparency is dropped.
+class Picture(NamedTuple):
+    """(H, W, 1) or (H, W, 3) uint8, of gray in 16 bits uint16; and whether only the upper 8 of 16
+    bits of its colours are left, for Pillow keeps no more."""
+
+    pixels: Array
+    narrowed: bool
+
+
+def decode(file: Path | bytes, name: str, *, size: Size | None = None) -> Picture:
+    """A picture turned as its EXIF orientation says; transparency is dropped.
 
     `size`: (H, W) that it is brought to, by Pillow's bilinear filter. Raises `UsageError` without
-    Pillow or for more than 8 bits a channel; `CannotCertify` for a damaged image or a bomb.
+    Pillow or for numbers that do not say what white is; `CannotCertify` for a damaged image or a
+    bomb.
     """
     pillow, operations = _pillow(), importlib.import_module("PIL.ImageOps")
     # Whatever its name ends in: many a PNG is called .jpg.
     formats = sorted(set(FORMATS.values()))
-    stream: Path | IO[bytes] = file if isinstance(file, Path) else io.BytesIO(file)
     try:
+        if isinstance(file, Path):
+            # By its path Pillow turns a TIFF twice.
+            check_size(name, file.stat().st_size, DATASET_BYTES)
+            file = file.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(stream, formats=formats) as image:
-                if image.mode not in _GRAY + _COLOUR:
+            with pillow.open(io.BytesIO(file), formats=formats) as image:
+                deep = image.mode in _DEEP or (image.mode, image.format) == ("I", "PPM")
+                if not deep and image.mode not in _GRAY + _COLOUR:
                     raise UsageError(
-                        f"{name}: mode {image.mode} is not 8 bits a channel of gray or colour; "
-                        "convert it, or give the numbers as an array with --data-range"
+                        f"{name}: mode {image.mode} is not 8 or 16 bits of gray, nor 8 bits a "
+                        "channel of colour; convert it, or give the numbers as an array with "
+                        "--data-range"
                     )
-                gray, (width, height) = image.mode in _GRAY, image.size
+                gray, (width, height) = deep or image.mode in _GRAY, image.size
                 check_size(name, width * height, IMAGE_PIXELS)
-                upright = operations.exif_transpose(image).convert("L" if gray else "RGB")
+                narrowed = not gray and _of_more_bits(image.tile)
+                mode = "F" if deep else "L" if gray else "RGB"
+                upright = operations.exif_transpose(image).convert(mode)
                 if size is not None:
                     upright = upright.resize(size[::-1], pillow.Resampling.BILINEAR)
-                pixels = np.asarray(upright, dtype=np.uint8)
+                # Whole numbers of 16 bits are exact in float32.
+                pixels = np.rint(np.asarray(upright)).astype(np.uint16 if deep else np.uint8)
     except LipcertError:
         raise
     except Exception as error:  # decoders fail with many types on damaged files
         raise CannotCertify(f"{name}: cannot be read as an image: {error}") from error
-    return pixels[:, :, np.newaxis] if gray else pixels
+    return Picture(pixels[:, :, np.newaxis] if gray else pixels, narrowed)
+
+
+def _of_more_bits(tiles: Any) -> bool:
+    """Whether Pillow drops bits: where a decoder is told of more than 8, or of a white above 255"""
+    said = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in tiles]
+    return any(
+        ";16" in part if isinstance(part, str) else isinstance(part, int) and part > 255
+        for parts in said
+        for part in parts
+    )
 
 
 class Stack:
     """Images of one size, one after the other; (N, C, H, W) in the end: C is 1 where all of them
-    are gray, else 3."""
+    are gray, else 3; uint8, or uint16 where one of them has 16 bits."""
 
     def __init__(self, count: int, source: str) -> None:
         self._images: list[Array] = []
         self._first = ""
+        self._narrowed = 0
         self._count, self._source = count, source
 
-    def add(self, image: Array, name: str) -> None:
+    def add(self, picture: Picture, name: str) -> None:
         """Raises `UsageError` for another size, `CannotCertify` where all would be too large."""
+        image = picture.pixels
+        self._narrowed += picture.narrowed
         self._first = self._first or name
         if self._images and image.shape[:2] != self._images[0].shape[:2]:
             height, width = self._images[0].shape[:2]
@@ -89,8 +123,35 @@ class Stack:
 
     def array(self) -> Array:
         channels = max(image.shape[2] for image in self._images)
-        stacked = np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in self._images])
+        deep = any(image.dtype == np.uint16 for image in self._images)
+        images = [_deepened(image) if deep else image for image in self._images]
+        stacked = np.stack([np.broadcast_to(i, (*i.shape[:2], channels)) for i in images])
         return stacked.transpose(0, 3, 1, 2)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the numbers of pictures on the way."""
+        if not self._narrowed:
+            return ()
+        return (
+            f"{self._narrowed} of {self._count} pictures have 16 bits a colour, of which the upper "
+            "8 are read, as Pillow does; give them as an array to keep the others",
+        )
+
+
+def _deepened(image: Array) -> Array:
+    """In 16 bits: the same share of white."""
+    return image if image.dtype == np.uint16 else image.astype(np.uint16) * np.uint16(_DEEPER)
+
+
+def depth(images: Array, declared: ValueRange | None) -> tuple[ValueRange | None, tuple[str, ...]]:
+    """The range of pictures, that of 16 bits where it is not declared, and a note that says so."""
+    if declared is not None or images.dtype != np.uint16:
+        return declared, ()
+    return DEEP_RANGE, (
+        "pictures of 16 bits: 0 to 65535 were brought to [0, 1]; where white is less, say so, such "
+        "as --data-range 0,4095",
+    )
 
 
 def _pillow() -> Any:

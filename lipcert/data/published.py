@@ -17,7 +17,7 @@ SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Form:
+class FileForm:
     """One way in which a set lies on disk: per split the files that `decode` takes, in order.
 
     `archive` is the tar.gz that holds the same files under the same paths.
@@ -41,14 +41,14 @@ class NamedSet:
     shape: tuple[int, int, int]
     counts: Mapping[str, int]
     folders: tuple[str, ...]
-    forms: tuple[Form, ...]
+    forms: tuple[FileForm, ...]
     remote: Mapping[str, tuple[Remote, ...]]
     sha256: Mapping[str, str]
 
 
-def _idx_forms() -> tuple[Form, ...]:
+def _idx_forms() -> tuple[FileForm, ...]:
     return tuple(
-        Form(
+        FileForm(
             decode_idx,
             {
                 split: (f"{prefix}-images{dot}idx3-ubyte", f"{prefix}-labels{dot}idx1-ubyte")
@@ -145,7 +145,7 @@ _CIFAR10 = NamedSet(
     counts={"train": 50_000, "test": 10_000},
     folders=("", "data", "cifar10"),
     forms=(
-        Form(
+        FileForm(
             decode_cifar10_binary,
             {
                 "train": tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
@@ -153,7 +153,7 @@ _CIFAR10 = NamedSet(
             },
             archive="cifar-10-binary.tar.gz",
         ),
-        Form(
+        FileForm(
             decode_cifar10_python,
             {
                 "train": tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
@@ -186,12 +186,12 @@ _CIFAR100 = NamedSet(
     counts={"train": 50_000, "test": 10_000},
     folders=("", "data", "cifar100"),
     forms=(
-        Form(
+        FileForm(
             decode_cifar100_binary,
             {split: (f"cifar-100-binary/{split}.bin",) for split in SPLITS},
             archive="cifar-100-binary.tar.gz",
         ),
-        Form(
+        FileForm(
             decode_cifar100_python,
             {split: (f"cifar-100-python/{split}",) for split in SPLITS},
             archive="cifar-100-python.tar.gz",

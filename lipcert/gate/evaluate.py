@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from lipcert import heads
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.gate.outcome import (
@@ -48,15 +49,15 @@ def evaluate(
     n = summary["n"]
     if n == 0:
         raise CannotCertify("the certificate holds no sample, so no gate can hold; certify some")
-    said = failures(summary)
+    said, accuracy = failures(summary), heads.accuracy(certificate["options"])
     outcomes = [Outcome(FAILURES, "fail", said)] if said else []
     outcomes += _coins(certificate)
     for eps, level in by_eps(thresholds, list(summary["certified_count"])).items():
         share = _share(summary["certified_count"][eps], certificate, thresholds)
-        outcomes.append(judge(f"certified accuracy at eps {eps}", share, level))
+        outcomes.append(judge(f"certified {accuracy} at eps {eps}", share, level))
     if thresholds.min_clean:
         share = _share(summary["clean_correct"], certificate, thresholds)
-        outcomes.append(judge("clean accuracy", share, thresholds.min_clean))
+        outcomes.append(judge(heads.clean(certificate["options"]), share, thresholds.min_clean))
     if thresholds.min_radius_median:
         median = Fraction(summary["radius"]["median"] or 0)
         outcomes.append(
@@ -141,10 +142,10 @@ def _drops(level: Level, certificate: Record, baseline: Record) -> list[Outcome]
     }
     others = differences(baseline, certificate)
     differing = f"; the baseline has another {', another '.join(others)}" if others else ""
-    outcomes = []
+    outcomes, accuracy = [], heads.accuracy(certificate["options"])
     for eps, count in counts.items():
         old = before[Epsilon.parse(eps).value]
         drop = AtMost(Fraction(old - count, n), " pp", places=2, scale=100)
         note = f" (from {old}/{n} to {count}/{n}{differing})"
-        outcomes.append(judge(f"drop of certified accuracy at eps {eps}", drop, level, note))
+        outcomes.append(judge(f"drop of certified {accuracy} at eps {eps}", drop, level, note))
     return outcomes

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.heads import of_record
 from lipcert.options import Epsilon
+from lipcert.tally import right
 
 Record = dict[str, Any]
+_Outcomes = Counter[tuple[bool, bool]]
 
 # What an option is called where the record has another name.
 _OPTIONS = {"value_range": "range"}
@@ -55,7 +59,7 @@ class Comparison:
 
 
 def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None:
-    """Refuse certificates of other data, radii, threat models or samples.
+    """Refuse certificates of other data, radii, threat models, claims or samples.
 
     Raises ``UsageError`` naming everything that differs.
     """
@@ -63,6 +67,7 @@ def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None
         "data digest": [c["data"]["sha256"] for c in (a, b)],
         "eps": [_radii(c) for c in (a, b)],
         "threat model": [c["threat_model"] for c in (a, b)],
+        "claim (--top-k, --only-classes, --margin)": [of_record(c["options"]) for c in (a, b)],
         "sample ids": [
             (c["data"]["indices_sha256"], c["data"]["shard"], c["summary"]["n"]) for c in (a, b)
         ],
@@ -114,49 +119,52 @@ def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]
                 "certify with --norms randomised or --norms deterministic"
             )
     require_same_samples(a, b, "A", "B")
-    pairs = list(zip(of_a, of_b, strict=True))
-    if any(one["index"] != other["index"] for one, other in pairs):
-        raise UsageError("A and B do not compare: their samples.jsonl list other samples")
     names = _same_eps(a, b)
     largest = max(names, key=lambda text: Epsilon.parse(text).value)
-    classes = sorted({one["label"] for one in of_a})
-
-    def certified(text: str, pair: tuple[Record, Record]) -> tuple[bool, bool]:
-        return text in pair[0]["certified"], names[text] in pair[1]["certified"]
-
-    by_index = [(pair[0]["index"], certified(largest, pair)) for pair in pairs]
+    # By eps, and by class and eps, how often what became of a sample in A and in B.
+    all_: dict[str, _Outcomes] = {text: Counter() for text in names}
+    classes: dict[int, dict[str, _Outcomes]] = {}
+    clean: _Outcomes = Counter()
+    gained: list[int] = []
+    lost: list[int] = []
+    radii: list[tuple[int, float, float]] = []
+    for one, other in zip(of_a, of_b, strict=True):
+        if one["index"] != other["index"]:
+            raise UsageError("A and B do not compare: their samples.jsonl list other samples")
+        own = classes.setdefault(one["label"], {text: Counter() for text in names})
+        clean[right(one), right(other)] += 1
+        for text, of_other in names.items():
+            outcome = text in one["certified"], of_other in other["certified"]
+            all_[text][outcome] += 1
+            own[text][outcome] += 1
+            if text == largest and outcome[0] != outcome[1]:
+                (lost if outcome[0] else gained).append(one["index"])
+        radii.append((one["index"], one["radius"] or 0.0, other["radius"] or 0.0))
     return Comparison(
         names=(a["model"]["name"], b["model"]["name"]),
-        changes={text: _change([certified(text, pair) for pair in pairs]) for text in names},
+        changes={text: _change(outcomes) for text, outcomes in all_.items()},
         by_class={
-            label: {
-                text: _change([certified(text, p) for p in pairs if p[0]["label"] == label])
-                for text in names
-            }
-            for label in classes
+            label: {text: _change(outcomes) for text, outcomes in classes[label].items()}
+            for label in sorted(classes)
         },
-        clean=_change([(_correct(one), _correct(other)) for one, other in pairs]),
+        clean=_change(clean),
         largest=largest,
-        gained=tuple(index for index, outcome in by_index if outcome == (False, True)),
-        lost=tuple(index for index, outcome in by_index if outcome == (True, False)),
+        gained=tuple(gained),
+        lost=tuple(lost),
         failures=(failures(a["summary"]), failures(b["summary"])),
         options=differences(a, b),
-        radii=tuple((o["index"], o["radius"] or 0.0, x["radius"] or 0.0) for o, x in pairs),
+        radii=tuple(radii),
         class_names=tuple(b["data"].get("class_names", ())),
     )
 
 
-def _change(outcomes: Sequence[tuple[bool, bool]]) -> Change:
+def _change(outcomes: _Outcomes) -> Change:
     return Change(
-        both=outcomes.count((True, True)),
-        gained=outcomes.count((False, True)),
-        lost=outcomes.count((True, False)),
-        neither=outcomes.count((False, False)),
+        both=outcomes[True, True],
+        gained=outcomes[False, True],
+        lost=outcomes[True, False],
+        neither=outcomes[False, False],
     )
-
-
-def _correct(sample: Record) -> bool:
-    return bool(sample["prediction"] == sample["label"])
 
 
 def _radii(certificate: Record) -> set[Any]:

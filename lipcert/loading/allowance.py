@@ -2,7 +2,7 @@
 
 A file of 161 bytes can ask for a kernel of 8 GiB, or for a product of constants that takes an
 hour. So whatever makes numbers while a file is read, or will make some for one sample when the
-network runs, here or in onnxruntime, says beforehand how many, and to one ``Allowance``.
+network runs, here or in onnxruntime, says beforehand how many, and to one ``GraphLimits``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TooLarge(Exception):
     """A node that would take more than is left, with what it would take."""
 
 
-class Allowance:
+class GraphLimits:
     """What is left for one model: of numbers that are kept, and of work.
 
     ``own``: the numbers that the file holds, each of which may be taken up once.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipcert.loading.allowance import Allowance
+from lipcert.loading.allowance import GraphLimits
 from lipcert.network import Network, NetworkBuilder, Node
 from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin
 from lipcert.network.joints import Joint, MatrixProduct
@@ -52,9 +52,9 @@ class Assembler:
     """
 
     def __init__(
-        self, in_shape: Shape, origin: str, allowance: Allowance | None = None, samples: int = 1
+        self, in_shape: Shape, origin: str, allowance: GraphLimits | None = None, samples: int = 1
     ) -> None:
-        self.allowance = allowance or Allowance()
+        self.allowance = allowance or GraphLimits()
         self.allowance.keep(math.prod(in_shape))
         self.builder = NetworkBuilder(in_shape, origin)
         self.samples = samples

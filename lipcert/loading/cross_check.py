@@ -90,8 +90,8 @@ def _check_logits(model: LoadedModel, ours: Array, samples: Array, file: Deploye
     part = part_for(whole, model.logits)
     runtime = Runtime(part.SerializeToString(), model.path.name)
     found = np.stack([runtime.run(x, model.logits).reshape(-1) for x in samples])
-    # One logit has the threshold 0 beside it.
-    ours = ours[:, 1:] if found.shape[1] == 1 else ours
+    if found.shape[1] == 1:  # the other one is its threshold
+        ours = ours[:, :1] if model.below else ours[:, 1:]
     _compare(model, ours, found.astype(np.float64), _tolerance(file), "onnxruntime")
 
 

@@ -14,7 +14,7 @@ from lipcert.rounding import SINGLE, Arithmetic
 
 
 @dataclass(frozen=True)
-class Source:
+class GraphInput:
     """The input: its ``shape`` for one sample, None where a ``problem`` says why; whether it takes
     any number of samples; the type of its numbers; ``others``: all inputs where it is not alone."""
 
@@ -26,13 +26,13 @@ class Source:
     others: tuple[str, ...] = ()
 
 
-def source(graph: onnx.GraphProto) -> Source:
+def source(graph: onnx.GraphProto) -> GraphInput:
     given = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in given]
     if len(inputs) != 1:
         names = tuple(value.name for value in inputs)
         several = f"the graph has {len(inputs)} inputs ({', '.join(names)}); one is expected"
-        return Source(names[0] if names else "input", None, False, SINGLE, several, names)
+        return GraphInput(names[0] if names else "input", None, False, SINGLE, several, names)
     name, kind = inputs[0].name, inputs[0].type.tensor_type
     if kind.elem_type not in FLOATS:
         type_name = onnx.TensorProto.DataType.Name(kind.elem_type)
@@ -40,14 +40,14 @@ def source(graph: onnx.GraphProto) -> Source:
             f"input {name!r} has type {type_name}, not FLOAT, DOUBLE or FLOAT16, or UINT8 that is "
             "cast to one of them"
         )
-        return Source(name, None, False, SINGLE, other)
+        return GraphInput(name, None, False, SINGLE, other)
     dims = list(kind.shape.dim)
     extents = [d.dim_value if d.HasField("dim_value") else -1 for d in dims]
     open_axes = [d.dim_param or f"axis {k}" for k, d in enumerate(dims) if extents[k] < 1]
     batch_is_open = bool(dims) and extents[0] < 1
     problem = _unfit(name, extents, open_axes[batch_is_open:])
     shape = None if problem else (1, *extents[1:])
-    return Source(name, shape, batch_is_open, FLOATS[kind.elem_type], problem)
+    return GraphInput(name, shape, batch_is_open, FLOATS[kind.elem_type], problem)
 
 
 def _unfit(name: str, extents: list[int], free: list[str]) -> str | None:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from lipcert.loading.allowance import Allowance, TooLarge
+from lipcert.loading.allowance import GraphLimits, TooLarge
 from lipcert.loading.runtime import Runtime
 
 Array = NDArray[Any]
@@ -76,6 +76,7 @@ SUMMING = _names("""
 INTERPRETED = _names("""
     Celu DepthToSpace Erf Gelu GatherElements GatherND Mish Mod ScatterElements ScatterND Trilu
 """)
+# Steps that an operator counts for a value where the reference computes it in Python, one by one.
 _ONE_BY_ONE = 512
 
 
@@ -84,7 +85,7 @@ def evaluate(
     version: int,
     inputs: Sequence[Array | None],
     attributes: Mapping[str, Any],
-    allowance: Allowance,
+    allowance: GraphLimits,
 ) -> tuple[Array, ...]:
     """The outputs of one node of the default domain at opset ``version``, by the reference
     implementation; None: input left out.
@@ -101,7 +102,7 @@ def computed(
     version: int,
     inputs: Sequence[Array | None],
     attributes: Mapping[str, Any],
-    allowance: Allowance,
+    allowance: GraphLimits,
 ) -> tuple[Array, ...]:
     """The same as the deployed file has it. ``CannotCertify`` where onnxruntime cannot compute it,
     ``ValueError`` where runtimes may differ."""

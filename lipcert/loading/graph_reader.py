@@ -10,18 +10,20 @@ import numpy as np
 import onnx
 
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading.allowance import NUMBERS, RUNNING, Allowance, TooLarge
+from lipcert.loading.allowance import NUMBERS, RUNNING, GraphLimits, TooLarge
 from lipcert.loading.assembler import Assembler, Variable
 from lipcert.loading.batch_axis import COUNTED
 from lipcert.loading.comparisons import chosen
 from lipcert.loading.ends import final_head, needed, source
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.joints import joint_rule
+from lipcert.loading.joints import joint_rule, masked_softmax
+from lipcert.loading.masks import LEFT_OUT, Masked, masked
 from lipcert.loading.onnx_file import one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
+from lipcert.loading.reflections import Reflections
 from lipcert.loading.rules import FINAL_RULES, RULES, SHAPES, SOFTMAX, Rule
 from lipcert.loading.value import (
     Call,
@@ -44,7 +46,7 @@ PIECEWISE = "piecewise linear"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadGraph:
     """``network`` is None exactly where ``problems`` says why; ``logits`` is the value of the graph
     before the head that was ``stripped``."""
 
@@ -80,6 +82,9 @@ class GraphReader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
+        self.reflections = Reflections()
+        # Products of earlier rows that were only written when a later one asked for them.
+        self.elsewhere = 0
         # What formulas became that no activation took.
         self.written: dict[int, Variable] = {}
         self.values: dict[str, Value] = {}
@@ -95,14 +100,14 @@ class GraphReader:
         self.uses = Counter(name for node in self.nodes for name in set(node.input))
         self.final = final_head(self.nodes, self.output, self.uses)
 
-    def read(self) -> Reading:
+    def read(self) -> ReadGraph:
         given = source(self.graph)
         self.own, name = given.own, given.name
         self.problems += [given.problem] if given.problem else []
         self.values |= {other: Unknown(varies=True) for other in given.others}
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.shape = shape = given.shape and (self.samples, *given.shape[1:])
-        allowance = Allowance(
+        allowance = GraphLimits(
             own_numbers(self.graph),
             numbers=self.samples * NUMBERS,
             running=self.samples * RUNNING,
@@ -128,7 +133,7 @@ class GraphReader:
             if not isinstance(found, np.ndarray) or bool(found) != condition:
                 self.problems.append(f"If by {asked!r}: {COUNTED}")
         network, self.made = self._network(assembler), assembler.builder.nodes
-        return Reading(
+        return ReadGraph(
             network,
             tuple(self.problems),
             tuple(self.rows),
@@ -158,7 +163,7 @@ class GraphReader:
         assembler.origin = place(node)
         assembler.own = before = self._format(node)
         depends = any(varies(value) for value in inputs)
-        first = len(assembler.builder.nodes)
+        first, elsewhere = len(assembler.builder.nodes), self.elsewhere
         try:
             results, note, supported = self._results(node, inputs, assembler)
         except (Unsupported, TooLarge) as reason:
@@ -175,9 +180,11 @@ class GraphReader:
         self.mixed |= assembler.own != before
         if self.stripped:
             self.leaves = coarsest(self.leaves, assembler.own)
-        made = [node.kind for node in assembler.builder.nodes[first:]]
-        bound = ("enclosed" if any(map(_is_enclosed, made)) else "exact") if supported else ""
-        row = OperatorRow.of(node, self.version, supported, note, bound)
+        made = assembler.builder.nodes[first:]
+        enclosed = any(_is_enclosed(one.kind) for one in made)
+        bound = ("enclosed" if enclosed else "exact") if supported else ""
+        products = sum(one.products for one in made) - (self.elsewhere - elsewhere)
+        row = OperatorRow.of(node, self.version, supported, note, bound, products)
         if not supported:
             self.refused[len(self.rows)] = f"{row.title(place(node))}: {note}"
         self.rows.append(row)
@@ -191,6 +198,12 @@ class GraphReader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        inputs = [self.reflections.value(value, assembler) for value in inputs]
+        mask = masked(node, inputs, assembler)
+        if mask is not None:
+            return [mask], "part of a mask", True
+        if node.op_type != "Softmax" and any(isinstance(value, Masked) for value in inputs):
+            raise Unsupported(LEFT_OUT)
         choice = chosen(node, inputs, assembler)
         if choice is not None:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
@@ -203,6 +216,8 @@ class GraphReader:
             except Unsupported as refused:
                 note = str(refused)
         made = combined(node, inputs, assembler)
+        if made is None and (side := self.reflections.chosen(node, inputs)) is not None:
+            return [side], "part of a reflection", True
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
@@ -231,6 +246,10 @@ class GraphReader:
         assembler: Assembler,
     ) -> tuple[Sequence[Value], str]:  # fmt: skip
         """What the rule of a joint makes of a node that no other rule takes."""
+        scores = [value for value in inputs if isinstance(value, Masked)]
+        if scores:
+            call = Call(node, self.version, (scores[0].scores,), assembler)
+            return [masked_softmax(call, scores[0])], "; ".join(call.notes)
         known = tuple(value for value in inputs if not isinstance(value, Unknown))
         if len(known) < len(inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"
@@ -248,6 +267,7 @@ class GraphReader:
             node = formula.node
             assert node is not None
             own, origin = assembler.own, assembler.origin
+            first = len(assembler.builder.nodes)
             assembler.own, assembler.origin = self._format(node), place(node)
             try:
                 found, note = self._of_formula(formula, node, assembler)
@@ -264,7 +284,11 @@ class GraphReader:
                 return Unknown(varies=True)
             self.written[key] = found
             bound = "exact" if note == PIECEWISE else "enclosed"
-            self.rows[key] = replace(self.rows[key], supported=True, note=note, bound=bound)
+            products = sum(one.products for one in assembler.builder.nodes[first:])
+            self.elsewhere += products
+            self.rows[key] = replace(
+                self.rows[key], supported=True, note=note, bound=bound, products=products
+            )
             self.refused.pop(key, None)
         return self.written[key]
 

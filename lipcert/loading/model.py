@@ -18,10 +18,10 @@ from torch import nn
 from lipcert.errors import UsageError
 from lipcert.loading.entry import WHOLE, bound, one_by_one, real
 from lipcert.loading.factory import build_model, export, try_on
-from lipcert.loading.heads import CUT, TWO, scores, two_classes
+from lipcert.loading.heads import ALONE, CUT, TWO, Threshold, probability, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
-from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.reader import ReadGraph, network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.rounding import HALF
@@ -40,7 +40,8 @@ class LoadedModel:
     ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use, and without
     what the output does not need, so that running it takes no more than was allowed; it takes
     ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
-    there its input of ``whole`` numbers is one of real numbers.
+    there its input of ``whole`` numbers is one of real numbers. Of a file of one score a threshold
+    was put ``beside`` it, and class 1 may lie ``below`` that.
     """
 
     network: Network
@@ -60,6 +61,8 @@ class LoadedModel:
     logits: str | None = None
     half: bool = False
     whole: bool = False
+    below: bool = False
+    beside: float | None = None
 
 
 def load_model(
@@ -160,6 +163,8 @@ def _loaded(
         logits=reading.logits,
         half=reading.half,
         whole=WHOLE in part.notes,
+        below=part.below,
+        beside=part.beside,
     )
 
 
@@ -171,11 +176,14 @@ def rounds_to_half(network: Network) -> bool:
 @dataclass(frozen=True)
 class Understood:
     """``model``: what of a file is deployed, up to one score a class; how it was read, with a row
-    for every node of the file that counts; and what else was done."""
+    for every node of the file that counts; what else was done; of a file of one score the threshold
+    that was put ``beside`` it, and whether class 1 lies ``below`` that."""
 
     model: onnx.ModelProto
-    reading: Reading
+    reading: ReadGraph
     notes: tuple[str, ...] = ()
+    below: bool = False
+    beside: float | None = None
 
 
 def understood(
@@ -213,12 +221,29 @@ def understood(
             kinds = ", ".join(dict.fromkeys(node.op_type for node in head.cut))
             notes.append(f"{kinds} at the end {CUT}, at {head.output!r}")
     part = head.model if head.output is None else deployed_part(head.model, head.output)
-    if reading.network is not None and reading.network.classes == 1:
-        threshold = 0.5 if reading.stripped == "Sigmoid" else 0.0
+    threshold, classes = head.threshold, 0
+    if reading.network is not None:
+        classes = reading.network.classes
+    if classes == 1:
+        own = 0.5 if probability(part.graph, reading.output_name) else 0.0
+        threshold = threshold or Threshold(own)
         part = two_classes(part, reading.output_name, threshold)
         reading = replace(read(part, name), operators=reading.operators)
-        notes.append(TWO.format(threshold))
-    return Understood(part, replace(reading, operators=reading.operators + rows), tuple(notes))
+        notes.append(TWO.format(threshold.side, f"{threshold.value:.6g}"))
+    elif classes and threshold is not None and threshold.below:
+        told = f"{head.cut[0].op_type} at the end marks scores that are small; name the scores"
+        reading = replace(reading, network=None, problems=(told,))
+    elif (
+        classes
+        and threshold is not None
+        and (classes, reading.stripped, threshold.value) != (2, "Softmax", 0.5)
+    ):
+        told = ALONE.format(classes, f"{threshold.value:.6g}")
+        notes.append(f"{head.cut[0].op_type} at the end {told}")
+    reading = replace(reading, operators=reading.operators + rows)
+    beside = threshold.value if classes == 1 and threshold is not None else None
+    below = threshold is not None and threshold.below
+    return Understood(part, reading, tuple(notes), below, beside)
 
 
 def affordable(

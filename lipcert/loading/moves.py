@@ -100,16 +100,21 @@ def _pad(call: Call) -> list[Variable]:
 
 
 def _threshold(call: Call) -> Variable:
-    """Padding by one half behind a sigmoid that was left out is padding by 0 before it."""
+    """Padding by a threshold behind a sigmoid that was left out is padding by its logit before."""
     value = call.constant(2).item() if call.has(2) else call.attributes.get("value", 0.0)
     mode, axes = call.attributes.get("mode", "constant"), call.axes(3, "axes")
-    if value != 0.5 or mode != "constant" or axes is not None:
-        raise Unsupported(f"a pad of {value} behind a sigmoid at the end; only 0.5, a threshold")
+    if not 0 < value < 1 or mode != "constant" or axes is not None:
+        raise Unsupported(
+            f"a pad of {value:g} behind a sigmoid at the end: only a threshold between 0 and 1"
+        )
     pads, shape = call.axes(1, "pads") or [], call.variable(0).shape
     sides = list(zip(pads[: len(shape)], pads[len(shape) :], strict=True))
     call.assembler.allowance.move(math.prod(n + sum(s) for n, s in zip(shape, sides, strict=True)))
     index = np.pad(places(shape), sides, constant_values=-1)
-    return call.assembler.select(call.variable(0), index)
+    logit = math.log(value) - math.log1p(-value)
+    shift = torch.from_numpy(np.where(index < 0, logit, 0.0)) if logit else None
+    padded = call.assembler.select(call.variable(0), index)
+    return call.assembler.diagonal(padded, None, shift)
 
 
 def _rule(*slots: int) -> Callable[[Call], list[Variable]]:

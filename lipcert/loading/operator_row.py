@@ -14,7 +14,8 @@ class OperatorRow:
     """One node of the file. ``version`` is the one in which its operator last changed;
     ``module`` the torch module it comes from, where the file tells; ``note`` what becomes of it,
     or why it is not supported. ``bound``: whether bounds know it exactly, as they know what is
-    affine or piecewise linear, or enclose it; empty where it is not supported."""
+    affine or piecewise linear, or enclose it; empty where it is not supported. ``products``: how
+    many numbers one sweep through what it became multiplies, at most; none of a part of another."""
 
     operator: str
     domain: str
@@ -24,16 +25,19 @@ class OperatorRow:
     supported: bool
     note: str
     bound: str = ""
+    products: int = 0
 
     @classmethod
     def of(
-        cls, node: onnx.NodeProto, opset: int, supported: bool, note: str, bound: str = ""
-    ) -> OperatorRow:
+        cls, node: onnx.NodeProto, opset: int, supported: bool, note: str, bound: str = "",
+        products: int = 0,
+    ) -> OperatorRow:  # fmt: skip
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = _since(node.op_type, domain, opset)
         return cls(
-            node.op_type, domain, version, node.name, module_path(node), supported, note, bound
-        )
+            node.op_type, domain, version, node.name, module_path(node), supported, note, bound,
+            products,
+        )  # fmt: skip
 
     def title(self, otherwise: str) -> str:
         """Operator and place; ``otherwise`` is a place for a node without names."""

@@ -27,6 +27,7 @@ from lipcert.network.activations import Clip, PReLU
 # A straight line: slope and intercept.
 Line = tuple[Fraction, Fraction]
 _ZERO, _ONE = Fraction(0), Fraction(1)
+# Of one function: what is spelled by comparisons has a handful; a table of values is no activation.
 _MOST_PIECES = 16
 
 

@@ -101,21 +101,46 @@ def _colours(channels: str, image_shape: Shape) -> list[int]:
     return [0, 1, 2] if channels == "rgb" else [2, 1, 0]
 
 
+def _remedy(given: Shape, image_shape: Shape, in_shape: Shape) -> str:
+    """What to do about images of other sizes than the network's input; ``given``: before channels
+    were repeated."""
+    wanted = math.prod(in_shape)
+    if given[0] == 1 and len(given) == 3 and wanted == 3 * math.prod(given):
+        return (
+            "the images are gray and the network reads three channels: give --channels rgb to "
+            "repeat the gray one"
+        )
+    if wanted == math.prod(given):
+        return "leave --channels out, which repeats gray images"
+    if len(image_shape) == 3 and 3 * wanted == math.prod(image_shape):
+        return "the network reads gray images: give gray ones"
+    if len(image_shape) == 3 and len(in_shape) == 4:
+        first = in_shape[1] <= in_shape[3]
+        height, width = in_shape[2:] if first else in_shape[1:3]
+        return (
+            f"give images of {height}x{width}; folders and archives of pictures are brought to "
+            f"that size by --resize {height},{width}"
+        )
+    return "give the data that the model was trained for"
+
+
 def _arrange(
     assembler: Assembler, x: Variable, image_shape: Shape, in_shape: Shape, layout: str | None,
     given: Shape,
 ) -> Variable:  # fmt: skip
     kind, axes = _KINDS[len(image_shape)], _AXES[len(image_shape)]
     if math.prod(image_shape) != math.prod(in_shape):
-        remedy = ""
-        if given[0] == 1 and len(given) == 3 and math.prod(in_shape) == 3 * math.prod(given):
-            remedy = (
-                "; the images are gray and the network reads three channels: give --channels rgb "
-                "to repeat the gray one"
-            )
         raise UsageError(
             f"{kind} {list(image_shape)} have {math.prod(image_shape)} values, the network's input "
-            f"{list(in_shape)} has {math.prod(in_shape)}{remedy}"
+            f"{list(in_shape)} has {math.prod(in_shape)}; {_remedy(given, image_shape, in_shape)}"
+        )
+    orders = (image_shape, (*image_shape[1:], image_shape[0]))
+    moved = sorted(in_shape[1:]) == sorted(image_shape) and in_shape[1:] not in orders
+    if layout is None and moved:
+        raise UsageError(
+            f"{kind} {list(image_shape)} have the axes of the network's input {list(in_shape)} in "
+            "another order; name the axes of the data with --data-layout, or those of the model "
+            "with --layout"
         )
     last = (1, *image_shape[1:], image_shape[0])
     if layout is None:

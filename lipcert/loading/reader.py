@@ -10,7 +10,8 @@ import onnx
 from lipcert.errors import CannotCertify, LipcertError
 from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
-from lipcert.loading.graph_reader import GraphReader, Reading
+from lipcert.loading.graph_reader import GraphReader, ReadGraph
+from lipcert.loading.lattices import grouped
 from lipcert.loading.onnx_file import inlined, one_line
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.spellings import respelled
@@ -18,10 +19,10 @@ from lipcert.loading.value import place
 from lipcert.network import Network
 from lipcert.rounding import DOUBLE, HALF
 
-__all__ = ["Reading", "network_of", "read"]
+__all__ = ["ReadGraph", "network_of", "read"]
 
 
-def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Reading:
+def read(model: onnx.ModelProto, name: str, output: str | None = None) -> ReadGraph:
     """The function of one sample that a checked model computes; ``name`` is the file's.
 
     ``output`` chooses among several outputs. Raises ``UsageError`` where it does not fit.
@@ -41,14 +42,14 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> Readin
             reading = _each_by_itself(reader, reading, pair, model)
         if reading.network is None:
             return reading
-        return replace(reading, network=respelled(reading.network))
+        return replace(reading, network=grouped(respelled(reading.network)))
     except LipcertError:
         raise
     except Exception as error:
         raise CannotCertify(f"{name}: cannot be read: {one_line(error)}") from error
 
 
-def network_of(reading: Reading, name: str) -> Network:
+def network_of(reading: ReadGraph, name: str) -> Network:
     """The network, or one ``CannotCertify`` that lists every problem."""
     if reading.network is None:
         listed = "".join(f"\n  {problem}" for problem in reading.problems)
@@ -60,8 +61,8 @@ def network_of(reading: Reading, name: str) -> Network:
 
 
 def _each_by_itself(
-    reader: GraphReader, reading: Reading, pair: GraphReader, model: onnx.ModelProto
-) -> Reading:
+    reader: GraphReader, reading: ReadGraph, pair: GraphReader, model: onnx.ModelProto
+) -> ReadGraph:
     """The reading of a file that takes any number of samples, refused where it does not treat each
     of them by itself."""
     assert reading.network is not None

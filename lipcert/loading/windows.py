@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcert.loading.allowance import Allowance
+from lipcert.loading.allowance import GraphLimits
 from lipcert.loading.value import Unsupported
 
 Pair = tuple[int, int]
@@ -29,7 +29,7 @@ class Windows:
     declared: tuple[Pair, ...]
     counts: tuple[int, ...]
 
-    def charge(self, allowance: Allowance) -> None:
+    def charge(self, allowance: GraphLimits) -> None:
         """For the ``positions`` of all axes, and the windows themselves, counted in one channel."""
         for count, width in zip(self.counts, self.kernel, strict=True):
             allowance.borrow(4 * count * width)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from lipcert import bounded
 from lipcert.errors import CannotCertify
-from lipcert.merging.shards import Shard
+from lipcert.merging.shards import ShardFolder
 from lipcert.report import json_file, thumbnails
+from lipcert.tally import right
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -37,7 +38,7 @@ def paths(folder: Path) -> tuple[Path, ...]:
     return (*thumbnails.paths(folder), json_file.proofs_path(folder))
 
 
-def proofs(shards: Sequence[Shard], output: Path) -> int:
+def proofs(shards: Sequence[ShardFolder], output: Path) -> int:
     """Write the proofs of all shards that have some; returns of how many samples there are any."""
     parts = [_read(path) for path in _there(shards, "proofs")]
     if not parts:
@@ -56,7 +57,7 @@ def proofs(shards: Sequence[Shard], output: Path) -> int:
     return len(made["index"])
 
 
-def images(shards: Sequence[Shard], output: Path) -> None:
+def images(shards: Sequence[ShardFolder], output: Path) -> None:
     """Write the counterexamples of all shards, and the thumbnails worth showing of the whole."""
     small, found = thumbnails.paths(output)
     if parts := [_read(path) for path in _there(shards, thumbnails.COUNTEREXAMPLES)]:
@@ -71,14 +72,14 @@ def images(shards: Sequence[Shard], output: Path) -> None:
         json_file.write_arrays(small, {name: array[order] for name, array in made.items()})
 
 
-def _worth_showing(shards: Sequence[Shard], shown: set[int]) -> list[int]:
+def _worth_showing(shards: Sequence[ShardFolder], shown: set[int]) -> list[int]:
     """Of the samples that shards show, those that a run of the whole would: what is among the
     smallest of all is among the smallest of its shard."""
     rows = [row for shard in shards for row in _rows(shard, shown)]
     by_radius = [
         (row.get("radius_estimate") or row["radius"] or 0.0, row["index"])
         for row in rows
-        if row["prediction"] == row["label"] and row["verdict"] != "error"
+        if right(row) and row["verdict"] != "error"
     ]
     each = thumbnails.EACH
     falsified = sorted(row["index"] for row in rows if row["verdict"] == "falsified")
@@ -86,7 +87,7 @@ def _worth_showing(shards: Sequence[Shard], shown: set[int]) -> list[int]:
     return [*(index for _, index in chosen), *islice(falsified, each)]
 
 
-def _rows(shard: Shard, shown: set[int]) -> Iterator[dict[str, Any]]:
+def _rows(shard: ShardFolder, shown: set[int]) -> Iterator[dict[str, Any]]:
     with shard.beside("samples", "jsonl").open("rb") as file:
         for line in file:
             # As every line begins that lipcert writes; not all of them need to be read whole.
@@ -94,7 +95,7 @@ def _rows(shard: Shard, shown: set[int]) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _there(shards: Sequence[Shard], name: str) -> list[Path]:
+def _there(shards: Sequence[ShardFolder], name: str) -> list[Path]:
     return [path for shard in shards if (path := shard.beside(name, "npz")).is_file()]
 
 

@@ -7,15 +7,14 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lipcert.errors import CannotCertify, UsageError
-from lipcert.merging.shards import Shard
+from lipcert.errors import CannotCertify
+from lipcert.merging.shards import ShardFolder
 from lipcert.records import Frame, read_sample
 from lipcert.records.certificate_rules import check_claims, differing
+from lipcert.records.lines import lines_of
 from lipcert.records.strict_json import Record
 from lipcert.tally import Tally
 
-# Bytes: far more than a sample with a thousand layers takes.
-_LINE = 1 << 20
 _REMEDY = "certify that shard again"
 
 
@@ -27,7 +26,7 @@ class Counted:
     indices: array[int]
 
 
-def count(shard: Shard) -> Counted:
+def count(shard: ShardFolder) -> Counted:
     """Read the samples of ``shard`` and hold its certificate against them.
 
     Raises ``CannotCertify`` where anything in them is not as a run writes it, naming file and line.
@@ -40,18 +39,12 @@ def count(shard: Shard) -> Counted:
         raise CannotCertify(
             f"{path}: is not there, and {shard.path.name} claims nothing without it"
         )
-    try:
-        with path.open("rb") as file:
-            while line := file.readline(_LINE):
-                where = f"{path}: line {tally.n + 1}"
-                if line[-1:] != b"\n":
-                    raise CannotCertify(f"{where}: is damaged: it is cut off; {_REMEDY}")
-                digest.update(line)
-                record = read_sample(line, frame, where)
-                indices.append(record["index"])
-                tally.add(record)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    name = f"{path}: line"
+    for line in lines_of(path, _REMEDY):
+        digest.update(line)
+        record = read_sample(line, frame, f"{name} {tally.n + 1}")
+        indices.append(record["index"])
+        tally.add(record)
     if digest.hexdigest() != certificate["samples_sha256"]:
         raise CannotCertify(
             f"{path}: is not the file that {shard.path.name} was written with: its sha256 is not "

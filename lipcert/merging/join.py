@@ -18,7 +18,7 @@ from lipcert.errors import CannotCertify, UsageError
 from lipcert.machine import usable_cores
 from lipcert.merging import carried
 from lipcert.merging.columns import Counted, count
-from lipcert.merging.shards import Shard, find
+from lipcert.merging.shards import ShardFolder, find
 from lipcert.progress import Silent
 from lipcert.records import Frame
 from lipcert.records.certificate_rules import check_claims
@@ -99,7 +99,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 _FEW = 20_000
 
 
-def _counted(shards: Sequence[Shard]) -> list[Counted]:
+def _counted(shards: Sequence[ShardFolder]) -> list[Counted]:
     processes = min(len(shards), usable_cores())
     if processes == 1 or sum(shard.size for shard in shards) < _FEW:
         return [count(shard) for shard in shards]
@@ -107,7 +107,7 @@ def _counted(shards: Sequence[Shard]) -> list[Counted]:
         return list(pool.map(count, shards))
 
 
-def _check_indices(shards: Sequence[Shard], counted: Sequence[Counted]) -> None:
+def _check_indices(shards: Sequence[ShardFolder], counted: Sequence[Counted]) -> None:
     """Raises ``CannotCertify`` unless the samples, in the order of the whole run, are those that
     were chosen for it, each once."""
     data = shards[0].certificate["data"]
@@ -124,7 +124,7 @@ def _check_indices(shards: Sequence[Shard], counted: Sequence[Counted]) -> None:
         raise CannotCertify(f"sample {whole[twice[0]]} was chosen twice, and counts once")
 
 
-def _spent(shards: Sequence[Shard]) -> float:
+def _spent(shards: Sequence[ShardFolder]) -> float:
     """The sum of the shards' failure probabilities: whatever their coins have to do with each
     other, it bounds that of all of them together."""
     stated = math.fsum(shard.certificate["assurance"]["failure_probability"] for shard in shards)
@@ -160,7 +160,7 @@ class _Lines:
         return block
 
 
-def _interleave(shards: Sequence[Shard], file: Any) -> str:
+def _interleave(shards: Sequence[ShardFolder], file: Any) -> str:
     """Write the samples in the order of the whole run; returns the digest of what was written."""
     held = max(1 << 12, min(1 << 20, _HELD // len(shards)))
     lines = [_Lines(shard.beside("samples", "jsonl"), held) for shard in shards]
@@ -181,7 +181,9 @@ def _interleave(shards: Sequence[Shard], file: Any) -> str:
     return digest.hexdigest()
 
 
-def _certificate(shards: Sequence[Shard], tally: Tally, spent: float, digest: str) -> Certificate:
+def _certificate(
+    shards: Sequence[ShardFolder], tally: Tally, spent: float, digest: str
+) -> Certificate:
     certificates = [shard.certificate for shard in shards]
     first = certificates[0]
     kinds = {certificate["assurance"]["kind"] for certificate in certificates}
@@ -250,7 +252,7 @@ def _coins(certificates: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return {name: value for name, value in one.items() if name != "seed"}
 
 
-def _provenance(shard: Shard) -> dict[str, Any]:
+def _provenance(shard: ShardFolder) -> dict[str, Any]:
     certificate = shard.certificate
     return {
         "shard": certificate["data"]["shard"],

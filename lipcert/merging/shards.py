@@ -23,7 +23,7 @@ _NAMED = 8
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardFolder:
     """``path``: of its certificate; ``sha256``: of that file."""
 
     path: Path
@@ -48,7 +48,7 @@ class Shard:
         return self.path.with_name(f"{name}.{self.number}-of-{self.count}.{kind}")
 
 
-def find(folders: Sequence[Path]) -> list[Shard]:
+def find(folders: Sequence[Path]) -> list[ShardFolder]:
     """All shards of one run, by their numbers.
 
     ``folders``: each has one or more of them, or is the certificate of one. Raises ``UsageError``
@@ -59,7 +59,7 @@ def find(folders: Sequence[Path]) -> list[Shard]:
     first = shards[0]
     for shard in shards[1:]:
         _compare(first, shard)
-    numbers: dict[int, Shard] = {}
+    numbers: dict[int, ShardFolder] = {}
     for shard in shards:
         other = numbers.setdefault(shard.number, shard)
         if other is not shard:
@@ -97,14 +97,14 @@ def _number(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _read(path: Path) -> Shard:
+def _read(path: Path) -> ShardFolder:
     certificate, sha256 = certificate_of(path)
     if certificate["data"]["shard"] is None:
         raise UsageError(f"{path}: is the certificate of a whole run; name those of shards")
-    return Shard(path, certificate, sha256)
+    return ShardFolder(path, certificate, sha256)
 
 
-def _compare(one: Shard, other: Shard) -> None:
+def _compare(one: ShardFolder, other: ShardFolder) -> None:
     """Raises ``CannotCertify`` where they are not of one run."""
     if one.count != other.count:
         raise CannotCertify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lipcert.network.activations import Activation
@@ -36,3 +37,16 @@ class Node:
     shape: Shape
     origin: str
     format: Arithmetic | None = None
+
+    @property
+    def products(self) -> int:
+        """How many numbers one sweep through it multiplies, at most: its cost. Of an activation
+        each value counts for one."""
+        match self.kind:
+            case Operator() as operator:
+                return math.prod(operator.out_shape) * operator.terms
+            case Joint() as joint:
+                return joint.products
+            case Activation():
+                return math.prod(self.shape)
+        return 0

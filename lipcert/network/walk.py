@@ -20,17 +20,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Node, Sum
 from lipcert.network.operators import Operator
 
-if TYPE_CHECKING:
-    from lipcert.network.graph import Network
-
 T = TypeVar("T")
+
+
+class Graph(Protocol):
+    """What the loops need of a network: its nodes, in topological order."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]: ...
 
 
 class Forward(ABC, Generic[T]):
@@ -66,7 +70,7 @@ class Forward(ABC, Generic[T]):
 
 
 def forward(
-    network: Network,
+    network: Graph,
     rules: Forward[T],
     *,
     known: Mapping[int, T] | None = None,
@@ -132,7 +136,7 @@ class Backward(ABC, Generic[T]):
 
 
 def backward(
-    network: Network,
+    network: Graph,
     node: int,
     objective: T,
     rules: Backward[T],
@@ -167,7 +171,7 @@ def backward(
     return rules.arrived(to, pending[to]) if to in pending else None
 
 
-def ancestors(network: Network, node: int) -> tuple[int, ...]:
+def ancestors(network: Graph, node: int) -> tuple[int, ...]:
     """All nodes that a node is computed from, itself included, in order."""
     needed = {node}
     for i in range(node, 0, -1):

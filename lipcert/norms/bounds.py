@@ -140,7 +140,7 @@ class SegmentNorms:
     def exact(self, mapping: WeightedMap) -> Tensor:
         """The norms, but for rounding, of a small or monomial segment: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        slack = product(inner.amax(1), outer.amax(1), inner.new_tensor(self.fusion_slack))
+        slack = product(inner.amax(1), outer.amax(1), inner.new_full((), self.fusion_slack))
         if self.segment.is_monomial:
             # The Gram matrix is diagonal, and its diagonal what it makes of a vector of ones.
             unit, by = mapping.normalised()
@@ -166,13 +166,13 @@ class SegmentNorms:
         sizes = Sizes.of(self.segment)
         lost = max(sizes.lost, sizes.lost_back) * math.sqrt(matrix.numel())
         found = lifted(torch.cat(parts) + 4 * FLOAT64_TINY * math.sqrt(matrix.numel()), total)
-        swept = inner.new_tensor(relative * self.absolute + lost)
+        swept = inner.new_full((), relative * self.absolute + lost)
         return found + product(inner.amax(1), outer.amax(1), swept) + slack
 
     def from_whole(self, mapping: WeightedMap) -> Tensor:
         """The whole segment's norm times the largest weights: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        found = product(inner.new_tensor(self.norm.value), inner.amax(1), outer.amax(1))
+        found = product(inner.new_full((), self.norm.value), inner.amax(1), outer.amax(1))
         return rounded_up(found, inner.dtype)
 
     def deterministic(self, mapping: WeightedMap) -> Tensor:
@@ -180,7 +180,7 @@ class SegmentNorms:
         if self.is_exact:
             return self.exact(mapping)
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        slack = product(inner.amax(1), outer.amax(1), inner.new_tensor(self.fusion_slack))
+        slack = product(inner.amax(1), outer.amax(1), inner.new_full((), self.fusion_slack))
         return torch.minimum(self.from_whole(mapping), schur_bound(mapping) + slack)
 
     def randomised(
@@ -199,8 +199,8 @@ class SegmentNorms:
         if self.is_exact:
             return self.exact(mapping)
         most = mapping.inner.flatten(1).amax(1), mapping.outer.flatten(1).amax(1)
-        absolute = product(*most, most[0].new_tensor(self.absolute))
-        slack = product(*most, most[0].new_tensor(self.fusion_slack))
+        absolute = product(*most, most[0].new_full((), self.absolute))
+        slack = product(*most, most[0].new_full((), self.fusion_slack))
         found = randomised_norm(
             mapping, coins, absolute=absolute, excess=excess, steps=steps, rough=rough
         )

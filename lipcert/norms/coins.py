@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipcert.chunks import at_once
+
 
 def unit_vectors(seed: int, streams: Tensor, call: int | Tensor, like: Tensor) -> Tensor:
     """Uniform on the unit sphere of each sample, restricted to where ``like`` is not 0.
@@ -66,15 +68,13 @@ def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor
     """Uniform in (0, 1), of 53 bits, moved off zero: ``(B, size)`` in float64."""
     if not 0 <= seed < 2**128:
         raise ValueError(f"{seed}: a seed has 128 bits")
-    words = (_signed(seed % 2**64), _signed(seed >> 64))
-    counting, added = (
-        _mix(_mix(_mix(torch.full_like(streams, word) + lane) + streams) + call)
-        for lane, word in enumerate(words)
-    )
+    words = _mix(torch.tensor([_signed(seed % 2**64), _signed((seed >> 64) + 1)])).tolist()
+    counting, added = _mix(_mix(torch.stack([streams + word for word in words])) + call)
     found = torch.empty(len(streams), size, dtype=torch.float64, device=streams.device)
     # Some at a time, in place: what lies between need not leave the cache.
-    for first in range(0, size, _AT_ONCE):
-        last = min(first + _AT_ONCE, size)
+    chunk = at_once(_CACHED * len(streams), streams.device, each=len(streams))
+    for first in range(0, size, chunk):
+        last = min(first + chunk, size)
         if streams.device.type == "cpu":
             _fill(found[:, first:last].numpy(), counting.numpy(), added.numpy(), first)
             continue
@@ -112,7 +112,7 @@ def _signed(word: int) -> int:
 
 
 # How many numbers are made at once.
-_AT_ONCE = 2**15
+_CACHED = 2**15
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)

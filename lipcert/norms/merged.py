@@ -22,7 +22,7 @@ Pads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
+class MergedMap:
     """The linear map from node ``source``: a convolution, which wraps around where ``torus``."""
 
     source: int
@@ -36,7 +36,7 @@ class Merged:
         return math.inf if found is None else found
 
 
-def merged(network: Network, i: int) -> Merged | None:
+def merged(network: Network, i: int) -> MergedMap | None:
     """What a node is of a node before it, if it is more than its last operator."""
     kind = network.nodes[i].kind
     if isinstance(kind, Sum):
@@ -45,7 +45,7 @@ def merged(network: Network, i: int) -> Merged | None:
     return found if found is not None and found.torus else None
 
 
-def _convolution(network: Network, i: int) -> Merged | None:
+def _convolution(network: Network, i: int) -> MergedMap | None:
     """A convolution as one of the node before it, or before its circular padding, whose pads it
     then takes."""
     node = network.nodes[i]
@@ -54,10 +54,10 @@ def _convolution(network: Network, i: int) -> Merged | None:
     (before,) = node.inputs
     padding = network.nodes[before].kind
     if not isinstance(padding, Select) or any(side for pad in node.kind.padding for side in pad):
-        return Merged(before, node.kind, torus=False)
+        return MergedMap(before, node.kind, torus=False)
     pads = _circular(padding)
     if pads is None:
-        return Merged(before, node.kind, torus=False)
+        return MergedMap(before, node.kind, torus=False)
     # On the torus no place may come twice.
     space, steps = padding.in_shape[2:], node.kind.stride
     fits = all(
@@ -65,7 +65,7 @@ def _convolution(network: Network, i: int) -> Merged | None:
         for size, step, out in zip(space, steps, node.kind.out_shape[2:], strict=True)
     )
     wrapped = replace(node.kind, in_shape=padding.in_shape, padding=pads, bias=None)
-    return Merged(network.nodes[before].inputs[0], wrapped, torus=True) if fits else None
+    return MergedMap(network.nodes[before].inputs[0], wrapped, torus=True) if fits else None
 
 
 def _circular(padding: Select) -> Pads | None:
@@ -91,7 +91,7 @@ def _circular(padding: Select) -> Pads | None:
     return tuple(reversed(pads)) if torch.equal(places, index) else None
 
 
-def _sum(network: Network, i: int) -> Merged | None:
+def _sum(network: Network, i: int) -> MergedMap | None:
     """A sum of convolutions of one value, and of the value itself, with stride 1."""
     inputs, shape = network.nodes[i].inputs, network.nodes[i].shape
     parts = {j: _convolution(network, j) for j in inputs}
@@ -105,7 +105,9 @@ def _sum(network: Network, i: int) -> Merged | None:
     return None
 
 
-def _together(layers: list[Merged], shape: tuple[int, ...], *, with_source: bool) -> Merged | None:
+def _together(
+    layers: list[MergedMap], shape: tuple[int, ...], *, with_source: bool
+) -> MergedMap | None:
     """Convolutions of one value, and the value itself, as one."""
     first, torus = layers[0], layers[0].torus
     if any(not _in_place(part.operator, shape) for part in layers):
@@ -125,7 +127,7 @@ def _together(layers: list[Merged], shape: tuple[int, ...], *, with_source: bool
     whole = replace(
         first.operator, weight=weight, padding=pads, dilation=(1,) * len(reach), bias=None
     )
-    return Merged(first.source, whole, torus)
+    return MergedMap(first.source, whole, torus)
 
 
 def _in_place(operator: Convolution, shape: tuple[int, ...]) -> bool:

@@ -6,6 +6,9 @@ number is made up for by the smallest one.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +22,11 @@ def exponents(values: Tensor) -> Tensor:
     usable = (values != 0) & torch.isfinite(values)
     found: Tensor = torch.frexp(torch.where(usable, values, 0.5)).exponent
     return found.long()
+
+
+def exponent(value: float) -> int:
+    """The same of one number."""
+    return math.frexp(value)[1] if math.isfinite(value) else 0
 
 
 def power(of: Tensor) -> Tensor:
@@ -38,14 +46,13 @@ def lifted(values: Tensor, by: Tensor) -> Tensor:
 def product(*factors: Tensor) -> Tensor:
     """The product, rounded up, with no underflow or overflow on the way: in float64. Powers of two
     are exact, so that each further factor takes one rounding."""
-    total = by = None
-    for factor in factors:
-        own = exponents(factor)
-        unit = divided(factor.double(), own)
-        total, by = (unit, own) if total is None or by is None else (total * unit, by + own)
-    assert total is not None
-    assert by is not None
-    return lifted(OUT64.up(total, len(factors) - 1), by)
+    shape = np.broadcast_shapes(*(tuple(factor.shape) for factor in factors))
+    side_by_side = torch.stack([factor.double().expand(shape) for factor in factors])
+    by = exponents(side_by_side)
+    total, *others = divided(side_by_side, by).unbind()
+    for unit in others:
+        total = total * unit
+    return lifted(OUT64.up(total, len(factors) - 1), by.sum(0))
 
 
 def divided(values: Tensor, by: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from lipcert.norms.scaling import divided, exponents, lifted
 from lipcert.numbers import OUT64
 from lipcert.rounding import FLOAT64_TINY, gamma
 
+# Channels: the singular values of a symbol cost their cube, at every frequency of the grid.
 _LARGEST_SYMBOL = 512
+# Entries of symbols in memory at once, 64 MiB of complex numbers.
 _CHUNK = 2**22
 
 

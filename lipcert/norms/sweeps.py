@@ -15,9 +15,6 @@ from lipcert.network import Backward, Forward, Segment, backward, forward
 from lipcert.network.operators import Operator
 from lipcert.norms.structure import largest_sums, operator_norm
 from lipcert.numbers import OUT64
-from lipcert.rounding import FLOAT64, gamma
-
-_SLACK = 1 + 32 * FLOAT64
 
 
 @dataclass(frozen=True)
@@ -30,17 +27,16 @@ class Length:
     def mapped(self, operator: Operator, terms: int) -> Length:
         """Past an operator or its transpose, which sums so many products."""
         rows, columns = largest_sums(operator)
-        absolute = math.sqrt(rows) * math.sqrt(columns) * _SLACK
+        absolute = OUT64.up(math.sqrt(rows) * math.sqrt(columns), 3)
         norm = min(operator_norm(operator), absolute)
-        made = gamma(terms) * absolute * (self.size + self.error)
-        error = OUT64.times(norm, self.error) + made
-        return Length(OUT64.times(norm, self.size) * _SLACK, error * _SLACK)
+        made = OUT64.times(OUT64.gamma(terms), absolute, OUT64.add(self.size, self.error))
+        return Length(OUT64.times(norm, self.size), OUT64.add(OUT64.times(norm, self.error), made))
 
     def gathered(self, other: Length) -> Length:
         """The sum of two, as it is rounded once."""
-        size = self.size + other.size
-        error = self.error + other.error
-        return Length(size * _SLACK, (error + gamma(1) * (size + error)) * _SLACK)
+        size, error = OUT64.add(self.size, other.size), OUT64.add(self.error, other.error)
+        made = OUT64.times(OUT64.gamma(1), OUT64.add(size, error))
+        return Length(size, OUT64.add(error, made))
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,10 @@ class Sweeps:
     def gram(self) -> float:
         """How far a computed ``AᵀA v`` or ``AAᵀ v`` is off at most, weights of up to 1 included."""
         forth, back = self.forth, self.back
-        both = (forth.size + forth.error) * (back.size + back.error)
-        found = forth.error * back.size + back.error * (forth.size + forth.error)
-        return (found + 32 * FLOAT64 * both) * _SLACK
+        went, came = OUT64.add(forth.size, forth.error), OUT64.add(back.size, back.error)
+        lost = OUT64.add(OUT64.times(forth.error, back.size), OUT64.times(back.error, went))
+        # The weights, and what is multiplied with them on either way.
+        return OUT64.add(lost, OUT64.times(OUT64.gamma(32), went, came))
 
 
 class _Forth(Forward[Length]):

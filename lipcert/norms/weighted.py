@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lipcert.network import Network, Segment
-from lipcert.norms.scaling import exponents, power, product
+from lipcert.norms.scaling import exponent, exponents, power, product
 from lipcert.norms.structure import Sizes
 from lipcert.norms.sweeps import Sweeps
 from lipcert.numbers import OUT64
@@ -108,7 +108,9 @@ class WeightedMap(GramMap):
 
     @cached_property
     def _is_mask(self) -> bool:
-        return bool(((self.support == 0) | (self.support == 1)).all())
+        # Not asked of a device, which would have to be waited for.
+        support = self.support
+        return support.device.type == "cpu" and bool(((support == 0) | (support == 1)).all())
 
     def gram(self, v: Tensor) -> Tensor:
         """Weights of 0 and 1 leave a ``v`` on the support as it is: there they are applied once,
@@ -166,7 +168,8 @@ class WeightedMap(GramMap):
         return torch.minimum(super().rounding(absolute), by_lengths)
 
     def scaled(self, by: Tensor) -> WeightedMap:
-        if not bool(by.any()):
+        # What a device holds is not waited for.
+        if by.device.type == "cpu" and not bool(by.any()):
             return self
         half = by.div(2, rounding_mode="floor")
         factor = power(half.clamp(-1022, 1022)).to(self.inner.dtype)
@@ -176,11 +179,9 @@ class WeightedMap(GramMap):
         return WeightedMap(self.segment, inner, outer)
 
     def normalised(self) -> tuple[WeightedMap, Tensor]:
-        rows, columns = self._sizes.rows, self._sizes.columns
-        sums = exponents(torch.tensor([rows, columns], dtype=torch.float64)).sum()
-        weights = (exponents(side.flatten(1).amax(1)) for side in (self.inner, self.outer))
-        size = sum(weights, sums.to(self.inner.device).div(2, rounding_mode="floor"))
-        assert isinstance(size, Tensor)
+        sums = exponent(self._sizes.rows) + exponent(self._sizes.columns)
+        inner, outer = (exponents(side.flatten(1).amax(1)) for side in (self.inner, self.outer))
+        size = inner + outer + sums // 2
         # Halves go to both sides: whole ones.
         by = torch.where(size.abs() > _USUAL, 2 * size.div(2, rounding_mode="floor"), 0)
         return self.scaled(-by), by

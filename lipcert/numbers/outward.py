@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol, Self, overload
 
 import torch
 from torch import Tensor
 
-from lipcert.rounding import DOUBLE, arithmetic_of, rounded_up
+from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of, rounded_up
 
 # Below this the root of EXACT has no slope, as its slope has no end at 0.
 _NO_SLOPE = 1e-12
@@ -60,14 +60,32 @@ class Outward:
     unit: float
     tiny: float
 
-    def gamma(self, terms: float) -> float:
+    @classmethod
+    def of(cls, arithmetic: Arithmetic) -> Self:
+        return cls(arithmetic.unit, arithmetic.tiny)
+
+    @overload
+    def gamma(self, terms: float) -> float: ...
+
+    @overload
+    def gamma(self, terms: Tensor) -> Tensor: ...
+
+    def gamma(self, terms: float | Tensor) -> float | Tensor:
         """``γ = k u / (1 − 4 k u)``, ``k = terms``, at least ``γ_k (1 + 3 k u)``: of what ``k``
         roundings can change, with room for those of the sum that it is multiplied with; infinite
         where ``4 k u ≥ 1``."""
         product = terms * self.unit
+        if isinstance(product, Tensor):
+            return torch.where(4 * product < 1, product / (1 - 4 * product), math.inf)
         return product / (1 - 4 * product) if 4 * product < 1 else math.inf
 
-    def grown(self, roundings: float) -> float:
+    @overload
+    def grown(self, roundings: float) -> float: ...
+
+    @overload
+    def grown(self, roundings: Tensor) -> Tensor: ...
+
+    def grown(self, roundings: float | Tensor) -> float | Tensor:
         """What makes up for ``n`` roundings and for that of the product with it.
 
         ``grown(n) = 1 + k u / (1 − 4 k u)`` with ``k = n + 3``, infinite where ``4 k u ≥ 1``.
@@ -82,12 +100,26 @@ class Outward:
     def up(self, value: float, roundings: float) -> float: ...
 
     @overload
-    def up(self, value: Tensor, roundings: float) -> Tensor: ...
+    def up(self, value: Tensor, roundings: float | Tensor) -> Tensor: ...
 
-    def up(self, value: Tensor | float, roundings: float) -> Tensor | float:
+    def up(self, value: Tensor | float, roundings: float | Tensor) -> Tensor | float:
         """A number that is 0 or more and was made with so many roundings on the way of each of its
         parts, none of which lost anything to underflow."""
         return value * self.grown(roundings) if self.unit else value
+
+    def down(self, value: Tensor, roundings: float | Tensor) -> Tensor:
+        """A lower bound of what was made like that: it is at most ``(1 + u)ⁿ`` times as large, and
+        ``1 − γ`` of ``n + 3`` is below ``(1 + u)^−(n+1)``. 0 where the result is subnormal."""
+        if not self.unit:
+            return value
+        share = 2 - self.grown(roundings)
+        found = value * (share.clamp(min=0) if isinstance(share, Tensor) else max(share, 0.0))
+        return found.masked_fill(found < self.tiny, 0.0)
+
+    def error(self, size: Tensor, roundings: float | Tensor) -> Tensor:
+        """What so many roundings, of numbers whose magnitudes add up to ``size``, can change: ``γ``
+        times that, and ``tiny``, which a product may lose."""
+        return self.gamma(roundings) * size + self.tiny
 
     @overload
     def times(self, first: float, /, *others: float) -> float: ...
@@ -116,8 +148,10 @@ class Outward:
             other = self._like(other, one)
             found: Tensor = one * other * self.grown(1)
             # Compared before they are broadcast, which is cheap where one is a number a sample.
-            lost = (found < self.tiny) & (one > 0) & (other > 0)
-            return found.masked_fill(lost, self.tiny)
+            least = torch.minimum(one, other) if isinstance(other, Tensor) else one
+            if isinstance(other, float) and not other > 0:
+                return found
+            return found.masked_fill((found < self.tiny) & (least > 0), self.tiny)
         assert not isinstance(other, Tensor)
         product = one * other * self.grown(1)
         return self.tiny if product < self.tiny and one > 0 and other > 0 else product

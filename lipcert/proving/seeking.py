@@ -14,6 +14,8 @@ from lipcert.audit.proofs.state import Layer, State
 from lipcert.proving.hints import Found, listed, multipliers_of, single
 from lipcert.proving.start import started
 
+# Rounds of balancing rows against columns, and steps for a largest singular value: the checker
+# proves whatever comes out, so more of them only make a proof tighter.
 _BALANCING, _LANCZOS = 6, 24
 # What coins find lies about so far above the root of the scale that they are given.
 _ABOVE = 1.0105

@@ -18,6 +18,8 @@ from lipcert.audit.proofs.state import Layer, Sink, Source, State
 from lipcert.proving.hints import Choice, Found
 from lipcert.proving.start import ascended
 
+# A proof by splits ends after so many leaves, or so many values of neurons in them all: the checker
+# replays each. Steps for the slopes of one leaf.
 _LEAVES, _LEAF_STEPS, _LEAF_WORK = 256, 30, 2**22
 
 # A neuron, counted over all functions, where its box is cut, and whether the part above is kept.

@@ -7,7 +7,7 @@ validator decides, and says what is wrong. A keyword that is not known here make
 
 from __future__ import annotations
 
-import operator
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +19,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float), "null": (type(None),), "boolean": (bool,),
 }  # fmt: skip
 _NUMBERS = frozenset((int, float))
+_SIZES = {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _SAYS_NOTHING = {"description", "title", "$schema", "$id", "then", "else"}
 
 
@@ -26,19 +27,36 @@ def accepts(schema: Mapping[str, Any] | bool) -> Check:
     """Whether a value is certainly as this schema demands."""
     if isinstance(schema, bool):
         return lambda _: bool(schema)
-    checks: list[Check] = []
-    kinds = schema.get("type")
-    if kinds is not None:
-        names = [kinds] if isinstance(kinds, str) else kinds
-        allowed = frozenset(kind for name in names for kind in _TYPES[name])
-        # By the very type: a bool is no integer.
-        checks.append(lambda value: type(value) in allowed)
+    checks = [_kind_and_size(schema)] if schema.keys() & _SIZES else []
     for word, wanted in schema.items():
         if word in _KEYWORDS:
             checks.append(_KEYWORDS[word](wanted, schema))
-        elif word not in _SAYS_NOTHING | {"type"}:
+        elif word not in _SAYS_NOTHING | _SIZES:
             return lambda _: False
     return _all(checks)
+
+
+def _kind_and_size(schema: Mapping[str, Any]) -> Check:
+    """Its type, and the range of numbers: what most fields are asked for, in one."""
+    kinds = schema.get("type", [*_TYPES])
+    names = [kinds] if isinstance(kinds, str) else kinds
+    # By the very type: a bool is no integer.
+    allowed = frozenset(kind for name in names for kind in _TYPES[name])
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if above is not None or below is not None:
+        more, less = (-math.inf if above is None else above), (math.inf if below is None else below)
+        return lambda value: (
+            type(value) in allowed
+            and (type(value) not in _NUMBERS or (low <= value <= high and more < value < less))
+        )
+    if low == -math.inf and high == math.inf:
+        return lambda value: type(value) in allowed
+    if allowed <= _NUMBERS:
+        return lambda value: type(value) in allowed and low <= value <= high
+    return lambda value: (
+        type(value) in allowed and (type(value) not in _NUMBERS or low <= value <= high)
+    )
 
 
 def _all(checks: list[Check]) -> Check:
@@ -59,12 +77,28 @@ def _all(checks: list[Check]) -> Check:
 
 def _properties(wanted: Mapping[str, Any], schema: Mapping[str, Any]) -> Check:
     known = {name: accepts(one) for name, one in wanted.items()}
-    other = accepts(schema.get("additionalProperties", True))
+    others = schema.get("additionalProperties", True)
+    if others is True:
+        return _some_properties(known)
+    other = accepts(others)
 
     def check(value: Any) -> bool:
         if isinstance(value, dict):
             for name, one in value.items():
                 if not known.get(name, other)(one):
+                    return False
+        return True
+
+    return check
+
+
+def _some_properties(known: Mapping[str, Check]) -> Check:
+    """Of a value that may have others too."""
+
+    def check(value: Any) -> bool:
+        if isinstance(value, dict):
+            for name, one in known.items():
+                if name in value and not one(value[name]):
                     return False
         return True
 
@@ -113,13 +147,6 @@ def _negated(wanted: Any, _: Mapping[str, Any]) -> Check:
     return accepts(False)
 
 
-def _bound(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Mapping[str, Any]], Check]:
-    def keyword(wanted: Any, _: Mapping[str, Any]) -> Check:
-        return lambda value: type(value) not in _NUMBERS or holds(value, wanted)
-
-    return keyword
-
-
 def _enum(wanted: Any, _: Mapping[str, Any]) -> Check:
     texts = frozenset(one for one in wanted if isinstance(one, str))
     return lambda value: type(value) is str and value in texts
@@ -134,6 +161,4 @@ _KEYWORDS: dict[str, Callable[[Any, Mapping[str, Any]], Check]] = {
     "properties": _properties, "additionalProperties": _additional, "required": _required,
     "items": _items, "uniqueItems": _unique, "if": _conditional, "not": _negated,
     "enum": _enum, "const": lambda wanted, schema: _enum([wanted], schema), "pattern": _pattern,
-    "minimum": _bound(operator.ge), "maximum": _bound(operator.le),
-    "exclusiveMinimum": _bound(operator.gt), "exclusiveMaximum": _bound(operator.lt),
 }  # fmt: skip

@@ -1,26 +1,25 @@
 """How a certificate fits its samples and itself.
 
-Every rule tells what is wrong, or None; its docstring is what it demands. All figures are computed
-from the samples once more, by lines that share nothing with those that wrote them.
+Every rule tells what is wrong, or None; its docstring is what it demands. The figures of its
+samples are found once more (``figures``), by lines that share nothing with those that wrote them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from array import array
+from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from lipcert.certificate import OWN, PIXELS, RANGE, threat_model
 from lipcert.errors import CannotCertify
+from lipcert.records.figures import Figures
 from lipcert.records.frame import Frame
-from lipcert.records.sample_rules import radius_of, reached, right
 from lipcert.records.strict_json import Record
 
-Samples = Sequence[Record]
-Rule = Callable[[Record, Samples, Frame], str | None]
+Rule = Callable[[Record, Figures, Frame], str | None]
 
 # The layouts of images, as ``data.reading`` names them; all others are of other kinds of data.
 _IMAGES = {"nchw", "nhwc", "nhw", "flat"}
@@ -30,27 +29,27 @@ _SLACK = 1e-9
 _PROBABILITY_SLACK = 1e-6
 
 
-def check_certificate(certificate: Record, samples: Samples, frame: Frame, where: str) -> None:
+def check_certificate(certificate: Record, figures: Figures, frame: Frame, where: str) -> None:
     """Raises ``CannotCertify`` that begins with ``where`` for what no run writes."""
     for rule in CERTIFICATE_RULES:
-        if said := rule(certificate, samples, frame):
+        if said := rule(certificate, figures, frame):
             raise CannotCertify(f"{where}: cannot be: {said}")
 
 
-def options_have_their_digest(certificate: Record, _: Samples, frame: Frame) -> str | None:
+def options_have_their_digest(certificate: Record, _: Figures, frame: Frame) -> str | None:
     """``options_digest`` is the digest of the options."""
     if certificate["options_digest"] != frame.options.digest:
         return "options_digest is not the digest of the options"
     return None
 
 
-def is_of_one_version(certificate: Record, _: Samples, __: Frame) -> str | None:
+def is_of_one_version(certificate: Record, _: Figures, __: Frame) -> str | None:
     """The version is that of the environment."""
     found, there = certificate["lipcert"], certificate["environment"]["lipcert"]
     return None if found == there else f"lipcert {found} in an environment with lipcert {there}"
 
 
-def holds_against_its_threat_model(certificate: Record, _: Samples, frame: Frame) -> str | None:
+def holds_against_its_threat_model(certificate: Record, _: Figures, frame: Frame) -> str | None:
     """The threat model is the one that the options ask for, in some unit; in pixels where only
     images count."""
     found, images = certificate["threat_model"], frame.options.pixel_domain
@@ -60,7 +59,7 @@ def holds_against_its_threat_model(certificate: Record, _: Samples, frame: Frame
     return None
 
 
-def is_in_the_unit_of_its_data(certificate: Record, _: Samples, __: Frame) -> str | None:
+def is_in_the_unit_of_its_data(certificate: Record, _: Figures, __: Frame) -> str | None:
     """Images are in pixels, other data in the range that was declared, else in their own unit; only
     of that it is said how far two samples can be apart."""
     space, data = certificate["threat_model"]["space"], certificate["data"]
@@ -78,7 +77,7 @@ def is_in_the_unit_of_its_data(certificate: Record, _: Samples, __: Frame) -> st
     return None
 
 
-def maps_labels_to_classes(certificate: Record, _: Samples, frame: Frame) -> str | None:
+def maps_labels_to_classes(certificate: Record, _: Figures, frame: Frame) -> str | None:
     """What labels are sent to are classes, for one of them at least."""
     sent = certificate["data"].get("reading", {}).get("labels")
     if sent is not None and min(sent.values()) >= frame.classes:
@@ -86,7 +85,7 @@ def maps_labels_to_classes(certificate: Record, _: Samples, frame: Frame) -> str
     return None
 
 
-def assures_what_it_may(certificate: Record, samples: Samples, frame: Frame) -> str | None:
+def assures_what_it_may(certificate: Record, figures: Figures, frame: Frame) -> str | None:
     """The kind of assurance follows from the options; the samples' failure probabilities sum to no
     more than the one stated, which is at most the one asked for."""
     kind, stated = certificate["assurance"]["kind"], certificate["assurance"]["failure_probability"]
@@ -102,13 +101,13 @@ def assures_what_it_may(certificate: Record, samples: Samples, frame: Frame) -> 
         return "assurance is deterministic, of layers that are randomised"
     if stated > options.failure_probability * (1 + _PROBABILITY_SLACK):
         return f"failure probability {stated}, above the {options.failure_probability} asked for"
-    spent = math.fsum(sample["failure_probability"] for sample in samples)
+    spent = figures.spent
     if not frame.estimate and spent > stated * (1 + _PROBABILITY_SLACK):
         return f"the samples' failure probabilities sum to {spent}, above the {stated} stated"
     return None
 
 
-def lists_the_samples_chosen(certificate: Record, samples: Samples, frame: Frame) -> str | None:
+def lists_the_samples_chosen(certificate: Record, figures: Figures, frame: Frame) -> str | None:
     """Every sample of the run, or of the shard, is listed once, in the order whose digest is
     recorded."""
     data = certificate["data"]
@@ -118,63 +117,50 @@ def lists_the_samples_chosen(certificate: Record, samples: Samples, frame: Frame
     if not 1 <= number <= count:
         return f"there is no shard {data['shard']}"
     due = len(range(number - 1, data["chosen"], count))
-    if len(samples) != due:
-        return f"{len(samples)} samples are listed, and {due} were chosen"
-    if not samples:
+    if figures.n != due:
+        return f"{figures.n} samples are listed, and {due} were chosen"
+    if not figures.n:
         return "no sample is listed"
-    indices = [sample["index"] for sample in samples]
-    index, times = Counter(indices).most_common(1)[0]
-    if times > 1:
+    if figures.twice is not None:
+        index, times = figures.twice
         return f"sample {index} is listed {times} times"
-    content = b"".join(one.to_bytes(8, "little") for one in indices)
+    content = figures.numbers.astype("<i8").tobytes()
     if data["shard"] is None and hashlib.sha256(content).hexdigest() != data["indices_sha256"]:
         return "indices_sha256 is not the digest of the samples listed"
     return None
 
 
-def summarises_its_samples(certificate: Record, samples: Samples, frame: Frame) -> str | None:
+def summarises_its_samples(certificate: Record, figures: Figures, frame: Frame) -> str | None:
     """Every figure of the summary is that of the samples, and there is no other."""
-    return differing("summary", certificate["summary"], _summary(samples, frame))
+    return differing("summary", certificate["summary"], figures.summary())
 
 
-def accounts_for_its_cascade(certificate: Record, samples: Samples, _: Frame) -> str | None:
+def accounts_for_its_cascade(certificate: Record, figures: Figures, _: Frame) -> str | None:
     """Every rung is listed, with the samples that went through it, what it decided, and its
     seconds."""
     found = {rung["rung"]: rung for rung in certificate.get("cascade", ())}
     if len(found) != len(certificate.get("cascade", ())):
         return "a rung of the cascade is listed twice"
-    names = {name for sample in samples for name in sample.get("rungs", ())}
-    expected = {
-        name: {
-            "rung": name,
-            "samples": sum(name in sample.get("rungs", ()) for sample in samples),
-            "decided": sum(sample.get("decided_by") == name for sample in samples),
-            "seconds": math.fsum(sample.get("rungs", {}).get(name, 0.0) for sample in samples),
-        }
-        for name in names
-    }
-    return differing("cascade", found, expected)
+    return differing("cascade", found, figures.cascade())
 
 
-def counts_its_eliminated_neurons(certificate: Record, samples: Samples, _: Frame) -> str | None:
+def counts_its_eliminated_neurons(certificate: Record, figures: Figures, _: Frame) -> str | None:
     """A layer's share of eliminated neurons is the mean over the samples that say so; none
     eliminates more than the layer has."""
     layers = certificate.get("layers", ())
-    counts = [sample["eliminated"] for sample in samples if sample.get("eliminated")]
-    if any(len(count) > len(layers) for count in counts):
+    if len(figures.layers) > len(layers):
         return "a sample has eliminated neurons of more layers than there are"
-    for number, layer in enumerate(layers):
-        known = [count[number] for count in counts if number < len(count)]
+    for number, (layer, known) in enumerate(zip_longest(layers, figures.layers)):
         neurons = layer["neurons"]
-        if any(count > neurons for count in known):
-            return f"{max(known)} of the {neurons} neurons of layer {number} are eliminated"
-        share = sum(known) / (len(known) * neurons) if known else None
+        if known is not None and known.most > neurons:
+            return f"{known.most} of the {neurons} neurons of layer {number} are eliminated"
+        share = None if known is None else known.neurons / (known.samples * neurons)
         if said := differing(f"layers[{number}].eliminated", layer["eliminated"], share):
             return said
     return None
 
 
-def is_merged_of_all_its_shards(certificate: Record, _: Samples, __: Frame) -> str | None:
+def is_merged_of_all_its_shards(certificate: Record, _: Figures, __: Frame) -> str | None:
     """What was merged is whole, of shards 1 to n, each once and in order; it fails with no less
     than the sum of their probabilities, and took the sum of their seconds."""
     shards, coins = certificate.get("shards"), certificate.get("coins")
@@ -196,8 +182,9 @@ def is_merged_of_all_its_shards(certificate: Record, _: Samples, __: Frame) -> s
 def check_claims(certificate: Record, spent: float, frame: Frame, where: str) -> None:
     """What can be said of a certificate by itself and by what its samples ``spent`` of the failure
     probability. Raises ``CannotCertify`` that begins with ``where``."""
+    figures = Figures(frame, probabilities=array("d", [spent]))
     for rule in CLAIMS:
-        if said := rule(certificate, [{"failure_probability": spent}], frame):
+        if said := rule(certificate, figures, frame):
             raise CannotCertify(f"{where}: cannot be: {said}")
 
 
@@ -218,47 +205,6 @@ CERTIFICATE_RULES: tuple[Rule, ...] = (
     accounts_for_its_cascade,
     counts_its_eliminated_neurons,
 )
-
-
-def _summary(samples: Samples, frame: Frame) -> Record:
-    """The summary that these samples have."""
-    n, correct = len(samples), [sample for sample in samples if right(sample)]
-    word = "estimated" if frame.estimate else "certified"
-    radii = [radius_of(sample, frame) for sample in correct]
-    made: Record = {
-        "n": n,
-        "clean_correct": len(correct),
-        "clean_accuracy": len(correct) / n,
-        "radius_estimate" if frame.estimate else "radius": {
-            "mean": fmean(radii) if radii else None,
-            "median": median(radii) if radii else None,
-        },
-        "verdicts": dict(Counter(sample["verdict"] for sample in samples)),
-    }
-    made |= _shares(word, n, {
-        eps.text: sum(eps.text in reached(sample, frame) for sample in samples)
-        for eps in frame.eps
-    })  # fmt: skip
-    if any("attack" in sample.get("rungs", ()) for sample in samples):
-        left = [sample.get("attack_radius") for sample in correct]
-        made |= _shares("upper", n, {
-            text: sum(attacked is None or attacked > below for attacked in left)
-            for text, (below, _) in frame.rounded.items()
-        })  # fmt: skip
-    charged = [
-        (sample["deployed_error"], sample["deployed_error"] / sample["margin"])
-        for sample in correct
-        if "deployed_error" in sample and sample["margin"] is not None and sample["margin"] > 0
-    ]
-    if charged and not frame.estimate:
-        error, share = map(median, zip(*charged, strict=True))
-        made["deployed_error"] = {"median": error, "median_share": share}
-    return made
-
-
-def _shares(word: str, n: int, counts: dict[str, int]) -> Record:
-    shares = {text: count / n for text, count in counts.items()}
-    return {f"{word}_count": counts, f"{word}_accuracy": shares}
 
 
 def differing(name: str, found: Any, expected: Any) -> str | None:

@@ -47,9 +47,14 @@ class Frame:
     def eps(self) -> tuple[Epsilon, ...]:
         return self.options.eps
 
-    @property
+    @cached_property
     def estimate(self) -> bool:
         return self.options.estimate
+
+    @cached_property
+    def largest(self) -> str:
+        """The largest eps, as written."""
+        return self.options.largest.text
 
     @cached_property
     def rounded(self) -> dict[str, tuple[float, float]]:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.records import schemas
 from lipcert.records.certificate_rules import check_certificate
+from lipcert.records.figures import Figures
 from lipcert.records.frame import Frame
+from lipcert.records.lines import FEW, Lines, lines_of
 from lipcert.records.sample_rules import read_sample
 from lipcert.records.strict_json import Record, parse
 
-# Bytes: far more than a certificate of a thousand layers, or a million samples, takes.
-_CERTIFICATE, _SAMPLES = 1 << 25, 1 << 31
+# Bytes: far more than a certificate of a thousand layers takes.
+_CERTIFICATE = 1 << 25
 
 
 @dataclass(frozen=True)
 class Records:
     """A certificate and its samples, as their files say it, and true to each other.
 
-    ``path``: of the certificate. ``digests``: sha256 of both files, by name.
+    ``path``: of the certificate. ``samples``: in memory up to 100,000 of them, else each is read
+    again when it is asked for. ``digests``: sha256 of both files, by name.
     """
 
     path: Path
     certificate: Record
-    samples: tuple[Record, ...]
+    samples: Sequence[Record]
     digests: Mapping[str, str]
 
     @property
@@ -54,10 +57,9 @@ def read(path: Path) -> Records:
         raise CannotCertify(
             f"{rows}: is not there, and {file.name} claims nothing without it; bring it back"
         )
-    lines = read_bytes(rows, _SAMPLES)
-    samples = _samples(lines, frame, rows)
-    check_certificate(certificate, samples, frame, str(file))
-    digests = {file.name: digest, rows.name: hashlib.sha256(lines).hexdigest()}
+    samples, figures, rows_digest = _samples(rows, frame)
+    check_certificate(certificate, figures, frame, str(file))
+    digests = {file.name: digest, rows.name: rows_digest}
     if digests[rows.name] != certificate["samples_sha256"]:
         raise CannotCertify(
             f"{rows}: is not the file that {file.name} was written with: its sha256 is not "
@@ -102,14 +104,20 @@ def read_bytes(path: Path, most: int) -> bytes:
     return content
 
 
-def _samples(content: bytes, frame: Frame, path: Path) -> tuple[Record, ...]:
-    *lines, rest = content.split(b"\n")
-    if rest:
-        raise CannotCertify(f"{path}: line {len(lines) + 1}: is damaged: it is cut off")
-    return tuple(
-        read_sample(line, frame, f"{path}: line {number}")
-        for number, line in enumerate(lines, start=1)
-    )
+def _samples(path: Path, frame: Frame) -> tuple[Sequence[Record], Figures, str]:
+    """The samples, in memory where they are few; their figures, and the sha256 of the file."""
+    few: list[Record] = []
+    all_, figures, digest = Lines(path), Figures(frame), hashlib.sha256()
+    for number, line in enumerate(lines_of(path), start=1):
+        digest.update(line)
+        record = read_sample(line, frame, f"{path}: line {number}")
+        figures.add(record)
+        all_.append(line)
+        if number <= FEW:
+            few.append(record)
+        elif few:
+            few = []
+    return tuple(few) if len(all_) <= FEW else all_, figures, digest.hexdigest()
 
 
 def _suffix(name: str) -> str:

@@ -35,8 +35,8 @@ def check_sample(record: Record, frame: Frame, where: str) -> None:
 
 
 def right(sample: Record) -> bool:
-    """Whether the prediction is the label."""
-    return bool(sample["prediction"] == sample["label"])
+    """Whether the label is the prediction or, of a run with ``--top-k``, among the best."""
+    return bool(sample["label"] in sample.get("top", [sample["prediction"]]))
 
 
 def radius_of(sample: Record, frame: Frame) -> float:
@@ -74,6 +74,24 @@ def has_classes(sample: Record, frame: Frame) -> str | None:
     return None
 
 
+def has_classes_that_compete(sample: Record, frame: Frame) -> str | None:
+    """Where not all outputs compete, label and prediction are among those that do; where several
+    best ones count, they are listed, each once, the prediction first."""
+    classes, k = frame.options.only_classes, frame.options.top_k
+    top = sample.get("top", [])
+    if classes is not None:
+        for one in (sample["label"], *top, *[sample["prediction"]] * (sample["prediction"] >= 0)):
+            if one not in classes:
+                return f"class {one} does not compete"
+    if k == 1 or sample["prediction"] < 0:
+        return "it lists the best classes" if top else None
+    if len(top) != k or len(set(top)) != k or top[0] != sample["prediction"]:
+        return f"its {k} best classes are {top}, its prediction {sample['prediction']}"
+    if max(top) >= frame.outputs:
+        return f"class {max(top)} is none of the {frame.outputs} classes"
+    return None
+
+
 def says_whether_it_is_an_estimate(sample: Record, frame: Frame) -> str | None:
     """Every line of an ESTIMATE says so, and no other line does."""
     if ("assurance" in sample) != frame.estimate:
@@ -83,11 +101,17 @@ def says_whether_it_is_an_estimate(sample: Record, frame: Frame) -> str | None:
 
 def has_a_margin(sample: Record, frame: Frame) -> str | None:
     """The prediction's logit is the largest, by a known margin; by a positive one where anything is
-    certified; only an error knows none."""
+    certified; only an error knows none. Where several best ones count, the label's margin is
+    positive where it is among them, and only there."""
     margin, verdict = sample["margin"], sample["verdict"]
     if margin is None or sample["prediction"] < 0:
         known = margin is not None or sample["prediction"] >= 0
         return f"it is {verdict} without a margin" if verdict != "error" or known else None
+    if frame.options.top_k > 1:
+        if (margin > 0) != right(sample):
+            where = "among" if right(sample) else "not among"
+            return f"margin {margin}, with the label {where} the best"
+        return None
     if margin < 0:
         return f"margin {margin}: the prediction has the largest logit"
     if margin == 0 and (reached(sample, frame) or radius_of(sample, frame)):
@@ -133,15 +157,15 @@ def only_the_right_claim(sample: Record, frame: Frame) -> str | None:
 
 
 def has_the_verdict_of_its_fields(sample: Record, frame: Frame) -> str | None:
-    """Misclassified where prediction and label differ; certified where the largest eps is listed;
+    """Misclassified where the answer is not right; certified where the largest eps is listed;
     else falsified where an attack came within it; else unknown or out of time."""
     verdict, attacked = sample["verdict"], sample.get("attack_radius")
-    below, _ = frame.rounded[frame.options.largest.text]
+    below, _ = frame.rounded[frame.largest]
     if verdict == "error":
         return None
     if not right(sample):
         fitting = {"misclassified"}
-    elif frame.options.largest.text in reached(sample, frame):
+    elif frame.largest in reached(sample, frame):
         fitting = {"estimated" if frame.estimate else "certified"}
     elif attacked is not None and attacked <= below:
         fitting = {"falsified"}
@@ -188,7 +212,8 @@ def went_through_its_rungs(sample: Record, frame: Frame) -> str | None:
         return f"it is {sample['verdict']}, decided by {decided}"
     if sample["method"] not in rungs:
         return f"radius by {sample['method']}, through which it did not go"
-    if sample.get("attack_radius") is not None and "attack" not in rungs:
+    # The sample itself may be what its claim does not hold at.
+    if sample.get("attack_radius") and "attack" not in rungs:
         return "an attack radius without an attack"
     if not math.isclose(sample["seconds"], math.fsum(rungs.values()), rel_tol=_SLACK):
         return f"{sample['seconds']} seconds, while its rungs took {math.fsum(rungs.values())}"
@@ -198,6 +223,7 @@ def went_through_its_rungs(sample: Record, frame: Frame) -> str | None:
 SAMPLE_RULES: tuple[Rule, ...] = (
     is_of_the_run,
     has_classes,
+    has_classes_that_compete,
     says_whether_it_is_an_estimate,
     has_a_margin,
     radius_is_in_the_domain,

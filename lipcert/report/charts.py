@@ -18,12 +18,18 @@ def accuracy_chart(results: Results) -> str:
     """The share of samples with a radius of at least eps, against eps: a lower bound of the robust
     accuracy; with attacks, the share that none has broken within eps, an upper bound."""
     n = len(results.samples)
-    right = [sample for sample in results.samples if correct(sample)]
-    radii = sorted(results.radius(sample) for sample in right)
+    radii, broken = [], []
+    for sample in results.samples:
+        if correct(sample):
+            radii.append(results.radius(sample))
+            if sample.get("attack_radius") is not None:
+                broken.append(sample["attack_radius"])
+    radii.sort()
+    broken.sort()
     axes = Axes(
         (0, _reach(results, radii)), (0, 1), f"eps (L2, {results.unit})", "of samples", True
     )
-    lower = [(0.0, len(right) / n)]
+    lower = [(0.0, len(radii) / n)]
     lower += [(radius, (len(radii) - rank) / n) for rank, radius in enumerate(radii, start=1)]
     style = "estimated" if results.estimate else "certified"
     parts = [axes.frame(), steps(axes, lower, style, up=False)]
@@ -31,13 +37,12 @@ def accuracy_chart(results: Results) -> str:
     asked = [(eps, counts[text] / total) for text, eps in results.eps]
     parts.append(rings(axes, asked, style))
     text = ", ".join(f"{percent(counts[e], total)} at eps {e}" for e, _ in results.eps)
-    description = f"{results.claim}: {percent(len(right), n)} at eps 0, {text}."
-    broken = sorted(s["attack_radius"] for s in right if s.get("attack_radius") is not None)
+    description = f"{results.claim}: {percent(len(radii), n)} at eps 0, {text}."
     if results.upper:
-        upper = [(0.0, len(right) / n)]
-        upper += [(x, (len(right) - rank) / n) for rank, x in enumerate(broken, start=1)]
+        upper = [(0.0, len(radii) / n)]
+        upper += [(x, (len(radii) - rank) / n) for rank, x in enumerate(broken, start=1)]
         parts.append(steps(axes, upper, "attacked", up=True))
-        description += f" The attack's upper curve ends at {len(right) - len(broken)} of {n}."
+        description += f" The attack's upper curve ends at {len(radii) - len(broken)} of {n}."
     return drawing("accuracy", "Accuracy against eps", description, *parts)
 
 
@@ -62,12 +67,11 @@ def radius_chart(results: Results) -> str:
 
 def margin_chart(results: Results) -> str:
     """Each sample's margin against its radius, formed by its verdict."""
-    shown = [sample for sample in results.samples if sample["margin"] is not None]
     points: dict[str, list[Point]] = {}
-    for sample in shown:
-        points.setdefault(sample["verdict"], []).append((sample["margin"], results.radius(sample)))
-    margins = [sample["margin"] for sample in shown]
-    radii = [results.radius(sample) for sample in shown]
+    for sample in results.samples:
+        if (margin := sample["margin"]) is not None:
+            points.setdefault(sample["verdict"], []).append((margin, results.radius(sample)))
+    margins, radii = ([point[axis] for own in points.values() for point in own] for axis in (0, 1))
     axes = Axes(_span(margins), _span(radii), "margin (logits)", results.radius_name)
     parts = [dots(axes, points[name], name) for name in reversed(VERDICTS) if name in points]
     counts = ", ".join(f"{len(points[name])} {name}" for name in VERDICTS if name in points)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from lipcert.gate import Outcome
@@ -42,7 +43,9 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     names = ("label_name", "prediction_name") if "class_names" in certificate["data"] else ()
     head = [*columns, *asked, *(f"seconds_{rung}" for rung in rungs), *names]
     writer.writerow(map(_defused, head))
-    for sample in sorted(results.samples, key=lambda one: one["verdict"] != "error"):
+    failed = (sample for sample in results.samples if sample["verdict"] == "error")
+    others = (sample for sample in results.samples if sample["verdict"] != "error")
+    for sample in chain(failed, others):
         held = (int(results.holds_at(sample, eps)) for eps, _ in results.eps)
         spent = (sample.get("rungs", {}).get(rung) for rung in rungs)
         named = (results.class_name(sample[name.removesuffix("_name")]) for name in names)

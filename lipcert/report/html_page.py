@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
         f"{results.title}: robustness",
         f"<header><h1>{escape(results.title)}</h1>"
         f'<p class="muted">L2 robustness in {escape(results.unit)}{escape(_made(results))}</p>'
-        f"{_files(results)}</header>{elements.verdict(outcomes)}{_banner(results)}",
+        f"{_claim(results)}{_files(results)}</header>{elements.verdict(outcomes)}{_banner(results)}",
         elements.cards(_cards(results)),
         elements.section("Gates", elements.gate_table(outcomes) if outcomes else ""),
         elements.section("Robustness", _figures(results) if samples else _by_eps(results)),
@@ -48,6 +49,11 @@ def _made(results: Results) -> str:
     finished = results.certificate.get("finished")
     when = f" · {finished[:16].replace('T', ' ')} UTC" if finished else ""
     return f" · lipcert {results.certificate['lipcert']}{when}"
+
+
+def _claim(results: Results) -> str:
+    """What is certified, where it is not that the label is the best class."""
+    return f"<p>Claim: {escape(results.what)}.</p>" if results.what else ""
 
 
 def _files(results: Results) -> str:
@@ -89,7 +95,7 @@ def _cards(results: Results) -> Iterator[tuple[str, str, str]]:
         note += "; none is open" if upper == count else f"; not falsified: {percent_up(upper, n)}"
     yield percent(count, n), f"{results.claim} at eps {eps}", note
     right = summary["clean_correct"]
-    yield percent(right, n), "clean accuracy", f"{right} of {n}"
+    yield percent(right, n), results.clean_name, f"{right} of {n}"
     if results.median_radius is not None:
         median = rounded_down(results.median_radius)
         yield median, f"{results.radius_name}, median", f"of the correct samples{doubt}"
@@ -142,19 +148,13 @@ def _by_eps(results: Results) -> str:
 def _by_class(results: Results) -> str:
     head = ["class", "samples", "clean", *(f"eps {text}" for text, _ in results.eps), "radius"]
     rows = []
-    for label in sorted({sample["label"] for sample in results.samples}):
-        members = [sample for sample in results.samples if sample["label"] == label]
-        held = (
-            percent(sum(results.holds_at(s, text) for s in members), len(members))
-            for text, _ in results.eps
-        )
-        median = results.median_of(members)
+    for label, own in results.classes.items():
         rows.append([
             results.class_name(label),
-            str(len(members)),
-            percent(sum(map(correct, members)), len(members)),
-            *held,
-            "none correct" if median is None else rounded_down(median),
+            str(own.n),
+            percent(own.correct, own.n),
+            *(percent(own.held[text], own.n) for text, _ in results.eps),
+            rounded_down(median(own.radii)) if own.radii else "none correct",
         ])  # fmt: skip
     caption = f"Clean accuracy, {results.claim} and median {results.radius_name} of each class"
     return elements.table(caption, head, rows)
@@ -215,7 +215,8 @@ def _worst_and_best(results: Results) -> str:
 
 
 def _counterexamples(results: Results) -> str:
-    by_index = {sample["index"]: sample for sample in results.samples}
+    wanted = set(results.counterexamples)
+    by_index = {s["index"]: s for s in results.samples if s["index"] in wanted}
     entries = []
     for index, image in list(results.counterexamples.items())[:EACH]:
         sample = by_index.get(index)

@@ -9,16 +9,24 @@ from rich.table import Table
 from rich.text import Text
 
 Record = dict[str, Any]
+# What `auto` takes, by the name of its rung.
+_BOUNDS = {
+    "dual": "norms, and duals over boxes and balls",
+    "tube": "random projections of the derivative, and duals over the boxes that these prove",
+}
 
 
 def operator_table(operators: Sequence[Record]) -> Table:
     """The operators of the file, and which of them are supported."""
-    table = _table("Operators", "operator", "version", "count", "supported", "bound", "note")
+    table = _table(
+        "Operators", "operator", "version", "count", "supported", "bound", "cost", "note"
+    )
     for row in operators:
         answer, note = "yes", row["note"]
         if not row["supported"]:
             answer, note = "NO", " ".join([note, *(f"({name})" for name in row["names"])])
-        cells = row["operator"], row["version"], row["count"], answer, row["bound"], note
+        products = f"{row['products']:,}" if row["products"] else ""
+        cells = row["operator"], row["version"], row["count"], answer, row["bound"], products, note
         _add(table, *cells)
     return table
 
@@ -36,6 +44,11 @@ def model_tables(record: Record) -> Iterator[Table]:
         _add(table, "note", note)
     _add(table, "normalisation", record["normalisation"] or "none found: see --mean and --std")
     _add(table, "parameters", f"{record['parameters']:,}")
+    cost = record["cost"]
+    _add(table, "cost", f"{cost['products']:,} multiplications a sweep, {cost['values']:,} values")
+    _add(table, "bounds", _BOUNDS[cost["bounds"]])
+    if "norm_seconds" in cost:
+        _add(table, "norms", f"about {cost['norm_seconds']:.2g} s of processor time")
     yield table
 
     norms = record.get("norms")

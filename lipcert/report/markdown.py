@@ -9,7 +9,7 @@ from lipcert.errors import UsageError
 from lipcert.gate import Outcome
 from lipcert.report.numbers import percent, rounded_down, share
 from lipcert.report.provenance import provenance
-from lipcert.report.results import Results, correct
+from lipcert.report.results import Results
 
 # GitHub refuses a step's summary above 1 MiB, everything that was written before included.
 SUMMARY_LIMIT = 1 << 20
@@ -24,6 +24,8 @@ def render(results: Results, outcomes: Sequence[Outcome] = ()) -> str:
     blocks = [f"## {escaped(results.title)}"]
     if results.failures:
         blocks.append(f"> ❌ **{escaped(results.failures)}**")
+    if results.what:
+        blocks.append(f"Claim: {escaped(results.what)}.")
     if outcomes:
         blocks.append(gates(outcomes))
     blocks.append(_table(("result", "value"), _results(results)))
@@ -68,7 +70,7 @@ def append_summary(path: Path, text: str, *, limit: int = SUMMARY_LIMIT) -> None
 
 def _results(results: Results) -> Iterator[tuple[str, str]]:
     summary, n = results.summary, results.summary["n"]
-    yield "clean accuracy", share(summary["clean_correct"], n)
+    yield results.clean_name, share(summary["clean_correct"], n)
     doubt = ", bounds nothing" if results.estimate else ""
     for eps, _ in results.eps:
         upper = None if results.estimate else results.upper.get(eps)
@@ -78,14 +80,9 @@ def _results(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _classes(results: Results) -> Iterator[tuple[str, ...]]:
-    for label in sorted({sample["label"] for sample in results.samples}):
-        members = [sample for sample in results.samples if sample["label"] == label]
-        shares = (
-            percent(sum(results.holds_at(sample, eps) for sample in members), len(members))
-            for eps, _ in results.eps
-        )
-        clean = percent(sum(correct(sample) for sample in members), len(members))
-        yield results.class_name(label), str(len(members)), clean, *shares
+    for label, own in results.classes.items():
+        shares = (percent(own.held[eps], own.n) for eps, _ in results.eps)
+        yield results.class_name(label), str(own.n), percent(own.correct, own.n), *shares
 
 
 def _cascade(results: Results) -> Iterator[tuple[str, ...]]:

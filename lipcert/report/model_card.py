@@ -54,9 +54,10 @@ def _classes(names: Sequence[str]) -> Iterator[str]:
 def _metrics(results: Results) -> Iterator[tuple[str, str, str]]:
     summary, kind = results.summary, results.certificate["assurance"]["kind"]
     n = summary["n"]
-    yield "accuracy", f"Clean accuracy (% of {n})", _value(summary["clean_correct"], n)
+    name = f"{results.clean_name.capitalize()} (% of {n})"
+    yield "accuracy", name, _value(summary["clean_correct"], n)
     for eps, _ in results.eps:
-        name = f"Certified accuracy, L2 eps {eps} (% of {n}, {kind} bounds)"
+        name = f"{results.claim.capitalize()}, L2 eps {eps} (% of {n}, {kind} bounds)"
         yield "certified-accuracy", name, _value(results.counts[eps], n)
     for eps, count in results.upper.items():
         name = f"Not falsified by an attack, L2 eps {eps} (% of {n}, an upper bound)"

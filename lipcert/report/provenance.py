@@ -14,6 +14,8 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
     """Names and values, in the order in which a reader asks for them."""
     certificate = results.certificate
     options, data, model = certificate["options"], certificate["data"], certificate["model"]
+    if results.what:
+        yield "claim", results.what
     yield "threat model", threats(certificate["threat_model"])
     yield "assurance", assurance(Assurance(**certificate["assurance"]))
     if coins := certificate.get("coins"):

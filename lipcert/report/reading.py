@@ -19,7 +19,7 @@ from lipcert.report.thumbnails import (
     read_images,
     read_predictions,
 )
-from lipcert.report.training import Training
+from lipcert.report.training import TrainingRecord
 
 # Bytes: an audit of a million samples is less.
 _LARGEST_AUDIT = 1 << 31
@@ -67,7 +67,7 @@ def _audit(path: Path, digests: Mapping[str, str]) -> Record | None:
     return record if same else None
 
 
-def _training(folder: Path) -> Training | None:
+def _training(folder: Path) -> TrainingRecord | None:
     """What ``lipcert finetune`` left beside the certificate, if it did.
 
     Raises ``CannotCertify`` where that is damaged.
@@ -83,4 +83,4 @@ def _training(folder: Path) -> Training | None:
             raise ValueError("an epoch is no whole number")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CannotCertify(f"{metrics}: is damaged: {error}; remove it, or train again") from error
-    return Training(records, results)
+    return TrainingRecord(records, results)

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import Any, overload
 
+from lipcert import heads
 from lipcert.certificate import Certificate, Sample, failures
 from lipcert.options import Epsilon
 from lipcert.report import json_file
 from lipcert.report.thumbnails import Images
-from lipcert.report.training import Training
+from lipcert.report.training import TrainingRecord
+from lipcert.tally import right
 
 Record = dict[str, Any]
+
+
+@dataclass
+class OfClass:
+    """Its samples; by eps as written, those certified there, or estimated to be robust; the radii
+    of the correct ones."""
+
+    n: int = 0
+    held: Counter[str] = field(default_factory=Counter)
+    radii: array[float] = field(default_factory=lambda: array("d"))
+
+    @property
+    def correct(self) -> int:
+        return len(self.radii)
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class Results:
     digests: dict[str, str] = field(default_factory=dict)
     images: Images = field(default_factory=dict)
     counterexamples: Images = field(default_factory=dict)
-    training: Training | None = None
+    training: TrainingRecord | None = None
     taken_for: dict[int, int] = field(default_factory=dict)
     audit: Record | None = None
 
@@ -56,7 +74,20 @@ class Results:
     @property
     def claim(self) -> str:
         """The name of the shares by eps."""
-        return "ESTIMATE: accuracy" if self.estimate else "certified accuracy"
+        found = heads.accuracy(self.certificate["options"])
+        return f"ESTIMATE: {found}" if self.estimate else f"certified {found}"
+
+    @property
+    def clean_name(self) -> str:
+        """The name of the share of right answers."""
+        return heads.clean(self.certificate["options"])
+
+    @property
+    def what(self) -> str | None:
+        """What is certified, in one sentence, where it is not that the label is the best class."""
+        names = dict(enumerate(self.certificate["data"].get("class_names", ())))
+        named = {label: with_name(label, [*names.values()]) for label in names}
+        return heads.claim(self.certificate["options"], named)
 
     @property
     def radius_name(self) -> str:
@@ -111,7 +142,20 @@ class Results:
     def holds_at(self, sample: Record, eps: str) -> bool:
         return eps in sample.get("estimated" if self.estimate else "certified", ())
 
-    def median_of(self, samples: Sequence[Record]) -> float | None:
+    @cached_property
+    def classes(self) -> dict[int, OfClass]:
+        """What became of the samples of each class, by label in order."""
+        found: dict[int, OfClass] = {}
+        for sample in self.samples:
+            own = found.setdefault(sample["label"], OfClass())
+            own.n += 1
+            for text, _ in self.eps:
+                own.held[text] += self.holds_at(sample, text)
+            if correct(sample):
+                own.radii.append(self.radius(sample))
+        return {label: found[label] for label in sorted(found)}
+
+    def median_of(self, samples: Iterable[Record]) -> float | None:
         """The median radius of the correctly classified ones."""
         radii = [self.radius(sample) for sample in samples if correct(sample)]
         return median(radii) if radii else None
@@ -124,8 +168,8 @@ def with_name(label: int, names: Sequence[str]) -> str:
 
 
 def correct(sample: Record) -> bool:
-    """Whether the prediction is the label."""
-    return bool(sample["prediction"] == sample["label"])
+    """Whether the answer is right."""
+    return right(sample)
 
 
 def of_run(certificate: Certificate, samples: Sequence[Sample]) -> Results:

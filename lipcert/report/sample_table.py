@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from html import escape
 
@@ -21,10 +22,10 @@ def section(results: Results) -> str:
     The buttons above it, one a verdict, leave only the rows of that verdict: they are radio
     buttons, which style rules of ``lipcert.report.style`` look at.
     """
-    samples = sorted(results.samples, key=lambda sample: _rank(results, sample))
-    if not samples:
+    count = len(results.samples)
+    shown = heapq.nsmallest(MOST, results.samples, key=lambda sample: _rank(results, sample))
+    if not shown:
         return ""
-    shown = samples[:MOST]
     verdicts = list(dict.fromkeys(sample["verdict"] for sample in shown))
     buttons = "".join(
         f'<label><input type="radio" name="verdict" id="only-{name}"'
@@ -33,7 +34,7 @@ def section(results: Results) -> str:
     )
     rows = "".join(_row(results, sample) for sample in shown)
     heads = "".join(f'<th scope="col"{_kind(i)}>{name}</th>' for i, name in enumerate(_HEAD))
-    left = len(samples) - len(shown)
+    left = count - len(shown)
     more = f'<p class="muted">{left} more in samples.jsonl, or by --format csv.</p>' if left else ""
     caption = "Single samples: what is open first, then by radius"
     table = (
@@ -43,7 +44,7 @@ def section(results: Results) -> str:
         "</div></fieldset>"
     )
     # Closed at first: it is long.
-    summary = f"{len(samples)} samples, one by one"
+    summary = f"{count} samples, one by one"
     return elements.section("Samples", elements.details(summary, table + more))
 
 

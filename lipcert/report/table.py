@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from lipcert import heads
 from lipcert.certificate import Certificate, failures
 from lipcert.report.numbers import rounded_down, rounded_up, share
 from lipcert.report.provenance import arithmetic, assurance, norms, threats
@@ -46,6 +47,8 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     """The table's rows, in order."""
     if said := failures(certificate.summary):
         yield "FAILED", said
+    if what := heads.claim(certificate.options):
+        yield "claim", what
     yield from _results(certificate)
     yield "verdicts", _verdicts(certificate.summary["verdicts"])
     if certificate.cascade:
@@ -66,16 +69,17 @@ def rows(certificate: Certificate) -> Iterator[Row]:
 def _results(certificate: Certificate) -> Iterator[Row]:
     summary = certificate.summary
     n = summary["n"]
-    yield "clean accuracy", share(summary["clean_correct"], n)
+    accuracy = heads.accuracy(certificate.options)
+    yield heads.clean(certificate.options), share(summary["clean_correct"], n)
     if certificate.assurance.kind == "estimate":
         for eps, count in summary["estimated_count"].items():
-            name = f"ESTIMATE: accuracy at eps {eps}"
+            name = f"ESTIMATE: {accuracy} at eps {eps}"
             yield name, f"{share(count, n)}, bounds nothing"
         yield "ESTIMATE: radius", f"{_radii(summary['radius_estimate'])}, bounds nothing"
         return
     for eps, count in summary["certified_count"].items():
         upper = summary.get("upper_count", {}).get(eps)
-        yield f"certified accuracy at eps {eps}", share(count, n, upper)
+        yield f"certified {accuracy} at eps {eps}", share(count, n, upper)
     yield "certified radius", _radii(summary["radius"])
 
 

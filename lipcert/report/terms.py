@@ -47,8 +47,10 @@ def _terms(results: Results) -> Iterator[tuple[str, str]]:
         meaning += "accuracy under the worst changes of that length."
         if results.upper:
             meaning += " The share that is not falsified is an upper bound."
-        yield "certified accuracy", meaning
-    yield "clean accuracy", "The share of right answers without any change."
+        yield results.claim, meaning
+    yield results.clean_name, "The share of right answers without any change."
+    if results.what:
+        yield "claim", f"What is certified, or not: {results.what}. An answer is right where it is."
     yield "margin", "The logit of the answer minus the largest other logit."
     yield (
         "assurance",

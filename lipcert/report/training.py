@@ -30,14 +30,14 @@ _ROWS = (
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRecord:
     """``metrics``: the lines of ``metrics.jsonl``; ``results``: those of ``recipe.json``."""
 
     metrics: tuple[Record, ...]
     results: Record
 
 
-def section(training: Training | None) -> str:
+def section(training: TrainingRecord | None) -> str:
     """The section of a report; empty for a model that was not fine-tuned."""
     if training is None or not training.metrics:
         return ""

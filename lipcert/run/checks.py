@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lipcert.certification.findings import answers
+from lipcert.certification.heads import PLAIN, Head
 from lipcert.data import Dataset
 from lipcert.errors import UsageError
 from lipcert.network import Network
@@ -18,7 +20,9 @@ from lipcert.run.job import Execution
 
 Indices = NDArray[np.int64]
 
+# Enough that a wrong order of axes or channels shows.
 CROSS_CHECK_SAMPLES = 32
+# Enough that an accuracy of chance is told from a low one.
 PLAUSIBILITY_SAMPLES = 1000
 # Of fewer, even a model of three times chance level often gets no more right than a guess would.
 FEWEST_SAMPLES = 20
@@ -34,7 +38,13 @@ def check_counterexamples(options: Options, execution: Execution) -> None:
 
 
 def check_proofs(options: Options, execution: Execution) -> None:
-    """Raises ``UsageError`` where proofs are to be kept of what is not certified."""
+    """Raises ``UsageError`` where proofs are to be kept of what is not certified, or of another
+    claim than theirs."""
+    if execution.save_proofs and Head.of(options) != PLAIN:
+        raise UsageError(
+            "--save-proofs: proofs say that the label is the best of all classes; leave them out, "
+            "or --top-k, --only-classes and --margin"
+        )
     if execution.save_proofs and options.estimate:
         raise UsageError(
             "--save-proofs: --norms estimate certifies nothing; choose --norms randomised or "
@@ -59,33 +69,39 @@ def spread(indices: Indices, most: int) -> Indices:
 
 
 def predictions(
-    network: Network, dataset: Dataset, indices: Indices, *, device: str, batch: int = 32
-) -> Indices:
-    """The predicted class of every index, in float32; raises what torch raises."""
+    network: Network, dataset: Dataset, indices: Indices, *, device: str, batch: int = 32,
+    head: Head = PLAIN,
+) -> Indices:  # fmt: skip
+    """The predicted class of every index, of those that compete, in float32; raises what torch
+    raises."""
     network = network.to(device=device, dtype=torch.float32)
     parts = [
-        network.logits(torch.from_numpy(dataset.pixels(some)).to(device)).argmax(1).cpu().numpy()
+        network.logits(torch.from_numpy(dataset.pixels(some)).to(device))
         for some in np.split(indices, range(batch, len(indices), batch))
     ]
-    return np.concatenate(parts)
+    return np.concatenate([head.competing(logits).argmax(1).cpu().numpy() for logits in parts])
 
 
-def outcome(network: Network, pixels: NDArray[np.float32]) -> tuple[int, float]:
-    """The predicted class of one sample and its margin over the others, in float64; −1 and NaN
-    where a logit is no finite number."""
+def outcome(
+    network: Network, pixels: NDArray[np.float32], label: int, head: Head = PLAIN
+) -> tuple[int, float, tuple[int, ...]]:
+    """The predicted class of one sample, its margin and its best classes, in float64, see
+    ``certification.findings.answers``; −1, NaN and nothing where a logit is no finite number."""
     logits = network.to(device="cpu", dtype=torch.float64).logits(torch.from_numpy(pixels).double())
+    prediction, margin, _, top = answers(logits, torch.tensor([label]), head)
     if not bool(torch.isfinite(logits).all()):
-        return -1, math.nan
-    first, second = logits[0].topk(2).values.tolist()
-    return int(logits[0].argmax()), first - second
+        return -1, math.nan, ()
+    return int(prediction), float(margin), () if top is None else tuple(top[0].tolist())
 
 
-def classes_of(network: Network, points: Sequence[NDArray[Any]], *, batch: int = 32) -> list[int]:
-    """The class that the network, in float64, takes each point for."""
+def classes_of(
+    network: Network, points: Sequence[NDArray[Any]], head: Head = PLAIN, *, batch: int = 32
+) -> list[int]:
+    """The class, of those that compete, that the network, in float64, takes each point for."""
     exact = network.to(device="cpu", dtype=torch.float64)
     parts = [points[start : start + batch] for start in range(0, len(points), batch)]
     logits = (exact.logits(torch.from_numpy(np.stack(part)).double()) for part in parts)
-    return [int(one) for some in logits for one in some.argmax(1)]
+    return [int(one) for some in logits for one in head.competing(some).argmax(1)]
 
 
 def implausible(predicted: Indices, labels: Indices, classes: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lipcert.certification.heads import Head
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import CrossCheck, cross_check
 from lipcert.run.checks import (
@@ -32,9 +33,16 @@ def compared(task: Task) -> tuple[CrossCheck, list[str]]:
     checked = dataset.pixels(spread(task.indices, CROSS_CHECK_SAMPLES))
     check = cross_check(model.loaded, network, checked)
     some = spread(task.indices, PLAUSIBILITY_SAMPLES)
-    predicted = predictions(network, dataset, some, device=device)
-    doubt = implausible(predicted, dataset.labels[some], network.classes)
-    remedy = better(model, dataset, some, device=device)
+    head = Head.of(task.options)
+    head.check(network.classes)
+    if head.margin and model.loaded.beside:
+        raise CannotCertify(
+            f"{model.name}: its one output is compared with {model.loaded.beside:g}, so that it is "
+            "no logit of a softmax; leave --margin out"
+        )
+    predicted = predictions(network, dataset, some, device=device, head=head)
+    doubt = implausible(predicted, dataset.labels[some], head.rivals(network.classes) + 1)
+    remedy = better(model, dataset, some, device=device, head=head)
     if doubt and not task.execution.allow_implausible:
         remedy = remedy or (
             "the preprocessing is probably wrong; check --mean, --std, --layout, --range and that "

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import get_num_threads
 
 from lipcert.certificate import Sample
+from lipcert.certification.heads import Head
 from lipcert.errors import CannotCertify
 from lipcert.run.batches import in_batches, number
 from lipcert.run.checks import outcome
 from lipcert.run.cost import samples_told
-from lipcert.run.executors import Certifier, executor_for
+from lipcert.run.executors import Certifying, executor_for
 from lipcert.run.journal import Journal
-from lipcert.run.kept import Samples, in_memory_where_few
+from lipcert.run.kept import KeptSamples, in_memory_where_few
 from lipcert.run.memory import limited
 from lipcert.run.progress import Watch
 from lipcert.run.result import check_estimate, failed_sample
@@ -25,7 +26,7 @@ from lipcert.run.task import Task
 
 def computed(
     task: Task,
-    certifier: Certifier,
+    certifier: Certifying,
     workers: int,
     gpus: tuple[int, ...],
     journal: Journal,
@@ -42,7 +43,7 @@ def computed(
     dataset = task.dataset
     done = journal.finished
     todo = [index for index in part if index not in done]
-    resumed = Samples(done, [index for index in part if index in done])
+    resumed = KeptSamples(done, [index for index in part if index in done])
 
     def load(batch: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         some = np.asarray(batch)
@@ -51,7 +52,8 @@ def computed(
     def failed(index: int, message: str) -> Sample:
         label = int(dataset.labels[index])
         try:
-            known = outcome(task.network, dataset.pixels(np.asarray([index])))
+            pixels = dataset.pixels(np.asarray([index]))
+            known = outcome(task.network, pixels, label, Head.of(options))
         except Exception:  # what failed may be this very pass; the message is that of the first
             return failed_sample(index, label, options, message)
         return failed_sample(index, label, options, message, *known)
@@ -79,7 +81,7 @@ def computed(
                 watch.advance(samples)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(journal.after_interrupt(len(part) - left, len(part))) from None
-    every = Samples(done, part)
+    every = KeptSamples(done, part)
     if all(sample.verdict == "error" and sample.prediction < 0 for sample in every):
         raise CannotCertify(f"every sample failed; the first with {every[0].message}")
     return in_memory_where_few(every)

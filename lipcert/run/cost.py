@@ -6,15 +6,15 @@ import math
 
 import torch
 
+from lipcert.certification import is_deep
 from lipcert.certification.pace import PACES
-from lipcert.certification.rungs.plan import TubePlan, is_deep
-from lipcert.certification.rungs.tube import not_within
+from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.network import Network, keep, lower, simplify
 from lipcert.network.operators import Operator
 from lipcert.options import Options
 
-# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
-# a hundred times on deep ones; the same of --effort fast.
+# What a sample takes for each value of its network, at the least: twice as much on examples/digits;
+# the same of --effort fast.
 _SECONDS, _SECONDS_TO_GUESS = 2e-5, 4e-6
 # Sweeps there and back over a layer: 60 for the scale of its norm, some 160 for each of its probes.
 _SWEEPS = 540
@@ -28,7 +28,24 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
     values = sum(math.prod(node.shape) for node in network.nodes)
     guesses = options.method == "auto" and options.effort == "fast"
+    if options.method == "auto" and not options.deterministic and is_deep(network):
+        plan = TubePlan.of(_kept(network), PACES[options.effort].tube)
+        if plan is not None:
+            return samples * plan.seconds
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
+
+
+def cost_of(network: Network, options: Options | None) -> dict[str, int | float | str]:
+    """What ``lipcert inspect`` says of it, from the graph alone: the values and the products of one
+    sweep, the bounds that ``--method auto`` takes, and of the norms about the processor time."""
+    found: dict[str, int | float | str] = {
+        "values": sum(math.prod(node.shape) for node in network.nodes),
+        "products": sum(node.products for node in network.nodes),
+        "bounds": "tube" if is_deep(network) else "dual",
+    }
+    if options is not None and not network.joints:
+        found["norm_seconds"] = norm_seconds(network, options)
+    return found
 
 
 def norm_seconds(network: Network, options: Options) -> float:
@@ -36,11 +53,7 @@ def norm_seconds(network: Network, options: Options) -> float:
     every layer, where they are bounded by coins."""
     if options.deterministic or options.estimate:
         return 0.0
-    products = sum(
-        math.prod(node.kind.out_shape) * node.kind.terms
-        for node in network.nodes
-        if isinstance(node.kind, Operator)
-    )
+    products = sum(node.products for node in network.nodes if isinstance(node.kind, Operator))
     return 2 * _SWEEPS * products / _PRODUCTS
 
 
@@ -72,11 +85,16 @@ def tube_told(network: Network, options: Options) -> str | None:
     if options.method != "auto" or options.deterministic or not is_deep(network):
         return None
     pace = PACES[options.effort].tube
-    kept = simplify(lower(simplify(keep(network.to(device="cpu", dtype=torch.float64)))))
+    kept = _kept(network)
     plan = TubePlan.of(kept, pace)
     if plan is None:
         return not_within(kept, options, pace)
     return None if plan.seconds < _MUCH else f"the network is deep, {plan.told} of processor time"
+
+
+def _kept(network: Network) -> Network:
+    """As a tube has it."""
+    return simplify(lower(simplify(keep(network.to(device="cpu", dtype=torch.float64)))))
 
 
 def _spent(seconds: float) -> str:

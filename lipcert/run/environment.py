@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import lipcert
 from lipcert.machine import usable_cores
 from lipcert.network import Network
 from lipcert.options import Options
@@ -20,6 +19,7 @@ from lipcert.run.batches import number
 from lipcert.run.cost import least_seconds
 from lipcert.run.job import Execution
 from lipcert.run.memory import LEAST
+from lipcert.version import VERSION
 
 _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime")
 # Values that one thread computes in the time that waking another one takes; torch's own measure.
@@ -34,7 +34,7 @@ def environment(device: str, workers: int = 1, gpus: int = 1) -> dict[str, Any]:
     name = f"{gpus} × {name}" if gpus > 1 else name
     return {
         "python": platform.python_version(),
-        "lipcert": lipcert.__version__,
+        "lipcert": VERSION,
         **{package: metadata.version(package) for package in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": name,

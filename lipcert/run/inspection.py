@@ -9,7 +9,7 @@ from typing import Any
 from lipcert.certification import Certifier
 from lipcert.loading import inspect_operators, normalisation_found
 from lipcert.options import Options
-from lipcert.run.cost import norms_told
+from lipcert.run.cost import cost_of, norms_told
 from lipcert.run.environment import suitable_threads, threads
 from lipcert.run.job import ModelSource, Preprocessing
 from lipcert.run.model import open_model
@@ -23,20 +23,27 @@ def operators_of(source: ModelSource, input_shape: Sequence[int] | None = None) 
     """The nodes of an ONNX file, those of one operator, version and note together.
 
     ``bound`` says whether bounds know it exactly or enclose it; ``names`` are the nodes' own, or
-    the torch modules they come from. Weights with a factory have no nodes to show before they are
-    loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where the file cannot be
-    read.
+    the torch modules they come from; ``products`` says what one sweep through all of them
+    multiplies, and ``nodes`` the same of each, in order. Weights with a factory have no nodes to
+    show before they are loaded: an empty list. Raises ``UsageError`` and ``CannotCertify`` where
+    the file cannot be read.
     """
     if source.arch is not None:
         return []
-    grouped: dict[tuple[object, ...], list[str]] = {}
+    grouped: dict[tuple[object, ...], list[Record]] = {}
     for row in inspect_operators(source.path, source.output, input_shape):
         kind = (row.operator, row.domain, row.version, row.supported, row.bound, row.note)
-        grouped.setdefault(kind, []).append(row.module or row.name)
+        node = {"name": row.module or row.name, "products": row.products}
+        grouped.setdefault(kind, []).append(node)
     names = ("operator", "domain", "version", "supported", "bound", "note")
     return [
         dict(zip(names, kind, strict=True))
-        | {"count": len(nodes), "names": [node for node in nodes if node]}
+        | {
+            "count": len(nodes),
+            "names": [node["name"] for node in nodes if node["name"]],
+            "products": sum(node["products"] for node in nodes),
+            "nodes": nodes,
+        }
         for kind, nodes in grouped.items()
     ]
 
@@ -48,8 +55,11 @@ def inspect_model(
     input_shape: Sequence[int] | None = None,
     watch: Watch | None = None,
 ) -> Record:
-    """The model's shapes, its normalisation, its operator norms and their product.
+    """The model's shapes, its normalisation, what it costs, its operator norms and their product.
 
+    ``cost`` is told from the graph alone, before anything is bounded: ``values`` and ``products``
+    of one sweep through the network, ``bounds`` that ``--method auto`` takes, and the
+    processor time of all shared norms together, in ``norm_seconds``.
     ``norms.layers`` are the norms between activations, ``norms.product`` an upper bound of the
     logits' Lipschitz constant for the model's own input, unless ``norms.assurance`` is ESTIMATE;
     without ``options`` there are none, nor for a network with joints, which no product of norms
@@ -63,6 +73,7 @@ def inspect_model(
     record = model.to_json() | {"normalisation": normalisation_found(network)}
     del record["preprocessing"]
     record["notes"] = list(model.loaded.notes)
+    record["cost"] = cost_of(network, options)
     if network.joints:
         record["joints"] = network.joints_told
         record["notes"].append(

@@ -67,7 +67,7 @@ class Kept(MutableMapping[int, Sample]):
         return self._count
 
 
-class Samples(Sequence[Sample]):
+class KeptSamples(Sequence[Sample]):
     """Some of those that are ``kept``, in an order of their own, each read when it is asked for."""
 
     def __init__(self, kept: Kept, indices: Sequence[int]) -> None:
@@ -79,10 +79,10 @@ class Samples(Sequence[Sample]):
     @overload
     def __getitem__(self, place: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> Samples: ...
-    def __getitem__(self, place: int | slice) -> Sample | Samples:
+    def __getitem__(self, place: slice) -> KeptSamples: ...
+    def __getitem__(self, place: int | slice) -> Sample | KeptSamples:
         if isinstance(place, slice):
-            return Samples(self._kept, self._indices[place].tolist())
+            return KeptSamples(self._kept, self._indices[place].tolist())
         return self._kept[int(self._indices[place])]
 
     def __iter__(self) -> Iterator[Sample]:

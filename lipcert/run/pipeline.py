@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert.certificate import Certificate, Sample, cascade, summarise, threat_model
 from lipcert.certification import Certifier, LayerNorm, with_eliminated
 from lipcert.coins import Coins
-from lipcert.data import Dataset, choose, relabelled
+from lipcert.data import Dataset, choose, only, relabelled
 from lipcert.loading import CrossCheck, DeployedFile
 from lipcert.network import Network
 from lipcert.options import Options
@@ -30,14 +29,16 @@ from lipcert.run.environment import (
     suitable_workers,
     threads,
 )
-from lipcert.run.executors import Certifier as Certifying
+from lipcert.run.executors import Certifying
+from lipcert.run.folder import check_output, recorded_coins
 from lipcert.run.job import Execution, Job
-from lipcert.run.journal import Journal, check_output, recorded_coins
+from lipcert.run.journal import Journal
 from lipcert.run.model import Model, expected_by, open_model
 from lipcert.run.progress import Watch
-from lipcert.run.result import Result, assurance
+from lipcert.run.result import RunResult, assurance
 from lipcert.run.task import Indices, Task
 from lipcert.run.writing import write_results
+from lipcert.version import VERSION
 
 
 class Certify(Certifying, Protocol):
@@ -67,7 +68,7 @@ class MakeCertifier(Protocol):
     ) -> Certify: ...
 
 
-def run_job(job: Job, watch: Watch | None = None) -> Result:
+def run_job(job: Job, watch: Watch | None = None) -> RunResult:
     """Load what the job names and certify it; writes the results where it names a folder."""
     _check_asked(job.options, job.execution)
     data, watch = job.data, watch or Watch()
@@ -77,6 +78,7 @@ def run_job(job: Job, watch: Watch | None = None) -> Result:
     model = open_model(job.model, job.preprocessing, image_shape=dataset.images.shape[1:])
     watch.say(f"model: {model.name}, {model.loaded.network.parameters} parameters")
     dataset = relabelled(dataset, data.labelling, model.classes)
+    dataset = only(dataset, job.options.only_classes)
     indices = choose(
         dataset,
         limit=data.limit,
@@ -95,7 +97,7 @@ def certify_dataset(
     execution: Execution,
     watch: Watch | None = None,
     make_certifier: MakeCertifier = Certifier,
-) -> Result:
+) -> RunResult:
     """Check the model on the samples, certify them, and write the results.
 
     A sample that fails inside has the verdict ``error``, which whoever calls must not overlook.
@@ -131,7 +133,7 @@ def certify_dataset(
             seconds=time.perf_counter() - began,
         )  # fmt: skip
     write_results(task, certificate, samples, journal.points, watch)
-    return Result(certificate, samples)
+    return RunResult(certificate, samples)
 
 
 def _check_asked(options: Options, execution: Execution) -> None:
@@ -171,7 +173,7 @@ def _certificate(
     options = task.options
     sure = assurance(options, certifier.global_failure_probability, samples)
     return Certificate(
-        lipcert=lipcert.__version__,
+        lipcert=VERSION,
         model=task.model.to_json() | {"cross_check": _cross_check_json(check)},
         data=task.data_record,
         options=options.to_json(),

@@ -13,7 +13,7 @@ from lipcert.options import Options
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The certificate of a run, and its samples in the order in which they were asked for: a tuple,
     or a sequence that reads them from disk where they are more than 100,000."""
 
@@ -32,6 +32,7 @@ def failed_sample(
     message: str,
     prediction: int = -1,
     margin: float = math.nan,
+    top: tuple[int, ...] = (),
 ) -> Sample:
     """The record of a sample whose computation failed: nothing is known of it but what the network
     makes of it, where that is given."""
@@ -47,6 +48,7 @@ def failed_sample(
         method=options.method,
         seconds=0.0,
         message=message,
+        top=top,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcert.certification.heads import PLAIN, Head
 from lipcert.data import Dataset
 from lipcert.data.dataset import OWN, RANGE
 from lipcert.errors import UsageError
@@ -51,14 +52,16 @@ def normalisation_notes(model: Model, dataset: Dataset) -> Iterator[str]:
         )
 
 
-def better(model: Model, dataset: Dataset, indices: Indices, *, device: str) -> str | None:
+def better(
+    model: Model, dataset: Dataset, indices: Indices, *, device: str, head: Head = PLAIN
+) -> str | None:
     """Which other labels or options would make the model classify many more samples correctly, if
     any. Where only a few samples are to be certified, others of the data are looked at too."""
     if len(indices) < _SAMPLES:
         indices = np.arange(len(dataset))
     some = spread(indices, _SAMPLES)
     labels, shape = dataset.labels[some], dataset.images.shape[1:]
-    predicted = _predicted(model, dataset, some, device)
+    predicted = _predicted(model, dataset, some, device, head)
     right = int((predicted == labels).sum())
     if len(some) < _FEWEST or right >= _GOOD * len(some):
         return None
@@ -71,7 +74,7 @@ def better(model: Model, dataset: Dataset, indices: Indices, *, device: str) -> 
             then.on_images(shape)
         except UsageError:
             continue  # it does not fit these images
-        found = int((_predicted(then, dataset, some, device) == labels).sum())
+        found = int((_predicted(then, dataset, some, device, head) == labels).sum())
         if found > best:
             best, told = found, name
     if best - right < max(_FEWEST, _SHARE * len(labels)):
@@ -111,9 +114,11 @@ def other_numbering(predicted: Indices, labels: Indices) -> str | None:
     )
 
 
-def _predicted(model: Model, dataset: Dataset, indices: Indices, device: str) -> Indices:
+def _predicted(
+    model: Model, dataset: Dataset, indices: Indices, device: str, head: Head
+) -> Indices:
     network = model.on_images(dataset.images.shape[1:])
-    return predictions(network, dataset, indices, device=device)
+    return predictions(network, dataset, indices, device=device, head=head)
 
 
 def _normalised(given: Preprocessing) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import lipcert
 from lipcert.coins import Coins
 from lipcert.data import Dataset, indices_digest
 from lipcert.errors import UsageError
@@ -21,6 +20,7 @@ from lipcert.records import Frame
 from lipcert.run.job import Execution
 from lipcert.run.kept import Labels
 from lipcert.run.model import Model
+from lipcert.version import VERSION
 
 Indices = NDArray[np.int64]
 Record = dict[str, Any]
@@ -80,7 +80,7 @@ class Task:
         """What every number of a journal depends on."""
         eps = sorted(eps.text for eps in self.options.eps)
         return {
-            "lipcert": lipcert.__version__,
+            "lipcert": VERSION,
             "options": self.options.digest,
             # For the words of a refusal; what counts is the digest.
             "settings": self.options.to_json() | {"eps": eps},

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lipcert.certificate import Certificate, Sample
+from lipcert.certification.heads import Head
 from lipcert.proving.recorder import record
 from lipcert.proving.recorder import write as write_proofs
 from lipcert.report import json_file, thumbnails
@@ -33,11 +34,13 @@ def write_results(
     if execution.save_counterexamples:
         falsified = [sample.index for sample in samples if sample.verdict == "falsified"]
         found = {index: points[index] for index in falsified}
+        head = Head.of(task.options)
+        classes = classes_of(task.network, list(found.values()), head)
         thumbnails.write_counterexamples(
             execution.output,
             found,
             task.dataset.pixels(task.indices[:1]).shape[1:],
-            dict(zip(found, classes_of(task.network, list(found.values())), strict=True)),
+            dict(zip(found, classes, strict=True)),
             suffix=suffix,
         )
     json_file.write(execution.output, certificate, samples)
@@ -60,8 +63,8 @@ def _save_proofs(
     path = json_file.proofs_path(execution.output, execution.part)
     if found.arrays is None:
         path.unlink(missing_ok=True)
-        watch.say(f"proofs: none, as the checker does not know {found.reason}")
+        watch.tell(f"proofs: none, as the checker does not know {found.reason}")
         return
     write_proofs(found.arrays, path)
     left = f"; none for {', '.join(map(str, found.unproven))}" if found.unproven else ""
-    watch.say(f"proofs: {found.claimed - len(found.unproven)} of {found.claimed} claims{left}")
+    watch.tell(f"proofs: {found.claimed - len(found.unproven)} of {found.claimed} claims{left}")

@@ -1,7 +1,12 @@
-"""The networks of Huang et al. (NeurIPS 2021) as ONNX graphs, to be trained from scratch.
+"""Networks as ONNX graphs, to be trained from scratch.
 
-Convolutions are ``(outputs, kernel, stride, padding)``, the numbers after them fully connected
-layers; ReLU stands between all of them, and ``--activation`` makes of it what the paper has.
+``4c3f``, ``6c2f``, ``8c2f`` are those of Huang et al. (NeurIPS 2021): convolutions are ``(outputs,
+kernel, stride, padding)``, the numbers after them fully connected layers; ReLU stands between all
+of them, and ``--activation`` makes of it what the paper has.
+
+``lip-patch`` consists of isometries, but for its last layer: one matrix for each patch of 4×4
+pixels, then matrices across channels alone, with MaxMin behind each, and between them an eighth of
+the channels moves one patch to each of the four sides. It is trained by ``lipcert.train.patches``.
 """
 
 from __future__ import annotations
@@ -29,7 +34,18 @@ class Architecture:
     dense: tuple[int, ...]
 
 
-ARCHITECTURES = {
+@dataclass(frozen=True)
+class PatchArchitecture:
+    """``depth`` matrices of ``width`` channels, over patches of ``patch`` pixels a side."""
+
+    width: int
+    depth: int
+    patch: int = 4
+
+
+ARCHITECTURES: dict[str, Architecture | PatchArchitecture] = {
+    "lip-patch": PatchArchitecture(128, 8),
+    "lip-patch-wide": PatchArchitecture(192, 10),
     "4c3f": Architecture(
         ((32, 3, 1, 1), (32, 4, 2, 1), (64, 3, 1, 1), (64, 4, 2, 1)),
         (512, 512),
@@ -69,6 +85,8 @@ def build(name: str, image_shape: tuple[int, ...], classes: int, seed: int) -> o
     if len(image_shape) != 3:
         raise UsageError(f"--arch {name}: takes images (C, H, W), not {list(image_shape)}")
     wanted, graph = ARCHITECTURES[name], _Graph(np.random.default_rng([seed, 4]))
+    if isinstance(wanted, PatchArchitecture):
+        return _patches(graph, name, wanted, image_shape, classes)
     channels, *space = image_shape
     for number, (outputs, kernel, stride, padding) in enumerate(wanted.convolutions, start=1):
         weight = (outputs, channels, kernel, kernel)
@@ -86,6 +104,29 @@ def build(name: str, image_shape: tuple[int, ...], classes: int, seed: int) -> o
         inputs = outputs
     graph.layer("logits", "Gemm", (classes, inputs), transB=1)
     return graph.model(name, image_shape, classes)
+
+
+def _patches(
+    graph: _Graph, name: str, wanted: PatchArchitecture, shape: tuple[int, ...], classes: int
+) -> onnx.ModelProto:
+    channels, *space = shape
+    size = wanted.patch
+    if any(side % size or side < 2 * size for side in space) or channels * size**2 > wanted.width:
+        raise UsageError(
+            f"--arch {name}: takes images whose sides are multiples of {size} from {2 * size} up, "
+            f"of at most {wanted.width // size**2} channels, not {list(shape)}"
+        )
+    rows, columns = (side // size for side in space)
+    stem = (wanted.width, channels, size, size)
+    graph.isometry("layer1", stem, strides=[size, size])
+    graph.maxmin("layer1")
+    for number in range(2, wanted.depth + 1):
+        graph.shifts(f"layer{number}", wanted.width, rows, columns)
+        graph.isometry(f"layer{number}", (wanted.width, wanted.width, 1, 1))
+        graph.maxmin(f"layer{number}")
+    graph.node("Flatten", "flatten")
+    graph.isometry("logits", (classes, wanted.width * rows * columns), transB=1)
+    return graph.model(name, shape, classes)
 
 
 def _orthonormal(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -116,10 +157,49 @@ class _Graph:
         if operator == "Conv":
             # A pixel is part of (kernel / stride)² patches.
             weight *= attributes["strides"][0] / shape[-1]
-        bias = np.zeros(shape[:1])
-        for tensor, value in ((f"{name}.weight", _GAIN * weight), (f"{name}.bias", bias)):
-            self.tensors.append(numpy_helper.from_array(value.astype(np.float32), tensor))
+        self._affine(name, operator, _GAIN * weight, **attributes)
+
+    def isometry(self, name: str, shape: tuple[int, ...], **attributes: Any) -> None:
+        """Norm 1 in every direction, or only for as many as come out."""
+        operator = "Conv" if len(shape) > 2 else "Gemm"
+        self._affine(name, operator, _orthonormal(shape, self.random), **attributes)
+
+    def _affine(self, name: str, operator: str, weight: np.ndarray, **attributes: Any) -> None:
+        for tensor, value in (("weight", weight), ("bias", np.zeros(len(weight)))):
+            self._tensor(f"{name}.{tensor}", value.astype(np.float32))
         self.node(operator, name, f"{name}.weight", f"{name}.bias", **attributes)
+
+    def _tensor(self, name: str, value: np.ndarray) -> None:
+        self.tensors.append(numpy_helper.from_array(value, name))
+
+    def maxmin(self, name: str) -> None:
+        """The larger of the two halves of the channels, then the smaller."""
+        halves = [f"{name}.first", f"{name}.second"]
+        self.nodes.append(helper.make_node("Split", [self.last], halves, axis=1))
+        results = [f"{name}.max", f"{name}.min"]
+        for operator, result in zip(("Max", "Min"), results, strict=True):
+            self.nodes.append(helper.make_node(operator, halves, [result]))
+        self.last = f"{name}.maxmin"
+        self.nodes.append(helper.make_node("Concat", results, [self.last], axis=1))
+
+    def shifts(self, name: str, width: int, rows: int, columns: int) -> None:
+        """An eighth of the channels each moves one patch to the right, left, down and up, and comes
+        back in at the other side."""
+        parts = [f"{name}.{side}" for side in ("right", "left", "down", "up")]
+        kept, sizes = f"{name}.kept", f"{name}.sizes"
+        self.nodes.append(helper.make_node("Split", [self.last, sizes], [*parts, kept], axis=1))
+        share = width // 8
+        self._tensor(sizes, np.array([share] * 4 + [width - 4 * share], dtype=np.int64))
+        moved = []
+        for part, axis, step in zip(parts, (3, 3, 2, 2), (1, -1, 1, -1), strict=True):
+            order = np.roll(np.arange(columns if axis == 3 else rows), step)
+            self._tensor(f"{part}.order", order.astype(np.int64))
+            moved.append(f"{part}.moved")
+            self.nodes.append(
+                helper.make_node("Gather", [part, f"{part}.order"], [moved[-1]], axis=axis)
+            )
+        self.last = f"{name}.shifted"
+        self.nodes.append(helper.make_node("Concat", [*moved, kept], [self.last], axis=1))
 
     def model(self, name: str, image_shape: tuple[int, ...], classes: int) -> onnx.ModelProto:
         graph = helper.make_graph(

@@ -26,6 +26,7 @@ from lipcert.bounds.lipschitz import (
     Layers,
     change_box,
     gains,
+    global_margins,
     local_margins,
     local_radii,
     masks,
@@ -38,7 +39,7 @@ from lipcert.norms import absolute_norm
 from lipcert.numbers import EXACT, Box
 from lipcert.train.norms import WarmNorms
 
-BoundName = Literal["local", "anchored", "dual"]
+BoundName = Literal["global", "local", "anchored", "dual"]
 
 # Where the factors of the dual's multipliers start (see lipcert.bounds.dual).
 _FIRST_FACTOR = 0.3
@@ -83,6 +84,22 @@ def inner_edges(network: Network) -> dict[int, tuple[Segment, ...]]:
     """The segments that end in the input of each activation, by that node."""
     sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
     return {sink: segments(network, sink) for sink in sinks}
+
+
+class GlobalLossBound(TrainingBound):
+    """The product of norms, which all samples share, and the distances of the last layer's rows,
+    pair by pair: a step costs little more than one without a bound."""
+
+    def forward(
+        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
+    ) -> Estimate:
+        network = replace(network, rough=True)
+        layers = Layers.of(network)
+        whole = {(edge.source, edge.sink): norms.whole(edge) for edge in layers.edges}
+        constants = node_constants(network, whole, absolute_norm)
+        centre = Propagation.of(network, constants, absolute_norm).centre(pixels)
+        margins = global_margins(layers, centre, labels, constants, eps)
+        return Estimate(network, centre.logits, margins, {})
 
 
 class LocalLossBound(TrainingBound):
@@ -212,6 +229,7 @@ class _WarmFacts:
 
 
 BOUNDS: dict[BoundName, Callable[[], TrainingBound]] = {
+    "global": GlobalLossBound,
     "local": LocalLossBound,
     "anchored": AnchoredLossBound,
     "dual": DualLossBound,

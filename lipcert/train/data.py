@@ -18,7 +18,9 @@ from torch import Tensor
 from lipcert.data import Dataset
 from lipcert.errors import UsageError
 
+# Pixels of the usual random crop of 32x32 pictures.
 _PAD = 4
+# Streams of random numbers: of the order of an epoch, of a step's augmentation, of the split.
 _EPOCH, _STEP, _SPLIT = 1, 2, 3
 
 
@@ -83,8 +85,12 @@ class Batches:
             )
 
     def __len__(self) -> int:
-        whole = len(self.images) // self.size
-        return whole if self.most is None else min(whole, self.most)
+        return self.whole if self.most is None else min(self.whole, self.most)
+
+    @property
+    def whole(self) -> int:
+        """Batches that all images make."""
+        return len(self.images) // self.size
 
     def epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``number``, from batch ``start`` on."""

@@ -10,8 +10,8 @@ from typing import Any
 from lipcert.data import Dataset
 from lipcert.data.dataset import Indices
 from lipcert.options import Epsilon, Options
-from lipcert.run import Execution, Model, Result, certify_dataset
-from lipcert.run.journal import journal_path
+from lipcert.run import Execution, Model, RunResult, certify_dataset
+from lipcert.run.folder import journal_path
 from lipcert.run.progress import Watch
 
 Figures = dict[str, Any]
@@ -25,7 +25,7 @@ def certified(
     execution: Execution,
     folder: Path,
     watch: Watch,
-) -> Result:
+) -> RunResult:
     """The certificate of a model, in ``folder``, continued where it was interrupted."""
     here = replace(execution, output=folder, allow_implausible=True)
     begun = journal_path(here).is_file()
@@ -34,7 +34,7 @@ def certified(
     )
 
 
-def figures(result: Result, eps: Epsilon) -> Figures:
+def figures(result: RunResult, eps: Epsilon) -> Figures:
     """Shares of all samples: right, not broken within eps by the attack, certified at eps; and the
     mean certified radius of the correct ones; ``errors``: samples that failed inside lipcert."""
     samples, summary = result.samples, result.summary

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import lipcert
 from lipcert.certification.ieee import ieee_arithmetic
 from lipcert.data import Dataset, choose, relabelled
 from lipcert.data.keys import splits_in
@@ -27,6 +26,8 @@ from lipcert.run.environment import environment, threads, training_threads
 from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
+from lipcert.train.architectures import ARCHITECTURES, PatchArchitecture
+from lipcert.train.balance import balance
 from lipcert.train.data import Batches, Images, held_out, natural
 from lipcert.train.evaluation import certified, figures
 from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
@@ -34,18 +35,21 @@ from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import Plan
-from lipcert.train.processes import Processes
+from lipcert.train.presets import Situation, Wanted
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import Source, make_trainable, open_source
 from lipcert.train.thresholds import start_thresholds
 from lipcert.train.trainable import Trainable
 from lipcert.train.watch import TrainingWatch
+from lipcert.version import VERSION
 
 BEFORE = "before"
 # What a run leaves in its folder.
 _FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
           "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
 WIDENED = "the file computes in float16: it is trained in float32, and the tuned file is of float32"
+BALANCED = "the norms of its layers are made equal first, which leaves its function as it is"
 # So many images tell where thresholds start, and as few as all their activations take 1 GiB.
 _THRESHOLD_IMAGES, _THRESHOLD_NUMBERS, _FEWEST_IMAGES = 2000, 2**28, 64
 _COMPARED_IMAGES = 8
@@ -59,7 +63,8 @@ class FineTuning:
 
     ``model``, ``weights``, ``arch``, ``output_name``: see ``open_source``. ``data`` names the test
     images, and with its split ``train`` the training images, unless ``train_data`` does.
-    ``options``: how both files are certified at the end. ``certify``: whether they are.
+    ``recipe``: a whole one, or what is wanted of one. ``options``: how both files are certified at
+    the end. ``certify``: whether they are.
     """
 
     model: Path | None
@@ -68,13 +73,13 @@ class FineTuning:
     data: DataSource
     train_data: str | None
     preprocessing: Preprocessing
-    recipe: Recipe
+    recipe: Recipe | Wanted
     options: Options
     execution: Execution
     certify: bool = True
     output_name: str | None = None
     tensorboard: bool = False
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     @property
     def folder(self) -> Path:
@@ -97,14 +102,17 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     named = job.arch is not None and ":" not in job.arch
     if named:  # it gets as many outputs as the data have classes
         training_data = relabelled(training_data, labelling)
+    recipe = _recipe(job, training_data)
     source = open_source(
-        job.model, job.weights, job.arch, job.preprocessing, training_data, job.recipe.seed,
+        job.model, job.weights, job.arch, job.preprocessing, training_data, recipe.seed,
         job.output_name,
     )  # fmt: skip
     if not named:
         training_data = relabelled(training_data, labelling, source.model.classes)
-    trainable, rewritten = make_trainable(source.model, job.recipe, training_data)
-    recipe, network = job.recipe, trainable.network()
+    trainable, rewritten = make_trainable(source.model, recipe, training_data)
+    if balance(trainable) and job.processes.first:
+        watch.say(BALANCED)
+    network = trainable.network()
     _check_labels(source.model, training_data)
     _check_test_data(job, source.model)
     with threads(job.execution.threads or training_threads(network)):
@@ -113,8 +121,9 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
         # No TF32 in the bound either.
         with job.processes.joined(device), ieee_arithmetic():
-            training = _training(job, source, trainable, train, validation, device, watch)
+            training = _training(job, recipe, source, trainable, train, validation, device, watch)
             watch.say(_told(source, trainable, train, validation))
+            watch.say(_summary(job, recipe))
             wide = (WIDENED,) if rewritten.widened else ()
             for note in (*source.model.loaded.notes, *wide, *training_data.notes):
                 watch.say(note)
@@ -122,7 +131,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         if not job.processes.first:
             return {}
         files = export(trainable.cpu(), best, job.folder, some[:_COMPARED_IMAGES])
-    record = _record(job, source, trainable, training, training_data, device) | {
+    record = _record(job, recipe, source, trainable, training, training_data, device) | {
         "seconds": sum(line["seconds"] for line in training.metrics.records),
         "files": files,
     }
@@ -130,7 +139,9 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     if job.certify:
         classes = training_data.names if training_data.by_name else ()
         try:
-            record["results"] = _certify(job, source, classes, watch, certify_watch or Watch())
+            record["results"] = _certify(
+                job, recipe, source, classes, watch, certify_watch or Watch()
+            )
         except KeyboardInterrupt as stop:
             kept = f"interrupted; the tuned file is {job.folder / MODEL}: repeat the command with "
             raise KeyboardInterrupt(str(stop) or kept + "--resume to certify it") from None
@@ -216,8 +227,17 @@ def _check_test_data(job: FineTuning, model: Model) -> None:
         model.on_images(job.data.load(expected=_expected(job)).images.shape[1:])
 
 
+def _recipe(job: FineTuning, data: Dataset) -> Recipe:
+    if isinstance(job.recipe, Recipe):
+        return job.recipe
+    wanted = ARCHITECTURES.get(job.arch or "")
+    patches, pretrained = isinstance(wanted, PatchArchitecture), job.model is not None
+    return job.recipe.recipe(Situation(natural(data), patches, pretrained))
+
+
 def _training(
     job: FineTuning,
+    recipe: Recipe,
     source: Source,
     trainable: Trainable,
     train: Images,
@@ -225,7 +245,7 @@ def _training(
     device: str,
     watch: TrainingWatch,
 ) -> Training:
-    recipe, processes = job.recipe, job.processes
+    processes = job.processes
     augment = recipe.augment == "crop-flip" or (recipe.augment == "auto" and natural(train.data))
     if augment and train.data.images.ndim != 4:
         raise UsageError("--augment crop-flip: the images are flat; give --augment none")
@@ -234,7 +254,7 @@ def _training(
     )
     # How many processes share a batch changes nothing but the rounding.
     identity = {
-        "version": lipcert.__version__,
+        "version": VERSION,
         "recipe": recipe.to_json(),
         "model": dict(source.model.loaded.files) or source.model.name,
         "preprocessing": source.model.preprocessing.to_json(),
@@ -273,8 +293,20 @@ def _told(source: Source, trainable: Trainable, train: Images, validation: Image
     )
 
 
+def _summary(job: FineTuning, recipe: Recipe) -> str:
+    preset = f"preset {job.recipe.preset}: " if isinstance(job.recipe, Wanted) else ""
+    ends = f"{recipe.epochs} epochs"
+    if recipe.minutes is not None:
+        ends = f"{recipe.minutes:g} minutes, {ends} at most"
+    return (
+        f"{preset}bound {recipe.bound}, loss {recipe.loss}, activation {recipe.activation}, rate "
+        f"{recipe.rate:g}, {ends}; {RECIPE} will have all of it"
+    )
+
+
 def _record(
     job: FineTuning,
+    recipe: Recipe,
     source: Source,
     trainable: Trainable,
     training: Training,
@@ -283,11 +315,12 @@ def _record(
 ) -> Record:
     progress = training.progress
     return {
-        "lipcert": lipcert.__version__,
+        "lipcert": VERSION,
         "source": source.model.to_json() | {"arch": job.arch, "pretrained": source.pretrained},
-        "recipe": job.recipe.to_json(),
-        "recipe_sha256": job.recipe.digest,
-        "training_eps": job.recipe.training_eps,
+        "preset": job.recipe.preset if isinstance(job.recipe, Wanted) else None,
+        "recipe": recipe.to_json(),
+        "recipe_sha256": recipe.digest,
+        "training_eps": recipe.training_eps,
         "planned": None if progress.plan is None else vars(Plan(*progress.plan)),
         "parameters": {name: list(t.shape) for name, t in trainable.weights().items()},
         "frozen": list(trainable.frozen),
@@ -308,6 +341,7 @@ def _record(
 
 def _certify(
     job: FineTuning,
+    recipe: Recipe,
     source: Source,
     classes: Sequence[str],
     watch: TrainingWatch,
@@ -319,9 +353,9 @@ def _certify(
     dataset = relabelled(
         data.load(expected=_expected(job)), data.labelling, source.model.classes, known=classes
     )
-    seed = job.recipe.seed if data.random else None
+    seed = recipe.seed if data.random else None
     indices = choose(dataset, limit=data.limit, indices_file=data.indices_file, seed=seed)
-    eps = job.recipe.eps
+    eps = recipe.eps
     # What the file that came in asks for, that which is handed back does too.
     tuned = open_model(ModelSource(job.folder / MODEL), source.model.preprocessing)
     results: Record = {"eps": eps.text, "method": job.options.method, "unit": dataset.unit}

@@ -23,11 +23,13 @@ from lipcert.train.data import Batches, Images
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import TIMED, Plan, plan, timed
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
+from lipcert.train.selection import Selection
 from lipcert.train.watch import TrainingWatch
 
 Weights = dict[str, Tensor]
 
+# Images that the estimate of a validation is made of: its standard error is then .031 at most.
 _EVALUATION_BATCH = 256
 
 
@@ -45,7 +47,7 @@ class Training:
         folder: Path,
         *,
         identity: dict[str, Any],
-        processes: Processes,
+        processes: ProcessGroup,
         device: str,
         metrics: Metrics,
         watch: TrainingWatch,
@@ -122,7 +124,8 @@ class Training:
         one, image = (self.processes.total(found.double()) / self.processes.world).tolist()
         self.objective.load_state_dict(state)
         left = seconds - (time.perf_counter() - began)
-        return plan(left, one, image, len(self.batches), len(self.validation))
+        made = plan(left, one, image, len(self.batches), len(self.validation))
+        return replace(made, epochs=min(made.epochs, made.most(recipe, self.batches.whole)))
 
     def _follow_plan(self) -> None:
         if self.progress.plan is None:
@@ -155,13 +158,16 @@ class Training:
             self._stop()
 
     def _keep_to_time(self, done: int) -> None:
-        """Fewer epochs where the rest would take longer than the minutes that were given."""
+        """As many epochs as the minutes that were given have room for."""
         progress, minutes = self.progress, self.recipe.minutes
         if progress.plan is None or minutes is None:
             return
         spent = float(self.processes.total(torch.tensor([progress.spent]))) / self.processes.world
-        progress.plan = astuple(Plan(*progress.plan).shortened(done, spent, 60 * minutes))
+        chosen = Plan(*progress.plan)
+        most = chosen.most(self.objective.recipe, self.batches.whole)
+        progress.plan = astuple(chosen.adjusted(done, spent, 60 * minutes, most))
         self._follow_plan()
+        self.watch.start(self._total, progress.step)
 
     def _stop(self) -> None:
         self._save()
@@ -215,12 +221,16 @@ class Training:
         self._trainable.load_weights(self.averaged)
         schedule, progress = self.recipe.schedule, self.progress
         clean, robust = self._validate(float(self.recipe.eps.value))
+        # As they were validated: constraints on weights move an average of them.
+        validated = _weights(self.objective)
         self._trainable.load_weights(current)
-        # The start counts as a last resort.
-        score = self.recipe.select.score(clean, robust) if number else 0.0
+        # A model that comes in may be the most certified already; by any other criterion it would
+        # win for what it was before, and counts as a last resort.
+        select = self.recipe.select
+        score = select.score(clean, robust) if number or select == Selection() else 0.0
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, number
-            self.best = {name: tensor.clone() for name, tensor in self.averaged.items()}
+            self.best = validated
         record = self._figures() | {
             "epoch": number,
             "step": progress.step,

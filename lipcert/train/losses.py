@@ -48,6 +48,7 @@ class Aim:
 
 Loss = Callable[[Estimate, Tensor, Aim], Tensor]
 
+# Of the distance to the upper threshold, where a neuron could as well fall below the lower one.
 _UPPER_SHARE = 0.1
 # The published temperatures and the exponent of the weight.
 _ANNEALED_TEMPERATURE, _ANNEALED_POWER, _OFFSET_TEMPERATURE = 0.75, 5, 0.25

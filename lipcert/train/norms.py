@@ -22,7 +22,9 @@ from lipcert.network import Segment
 
 Edge = tuple[int, int]
 
+# A root at 0 has no slope.
 _TINY = 1e-12
+# Of the power iteration before the first step; afterwards one a step follows the weights.
 _FIRST_STEPS = 30
 # Iterations of every norm where nothing is trained: of the validation.
 _CAREFUL = 12

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lipcert.train.bounds import BOUNDS, Estimate
 from lipcert.train.losses import LOSSES, Aim, sparsity
 from lipcert.train.norms import WarmNorms
+from lipcert.train.patches import PatchTrainable
 from lipcert.train.recipe import Recipe
 from lipcert.train.trainable import Trainable
 
@@ -32,15 +33,22 @@ class Objective(nn.Module):
         learned = nn.Parameter(torch.zeros(())) if recipe.temperature == "learned" else None
         self.sharpness: nn.Parameter | None = learned
         self.norms = WarmNorms(steps=recipe.power_steps, seed=recipe.seed)
-        network = trainable.network()
-        self.norms.prepare(self.bound.prepare(network))
+        if not isinstance(trainable, PatchTrainable):
+            self.norms.prepare(self.bound.prepare(trainable.network()))
 
     def estimate(self, pixels: Tensor, labels: Tensor, eps: float) -> Estimate:
         radius = pixels.new_full((len(pixels),), eps)
         with torch.autocast(pixels.device.type, enabled=False):
+            if isinstance(self.trainable, PatchTrainable):
+                return self.trainable.estimate(pixels, labels, eps, self._layers_type)
             network = self.trainable.network()
             found: Estimate = self.bound(network, pixels, labels, radius, self.norms)
         return found
+
+    @property
+    def _layers_type(self) -> torch.dtype:
+        coarse = self.training and self.recipe.precision == "bfloat16"
+        return torch.bfloat16 if coarse else torch.float32
 
     def forward(
         self, pixels: Tensor, labels: Tensor, eps: float, kappa: float

@@ -2,8 +2,9 @@
 
 A few steps at the full eps and one batch of the validation are timed before the first epoch. An
 epoch is cut where fewer than eight whole ones would fit, so that the schedules still have room and
-the weights are chosen among some; the validation takes at most a tenth of the time. Machines slow
-down: after every epoch the number of epochs falls where the rest would no longer fit.
+the weights are chosen among some; the validation takes at most a tenth of the time. Other programs
+come and go: after every epoch the number of epochs becomes what fits at the pace so far, and all
+schedules, which go by shares of it, follow.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ class Plan:
             recipe, epochs=self.epochs, warmup=recipe.warmup * share, ramp=recipe.ramp * share
         )
 
-    def shortened(self, done: int, spent: float, seconds: float) -> Plan:
-        """With fewer epochs where, at the pace of the ``done`` ones that took ``spent``, the rest
-        would pass ``seconds``; the epoch under way is always the last one at least."""
+    def adjusted(self, done: int, spent: float, seconds: float, most: int) -> Plan:
+        """With as many epochs as fit into ``seconds`` at the pace of the ``done`` ones that took
+        ``spent``, up to ``most``; the epoch under way is always the last one at least."""
         fit = int(done * seconds / spent) if spent > 0 else self.epochs
-        return replace(self, epochs=min(self.epochs, max(done, fit)))
+        return replace(self, epochs=max(done, min(fit, most)))
+
+    def most(self, recipe: Recipe, steps: int) -> int:
+        """The epochs in which every image is seen as often as the recipe says, where all of them
+        make ``steps`` batches."""
+        return -(-recipe.epochs * steps // self.steps)
 
 
 def plan(seconds: float, step: float, image: float, steps: int, validation: int) -> Plan:

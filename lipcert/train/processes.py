@@ -14,7 +14,7 @@ from lipcert.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """``rank`` of ``world``; the first writes files and certifies."""
 
     rank: int = 0
@@ -22,7 +22,7 @@ class Processes:
     local_rank: int = 0
 
     @classmethod
-    def of_environment(cls) -> Processes:
+    def of_environment(cls) -> ProcessGroup:
         """As torchrun's variables say. Raises ``UsageError`` for a number that is none."""
         try:
             rank, world, local = (

@@ -19,6 +19,7 @@ from lipcert.train.selection import Selection
 Optimiser = Literal["adam", "adamw"]
 Temperature = Literal["fixed", "learned"]
 Augment = Literal["auto", "none", "crop-flip"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Recipe:
     ``limit``: use only so many training images. ``temperature``: whether the loss learns one for
     the logits. ``select``: which epoch's weights are exported. ``patience``: end where so many
     epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
-    clock, which sets ``epochs``, ``warmup`` and ``ramp`` (see ``lipcert.train.plan``); None: as
-    long as the epochs take.
+    clock (see ``lipcert.train.plan``), ``epochs`` at most and ``warmup`` and ``ramp`` in
+    proportion; None: as long as the epochs take. ``precision``: of the layers of a patch network
+    in a step; everything else, and every validation, is in float32.
     """
 
     eps: Epsilon
@@ -66,6 +68,7 @@ class Recipe:
     select: Selection = field(default_factory=Selection)
     patience: int | None = None
     minutes: float | None = None
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +81,7 @@ class Recipe:
             ("--lr-schedule", self.rate_schedule, get_args(LearningRate)),
             ("--augment", self.augment, get_args(Augment)),
             ("--temperature", self.temperature, get_args(Temperature)),
+            ("--precision", self.precision, get_args(Precision)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")

@@ -8,13 +8,17 @@ from typing import Literal
 
 LearningRate = Literal["exponential", "cosine"]
 
+# A cosine starts at this share of its height and rises over this share of all epochs.
+_FIRST, _RISE = 0.1, 0.02
+
 
 @dataclass(frozen=True)
 class Schedule:
     """``warmup`` epochs with eps 0 and κ 1, then both move over ``ramp`` epochs to their ends.
 
     The learning rate is constant up to ``E/2 + E/32`` epochs and falls exponentially to its end
-    (``exponential``: at E = 800 the published E/2 + 25), or follows half a cosine (``cosine``).
+    (``exponential``: at E = 800 the published E/2 + 25), or rises quickly and follows half a
+    cosine (``cosine``).
     """
 
     epochs: float
@@ -42,6 +46,7 @@ class Schedule:
     def rate_at(self, t: float) -> float:
         if self.kind == "cosine":
             share = (1 + math.cos(math.pi * min(1.0, t / self.epochs))) / 2
+            share *= min(1.0, max(_FIRST, t / (_RISE * self.epochs)))
             return self.last_rate + (self.rate - self.last_rate) * share
         start = self.epochs * (1 / 2 + 1 / 32)
         share = max(0.0, t - start) / (self.epochs - start)

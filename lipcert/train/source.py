@@ -17,6 +17,7 @@ from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.run import Model, ModelSource, Preprocessing, open_model
 from lipcert.train import architectures
+from lipcert.train.patches import PatchTrainable
 from lipcert.train.recipe import Recipe
 from lipcert.train.rewriting import Rewritten, rewrite
 from lipcert.train.trainable import Trainable
@@ -105,9 +106,15 @@ def make_trainable(model: Model, recipe: Recipe, data: Dataset) -> tuple[Trainab
         np.zeros(loaded.network.in_shape, dtype=np.float64 if loaded.double else np.float32),
     )
 
+    wanted = architectures.ARCHITECTURES.get(model.name)
+    scratch = loaded.format == "architecture"
+
     def preprocessed(network: Network) -> Network:
         return replace(model, loaded=replace(loaded, network=network)).on_images(
             data.images.shape[1:]
         )
 
+    if scratch and isinstance(wanted, architectures.PatchArchitecture):
+        patches = PatchTrainable(rewritten.model, model.name, preprocessed, wanted)
+        return patches, rewritten
     return Trainable(rewritten.model, model.name, preprocessed), rewritten

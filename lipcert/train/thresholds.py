@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lipcert.train.trainable import Trainable
 
+# Images whose activations are in memory at once.
 _BATCH = 256
 # Of the layer's own mean: a neuron that never fires may still learn to.
 _LEAST = 0.05

@@ -13,13 +13,14 @@ import torch
 from audit_models import model, node
 
 from lipcert.audit.arithmetic import Arithmetic
-from lipcert.audit.deployed import Deployed, Preprocessing, margins
+from lipcert.audit.deployed import Deployed, Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.proofs.check import Checker, Claim, Outcome
 from lipcert.audit.proofs.format import Arrays, Sizes, expected
 from lipcert.audit.proofs.graph import Graph
 from lipcert.audit.proofs.norms import Coins
 from lipcert.audit.proofs.replay import Network, Replay
+from lipcert.audit.rule import PLAIN
 from lipcert.proving.prover import Prover
 from lipcert.proving.recorder import packed, write
 
@@ -153,4 +154,4 @@ def smallest_margin(
     ball = Ball(x.astype(np.float32), label, eps)
     found = candidates(logits, ball, restarts=12, steps=15, seed=seed)
     points = np.concatenate([points, found])
-    return float(margins(Deployed(made, front)(points.astype(np.float32)), label).min())
+    return float(PLAIN.lead(Deployed(made, front)(points.astype(np.float32)), label).min())

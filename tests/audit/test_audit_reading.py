@@ -12,11 +12,12 @@ from audit_models import model, network, node, preprocessing, program
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from lipcert.audit.deployed import Deployed, Preprocessing, margins
+from lipcert.audit.deployed import Deployed, Preprocessing
 from lipcert.audit.interpreter import Interpreter
 from lipcert.audit.operators import RULES, NotRead
 from lipcert.audit.program import Affine, Program
 from lipcert.audit.reach import LONG
+from lipcert.audit.rule import PLAIN
 from lipcert.errors import CannotCertify
 
 sys.path.append(str(Path(__file__).parents[1] / "loading"))
@@ -115,7 +116,7 @@ def test_channels_last_ranges_and_statistics_are_applied_in_lipcert_s_order():
 
 def test_margins_are_nan_where_a_logit_is_not_finite():
     logits = np.array([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0], [1.0, np.inf, 0.0], [np.nan, 0.0, 1.0]])
-    np.testing.assert_array_equal(margins(logits, 0), [1.0, 0.0, np.nan, np.nan])
+    np.testing.assert_array_equal(PLAIN.lead(logits, 0), [1.0, 0.0, np.nan, np.nan])
 
 
 def test_a_softmax_at_the_end_is_left_out():

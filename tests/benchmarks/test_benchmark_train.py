@@ -21,7 +21,7 @@ from lipcert.network import Network
 from lipcert.options import Epsilon
 from lipcert.run import Model, Preprocessing
 from lipcert.train.bounds import BOUNDS, inner_edges
-from lipcert.train.losses import gloro, sparsity
+from lipcert.train.losses import Aim, gloro, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.recipe import Recipe
 from lipcert.train.source import make_trainable, open_source
@@ -79,7 +79,9 @@ class Steps:
         self.adam.zero_grad()
         network = self.trainable.network()
         found = self.bound(network, self.pixels, self.labels, self.radius, self.norms)
-        (gloro(found, self.labels, 0.0, 1.0) + 0.01 * sparsity(found)).backward()
+        (
+            gloro(found, self.labels, Aim(0.0, 1.0, float(self.radius[0]))) + 0.01 * sparsity(found)
+        ).backward()
         self.adam.step()
 
 

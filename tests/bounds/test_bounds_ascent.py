@@ -46,3 +46,32 @@ def test_what_is_no_number_is_never_the_best() -> None:
     best, (kept,) = ascend(value_of, [torch.zeros(4)], [StepSize(0.2)], 10)
     assert (best >= 0).all()
     assert (kept <= 0.5).all()
+
+
+def test_numbers_side_by_side_move_as_each_would_alone() -> None:
+    tops = [torch.full((3, 2, 2), 0.9), torch.tensor([0.7, -0.8, 0.5]), torch.full((3, 4), -0.6)]
+    sizes = [StepSize(0.05, (-1.0, 0.2)), StepSize(0.1), StepSize(0.05, (-1.0, 0.2))]
+
+    def below(number: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+        return -(number - top).reshape(3, -1).square().sum(1)
+
+    def value_of(numbers: list[torch.Tensor]) -> torch.Tensor:
+        return sum(map(below, numbers, tops), torch.zeros(3))
+
+    start = [torch.zeros_like(top) for top in tops]
+    # So few steps that none overshoots: then the best of all is the best of each.
+    best, together = ascend(value_of, start, sizes, 2)
+    for number, top, size, first in zip(together, tops, sizes, start, strict=True):
+
+        def alone_of(numbers: list[torch.Tensor], top: torch.Tensor = top) -> torch.Tensor:
+            return below(numbers[0], top)
+
+        _, (alone,) = ascend(alone_of, [first], [size], 2)
+        torch.testing.assert_close(number, alone)
+        assert not number.requires_grad
+    assert not best.requires_grad
+
+
+def test_no_row_is_no_trouble() -> None:
+    best, (kept,) = ascend(lambda n: n[0].sum((1, 2)), [torch.zeros(0, 2, 3)], [StepSize(1.0)], 2)
+    assert (len(best), kept.shape) == (0, (0, 2, 3))

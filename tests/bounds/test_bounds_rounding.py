@@ -10,6 +10,7 @@ from laws import OPERATOR_CASES, normal, seeded, uniform
 from torch import Tensor
 
 from lipcert.bounds import Propagation, node_constants
+from lipcert.bounds.accumulated import accumulated
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.network import NetworkBuilder
 from lipcert.network.operators import Dense, Operator
@@ -32,7 +33,7 @@ def error(operator: Operator) -> Tensor:
     propagation = Propagation.of(network, node_constants(network, {}))
     x, eps = uniform((2, *operator.in_shape), seeded(1)), torch.full((2,), 0.1).double()
     centre = propagation.centre(x)
-    found = Roundoff.of(network).over(centre, eps, propagation.boxes(centre, eps), SINGLE)
+    found = accumulated(Roundoff.of(network), centre, eps, propagation.boxes(centre, eps), SINGLE)
     return found.fresh[-1]
 
 

@@ -1,7 +1,7 @@
 """Roundings node by node: more in a larger ball and a coarser format, none that is not charged."""
 
 import pytest
-from bounds.test_bounds_roundoff import over
+from bounds.test_bounds_accumulated import over
 from laws import random_network, seeded, uniform
 
 

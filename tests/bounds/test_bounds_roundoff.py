@@ -1,50 +1,35 @@
-"""What rounding does at every node: no run, in any order of its sums, is further off."""
+"""What is known of a network before its roundings are looked for: norms that none of its maps
+exceed, and what the arithmetic of the analysis adds."""
 
 import pytest
 import torch
-from attacks import in_ball
-from deployed_runs import DTYPES, ORDERS, deployed_values
 from laws import random_network, seeded, uniform
 
-from lipcert.bounds import Propagation, node_constants
-from lipcert.bounds.roundoff import Roundings, Roundoff
-from lipcert.bounds.sensitivity import pair_rounding
-from lipcert.network import Network
-from lipcert.rounding import FORMATS
+from lipcert.bounds.roundoff import Roundoff
+from lipcert.rounding import DOUBLE, SINGLE
 
 
-def over(network: Network, x: torch.Tensor, radius: float, name: str) -> tuple[Roundoff, Roundings]:
+@pytest.mark.parametrize("seed", range(4))
+def test_no_vector_grows_by_more_than_the_norms(seed: int) -> None:
+    network, generator = random_network(seeded(seed)), seeded(seed + 9)
     tools = Roundoff.of(network)
-    propagation = Propagation.of(network, node_constants(network, {}))
-    centre, eps = propagation.centre(x), torch.full((len(x),), radius, dtype=torch.float64)
-    boxes = propagation.boxes(centre, eps)
-    return tools, tools.over(centre, eps, boxes, FORMATS[name])
+    for i, operator in network.operators.items():
+        v = uniform((50, *operator.in_shape), generator)
+        length, size = v.flatten(1).norm(dim=1), operator.apply(v).flatten(1)
+        assert bool((size.norm(dim=1) <= tools.norms[i] * length * (1 + 1e-12)).all())
+        rows = tools.rows[i]
+        assert rows is not None
+        assert bool((size.abs() <= rows.flatten() * length[:, None] * (1 + 1e-12)).all())
+    for i in network.activations:
+        assert tools.norms[i] >= 0
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("seed", range(3))
-def test_no_run_is_further_off_than_is_charged(seed: int, name: str) -> None:
-    network, generator = random_network(seeded(seed)), seeded(seed + 1)
-    x = uniform((3, *network.in_shape), generator)
-    tools, found = over(network, x, 0.05, name)
-    eps = torch.full((3,), 0.05, dtype=torch.float64)
-    labels = network.logits(x).argmax(1)
-    others = (labels + 1) % network.classes
-    pairs = pair_rounding(tools, found, torch.arange(3), labels, others)
-    single = found.total[-1].flatten(1)
-    # Two logits together err by no more than each by itself.
-    both = single.gather(1, labels[:, None]) + single.gather(1, others[:, None])
-    assert (pairs >= 0).all()
-    assert (torch.fmin(pairs, both[:, 0]) > 0).all()
-    for order in ORDERS.values():
-        point = in_ball(x, eps, generator)
-        run, real = deployed_values(network, point, DTYPES[name], order), network.values(point)
-        for value, truth, total, (low, high) in zip(
-            run, real, found.total, found.boxes, strict=True
-        ):
-            assert ((value - truth).abs() <= total).all()
-            assert (value >= low).all()
-            assert (value <= high).all()
-        off = (run[-1] - real[-1]).flatten(1)
-        gap = off.gather(1, labels[:, None]) - off.gather(1, others[:, None])
-        assert (gap[:, 0].abs() <= pairs).all()
+def test_only_an_analysis_in_a_narrower_type_is_charged() -> None:
+    network = random_network(seeded(3))
+    wide, narrow = Roundoff.of(network), Roundoff.of(network, SINGLE)
+    assert wide.analysis == DOUBLE
+    assert wide.unit == 0
+    assert narrow.unit == SINGLE.unit
+    # Squares of float32 underflow at 1e-38, those of float64 at 1e-308.
+    assert 0 < wide.underflow < narrow.underflow < 1e-10
+    assert torch.isfinite(torch.tensor(narrow.norms)).all()

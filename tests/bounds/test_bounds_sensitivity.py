@@ -1,7 +1,7 @@
 """Errors of pairs of logits, carried backwards: what is common to both cancels."""
 
 import torch
-from bounds.test_bounds_roundoff import over
+from bounds.test_bounds_accumulated import over
 from laws import normal, seeded, uniform
 
 from lipcert.bounds.sensitivity import Coefficients, pair_rounding

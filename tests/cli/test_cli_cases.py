@@ -32,9 +32,9 @@ EXPECTED: dict[str, dict[int, tuple[int, str]]] = {
         2: (0, r"clean accuracy *│ 100\.00 %"),
     },
     "binary-one-output": {
-        0: (0, "class 1 where it is above 0.5"),
+        0: (0, "class 1 where it is above 0.5,"),
         1: (0, r"clean accuracy *│ 100\.00 %"),
-        2: (0, "class 1 where it is above 0.0"),
+        2: (0, "class 1 where it is above 0,"),
         3: (0, r"clean accuracy *│ 100\.00 %"),
         4: (2, "--train-data"),
     },

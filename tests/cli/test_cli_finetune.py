@@ -22,7 +22,7 @@ from lipcert.cli.main import main
 EXAMPLE = ROOT / "examples" / "digits.onnx"
 QUICK = (
     "--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "320", "--batch-size",
-    "64", "--threads", "1", "--limit", "3", "--effort", "fast",
+    "64", "--threads", "1", "--limit", "3", "--effort", "fast", "--activation", "clipped",
 )  # fmt: skip
 
 

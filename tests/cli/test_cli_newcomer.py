@@ -40,11 +40,11 @@ ELSEWHERE = {
 PIP = """#!/bin/sh
 echo "pip $*" >> pip.log
 case "$*" in
-  "install -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu") exit "$NO_CPU_INDEX" ;;
+  "install -c constraints.txt torch==2.13.0+cpu") exit "$NO_CPU_INDEX" ;;
   "install -c constraints.txt .") exit 0 ;;
   *) echo "pip $*: not in a test" >&2; exit 1 ;;
 esac
-"""  # noqa: E501
+"""
 
 
 def commands(page: str) -> list[str]:
@@ -143,14 +143,25 @@ def test_the_pages_of_the_examples_run_line_by_line(clone, page):
         follow(clone, folder, shortened(command))
 
 
-def test_without_the_index_of_cpu_builds_pip_falls_back_and_says_so(clone):
-    line = next(command for command in commands("README.md") if "download.pytorch" in command)
+def test_without_the_index_of_cpu_builds_nothing_large_is_downloaded(clone):
+    line = next(command for command in commands("README.md") if "+cpu" in command)
     path = f"{clone / '.bin'}{os.pathsep}{os.environ['PATH']}"
+    (clone / "pip.log").unlink(missing_ok=True)
     ran = subprocess.run(
-        ["bash", "-e", "-c", line], cwd=clone, capture_output=True, text=True, check=True,
+        ["bash", "-e", "-c", line], cwd=clone, capture_output=True, text=True, check=False,
         env=environment(PATH=path, NO_CPU_INDEX="1"),
     )  # fmt: skip
-    assert "4.9 GB" in ran.stdout
+    assert ran.returncode == 1
+    assert (clone / "pip.log").read_text().splitlines() == [
+        "pip install -c constraints.txt torch==2.13.0+cpu"
+    ]
+
+
+def test_the_cpu_build_is_the_one_that_is_tested_with():
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert any(
+        f"pip install -c constraints.txt {pin}+cpu" in commands("README.md")[0] for pin in pinned
+    )
 
 
 def test_nothing_is_shortened_or_left_out_that_is_not_there():

@@ -67,9 +67,9 @@ def test_several_sizes_are_refused(tmp_path):
         load_dataset(str(tmp_path))
 
 
-def test_more_than_8_bits_are_refused(tmp_path):
-    save(tmp_path / "a" / "0.png", np.full((6, 5), 40_000, np.uint16))
-    with pytest.raises(UsageError, match="8 bits"):
+def test_numbers_that_tell_no_white_are_refused(tmp_path):
+    save(tmp_path / "a" / "0.tiff", np.full((6, 5), 40_000, np.float32))
+    with pytest.raises(UsageError, match="8 or 16 bits"):
         load_dataset(str(tmp_path))
 
 

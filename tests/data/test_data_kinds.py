@@ -1,6 +1,8 @@
 """More of each kind of file that people bring: other names, other types, other writers' habits."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -129,10 +131,64 @@ def test_a_picture_is_what_it_holds_whatever_it_is_called(tmp_path, name):
     np.testing.assert_array_equal(load(tmp_path).images[0, 0], GRAY[0])
 
 
-@pytest.mark.parametrize("mode", ["I;16", "F", "I"])
-def test_more_bits_are_refused_with_what_to_do(tmp_path, mode):
+DEEP = np.random.default_rng(5).integers(0, 4096, (8, 8)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff", ".pgm"])
+def test_gray_of_16_bits_keeps_all_of_them(tmp_path, ending):
     (tmp_path / "a").mkdir()
-    kind = {"I;16": np.uint16, "F": np.float32, "I": np.int32}[mode]
+    Image.fromarray(DEEP).save(tmp_path / "a" / f"1{ending}")
+    found = load(tmp_path)
+    assert found.images.shape == (1, 1, 8, 8)
+    np.testing.assert_array_equal(found.images[0, 0], (DEEP / 65535).astype(np.float32))
+    assert found.reading["value_range"] == [0, 65535]
+    assert "--data-range 0,4095" in found.notes[-1]
+    twelve = load(tmp_path, value_range=(0, 4095))
+    np.testing.assert_array_equal(twelve.images[0, 0], (DEEP / 4095).astype(np.float32))
+    assert (twelve.unit, twelve.notes) == (PIXELS, ())
+    # White in 8 bits is white in 16.
+    Image.fromarray(np.full((8, 8, 3), 51, np.uint8)).save(tmp_path / "a" / "2.png")
+    mixed = load(tmp_path).images
+    assert mixed.shape == (2, 3, 8, 8)
+    np.testing.assert_array_equal(mixed[0, 2], found.images[0, 0])
+    np.testing.assert_array_equal(mixed[1], np.full((3, 8, 8), np.float32(0.2)))
+
+
+def test_gray_of_16_bits_is_turned_and_brought_to_a_size(tmp_path):
+    (tmp_path / "a").mkdir()
+    deep = np.arange(24, dtype=np.uint16).reshape(4, 6) * 1000
+    for kind in (np.uint16, np.uint8):  # TIFF turns itself in Pillow, but not by its path
+        Image.fromarray(deep.astype(kind)).save(tmp_path / "a" / "1.tiff", tiffinfo={274: 6})
+        assert load(tmp_path).images.shape == (1, 1, 6, 4)
+    np.testing.assert_array_equal(load(tmp_path).images[0, 0], np.rot90(deep.astype(kind), -1))
+    Image.fromarray(np.full((4, 6), 40000, np.uint16)).save(tmp_path / "a" / "1.tiff")
+    found = load(tmp_path, resize=(3, 2)).images
+    np.testing.assert_array_equal(found, np.full((1, 1, 3, 2), np.float32(40000 / 65535)))
+
+
+def test_colours_of_16_bits_are_read_to_8_and_it_is_said(tmp_path):
+    """Pillow has no more; a note says so, as whoever read all 16 bits finds other numbers."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    row = b"\0" + struct.pack(">6H", 65535, 32768, 255, 1, 2, 3)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    png += chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(png)
+    (tmp_path / "a" / "2.png").write_bytes(png)
+    Image.new("RGB", (2, 2)).save(tmp_path / "a" / "3.png")
+    found = load(tmp_path)
+    assert found.images[0, :, 0, 0].tolist() == [255, 128, 0]
+    assert found.notes[-1].startswith("2 of 3 pictures have 16 bits a colour")
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_numbers_without_a_white_are_refused_with_what_to_do(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    kind = {"F": np.float32, "I": np.int32}[mode]
     Image.fromarray(np.full((8, 8), 7, kind)).save(tmp_path / "a" / "1.tiff")
     with pytest.raises(UsageError, match="--data-range"):
         load(tmp_path)

@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lipcert.loading.reader import Reading, network_of, read
+from lipcert.loading.reader import ReadGraph, network_of, read
 from lipcert.network import Network, simplify
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
@@ -78,7 +78,7 @@ def network(model: onnx.ModelProto) -> Network:
     return network_of(reading(model), "test.onnx")
 
 
-def reading(model: onnx.ModelProto) -> Reading:
+def reading(model: onnx.ModelProto) -> ReadGraph:
     onnx.checker.check_model(model, full_check=True)
     return read(model, "test.onnx")
 

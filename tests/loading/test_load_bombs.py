@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from lipcert.errors import CannotCertify
 from lipcert.loading import cross_check, load_model
-from lipcert.loading.allowance import Allowance, TooLarge
+from lipcert.loading.allowance import GraphLimits, TooLarge
 from lipcert.loading.fold import FOLDABLE, evaluate, result_size, work
 
 BIG = 2**15
@@ -147,7 +147,7 @@ def test_negative_sizes_give_nothing_back() -> None:
     ):
         with pytest.raises(TooLarge, match="negative"):
             result_size(kind, {}, arrays)
-    allowance = Allowance(numbers=8)
+    allowance = GraphLimits(numbers=8)
     for charge in (allowance.keep, allowance.borrow, allowance.move, allowance.fold, allowance.run):
         with pytest.raises(TooLarge):
             charge(-1)
@@ -225,13 +225,13 @@ def test_every_operator_that_folds_says_how_much() -> None:
     for name, arrays, attributes in RESULTS:
         node = helper.make_node(name, [f"i{k}" for k in range(len(arrays))], ["o"], **attributes)
         said = result_size(name, attributes, arrays)
-        results = evaluate(node, 17, arrays, attributes, Allowance())
+        results = evaluate(node, 17, arrays, attributes, GraphLimits())
         assert sum(result.size for result in results) <= said, name
         with pytest.raises(TooLarge):
-            evaluate(node, 17, arrays, attributes, Allowance(numbers=said - 1))
+            evaluate(node, 17, arrays, attributes, GraphLimits(numbers=said - 1))
         steps = work(name, attributes, arrays) - 1
         with pytest.raises(TooLarge):
-            evaluate(node, 17, arrays, attributes, Allowance(folding=steps))
+            evaluate(node, 17, arrays, attributes, GraphLimits(folding=steps))
     with pytest.raises(TooLarge, match="before Einsum is computed"):
         result_size("Einsum", {}, [np.ones(2)])
     assert "Einsum" not in FOLDABLE

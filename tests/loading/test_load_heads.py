@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -45,7 +46,7 @@ def write(
     return path
 
 
-F, INT = TensorProto.FLOAT, TensorProto.INT64
+F, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 ONE = np.array([1])
 TAILS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "argmax": ([("ArgMax", "z", "y", {"axis": 1})], [("y", INT, ["N", 1])], {}),
@@ -65,6 +66,32 @@ TAILS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "argmax beside the softmax": (
         [("Softmax", "z", "p"), ("ArgMax", "z", "y", {"axis": 1})],
         [("y", INT, ["N", 1]), ("p", F, ["N", CLASSES])], {},
+    ),
+    "one-hot": ([("Hardmax", "z", "y", {"axis": 1})], [("y", F, ["N", CLASSES])], {}),
+    "marked": (
+        [("ReduceMax", "z", "m", {"axes": [1]}), ("Equal", "z m", "y")],
+        [("y", BOOL, ["N", CLASSES])], {},
+    ),
+    "marked, at least": (
+        [("ReduceMax", "z", "m", {"axes": [-1]}), ("GreaterOrEqual", "z m", "y")],
+        [("y", BOOL, ["N", CLASSES])], {},
+    ),
+    "class and confidence": (
+        [
+            ("Softmax", "z", "p"), ("ReduceMax", "p", "v", {"axes": [1], "keepdims": 0}),
+            ("ArgMax", "p", "y", {"axis": 1}),
+        ],
+        [("y", INT, ["N", 1]), ("v", F, ["N"])], {},
+    ),
+    "logarithm of a softmax": (
+        [("Softmax", "z", "p"), ("Log", "p", "y")], [("y", F, ["N", CLASSES])], {},
+    ),
+    "above one half": (
+        [("Softmax", "z", "p"), ("Greater", "p t", "y")],
+        [("y", BOOL, ["N", CLASSES])], {"t": np.float32(0.5)},
+    ),
+    "rounded": (
+        [("Sigmoid", "z", "p"), ("Round", "p", "y")], [("y", F, ["N", CLASSES])], {},
     ),
     "scikit-learn": (
         [
@@ -109,6 +136,91 @@ def test_a_zip_map_is_cut_off(tmp_path: Path) -> None:
     model = load_model(path)
     assert (model.stripped, model.output_name) == ("Softmax", "p")
     assert "ZipMap" in model.notes[0]
+
+
+HALF = np.float32(0.5)
+THIRD = np.float32(0.3)
+DECISIONS: dict[str, tuple[Any, Any]] = {
+    "above": ([("Sigmoid", "z", "p"), ("Greater", "p t", "y")], {"t": HALF}),
+    "at least": ([("Sigmoid", "z", "p"), ("GreaterOrEqual", "p t", "y")], {"t": HALF}),
+    "threshold first": ([("Sigmoid", "z", "p"), ("Less", "t p", "y")], {"t": HALF}),
+    "cast": (
+        [("Sigmoid", "z", "p"), ("Greater", "p t", "c"), ("Cast", "c", "y", {"to": INT})],
+        {"t": THIRD},
+    ),
+    "not below": (
+        [("Sigmoid", "z", "p"), ("Less", "p t", "c"), ("Not", "c", "y")], {"t": THIRD},
+    ),
+    "below": ([("Sigmoid", "z", "p"), ("Less", "p t", "y")], {"t": THIRD}),
+    "below, of a logit": ([("LessOrEqual", "z t", "y")], {"t": np.float32(0.2)}),
+    "a logit": ([("Greater", "z t", "y")], {"t": np.float32([0.2])}),
+    "rounded": ([("Sigmoid", "z", "p"), ("Round", "p", "y")], {}),
+    "sign": ([("Sign", "z", "y")], {}),
+    "chosen": (
+        [("Sigmoid", "z", "p"), ("Greater", "p t", "c"), ("Where", "c one zero", "y")],
+        {"t": THIRD, "one": np.int64(1), "zero": np.int64(0)},
+    ),
+    "chosen the other way": (
+        [("Greater", "z t", "c"), ("Where", "c zero one", "y")],
+        {"t": np.float32(-0.1), "one": np.int64(1), "zero": np.int64(0)},
+    ),
+    "chosen names": (
+        [("Greater", "z t", "c"), ("Where", "c one zero", "y")],
+        {"t": np.float32(-0.1), "one": np.array("spam", object), "zero": np.array("ham", object)},
+    ),
+    "flat": (
+        [("Sigmoid", "z", "p"), ("Reshape", "p s", "q"), ("Greater", "q t", "y")],
+        {"t": HALF, "s": np.array([-1])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_the_two_classes_are_those_that_the_file_decides_on(tmp_path: Path, decision: str) -> None:
+    """The file as it is, run whole, against the classes that are certified."""
+    nodes, extra = DECISIONS[decision]
+    text = any(np.asarray(value).dtype == object for value in extra.values())
+    kind = {"Cast": INT, "Round": F, "Sign": F, "Where": TensorProto.STRING if text else INT}
+    output = "y", kind.get(nodes[-1][0], BOOL), ["N"] if decision == "flat" else ["N", 1]
+    path = write(tmp_path / "m.onnx", *nodes, classes=1, outputs=[output], **extra)
+    model = load_model(path)
+    assert model.network.classes == 2
+    assert any("cut off" in note for note in model.notes)
+    assert any("class 1 where it is" in note for note in model.notes)
+    images = 3 * np.random.default_rng(1).standard_normal((200, 6)).astype(np.float32)
+    cross_check(model, model.network, images[:16, None])
+    ours = model.network.logits(torch.from_numpy(images[:, None]).double()).argmax(1).numpy()
+    session = onnxruntime.InferenceSession(path)
+    said = session.run(None, {"x": images})[0].reshape(-1)
+    high = "spam" if said.dtype == object else max(said)
+    assert (ours == (said == high)).all()
+    assert set(ours) == {0, 1}
+    file = DeployedFile(model, model.network)(images[:, None])
+    assert (file.argmax(1) == ours).all()
+
+
+def test_scores_that_are_marked_one_by_one_are_said_to_be(tmp_path: Path) -> None:
+    tail = [("Softmax", "z", "p"), ("Greater", "p t", "y")]
+    path = write(tmp_path / "m.onnx", *tail, outputs=[("y", BOOL, ["N", 4])], t=HALF)
+    notes = load_model(path).notes
+    assert any("not on which side of 0.5" in note for note in notes)
+    # Of two classes the larger share is above one half.
+    path = write(tmp_path / "m.onnx", *tail, outputs=[("y", BOOL, ["N", 2])], classes=2, t=HALF)
+    assert not any("not on which side" in note for note in load_model(path).notes)
+    tail = [("Softmax", "z", "p"), ("Less", "p t", "y")]
+    path = write(tmp_path / "m.onnx", *tail, outputs=[("y", BOOL, ["N", 4])], t=HALF)
+    with pytest.raises(CannotCertify, match="marks scores that are small"):
+        load_model(path)
+
+
+def test_a_maximum_at_the_end_is_a_layer(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.onnx", ("Reshape", "z s", "r"),
+        ("ReduceMax", "r", "y", {"axes": [2], "keepdims": 0}),
+        outputs=[("y", F, ["N", 2])], s=np.array([-1, 2, 2]),
+    )  # fmt: skip
+    model = load_model(path)
+    assert (model.network.classes, model.notes) == (2, ())
 
 
 @pytest.mark.parametrize("axis", [0, 2])
@@ -160,7 +272,7 @@ def test_one_score_becomes_two_classes(
     model = load_model(path)
     assert model.network.classes == 2
     assert model.stripped == ("Sigmoid" if sigmoid else None)
-    assert any(f"class 1 where it is above {0.5 if sigmoid else 0.0}" in n for n in model.notes)
+    assert any(f"class 1 where it is above {0.5 if sigmoid else 0}," in n for n in model.notes)
     images = 3 * np.random.default_rng(1).standard_normal((64, 6)).astype(np.float32)
     cross_check(model, model.network, images[:, None])
     values = torch.from_numpy(images[:, None]).double()

@@ -412,3 +412,48 @@ def test_crossing_sums_the_relaxed_minima_of_what_varies(name, dtype, seed):
             near = (one - other).abs() <= 1e-4 * scale + 1e-3 * other.abs()
             # Where two places are as good as each other either gradient will do.
             assert float(near.double().mean()) > 0.99
+
+
+@piecewise
+def test_a_relaxation_and_its_gradient_are_those_of_the_relaxed_minimum(name):
+    """The sums of all neurons that vary, whose gradient is written out by hand."""
+    activation, generator = BUILT[name], seeded(7)
+    lower, anchor, upper = anchored_boxes(activation, generator, widths=(-2.0, 1.0))
+    varying = some(0.8, anchor.shape, generator).to(anchor)
+    multiplier = 10 ** uniform((len(anchor), 1, 1, 1, 1), generator)
+    given_numbers = [normal(anchor.shape, generator), normal(anchor.shape, generator), multiplier]
+    relax = activation.relaxation(anchor, lower, upper, varying)
+    weight = normal(anchor.shape, generator)
+
+    def by_hand(coefficient, slope, multiplier):
+        return relax(coefficient, slope, multiplier)
+
+    def neuron_by_neuron(coefficient, slope, multiplier):
+        least = activation.relaxed_minimum(coefficient, slope, multiplier, anchor, lower, upper)
+        return coefficient * slope, torch.where(varying != 0, least, 0).flatten(1).sum(1)
+
+    gradients = []
+    for function in (by_hand, neuron_by_neuron):
+        numbers = [number.clone().requires_grad_() for number in given_numbers]
+        passed, least = function(*numbers)
+        total = (passed * weight).sum() + (least * torch.arange(len(least))).sum()
+        gradients.append([passed, least, *torch.autograd.grad(total, numbers)])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@piecewise
+def test_a_relaxation_of_what_is_no_number_is_none(name):
+    """Whichever part of the box it is on: never a bound."""
+    activation, ones = BUILT[name], torch.ones(3, *ACTIVATION_SHAPE, dtype=torch.float64)
+    relax = activation.relaxation(0 * ones, math.nan * ones, ones, ones)
+    _, least = relax(ones, 0.5 * ones, ones[:, :1, :1, :1, :1])
+    assert not (least > -math.inf).any()
+    relax = activation.relaxation(0 * ones, -ones, ones, ones)
+    for coefficient, slope, multiplier in (
+        (math.nan, 0.5, 1.0),
+        (1.0, math.nan, 1.0),
+        (1, 0.5, math.nan),
+    ):
+        _, least = relax(coefficient * ones, slope * ones, multiplier * ones[:, :1, :1, :1, :1])
+        assert least.isnan().all()

@@ -24,6 +24,7 @@ from lipcert.numbers import (
     sum_box,
     widened,
 )
+from lipcert.rounding import arithmetic_of
 
 FORMATS = pytest.mark.parametrize(
     ("own", "dtype"), [(OUT64, torch.float64), (OUT32, torch.float32)], ids=["float64", "float32"]
@@ -208,6 +209,32 @@ def test_the_factor_makes_up_for_roundings_of_any_number(own, dtype):
             above = 1 - (n + 1) * u + Fraction((n + 1) * n, 2) * u * u
             assert Fraction(factor) * above >= 1
     assert own.grown(1 / own.unit) == math.inf
+
+
+@FORMATS
+@law
+@given(data=st.data())
+def test_lower_bounds_are_never_above_the_exact_ones(own, dtype, data):
+    value = data.draw(rows(dtype, 3))
+    # Cubes of three factors: two roundings each.
+    found = own.down(value * value * value, 2).flatten().tolist()
+    error = own.error(value, 5).flatten().tolist()
+    for k, v in enumerate(exact(value)):
+        assert not math.isfinite(found[k]) or Fraction(found[k]) <= v**3
+        # γ_5 = 5u/(1 − 5u), and what one product may lose.
+        most = v * 5 * Fraction(own.unit) / (1 - 5 * Fraction(own.unit)) + Fraction(own.tiny) / 2
+        assert not math.isfinite(error[k]) or Fraction(error[k]) >= most
+
+
+@FORMATS
+def test_roundings_may_differ_by_number(own, dtype):
+    counts = torch.tensor([0.0, 1.0, 50.0, 1e6, 1 / own.unit], dtype=dtype)
+    one = torch.ones(5, dtype=dtype)
+    each = [own.up(torch.ones((), dtype=dtype), float(n)) for n in counts]
+    torch.testing.assert_close(own.up(one, counts), torch.stack(each), rtol=4 * own.unit, atol=0)
+    assert float(own.up(one, counts)[-1]) == math.inf
+    assert bool((own.down(one, counts) < 1).all())
+    assert Outward.of(arithmetic_of(dtype)) == own
 
 
 @FORMATS

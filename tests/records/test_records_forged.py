@@ -24,7 +24,7 @@ from lipcert.data import load_dataset
 from lipcert.errors import CannotCertify
 from lipcert.records import read
 from lipcert.records.strict_json import parse
-from lipcert.run.journal import _sealed as sealed
+from lipcert.run.journal_lines import sealed
 
 Record = dict[str, Any]
 Change = Callable[[Record, list[Record]], object]

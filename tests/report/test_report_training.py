@@ -9,7 +9,7 @@ from report import made
 from lipcert.errors import CannotCertify
 from lipcert.report import html_page
 from lipcert.report.reading import read_results
-from lipcert.report.training import Training, accuracy_curve, before_and_after, section
+from lipcert.report.training import TrainingRecord, accuracy_curve, before_and_after, section
 
 METRICS = (
     {"epoch": 0, "loss": None, "validation_clean": 0.99, "validation_certified_estimate": 0.0},
@@ -25,7 +25,7 @@ RESULTS = {
     "before": AFTER | {"clean": 1.0, "certified": 0.0},
     "after": AFTER,
 }
-TRAINING = Training(METRICS, RESULTS)
+TRAINING = TrainingRecord(METRICS, RESULTS)
 
 
 def test_the_curves_have_a_point_an_epoch():
@@ -56,8 +56,8 @@ def test_the_page_has_the_section_where_there_was_a_run():
     with_run = html_page.render(replace(made.full(), training=TRAINING))
     assert with_run.count("<h2>Training</h2>") == 1
     assert "<h2>Training</h2>" not in html_page.render(made.full())
-    assert section(Training((), RESULTS)) == ""
-    started = Training(METRICS[:1], {})
+    assert section(TrainingRecord((), RESULTS)) == ""
+    started = TrainingRecord(METRICS[:1], {})
     assert section(started).count("<figure>") == 1
 
 

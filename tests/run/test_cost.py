@@ -4,12 +4,15 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 from lipcert.cli.main import main
 from lipcert.options import Epsilon, Options
 from lipcert.run import ModelSource
 from lipcert.run.cost import least_seconds, norm_seconds, norms_told, samples_told
-from lipcert.run.inspection import inspect_model
+from lipcert.run.inspection import inspect_model, operators_of
 from lipcert.run.job import Preprocessing
 from lipcert.run.model import open_model
 from lipcert.run.progress import Watch
@@ -48,6 +51,8 @@ def test_samples_are_predicted_by_their_number_and_the_effort(large):
         10 * least_seconds(found, standard, 1)
     )
     assert least_seconds(found, fast, 10) < least_seconds(found, standard, 10)
+    # It took 118 s of processor time in its tangents.
+    assert 60 < least_seconds(found, fast, 1) < 240
     told = samples_told(found, standard, 1000, 2)
     assert told.endswith("min of processor time; less with --effort fast or --limit")
     assert "1000 samples" in told
@@ -74,6 +79,49 @@ def test_inspect_says_it_before_it_begins(large, capsys):
         inspect_model(ModelSource(large), Options(eps=EPS), watch=Stops())
     assert main(["inspect", str(large), "--no-norms"]) == 0
     assert "less with" not in capsys.readouterr().err
+
+
+def test_every_node_has_its_cost_before_anything_is_bounded():
+    """Counted by hand: outputs times what is summed for each; an activation's values."""
+    found = inspect_model(ModelSource(EXAMPLE), None)
+    rows = {row["operator"]: row for row in operators_of(ModelSource(EXAMPLE))}
+    conv = [16 * 8 * 8 * 3 * 3, 16 * 4 * 4 * 16 * 4 * 4]
+    assert [node["products"] for node in rows["Conv"]["nodes"]] == conv
+    assert [node["products"] for node in rows["Relu"]["nodes"]] == [1024, 256, 64]
+    assert rows["Flatten"]["products"] == 0
+    total = sum(row["products"] for row in rows.values())
+    assert found["cost"]["products"] == total == 74752 + 1344 + 256 * 64 + 64 * 10
+    assert found["cost"]["bounds"] == "dual"
+    assert "norms" not in found
+
+
+class Attention(nn.Module):
+    """Two products of matrices, a softmax, and a GELU in parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.both, self.last = nn.Linear(5, 10), nn.Linear(20, 3)
+
+    def forward(self, x):
+        q, v = self.both(x).chunk(2, 2)
+        mixed = torch.softmax(q @ q.transpose(1, 2), 2) @ v
+        return self.last(functional.gelu(mixed).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_joints_have_a_cost_and_a_bound_too(tmp_path):
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(Attention(), (torch.rand(1, 4, 5),), path, dynamo=False)
+    rows = {}
+    for row in operators_of(ModelSource(path)):
+        rows.setdefault((row["operator"], row["bound"]), []).extend(row["nodes"])
+    assert [node["products"] for node in rows["MatMul", "enclosed"]] == [4 * 4 * 5, 4 * 5 * 4]
+    assert [node["products"] for node in rows["Softmax", "enclosed"]] == [16]
+    found = inspect_model(ModelSource(path), Options(eps=EPS))
+    whole = sum(node["products"] for nodes in rows.values() for node in nodes)
+    assert found["cost"]["products"] == whole
+    assert found["cost"]["bounds"] == "tube"
+    assert "norm_seconds" not in found["cost"]
 
 
 def test_a_small_network_is_not_warned_of():

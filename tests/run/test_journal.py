@@ -10,8 +10,9 @@ from lipcert.certificate import Sample
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.options import Epsilon, Options
 from lipcert.records import Frame
+from lipcert.run.folder import check_output, recorded_coins
 from lipcert.run.job import Execution, Shard
-from lipcert.run.journal import Journal, check_output, recorded_coins
+from lipcert.run.journal import Journal
 
 FRAME = Frame(Options((Epsilon.parse("0.1"), Epsilon.parse("0.3"))), 10, 10, 100, 64)
 HEADER = {"options": "aa", "model": {"m.onnx": "bb"}, "samples": "cc"}

@@ -12,7 +12,7 @@ from run.test_pipeline import DIGITS, OPTIONS, FakeCertifier, model, path
 from lipcert.certificate import Sample
 from lipcert.records import read
 from lipcert.run import Execution, certify_dataset, kept
-from lipcert.run.kept import Kept, Labels, Samples
+from lipcert.run.kept import Kept, KeptSamples, Labels
 
 __all__ = ["model", "path"]  # fixtures
 ONE = Sample(0, 1, 1, "certified", 1.5, 0.25, 2.0, "local", 0.5, ("0.1",), rungs={"local": 0.5})
@@ -36,7 +36,7 @@ def test_it_is_a_dictionary(steps):
 def test_samples_come_in_the_order_that_is_asked_for():
     made = Kept(4)
     made.update({index: replace(ONE, index=index) for index in range(4)})
-    some = Samples(made, [2, 0, 3])
+    some = KeptSamples(made, [2, 0, 3])
     assert [sample.index for sample in some] == [2, 0, 3]
     assert (len(some), some[-1].index, [s.index for s in some[:2]]) == (3, 3, [2, 0])
 

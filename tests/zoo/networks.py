@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from loading.joint_networks import NETWORKS as JOINTS
 from loading.sorting import SORTINGS
 from torch import Tensor, nn
 
@@ -332,6 +333,7 @@ ZOO: dict[str, Entry] = {
         ),
         (1, 4, 4),
     ),
+    **{name: Entry(make, (3, 8, 8)) for name, (make, _) in JOINTS.items()},
 }
 # Those that torch's newer exporter writes too.
 DYNAMO = (

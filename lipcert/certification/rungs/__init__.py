@@ -14,17 +14,15 @@ from lipcert.certification.rungs.attack import Attacked
 from lipcert.certification.rungs.base import Rung, open_at
 from lipcert.certification.rungs.dual import DualAt, DualRadius
 from lipcert.certification.rungs.local import Largest, Radius
-from lipcert.certification.rungs.plan import TubePlan, is_deep
+from lipcert.certification.rungs.plan import FEW_LAYERS, TubePlan, is_deep
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
 from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints
 
-__all__ = ["Rung", "ladder", "open_at"]
+__all__ = ["Rung", "is_deep", "ladder", "open_at"]
 
 # The part of the run's failure probability that the published bounds leave to the others.
 _LATER = 0.5
-# So many layers take no tube where they are too large for one.
-_FEW_LAYERS = 8
 # Before boxes are refined a margin is split into no more leaves than this.
 _FEW_LEAVES = 48
 
@@ -45,7 +43,7 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
         if TubePlan.of(kept, pace.tube) is not None:
             return *rungs, TubeRadius.of(analysis, _LATER), Radius(published)
         # Nothing begins that would not end; a few layers the duals may do.
-        if len(kept.sinks) > _FEW_LAYERS:
+        if len(kept.sinks) > FEW_LAYERS:
             return *rungs, Radius(published)
     duals = Duals.of(analysis, _LATER)
     rungs.append(DualRadius(duals))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.attack import nearest
 from lipcert.certification.findings import Findings, Step
+from lipcert.certification.heads import Head
 from lipcert.certification.samples import Samples
 
 
@@ -24,6 +25,6 @@ class Attacked:
             network, samples.x[rows], samples.labels[rows], within=analysis.reach,
             steps=pace.attack_steps, restarts=pace.attack_restarts,
             pixel_domain=analysis.options.pixel_domain, seed=analysis.budget.seed,
-            dtype=network.anchor.dtype,
+            dtype=network.anchor.dtype, head=Head.of(analysis.options),
         )  # fmt: skip
         return Step(self.name, rows, attack=found)

@@ -39,7 +39,7 @@ class DualRadius:
             return Step(self.name, rows[:0], late=rows)
         part = samples.anchored.select(rows)
         limit = known.attacked[rows].clamp(max=duals.analysis.reach)
-        doubtful = ~(duals.analysis.deployment.usual <= _DOUBT * part.clean.amin(1))
+        doubtful = ~(duals.analysis.deployment.usual <= _DOUBT * part.decisive)
         guess = Guess.of(duals, part, limit, doubtful)
         hopeless = guess.hopeless
         radius, reach = torch.full_like(limit, -1), torch.full_like(limit, -1)

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lipcert.certification.assured import EXCESS
 from lipcert.certification.findings import Findings, Step
 from lipcert.certification.published import Published
 from lipcert.certification.rungs.base import SMALLEST_BALL
 from lipcert.certification.samples import Samples
 
-# Where better bounds follow, the first local norms need not be so near.
-_ROUGHLY = 0.04
 # What a search can miss of the largest radius, and how far above it norms that are prepared for an
 # eps itself may still prove that.
 _FURTHER, _NEAR = 1.001, 1.1
@@ -30,7 +27,7 @@ class Largest:
         published, options = self.published, known.options
         top = torch.full_like(known.margin, options.largest.rounded_up)
         ball = top.clamp(min=SMALLEST_BALL)
-        facts = published.prepare(samples, ball, _ROUGHLY if options.method == "auto" else EXCESS)
+        facts = published.first(samples, ball)
         slack, deployed = published.slack(samples, top, facts)
         return Step(
             self.name,

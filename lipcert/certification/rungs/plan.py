@@ -8,9 +8,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from lipcert.bounds.claims import Rows
-from lipcert.certification.pace import TubePace
+from lipcert.certification.pace import PACES, TubePace
 from lipcert.network import Network, ancestors, lower, simplify
 from lipcert.network.operators import Operator
+from lipcert.options import Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
 # pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
@@ -18,6 +19,9 @@ _DEEP = 2.0**20
 # Up to so many values of the input are rows measured exactly, in as many passes of float32: more
 # would take longer than random ones that find them within some per cent.
 _MOST_UNITS = 4096
+# So many layers take no tube where they are too large for one; bytes of a value for as many
+# tangents in float64, of two kinds, as assure something.
+FEW_LAYERS, _WIDEST = 8, 256 * 2 * 8
 # Fewer projections than this assure next to nothing.
 _FEWEST = 128
 # Processor seconds of one tangent for a multiplication of an operator, and for a neuron: in
@@ -61,12 +65,27 @@ class TubePlan:
 
 def is_deep(network: Network) -> bool:
     """Whether the tube is to be taken: how many values lead to all activations, counted for each,
-    is what chains of norms would cost. A network with joints has no other bound."""
+    is what chains of norms would cost. Not where a few layers are so large that memory has no room
+    for as many tangents of one sample as assure something. A network with joints has no other
+    bound."""
     if network.joints:
         return True
     simple = simplify(lower(simplify(network)))
     sizes = [math.prod(node.shape) for node in simple.nodes]
-    return sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink)) > _DEEP
+    work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
+    small = _held(simple) * _WIDEST <= PACES["fast"].tube.memory
+    return work > _DEEP and (small or len(simple.sinks) > FEW_LAYERS)
+
+
+def not_within(network: Network, options: Options, pace: TubePace) -> str:
+    """What a tube would take where the effort does not pay for it, and what to do."""
+    least = TubePlan.least(network, pace)
+    other = "" if options.effort == "max" else "--effort max, or "
+    return (
+        f"the tube of this deep network takes {least.told}, more than the {pace.seconds:.0f} s and "
+        f"{pace.memory / _GIBIBYTE:.0f} GiB of --effort {options.effort}: choose {other}a model of "
+        "smaller images"
+    )
 
 
 def _plans(network: Network, pace: TubePace) -> list[TubePlan]:

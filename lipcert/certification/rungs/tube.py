@@ -26,7 +26,7 @@ from lipcert.certification.findings import Findings, Step
 from lipcert.certification.margins import MarginProver, Region
 from lipcert.certification.pace import TubePace
 from lipcert.certification.rungs.base import SMALLEST_BALL
-from lipcert.certification.rungs.plan import TubePlan
+from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
@@ -47,17 +47,6 @@ _SHORT = 0.96
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
 _FIRST_GUESS, _NEAR = 0.005, 1.04
 _GUESSED_CLASSES = 3
-
-
-def not_within(network: Network, options: Options, pace: TubePace) -> str:
-    """What a tube would take where the effort does not pay for it, and what to do."""
-    least = TubePlan.least(network, pace)
-    other = "" if options.effort == "max" else "--effort max, or "
-    return (
-        f"the tube of this deep network takes {least.told}, more than the {pace.seconds:.0f} s and "
-        f"{pace.memory / 2**30:.0f} GiB of --effort {options.effort}: choose {other}a model of "
-        "smaller images"
-    )
 
 
 def _tries(pace: TubePace, network: Network) -> int:
@@ -109,8 +98,9 @@ class TubeRadius:
     name: str = "tube"
 
     @classmethod
-    def of(cls, analysis: Analysis, part: float) -> TubeRadius:
-        """``part``: how much of the run's failure probability the projections may spend."""
+    def of(cls, analysis: Analysis, part: float, preparations: int | None = None) -> TubeRadius:
+        """``part``: how much of the run's failure probability the projections may spend; how often
+        each sample may be proven, as often as ``climb`` does by default."""
         analysis = analysis.kept
         options, pace, network = analysis.options, analysis.pace.tube, analysis.lowered_double
         guide, images = network.to_guess_by(), options.pixel_domain
@@ -123,7 +113,7 @@ class TubeRadius:
         # of each neuron one statistic may fail, or two where rows are measured by chance too.
         account = analysis.budget.account(
             part,
-            preparations=_tries(pace, network),
+            preparations=preparations or _tries(pace, network),
             draws=len(network.sources) * plan.projections,
             events=widths if plan.rows.exact else 2 * widths,
         )
@@ -138,13 +128,17 @@ class TubeRadius:
         prover = MarginProver.of(analysis, Layers.of(network), duals)
         return cls(prover, Tube(network, guide), account, assurance, plan)
 
+    @property
+    def at_once(self) -> int:
+        """How many samples are followed at once: each one's tangents fill the memory."""
+        return 1
+
     def climb(self, samples: Samples, known: Findings) -> Step:
         rows = known.correct.nonzero().flatten()
         radius = torch.full_like(known.radius[rows], -1)
         deployed, late = torch.full_like(radius, math.nan), torch.zeros_like(radius) > 0
         limit = known.attacked[rows].clamp(max=self.prover.analysis.reach)
-        # One at a time: each sample's tangents fill the memory.
-        for some in torch.split(torch.arange(len(rows), device=rows.device), 1):
+        for some in torch.split(torch.arange(len(rows), device=rows.device), self.at_once):
             if known.seconds_left <= 0:
                 late[some] = True
                 continue
@@ -205,25 +199,26 @@ class TubeRadius:
 
         start = (limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL)
         return largest_radius(
-            slack, start, clean=sample.clean.amin(1), limit=limit, resolution=1.05,
+            slack, start, clean=sample.decisive, limit=limit, resolution=1.05,
             steps=pace.searches,
         )  # fmt: skip
 
     def _slack(self, sample: Samples, claim: Claim, sweep: NoiseSweep | None) -> Tensor:
         """How far the least margins would be above what they have to exceed, by duals that are not
         optimised: ``(1,)``."""
-        prover = self.prover
+        prover, head = self.prover, self.prover.analysis.head
         needed, _ = prover.needed(sample, claim.eps, claim.state, sweep)
-        nearest = sample.clean.topk(min(_GUESSED_CLASSES, sample.clean.shape[1] - 1), largest=False)
-        which = (torch.zeros_like(needed) > 0).scatter(1, nearest.indices, True)
+        nearest = head.nearest(sample.clean, _GUESSED_CLASSES)
+        which = (torch.zeros_like(needed) > 0).scatter(1, nearest, True)
         objectives, others = prover.objectives(sample, which)
         start = prover.guide.start(
             select(to_dtype(claim.state, torch.float32), objectives.rows),
             objectives.to(torch.float32),
         )
         values = prover.certified(sample, claim.state, objectives, others, start)
-        least = values - needed[objectives.rows, others]
-        return least.amin(0, keepdim=True) if len(least) else -torch.ones_like(claim.eps)
+        least = prover.untold(sample)
+        least[objectives.rows, others] = values - needed[objectives.rows, others]
+        return head.least(least, sample.labels)
 
     def _sweep(self, eps: Tensor) -> NoiseSweep | None:
         return None if self.prover.noise is None else self.prover.noise.over(eps)
@@ -243,16 +238,27 @@ class TubeRadius:
     ) -> tuple[Tensor, Tensor]:
         """Says whether the sample is proven where it was claimed to be, and the deployed error
         there: ``(1,)`` each."""
+        region, held = self._region(sample, claim, sweep)
+        rows = torch.arange(len(sample), device=held.device)
+        open_ = self.prover.verdict(sample, region, WarmStart.none(sample.clean), rows)
+        return held & open_.proven, region.deployed
+
+    def region(self, samples: Samples, eps: Tensor, number: int) -> tuple[Region, Tensor]:
+        """Proves boxes of the balls of radius ``eps``, with coins of its own; ``number``: of the
+        attempt. Which samples it holds for: ``(B,)``."""
+        samples = samples.of_analysis(self.prover.analysis)
+        return self._region(samples, *self._claim(samples, eps, number))
+
+    def _region(
+        self, samples: Samples, claim: Claim, sweep: NoiseSweep | None
+    ) -> tuple[Region, Tensor]:
         prover = self.prover
-        coins = sample.allowance.preparation(self.account)
-        proof = self.tube.prove(sample.centre, claim, self.assurance, coins)
+        coins = samples.allowance.preparation(self.account)
+        proof = self.tube.prove(samples.centre, claim, self.assurance, coins)
         state = proof.state
         if prover.analysis.options.pixel_domain:
             x = state[0]
             state = state | {0: replace(x, lower=x.lower.clamp(0, 1), upper=x.upper.clamp(0, 1))}
         # Roundings in front of the logits, of runs within the claim.
-        needed, deployed = prover.needed(sample, claim.eps, claim.state, sweep)
-        region = Region(Facts(), state, needed, deployed)
-        rows = torch.arange(len(sample), device=needed.device)
-        open_ = prover.verdict(sample, region, WarmStart.none(sample.clean), rows)
-        return proof.held & open_.proven, deployed
+        needed, deployed = prover.needed(samples, claim.eps, claim.state, sweep)
+        return Region(Facts(), state, needed, deployed), proof.held

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,13 +58,15 @@ class PiecewiseLinear(Elementwise):
         parts = [part.masked(varying) for part in self._parts(anchor, lower, upper)]
 
         def relax(coefficient: Tensor, slope: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+            if not parts[0].follows:
+                found: tuple[Tensor, Tensor] = _Relaxed.apply(  # type: ignore[no-untyped-call]
+                    coefficient, slope, multiplier, parts
+                )
+                return found
             passed = coefficient * slope
             rise, change = _lowest(parts, coefficient, passed, multiplier)
-            gained, given, spent = (
-                torch.linalg.vecdot(one.flatten(1), other.flatten(1))
-                for one, other in ((coefficient, rise), (passed, change), (change, change))
-            )
-            return passed, gained - given + multiplier.flatten() * spent
+            terms = coefficient * rise + change * (multiplier * change - passed)
+            return passed, terms.flatten(1).sum(1)
 
         return relax
 
@@ -119,39 +122,87 @@ def _lowest(
     place is 0, or the place is the end of a part.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and parts[0].follows):
-        return _chosen(parts, coefficient, passed, multiplier)
+        places, values = _places(parts, coefficient, passed, multiplier)
+        return _taken(parts, places, values)
 
 
-def _chosen(
+class _Relaxed(torch.autograd.Function):
+    """``A c``, and ``Σ_k A Δσ − A c Δz + λ Δz²`` where each term is least.
+
+    The place is held, as in ``_lowest``, so that the gradient of the sum is ``Δσ − c Δz`` by ``A``,
+    ``−A Δz`` by ``c`` and ``Σ_k Δz²`` by ``λ``: places are only chosen where it is asked for.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, coefficient: Tensor, slope: Tensor, multiplier: Tensor, parts: list[Part]
+    ) -> tuple[Tensor, Tensor]:
+        passed = coefficient * slope
+        places, values = _places(parts, coefficient, passed, multiplier)
+        ctx.parts, ctx.shape = parts, multiplier.shape
+        ctx.save_for_backward(coefficient, slope, *places, *values)
+        # A value that is no number is less than any.
+        least = values[0]
+        for value in values[1:]:
+            least = torch.minimum(least, value)
+        return passed, least.flatten(1).sum(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, passed: Tensor, least: Tensor) -> tuple[Tensor | None, ...]:
+        coefficient, slope, *others = ctx.saved_tensors
+        places, values = others[: len(ctx.parts)], others[len(ctx.parts) :]
+        rise, change = _taken(ctx.parts, places, values)
+        by_coefficient, by_slope, by_multiplier, _ = ctx.needs_input_grad
+        wide = least.reshape(-1, *(1,) * (change.dim() - 1))
+        along = torch.addcmul(passed, wide, change, value=-1)
+        spent = change.square().flatten(1).sum(1) if by_multiplier else least
+        return (
+            torch.addcmul(along * slope, wide, rise) if by_coefficient else None,
+            (along * coefficient).sum_to_size(slope.shape) if by_slope else None,
+            (least * spent).reshape(ctx.shape) if by_multiplier else None,
+            None,
+        )
+
+
+def _places(
     parts: list[Part], coefficient: Tensor, passed: Tensor, multiplier: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Factors of 0 and 1 choose between parts: on a CPU ``torch.where`` takes many times as long as
-    arithmetic."""
-    best = rise = change = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """``Δz`` on every part where ``A Δσ − A c Δz + λ Δz²`` is least there, and what it is there:
+    ``A offset + Δz (λ Δz + A (steepness − c))``, infinite where the box does not meet the part."""
+    back, half = -passed, -0.5 / multiplier
+    places, values = [], []
     for part in parts:
-        down = _plus(passed, coefficient, part.steepness, -1)
-        vertex = down * (0.5 / multiplier)
+        tilt = _plus(back, coefficient, part.steepness)
+        vertex = tilt * half
         clamp = vertex.clamp if part.follows else vertex.clamp_
-        vertex = clamp(min=part.low, max=part.high)
-        value = torch.addcmul(coefficient * part.offset, vertex, multiplier * vertex - down)
-        value = value.detach().add_(part.penalty)
-        there = _plus(part.offset, vertex, part.steepness)
-        if best is None or rise is None or change is None:
-            best, rise, change = value, there, vertex
-            continue
-        best, better = torch.minimum(best, value), value.lt_(best)
-        rise = rise + better * (there - rise)
-        change = change + better * (vertex - change)
-    assert rise is not None
-    assert change is not None
+        place = clamp(min=part.low, max=part.high)
+        with torch.no_grad():
+            start = torch.addcmul(part.penalty, coefficient, part.offset)
+            values.append(torch.addcmul(start, place, torch.addcmul(tilt, place, multiplier)))
+        places.append(place)
+    return places, values
+
+
+def _taken(parts: list[Part], places: list[Tensor], values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """``Δσ`` and ``Δz`` on the part of the least value. Interpolation chooses: at either end it is
+    exact, and a place that is no number stays none, whichever part it is on."""
+    rises = [
+        _plus(part.offset, place, part.steepness) for part, place in zip(parts, places, strict=True)
+    ]
+    rise, change, best = rises[0], places[0], values[0]
+    for there, place, value in zip(rises[1:], places[1:], values[1:], strict=True):
+        better = (value < best).to(value)
+        best = torch.minimum(best, value)
+        rise, change = torch.lerp(rise, there, better), torch.lerp(change, place, better)
     return rise, change
 
 
-def _plus(one: Tensor, other: Tensor, factor: Number, sign: int = 1) -> Tensor:
-    """``one ± factor · other``."""
+def _plus(one: Tensor, other: Tensor, factor: Number) -> Tensor:
+    """``one + factor · other``."""
     if isinstance(factor, float):
-        return torch.add(one, other, alpha=sign * factor)
-    return torch.addcmul(one, other, factor, value=sign)
+        return torch.add(one, other, alpha=factor) if factor else one
+    return torch.addcmul(one, other, factor)
 
 
 def _ratio(above: Tensor, below: Tensor, instead: Tensor) -> Tensor:
@@ -208,17 +259,24 @@ class Clip(PiecewiseLinear):
         return before + middle + after
 
     def secant(self, lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """From a point of a clip the secant is steepest towards, and flattest far beyond, an end:
-        a clip is first flat, then 1, then flat, so its extremes over ``[l, u]`` lie at the ends
-        and, where it has two kinks, at these."""
+        """A clip is first flat, then 1, then flat. From a point with slope 1 the secant is flattest
+        towards the ends of the box, from a flat one steepest towards its far kink, or the end that
+        comes first; the other extreme is the slope at the point itself."""
         at_anchor, own = self.value(anchor), self.derivative(anchor)
+
+        def towards(point: Tensor) -> Tensor:
+            return _ratio(self.value(point) - at_anchor, point - anchor, own)
+
+        if self.upper is None or self.lower is None:
+            far, near = (lower, upper) if self.upper is None else (upper, lower)
+            slopes = [towards(torch.where(own > 0, far, near))]
+        else:
+            low, high = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
+            kink = torch.where(anchor <= low, high, low)
+            kink = torch.minimum(torch.maximum(kink, lower), upper)
+            slopes = [towards(torch.where(own > 0, end, kink)) for end in (lower, upper)]
         flat = steep = own
-        points = [lower, upper]
-        if self.lower is not None and self.upper is not None:
-            limits = torch.as_tensor(self.lower), torch.as_tensor(self.upper)
-            points += [torch.minimum(torch.maximum(limit, lower), upper) for limit in limits]
-        for point in points:
-            slope = _ratio(self.value(point) - at_anchor, point - anchor, own)
+        for slope in slopes:
             flat, steep = torch.minimum(flat, slope), torch.maximum(steep, slope)
         slack = 8 * torch.finfo(lower.dtype).eps
         return flat - slack, (steep + slack).clamp(max=1)

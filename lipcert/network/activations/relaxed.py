@@ -12,6 +12,8 @@ from torch import Tensor
 from lipcert.network.activations.pieces import FAR, Jet, Piece, search
 from lipcert.numbers import OUT32
 
+# Of Newton's method and bisection for the place of a minimum, whose value is bounded from below
+# wherever they end: one more costs a pass over all neurons.
 _STEPS = 4
 
 # How far from the anchor the least value lies, and the bound of Δσ there.

@@ -17,6 +17,7 @@ dimension, and many vectors of each sample in a second one: ``(B, *shape)`` and 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ import torch
 from torch import Tensor
 
 from lipcert.network.operators.base import Shape, move_tensors
-from lipcert.numbers import Box, Outward
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, Outward, outward_of
+from lipcert.rounding import Arithmetic
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,7 @@ class Derivative(ABC):
     ) -> tuple[Tensor, ...]:
         """Upper bounds of ``‖L_p‖₂`` of the part of each input ``p``, ``(B,)`` each, and of that of
         its magnitudes: ``(‖|L_p|‖_1 ‖|L_p|‖_∞)^½``; infinite for a NaN."""
-        own = arithmetic_of(like.dtype)
-        slack = 1 + 4 * (self.terms + self.transposed_terms + 16) * own.unit
+        own = outward_of(like.dtype)
         columns = self.transpose_magnitude(like.new_ones(len(like), 1, *out_shape))
         found = []
         for k, column in enumerate(columns):
@@ -87,7 +87,7 @@ class Derivative(ABC):
             ]
             rows = self.magnitude_once(part).flatten(1).amax(1).double()
             most = column.flatten(1).amax(1).double()
-            norm = rows.sqrt() * most.sqrt() * slack
+            norm = own.up(rows.sqrt() * most.sqrt(), self.terms + self.transposed_terms + 3)
             found.append(norm.nan_to_num(torch.inf, torch.inf))
         return tuple(found)
 
@@ -129,6 +129,11 @@ class Joint(ABC):
         the entries of ``L`` that they make may be from the real ones, relatively; twice over."""
 
     @property
+    def products(self) -> int:
+        """How many numbers one value of it multiplies, about."""
+        return max(math.prod(shape) for shape in (*self.in_shapes, self.out_shape))
+
+    @property
     def additions(self) -> int:
         """How many additions of its own a runtime may do behind a summand that comes after it."""
         return 0
@@ -145,11 +150,9 @@ class Joint(ABC):
         ``L`` is the ``derivative`` at these anchors, which the boxes need not hold.
         """
         ways = ways_of(anchors, boxes)
-        own = arithmetic_of(anchors[0].dtype)
-        slack = self.precision * own.unit
-        rest = self.bend(anchors, ways) * (1 + slack)
+        own = outward_of(anchors[0].dtype)
         moved = self.derivative(anchors).magnitude_once(ways)
-        rest = rest + slack * moved * (1 + slack) + own.tiny
+        rest = own.up(self.bend(anchors, ways), self.precision) + own.error(moved, self.precision)
         # A box that is one point moves nothing.
         still = torch.stack([(way == 0).flatten(1).all(1) for way in ways]).all(0)
         return torch.where(still.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, rest)
@@ -162,9 +165,8 @@ def ways_of(anchors: Sequence[Tensor], boxes: Sequence[Box]) -> list[Tensor]:
     """How far the boxes reach from the anchors, rounded up; a NaN stays."""
     ways = []
     for anchor, (lower, upper) in zip(anchors, boxes, strict=True):
-        unit = arithmetic_of(anchor.dtype).unit
         way = torch.maximum((upper - anchor).abs(), (anchor - lower).abs())
-        ways.append(way * (1 + 4 * unit))
+        ways.append(outward_of(anchor.dtype).up(way, 1))
     return ways
 
 
@@ -174,16 +176,14 @@ def finite_or_all(lower: Tensor, upper: Tensor) -> Box:
     return torch.where(unknown, -torch.inf, lower), torch.where(unknown, torch.inf, upper)
 
 
+def rounded(size: Tensor, roundings: float, arithmetic: Arithmetic) -> Tensor:
+    """What so many roundings of a run in this arithmetic can change, of numbers whose magnitudes
+    add up to ``size``, an upper bound: ``γ`` times that, and what a product may lose."""
+    own, run = outward_of(size.dtype), Outward.of(arithmetic)
+    return own.add(own.times(size, run.gamma(roundings)), run.tiny)
+
+
 def guarded(error: Tensor, size: Tensor, arithmetic: Arithmetic) -> Tensor:
     """An error, infinite where a value of this size could overflow, or where either is NaN."""
     safe = (size <= arithmetic.largest / 2) & (error == error)
     return torch.where(safe, error, torch.inf)
-
-
-def summed(terms: float, arithmetic: Arithmetic) -> float:
-    """What so many roundings in this arithmetic can change, see ``Outward.gamma``."""
-    return Outward(arithmetic.unit, arithmetic.tiny).gamma(terms)
-
-
-def own_unit(values: Tensor) -> float:
-    return arithmetic_of(values.dtype).unit

@@ -19,11 +19,11 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
+    rounded,
 )
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box, largest
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, around, largest, outward_of, widened
+from lipcert.rounding import Arithmetic
 
 # Of exp, log, and powers, relatively.
 _UNITS = 8.0
@@ -105,14 +105,14 @@ class Curve(Joint):
 
     def image(self, boxes: Sequence[Box]) -> Box:
         ((lower, upper),) = boxes
-        own = arithmetic_of(lower.dtype)
+        own = outward_of(lower.dtype)
         places = [lower, upper]
         if self.name == "power" and _whole(self.power) and self.power > 0:
             places.append(torch.minimum(lower.clamp(min=0), upper))
         found = torch.stack([self.value(place) for place in places])
-        slack = 4 * _UNITS * own.unit * self._size(found) + own.tiny
-        slack = torch.where(found.isinf(), 0.0, slack)
-        low, high = finite_or_all((found - slack).amin(0), (found + slack).amax(0))
+        low, high = widened((found, found), own.error(self._size(found), 4 * _UNITS), own)
+        low, high = (torch.where(found.isinf(), found, side) for side in (low, high))
+        low, high = finite_or_all(low.amin(0), high.amax(0))
         known = self._known(lower, upper)
         return torch.where(known, low, -torch.inf), torch.where(known, high, torch.inf)
 
@@ -125,13 +125,12 @@ class Curve(Joint):
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (z,), (way,) = anchors, ways
-        unit = own_unit(z)
-        slack = 4 * unit * (z.abs() + way)
-        lower, upper = z - way - slack, z + way + slack
+        own = outward_of(z.dtype)
+        lower, upper = around(z, way, own)
         most = torch.maximum(self._jet(lower)[1].abs(), self._jet(upper)[1].abs())
         found = most / 2 * way.square()
         # An exponent's own rounding, relatively.
-        found = found + 4 * unit * z.abs() * found if self.name == "exp" else found
+        found = found + own.gamma(4) * z.abs() * found if self.name == "exp" else found
         return torch.where(self._known(lower, upper), found, torch.inf)
 
     @property
@@ -142,7 +141,7 @@ class Curve(Joint):
         (box,) = boxes
         size = largest(self.image(boxes))
         units = _UNITS if self.name != "power" or not _plain(self.power) else 2.0
-        error = units * arithmetic.unit * self._size(size) * (1 + 8 * own_unit(size))
+        error = rounded(self._size(size), units, arithmetic)
         error = error + 2 * arithmetic.tiny * (1 + largest(box))
         most = torch.maximum(size, largest(box))
         if self.name == "power" and self.power < 0:

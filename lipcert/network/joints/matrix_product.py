@@ -7,6 +7,7 @@ so the remainder is at most ``|ΔA| |ΔB|``, entry by entry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,10 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
-    summed,
 )
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box, halves, largest, outward_of
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, Outward, halves, largest, outward_of
+from lipcert.rounding import Arithmetic
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +79,12 @@ class MatrixProduct(Joint):
 
     def image(self, boxes: Sequence[Box]) -> Box:
         (one, wide), (other, high) = (halves(box, outward_of(box[0].dtype)) for box in boxes)
-        own = arithmetic_of(one.dtype)
-        slack = summed(self.inner + 8, own)
+        own = outward_of(one.dtype)
         middle = one @ other
         sizes = (one.abs() + wide) @ (other.abs() + high)
         width = one.abs() @ high + wide @ (other.abs() + high)
-        width = (width + slack * sizes) * (1 + slack) + (self.inner + 1) * own.tiny
+        width = own.up(width, self.inner + 5) + own.up(own.error(sizes, self.inner + 5), 5)
+        width = width + 2 * self.inner * own.tiny
         return finite_or_all(middle - width, middle + width)
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
@@ -100,15 +99,21 @@ class MatrixProduct(Joint):
         return 4.0 * self.inner + 32.0
 
     @property
+    def products(self) -> int:
+        return math.prod(self.out_shape) * self.inner
+
+    @property
     def additions(self) -> int:
         # A bias behind it may be where its own sums start.
         return self.inner
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         one, other = (largest(box) for box in boxes)
-        own = 1 + (self.inner + 8) * 2 * own_unit(one)
-        size = one @ other * own
-        sums = summed(self.inner + 3, arithmetic.accumulator) + 2 * arithmetic.unit
-        error = sums * own * size * (1 + 4 * arithmetic.unit)
-        error = error + 2 * (self.inner + 1) * arithmetic.tiny
-        return guarded(torch.where(size == 0, 0.0, error), size, arithmetic)
+        own, run = outward_of(one.dtype), Outward.of(arithmetic)
+        size = own.up(one @ other, self.inner + 5) + 2 * self.inner * own.tiny
+        # The sums in their own format, then the result's: each rounds what the other has made.
+        sums = Outward.of(arithmetic.accumulator).gamma(self.inner + 3) + run.gamma(2)
+        error = own.times(size, sums, run.grown(1)) + 2 * (self.inner + 2) * arithmetic.tiny
+        # What is exactly 0 is computed as such.
+        exact = (one > 0).to(size) @ (other > 0).to(size) == 0
+        return guarded(torch.where(exact, 0.0, error), size, arithmetic)

@@ -32,13 +32,12 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
-    summed,
+    rounded,
 )
 from lipcert.network.joints.product import reduced
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box, halves, largest, outward_of
-from lipcert.rounding import Arithmetic, arithmetic_of, gamma
+from lipcert.numbers import Box, Outward, around, halves, largest, outward_of, widened
+from lipcert.rounding import Arithmetic
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
@@ -115,26 +114,36 @@ class InverseLength(Joint):
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def _length(self, x: Tensor) -> Tensor:
-        """``ℓ`` of a centred value."""
+        """``ℓ`` of a centred value, to ``_roundings``."""
         more = self.epsilon * (self.size if self.mean else 1)
         return (x.square().sum(-1, keepdim=True) + more).sqrt()
 
+    @property
+    def _roundings(self) -> int:
+        """At most, on the way of each value to a length, and to what is made of it here."""
+        return 2 * self.size + 16
+
     def _lengths(self, box: Box) -> tuple[Tensor, Tensor]:
         """The least and the largest ``ℓ`` over a box."""
-        own = arithmetic_of(box[0].dtype)
-        middle, half = halves(box, outward_of(box[0].dtype))
-        slack = summed(2 * self.size + 16, own)
+        own = outward_of(box[0].dtype)
+        middle, half = halves(box, own)
         if self.centred:
-            off = slack * (middle.abs().mean(-1, keepdim=True) + middle.abs())
+            off = own.error(middle.abs().mean(-1, keepdim=True) + middle.abs(), self._roundings)
             middle = self._centre(middle)
             half = (half * (1 - 2 / self.size)).clamp(min=0) + half.mean(-1, keepdim=True)
-            half = (half + off) * (1 + slack)
-        low, high = middle - half, middle + half
+            half = own.up(half + off, self._roundings)
+        low, high = around(middle, half, own)
         nearest = torch.where((low > 0) | (high < 0), torch.minimum(low.abs(), high.abs()), 0.0)
         largest = torch.maximum(low.abs(), high.abs())
         # A NaN may not hide as a 0.
         nearest = torch.where(low == low, nearest, torch.nan)
-        return self._length(nearest) * (1 - slack), self._length(largest) * (1 + slack)
+        least, most = self._length(nearest), self._length(largest)
+        # Squares may lose up to ``tiny``, or gain that, each.
+        lost = math.sqrt(2 * self.size * own.tiny)
+        return (
+            own.down((least - lost).clamp(min=0), self._roundings),
+            own.up(most, self._roundings) + lost,
+        )
 
     def _unknown(self, least: Tensor) -> Tensor:
         """Where a length of at least this may be 0 or below the floor."""
@@ -142,9 +151,9 @@ class InverseLength(Joint):
 
     def image(self, boxes: Sequence[Box]) -> Box:
         least, most = self._lengths(boxes[0])
-        own = arithmetic_of(least.dtype)
-        low, high = self.factor / most, self.factor / least
-        low, high = finite_or_all(low * (1 - 4 * own.unit), high * (1 + 4 * own.unit))
+        own = outward_of(least.dtype)
+        low, high = own.down(self.factor / most, 2), own.up(self.factor / least, 2)
+        low, high = finite_or_all(low, high)
         unknown = self._unknown(least)
         return torch.where(unknown, -torch.inf, low), torch.where(unknown, torch.inf, high)
 
@@ -154,16 +163,14 @@ class InverseLength(Joint):
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (way,), x = ways, self._centre(anchors[0])
-        own = own_unit(way)
+        own = outward_of(way.dtype)
         length = self._length(x)
-        slack = gamma(2 * self.size + 16, own)
-        distance = way.square().sum(-1, keepdim=True).sqrt() * (1 + slack)
+        distance = own.up(way.square().sum(-1, keepdim=True).sqrt(), self._roundings)
         turned = ((x.abs() / length) * way).sum(-1, keepdim=True)
-        turned = torch.minimum(turned, distance) * (1 + 2 * slack)
+        turned = own.up(torch.minimum(turned, distance), 2 * self._roundings)
         # The computed x̃ is not quite the real one.
         share = self._share(anchors[0])
-        turned = turned + share * distance
-        least = length * (1 - slack) - turned
+        least = own.below(own.down(length, self._roundings), turned, share * distance)
         found = distance.square() / least.pow(3) + 8 * share * distance / length.square()
         return torch.where(self._unknown(least), torch.inf, self.factor * found)
 
@@ -172,7 +179,8 @@ class InverseLength(Joint):
         mean's rounding makes of large values of little variation."""
         if not self.centred:
             return torch.zeros_like(x[..., :1])
-        lost = 4 * gamma(self.size + 4, own_unit(x)) * x.abs().amax(-1, keepdim=True)
+        own = outward_of(x.dtype)
+        lost = 4 * own.error(x.abs().amax(-1, keepdim=True), self.size + 4)
         return lost * math.sqrt(self.size) / self._length(self._centre(x))
 
     @property
@@ -182,31 +190,30 @@ class InverseLength(Joint):
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """By either formula of the variance, ``mean((x − μ)²)`` or ``mean(x²) − μ²``."""
         (box,) = boxes
-        own = arithmetic_of(box[0].dtype)
-        u, n = arithmetic.unit, self.size
-        slack = 1 + summed(4 * n + 64, own)
-        share = summed(n + 4, arithmetic)
+        own, run, n = outward_of(box[0].dtype), Outward.of(arithmetic), self.size
+        share, few = run.gamma(n + 4), run.gamma(4)
         size = largest(box)
         least, most = self._lengths(box)
-        total = most.square() * slack
+        total = most.square()
         # Without the mean each value is taken as it is.
         error = share * total
         if self.centred:
-            off = share * size.mean(-1, keepdim=True) * slack
+            off = share * size.mean(-1, keepdim=True)
             squares, average = size.square().sum(-1, keepdim=True), size.mean(-1, keepdim=True)
             # The mean's error moves all differences alike, and these add up to 0: it counts with
             # its square. Each difference is rounded once more.
-            two_pass = n * off.square() + 4 * u * (total + n * off.square())
-            two_pass = (two_pass + share * (total + 2 * n * off.square())) * (1 + 8 * u)
+            two_pass = n * off.square() + few * (total + n * off.square())
+            two_pass = run.up(two_pass + share * (total + 2 * n * off.square()), 5)
             one_pass = share * squares + n * (2 * average * off + off.square())
-            one_pass = one_pass + 4 * u * (squares + n * average.square())
+            one_pass = one_pass + few * (squares + n * average.square())
             error = torch.maximum(two_pass, one_pass)
-        error = (error + 4 * u * total + 4 * (n + 1) * arithmetic.tiny) * slack
-        relative = error / least.square() * slack
+        # All of these are numbers that are 0 or more, of at most ``4 n + 64`` roundings each.
+        relative = (error + few * total + 4 * (n + 1) * run.tiny) / least.square()
+        relative = own.up(relative, 4 * n + 64)
         # ``1/√(1 − η) − 1``, of a share ``η ≤ 1/2`` of ℓ².
         inverse = relative / 2 * (1 + 2 * relative)
         result = largest(self.image(boxes))
-        fresh = result * (inverse + 8 * u) * slack + 4 * arithmetic.tiny * (1 + result)
+        fresh = own.up(result * (inverse + run.gamma(8)), 8) + 4 * run.tiny * (1 + result)
         known = (relative <= 0.5) & ~self._unknown(least)
         large = torch.maximum(4 * size.square().sum(-1, keepdim=True), 4 * result)
         return guarded(torch.where(known, fresh, torch.inf), large, arithmetic)
@@ -267,12 +274,12 @@ class Standardise(Joint):
 
     def image(self, boxes: Sequence[Box]) -> Box:
         (a, b), (c, d), (low, high) = boxes
-        own = arithmetic_of(a.dtype)
+        own = outward_of(a.dtype)
         sizes = largest((a, b)) + largest((c, d))
         left, right = a - d, b - c
         ends = torch.stack([left * low, left * high, right * low, right * high])
-        slack = 4 * own.unit * sizes * largest((low, high)) + own.tiny
-        return finite_or_all(ends.amin(0) - slack, ends.amax(0) + slack)
+        error = own.error(sizes * largest((low, high)), 4)
+        return finite_or_all(*widened((ends.amin(0), ends.amax(0)), error, own))
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         x, mean, inverse = anchors
@@ -281,7 +288,7 @@ class Standardise(Joint):
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         x, mean, inverse = ways
         # The difference is rounded in the map itself.
-        lost = 4 * own_unit(x) * (anchors[0].abs() + anchors[1].abs())
+        lost = outward_of(x.dtype).error(anchors[0].abs() + anchors[1].abs(), 3)
         return (x + mean + lost) * inverse
 
     @property
@@ -291,6 +298,6 @@ class Standardise(Joint):
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """As it is written, or as ``x s − m s``."""
         x, mean, inverse = (largest(box) for box in boxes)
-        size = (x + mean) * inverse * (1 + 8 * own_unit(x))
-        error = 4 * arithmetic.unit * size + 4 * arithmetic.tiny * (1 + inverse)
+        size = outward_of(x.dtype).times(x + mean, inverse)
+        error = rounded(size, 4, arithmetic) + 4 * arithmetic.tiny * (1 + inverse)
         return guarded(error, torch.maximum(size, x + mean), arithmetic)

@@ -25,11 +25,11 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
+    rounded,
 )
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box, largest
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, largest, outward_of, widened
+from lipcert.rounding import Arithmetic
 
 
 def reduced(form: Tensor, shape: Shape) -> Tensor:
@@ -72,6 +72,13 @@ class Scaling(Derivative):
         return tuple(reduced(p, shape) for p, shape in zip(parts, self.shapes, strict=True))
 
 
+def _around(ends: Tensor) -> Box:
+    """The box of values of one rounding each, along the first axis."""
+    own = outward_of(ends.dtype)
+    lower, upper = widened((ends, ends), own.error(ends.abs(), 1), own)
+    return lower.amin(0), upper.amax(0)
+
+
 @dataclass(frozen=True, eq=False)
 class _OfTwo(Joint):
     """Of two values of as many axes, broadcast."""
@@ -99,9 +106,7 @@ class Product(_OfTwo):
     def image(self, boxes: Sequence[Box]) -> Box:
         (a, b), (c, d) = boxes
         ends = torch.stack([a * c, a * d, b * c, b * d])
-        own = arithmetic_of(a.dtype)
-        slack = 2 * own.unit * ends.abs() + own.tiny
-        return finite_or_all((ends - slack).amin(0), (ends + slack).amax(0))
+        return finite_or_all(*_around(ends))
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         one, other = anchors
@@ -117,8 +122,8 @@ class Product(_OfTwo):
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         one, other = (largest(box) for box in boxes)
-        size = one * other * (1 + 4 * own_unit(one))
-        error = arithmetic.unit * (1 + 4 * own_unit(one)) * size + arithmetic.tiny
+        size = outward_of(one.dtype).times(one, other)
+        error = rounded(size, 1, arithmetic)
         # What is exactly 0 is computed as such.
         exact = (one == 0) | (other == 0)
         return guarded(torch.where(exact, 0.0, error), size, arithmetic)
@@ -135,9 +140,7 @@ class Quotient(_OfTwo):
     def image(self, boxes: Sequence[Box]) -> Box:
         (a, b), (c, d) = boxes
         ends = torch.stack([a / c, a / d, b / c, b / d])
-        own = arithmetic_of(a.dtype)
-        slack = 2 * own.unit * ends.abs() + own.tiny
-        lower, upper = finite_or_all((ends - slack).amin(0), (ends + slack).amax(0))
+        lower, upper = finite_or_all(*_around(ends))
         known = (c > 0) | (d < 0)
         return torch.where(known, lower, -torch.inf), torch.where(known, upper, torch.inf)
 
@@ -148,7 +151,7 @@ class Quotient(_OfTwo):
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (one, other), (way, down) = anchors, ways
         size = other.abs()
-        least = (size - down) * (1 - 2 * own_unit(one)) - 2 * own_unit(one) * size
+        least = outward_of(one.dtype).below(size, down)
         found = down * ((one / other).abs() * down + way) / (size * least)
         return torch.where(least > 0, found, torch.inf)
 
@@ -158,9 +161,9 @@ class Quotient(_OfTwo):
 
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """Of a division, or of a product with the reciprocal, which must not underflow."""
-        (above, below), own = boxes, own_unit(boxes[0][0])
+        above, below = boxes
         size, numerator = largest(self.image(boxes)), largest(above)
-        error = 3 * arithmetic.unit * (1 + 8 * own) * size + arithmetic.tiny * (1 + numerator)
+        error = rounded(size, 3, arithmetic) + arithmetic.tiny * (1 + numerator)
         most = torch.maximum(torch.maximum(size, largest(below)), numerator)
         least = torch.minimum(below[0].abs(), below[1].abs())
         most = torch.where(least * arithmetic.largest > 2, most, torch.inf)

@@ -26,14 +26,15 @@ from lipcert.network.joints.base import (
     Joint,
     finite_or_all,
     guarded,
-    own_unit,
 )
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box
-from lipcert.rounding import Arithmetic, arithmetic_of
+from lipcert.numbers import Box, Outward, outward_of
+from lipcert.rounding import Arithmetic
 
 # An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
 _EXPONENTIAL = 8.0
+# A mask of this or less leaves a value out, as long as no other one comes near it.
+NEVER = -(2.0**100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +72,15 @@ class Shares(Derivative):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Joint):
-    """``e^{s_i} / Σ_j e^{s_j}`` along the last axis."""
+    """``e^{s_i} / Σ_j e^{s_j}`` along the last axis.
+
+    ``kept``, of this shape, is 0 where a mask of −∞, or of ``NEVER``, leaves a value out: its share
+    is 0, and no other one knows it. Of every row something is kept. (With a mask of ``NEVER`` the
+    share is below ``e^(NEVER/2 / 2)``, far below the smallest number that is charged everywhere.)
+    """
 
     shape: Shape
+    kept: Tensor | None = None
 
     @property
     def in_shapes(self) -> tuple[Shape, ...]:
@@ -89,18 +96,39 @@ class Softmax(Joint):
 
     def value(self, *values: Tensor) -> Tensor:
         (s,) = values
+        if self.kept is not None:
+            s = s.masked_fill(self.kept == 0, -torch.inf)
         return torch.softmax(s, dim=-1)
 
+    def _known(self, values: Tensor) -> Tensor:
+        """The values, at what is left out that of the least that is kept: of no account there, and
+        no larger than others."""
+        if self.kept is None:
+            return values
+        out = self.kept == 0
+        least = values.masked_fill(out, torch.inf).amin(-1, keepdim=True)
+        return torch.where(out, least, values)
+
+    def _is_far(self, least: Tensor) -> Tensor:
+        """Whether all values of a row are far above what a mask leaves out: ``(…, 1)``."""
+        if self.kept is None:
+            return torch.ones_like(least[..., :1]) > 0
+        return (least > NEVER / 2).all(-1, keepdim=True)
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """1 at what is kept, else 0."""
+        return torch.ones_like(like) if self.kept is None else (self.kept != 0).to(like)
+
     def image(self, boxes: Sequence[Box]) -> Box:
-        ((lower, upper),) = boxes
-        own = arithmetic_of(lower.dtype)
-        least, most = _corner(lower, upper), _corner(upper, lower)
+        lower, upper = (self._known(end) for end in boxes[0])
+        own, kept = outward_of(lower.dtype), self._weights(boxes[0][0])
+        least, most = _corner(lower, upper, kept), _corner(upper, lower, kept)
         # Exponents up to the width of the box are rounded before their exponentials.
         spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
-        slack = own.unit * (2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs())
-        low = (least * (1 - slack) - own.tiny * self.size).clamp(min=0)
-        high = (most * (1 + 2 * slack) + own.tiny * self.size).clamp(max=1)
-        usual = slack < 0.25
+        roundings = 2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs()
+        low = (own.down(least, roundings) - own.tiny * self.size).clamp(min=0)
+        high = (own.up(most, roundings) + own.tiny * self.size).clamp(max=1)
+        usual = own.grown(roundings) < 1.25
         return finite_or_all(torch.where(usual, low, 0.0), torch.where(usual, high, 1.0))
 
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
@@ -108,19 +136,22 @@ class Softmax(Joint):
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (way,), p = ways, self.value(*anchors)
+        way = way * self._weights(way)
         # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
         far = _others(p) * way + _others(p * way)
-        own = 1 + own_unit(way) * (4 * self.size + 16)
-        far = far * own
+        own = outward_of(way.dtype)
+        far = own.up(far, 4 * self.size + 13)
         turn = _bent(far)
         common = (p * turn).sum(-1, keepdim=True) * (1 + far)
         found = p * torch.where(far <= 1, torch.maximum(turn, common), turn + common)
         # What p itself may be off by, where an exponent is large.
-        fall = anchors[0].amax(-1, keepdim=True) - anchors[0]
-        found = found + 8 * own_unit(way) * fall * p * far
+        known = self._known(anchors[0])
+        fall = known.amax(-1, keepdim=True) - known
+        found = found + own.gamma(8) * fall * p * far
         # No two values of p_i are further than 1 apart.
         crude = 1 + 2 * p * far
-        return torch.where(far == far, torch.fmin(found, crude), torch.nan)
+        found = torch.where(far == far, torch.fmin(found, crude), torch.nan)
+        return torch.where(self._is_far(known - way), found, torch.inf)
 
     @property
     def precision(self) -> float:
@@ -129,27 +160,28 @@ class Softmax(Joint):
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """With the largest input subtracted: ``s_i − max s`` and its exponential are rounded, and
         so is their sum, in any order."""
-        ((lower, upper),) = boxes
+        lower, upper = (self._known(end) for end in boxes[0])
         fall = (upper.amax(-1, keepdim=True) - lower).clamp(min=0)
         # Exponentials of what lies far below count as little as they are themselves.
         deepest = torch.minimum(fall.amax(-1, keepdim=True), fall.new_tensor(self.size / 2.7))
         units = fall + deepest + self.size + 2 * _EXPONENTIAL + 8
-        relative = torch.expm1(arithmetic.unit * units * (1 + 16 * arithmetic.unit))
+        run, own = Outward.of(arithmetic), outward_of(lower.dtype)
+        relative = torch.expm1(run.up(run.unit * units, 13))
         size = self.image(boxes)[1]
-        error = relative * size * (1 + 8 * own_unit(lower))
+        error = own.up(relative * size, 5)
         error = error + 2 * arithmetic.tiny * (self.size + 2)
         most = torch.maximum(lower.abs(), upper.abs()).amax(-1, keepdim=True)
         most = most.clamp(min=2.0 * self.size).expand_as(error)
         # Beyond this the sums above were not meant.
-        error = torch.where(relative < 0.25, error, torch.inf)
+        error = torch.where((relative < 0.25) & self._is_far(lower), error, torch.inf)
         return guarded(error, 2 * most, arithmetic)
 
 
-def _corner(own: Tensor, others: Tensor) -> Tensor:
-    """``p_i`` with this value of ``s_i`` and these of all others."""
+def _corner(own: Tensor, others: Tensor, kept: Tensor) -> Tensor:
+    """``p_i`` with this value of ``s_i`` and these of all others that are kept."""
     top = torch.maximum(own, others).amax(-1, keepdim=True)
     above, below = (own - top).exp(), (others - top).exp()
-    return above / (above + _others(below))
+    return kept * above / (above + _others(kept * below))
 
 
 def _others(values: Tensor) -> Tensor:
@@ -166,4 +198,4 @@ def _bent(x: Tensor) -> Tensor:
     """``eˣ − 1 − x`` for ``x ≥ 0``, from above: ``x²/2`` times at most ``eˣ``, near 0
     ``1 + x/3 + x²/4`` for ``x ≤ 1``."""
     near = x.square() / 2 * (1 + x / 3 + x.square() / 4)
-    return torch.where(x <= 1, near, torch.expm1(x) - x) * (1 + 16 * own_unit(x))
+    return outward_of(x.dtype).up(torch.where(x <= 1, near, torch.expm1(x) - x), 13)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Self, TypeVar
 
 import torch
@@ -88,6 +89,12 @@ class Operator(ABC):
     def is_move(self) -> bool:
         """Whether each output is one of the inputs or 0, as it is."""
         return not self.terms and self.bias is None and not self.is_identity
+
+    @cached_property
+    def heaviest(self) -> float:
+        """The largest magnitude of an entry: 1 where each is 0 or 1."""
+        entries = self.entries()
+        return 1.0 if entries is None else float(entries.abs().max())
 
     def apply(self, v: Tensor) -> Tensor:
         return self._forward(v, self.entries())

@@ -71,15 +71,22 @@ def convolve(v: Tensor, weight: Tensor, way: Way) -> Tensor:
     taps = weight[0].numel()
     if v.device.type != "cpu" or taps == weight.shape[1] or not len(v):
         return of(v)
+    places = _places(v.shape[2:], weight.shape[2:], way)
     if v.dtype == torch.float64:
-        each = taps * math.prod(_places(v.shape[2:], weight.shape[2:], way))
-        many, near = _MANY, _NEAR
+        each, many = taps * math.prod(places), _MANY
     else:
         # What is read and written, of many vectors, passes the caches as it comes.
-        each, many, near = v[0].numel(), _FAR, _NEAR
+        each, many = v[0].numel(), _FAR
     if len(v) * each <= many:
         return of(v)
-    return torch.cat([of(part) for part in torch.split(v, max(1, near // each))])
+    at_once = max(1, _NEAR // each)
+    if v.requires_grad or weight.requires_grad:
+        return torch.cat([of(part) for part in torch.split(v, at_once)])
+    # Parts put together in the end would take twice the memory.
+    found = v.new_empty(len(v), len(weight), *places)
+    for first in range(0, len(v), at_once):
+        found[first : first + at_once] = of(v[first : first + at_once])
+    return found
 
 
 def transposed(v: Tensor, weight: Tensor, way: Way, space: Sequence[int]) -> Tensor:

@@ -6,12 +6,12 @@ any number of machines.
 """
 
 from lipcert.run.executors.choose import executor_for
-from lipcert.run.executors.face import Answer, Certifier, Ended, Executor, Images, Load
+from lipcert.run.executors.face import Answer, Certifying, Ended, Executor, Images, Load
 from lipcert.run.executors.here import Here
 from lipcert.run.executors.outcome import Failure, Outcome, is_out_of_memory
 from lipcert.run.executors.processes import Processes
 
 __all__ = [
-    "Answer", "Certifier", "Ended", "Executor", "Failure", "Here", "Images", "Load", "Outcome",
+    "Answer", "Certifying", "Ended", "Executor", "Failure", "Here", "Images", "Load", "Outcome",
     "Processes", "executor_for", "is_out_of_memory",
 ]  # fmt: skip

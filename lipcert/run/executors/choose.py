@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lipcert.run.executors.face import Certifier, Executor, Load
+from lipcert.run.executors.face import Certifying, Executor, Load
 from lipcert.run.executors.here import Here
 from lipcert.run.executors.processes import Processes
 
 
 def executor_for(
-    certifier: Certifier, load: Load, *, workers: int, threads: int, gpus: Sequence[int] = (),
+    certifier: Certifying, load: Load, *, workers: int, threads: int, gpus: Sequence[int] = (),
     cluster: str | None = None, memory: int | None = None,
 ) -> Executor:  # fmt: skip
     """That of a ``cluster``, where one is named; else ``workers`` processes of this machine, or

@@ -19,7 +19,7 @@ import torch
 from lipcert.errors import LipcertError, UsageError
 from lipcert.run.executors.face import (
     Answer,
-    Certifier,
+    Certifying,
     Ended,
     Executor,
     Images,
@@ -45,7 +45,9 @@ class Cluster(Executor):
     Raises ``UsageError`` where there is no such cluster, or none with room for a batch.
     """
 
-    def __init__(self, certifier: Certifier, load: Load, address: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, certifier: Certifying, load: Load, address: str, *, threads: int = 1
+    ) -> None:
         self._ray = _connected(address)
         self._load, self._points = load, certifier.counterexamples
         self._here = Here(certifier, load)
@@ -123,7 +125,7 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _on_gpu(certifier: Certifier) -> bool:
+def _on_gpu(certifier: Certifying) -> bool:
     device = getattr(getattr(certifier, "budget", None), "device", "cpu")
     return torch.device(device).type == "cuda"
 
@@ -147,7 +149,7 @@ def _certify(
 
 
 @lru_cache(1)
-def _unpacked(certifier: Any) -> Certifier:
+def _unpacked(certifier: Any) -> Certifying:
     import ray
 
     # From the driver alone, over the cluster's own store.

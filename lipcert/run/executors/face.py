@@ -23,7 +23,7 @@ Load = Callable[[list[int]], Images]
 Points = dict[int, NDArray[Any]]
 
 
-class Certifier(Protocol):
+class Certifying(Protocol):
     """What is asked of a certifier here; it can be pickled."""
 
     counterexamples: Points | None
@@ -69,7 +69,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         """
 
 
-def answer(certifier: Certifier, images: Images, batch: list[int]) -> Answer | LipcertError:
+def answer(certifier: Certifying, images: Images, batch: list[int]) -> Answer | LipcertError:
     """A batch certified here, with no word of other batches; an error of the whole run is returned,
     with its traceback as a note, so that it can go to another process."""
     kept, certifier.counterexamples = (

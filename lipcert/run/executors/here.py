@@ -5,14 +5,14 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from lipcert.errors import LipcertError
-from lipcert.run.executors.face import Answer, Certifier, Executor, Load, answer, settle
+from lipcert.run.executors.face import Answer, Certifying, Executor, Load, answer, settle
 from lipcert.run.executors.outcome import Failure
 
 
 class Here(Executor):
     """``submit`` returns when the batch is done; interrupts come through it."""
 
-    def __init__(self, certifier: Certifier, load: Load) -> None:
+    def __init__(self, certifier: Certifying, load: Load) -> None:
         self._certifier, self._load = certifier, load
 
     @property

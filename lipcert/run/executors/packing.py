@@ -7,18 +7,18 @@ from typing import IO, Any
 import cloudpickle
 import torch
 
-from lipcert.run.executors.face import Certifier
+from lipcert.run.executors.face import Certifying
 
 
-def pack(certifier: Certifier, file: IO[bytes]) -> None:
+def pack(certifier: Certifying, file: IO[bytes]) -> None:
     """Raises what pickling raises where the certifier cannot be sent."""
     torch.save(certifier, file, pickle_module=cloudpickle)
 
 
-def unpack(file: IO[bytes]) -> Certifier:
+def unpack(file: IO[bytes]) -> Certifying:
     """What ``pack`` wrote, by nobody else: it may hold code. What lay on a GPU lies on the only one
     that this process sees, whatever number it had there."""
-    found: Certifier = torch.load(file, map_location=_here, weights_only=False)
+    found: Certifying = torch.load(file, map_location=_here, weights_only=False)
     return found
 
 

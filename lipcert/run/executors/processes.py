@@ -35,7 +35,7 @@ from lipcert.errors import LipcertError
 from lipcert.run.devices import gpu_alone
 from lipcert.run.executors.face import (
     Answer,
-    Certifier,
+    Certifying,
     Ended,
     Executor,
     Images,
@@ -62,7 +62,7 @@ class Processes(Executor):
     """
 
     def __init__(
-        self, certifier: Certifier, load: Load, count: int, *, threads: int = 1,
+        self, certifier: Certifying, load: Load, count: int, *, threads: int = 1,
         gpus: Sequence[int] = (), memory: int | None = None,
     ) -> None:  # fmt: skip
         self._load, self._points = load, certifier.counterexamples
@@ -219,7 +219,7 @@ def _certify(path: str, images: Images, batch: list[int]) -> Answer | LipcertErr
 
 
 @lru_cache(1)
-def _certifier(path: str) -> Certifier:
+def _certifier(path: str) -> Certifying:
     # From the parent alone, which has written it where nobody else can.
     with Path(path).open("rb") as file:
         return unpack(file)

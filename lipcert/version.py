@@ -1,0 +1,3 @@
+"""The version of lipcert, in every certificate."""
+
+VERSION = "0.1.0"
