@@ -10,7 +10,7 @@ from torch import Generator
 
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
-from lipcert.certification.rungs.tube import is_deep
+from lipcert.certification.rungs.plan import is_deep
 from lipcert.errors import UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Silu, relu
