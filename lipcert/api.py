@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from lipcert.arguments import in_python
 from lipcert.coins import parse_seed
 from lipcert.data import Dataset, Expected, load_dataset, only, relabelled
 from lipcert.data.arrays import to_dataset
 from lipcert.data.collect import as_array, collect
+from lipcert.data.layouts import Layout
 from lipcert.errors import UsageError
 from lipcert.loading import load_module
 from lipcert.options import Certifying, Epsilon, Options
@@ -38,6 +40,7 @@ class CertifyOptions(Certifying, Running):
     ``Execution``."""
 
 
+@in_python
 def load(
     path: str | PathLike[str] | torch.nn.Module,
     *,
@@ -66,9 +69,16 @@ def load(
     ``image_shape``: (C, H, W), for ``arch`` alone. ``output`` names one of several. Raises
     ``UsageError`` and ``CannotCertify``.
     """
+    if not isinstance(path, str | PathLike | torch.nn.Module):
+        kind = path.__name__ if isinstance(path, type) else type(path).__name__
+        raise UsageError(
+            f"path: give a file or a torch.nn.Module, not {kind}; weights go into a module first"
+        )
+    if channels not in (None, "rgb", "bgr"):
+        raise UsageError(f"channels {channels!r}: choose 'rgb' or 'bgr'")
     preprocessing = Preprocessing(
-        mean=None if mean is None else tuple(float(value) for value in mean),
-        std=None if std is None else tuple(float(value) for value in std),
+        mean=_statistics("mean", mean),
+        std=_statistics("std", std),
         layout=layout,
         value_range=(float(value_range[0]), float(value_range[1])),
         channels=channels,
@@ -80,6 +90,15 @@ def load(
         raise UsageError(f"example_input: goes with a torch.nn.Module, not with the file {path}")
     source = ModelSource(Path(path), None if weights is None else Path(weights), arch, output)
     return open_model(source, preprocessing, image_shape=image_shape)
+
+
+def _statistics(name: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
+    try:
+        return None if values is None else tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{name} {values!r}: give one number a channel or feature, such as (0.5,)"
+        ) from error
 
 
 def _example_shape(
@@ -103,12 +122,15 @@ def _example_shape(
     return shape[1:]
 
 
+@in_python
 def certify(
     model: Model,
     images: Any,
     labels: Any = None,
     eps: float | str | Iterable[float | str] = (),
     *,
+    data_range: tuple[float, float] | None = None,
+    data_layout: Layout = "auto",
     progress: bool = False,
     **options: Unpack[CertifyOptions],
 ) -> Result:
@@ -119,7 +141,9 @@ def certify(
     unit. An array or a tensor, on any device, with gradients or without. ``labels``: (N,) or (N, 1)
     whole numbers, or one-hot. Without ``labels``, ``images`` is what has both: what ``--data``
     takes, as text or a path; a torch Dataset or DataLoader; a mapping of arrays; or what
-    ``lipcert.data.load_dataset`` returns. ``eps``: one radius or several, in that unit, as numbers
+    ``lipcert.data.load_dataset`` returns. ``data_range``: the numbers of the data that become 0 and
+    1, black and white of images; ``data_layout``: the order of their axes, such as ``"nhwc"``,
+    where shape and model do not tell. ``eps``: one radius or several, in that unit, as numbers
     or as text such as ``"36/255"``. ``seed``: None for coins from fresh entropy of the system; a
     number, or the text that a certificate records, to repeat a run. The other options are those of
     ``lipcert certify``; with ``output`` the results and the journal are written there. ``progress``
@@ -132,10 +156,11 @@ def certify(
     ``report``. Raises ``UsageError`` and ``CannotCertify``.
     """
     _check_names(options)
-    dataset = _dataset(model, images, labels)
-    radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
+    if not isinstance(model, Model):
+        raise UsageError(f"model: give what lipcert.load returns, not {type(model).__name__}")
+    dataset = _dataset(model, images, labels, data_range, data_layout)
     how = Options(
-        eps=tuple(Epsilon.parse(str(radius)) for radius in radii),
+        eps=tuple(Epsilon.parse(radius) for radius in _radii(eps)),
         **_chosen(options, Certifying, seed=_seed),
     )
     dataset = only(dataset, how.only_classes)
@@ -145,6 +170,7 @@ def certify(
     return Result(found.certificate, found.samples)
 
 
+@in_python
 def intervals(
     model: Model,
     inputs: Any,
@@ -168,15 +194,23 @@ def intervals(
     for name in options:
         if name not in Certifying.__annotations__:
             raise TypeError(f"intervals() got an unexpected keyword argument {name!r}")
-    radii = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, str) else [eps]
     given: dict[str, Any] = {**options, "seed": _seed(options.get("seed"))}
-    how = Options(eps=tuple(Epsilon.parse(str(radius)) for radius in radii), **given)
+    how = Options(eps=tuple(Epsilon.parse(radius) for radius in _radii(eps)), **given)
     dataset = dataset_of(as_array(inputs, "inputs"), "inputs", model)
     wanted = None if targets is None else as_array(targets, "targets")
     watch = ConsoleWatch(Console(stderr=True)) if progress else Watch()
     return enclose(
         model, dataset, range(len(dataset)), how, targets=wanted, tolerance=tolerance, watch=watch
     )
+
+
+def _radii(eps: Any) -> list[str]:
+    """Each radius as text: of numbers, texts, or whatever holds some of them."""
+    if hasattr(eps, "tolist"):  # an array or a tensor, of any number of axes
+        eps = np.ravel(eps.tolist()).tolist()
+    if isinstance(eps, str):
+        return eps.split(",")
+    return [str(radius) for radius in eps] if isinstance(eps, Iterable) else [str(eps)]
 
 
 def _chosen(options: CertifyOptions, group: Any, **convert: Callable[[Any], Any]) -> dict[str, Any]:
@@ -202,7 +236,7 @@ def _path(path: str | PathLike[str] | None) -> Path | None:
 
 def _check_names(options: CertifyOptions) -> None:
     """As Python itself says it of a parameter that is not there."""
-    known = [*CertifyOptions.__annotations__, "progress"]
+    known = [*CertifyOptions.__annotations__, "data_range", "data_layout", "progress"]
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -210,19 +244,27 @@ def _check_names(options: CertifyOptions) -> None:
             raise TypeError(f"certify() got an unexpected keyword argument {name!r}{meant}")
 
 
-def _dataset(model: Model, images: Any, labels: Any) -> Dataset:
+def _dataset(
+    model: Model, images: Any, labels: Any, value_range: tuple[float, float] | None, layout: Layout
+) -> Dataset:
     expected = Expected(tuple(model.loaded.network.in_shape[1:]), model.classes)
     if labels is not None:
+        if isinstance(images, torch.utils.data.DataLoader | torch.utils.data.Dataset | Dataset):
+            raise UsageError(f"labels: {type(images).__name__} has its own; leave labels out")
         return to_dataset(
             "arrays", "given", as_array(images, "images"), as_array(labels, "labels"),
-            source="images", layout="nchw", expected=expected,
+            source="images", layout="nchw" if layout == "auto" else layout, value_range=value_range,
+            expected=expected,
         )  # fmt: skip
+    if isinstance(images, np.ndarray | torch.Tensor):
+        raise UsageError("labels: give them with an array of images, one a sample")
     if isinstance(images, str | PathLike):
-        found = load_dataset(str(images), expected=expected)
+        found = load_dataset(str(images), layout=layout, value_range=value_range, expected=expected)
     else:
         collected = collect(images, "images")
         found = collected if isinstance(collected, Dataset) else to_dataset(
             "arrays", "given", collected.images, collected.labels, source="images",
-            expected=expected, names=collected.names, classes=len(collected.names) or None,
+            layout=layout, value_range=value_range, expected=expected, names=collected.names,
+            classes=len(collected.names) or None,
         )  # fmt: skip
     return relabelled(found, outputs=model.classes)

@@ -61,10 +61,10 @@ def _from_file(keys: Keys, folder: Path) -> Iterator[tuple[str, Setting]]:
             key = written.replace("-", "_")
             if key == _ALLOW:
                 raise UsageError(_ALLOWED.format(f"{source}: {written}"))
-            if isinstance(value, dict):
+            if key not in keys and isinstance(value, dict):
                 raise UsageError(
-                    f"{source}: [{written}] is a table, and there are none: settings stand at the "
-                    'top, for every command, such as eps = "0.1"'
+                    f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
+                    'every command, such as eps = "0.1"'
                 )
             if key not in keys:
                 nearest = _nearest(key, keys).replace("_", "-")

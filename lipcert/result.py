@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lipcert import audit as auditing
 from lipcert import run
+from lipcert.arguments import in_python
 from lipcert.errors import UsageError
 from lipcert.gate import Outcome, Thresholds, evaluate
 from lipcert.report import json_file, table
@@ -64,6 +65,7 @@ class Result(run.RunResult):
             raise UsageError("to_pandas: needs pandas; pip install pandas") from error
         return pandas.DataFrame.from_records(list(self._results().samples), index="index")
 
+    @in_python
     def gate(self, *, baseline: _Path | None = None, **asked: Any) -> list[Outcome]:
         """Hold the result against thresholds, an outcome each, with ``gate``, ``status`` (``pass``,
         ``warn`` or ``fail``) and ``message``.
@@ -78,6 +80,7 @@ class Result(run.RunResult):
         results = self._results()
         return evaluate(thresholds, results.certificate, results.samples, older)
 
+    @in_python
     def audit(
         self,
         model: _Path,
@@ -96,6 +99,7 @@ class Result(run.RunResult):
             sources = auditing.Sources(model=Path(model), data=data)
             return auditing.audit(self.save(folder), sources=sources, samples=samples, seed=seed)
 
+    @in_python
     def report(
         self,
         format: Format = "html",
@@ -108,6 +112,9 @@ class Result(run.RunResult):
         folder that ``lipcert.certify`` was given as ``output``, by ``lipcert report``. Raises
         ``UsageError`` and ``CannotCertify``.
         """
+        if format not in get_args(Format):
+            known = ", ".join(get_args(Format))
+            raise UsageError(f"format {format!r}: choose one of {known}")
         text = render(format, self._results(), outcomes)
         if to is not None:
             try:

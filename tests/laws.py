@@ -347,6 +347,8 @@ JOINT_CASES: dict[str, tuple[Joint, float, float]] = {
     "softmax": (Softmax((2, 5)), -3.0, 3.0),
     "softmax, sharp": (Softmax((6,)), -40.0, 40.0),
     "softmax of one": (Softmax((3, 1)), -3.0, 3.0),
+    "softmax, masked": (Softmax((4, 5), torch.ones(4, 5).tril(1).double()), -3.0, 3.0),
+    "softmax of one that is left": (Softmax((3, 3), torch.eye(3).double()), -30.0, 30.0),
     "layer norm": (InverseLength((2, 6), 1e-5, True, True), -2.0, 2.0),
     "layer norm, off centre": (InverseLength((2, 6), 1e-5, True, True), 90.0, 94.0),
     "layer norm of two": (InverseLength((3, 2), 1e-3, True, True), -2.0, 2.0),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,19 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from lipcert.audit.arithmetic import FORMATS, Arithmetic
 from lipcert.audit.attack import Ball, broken, candidates
+from lipcert.audit.audited_model import SINGLE, AuditedModel
 from lipcert.audit.claims import Claims, Record, radius_of
-from lipcert.audit.deployed import Deployed, Preprocessing
 from lipcert.audit.dual import Dual
-from lipcert.audit.interpreter import Interpreter
-from lipcert.audit.operators import NotRead
-from lipcert.audit.program import Program
-from lipcert.audit.proofs.check import Checker, Claim, Outcome
+from lipcert.audit.proofs.check import Claim, Outcome
 from lipcert.audit.reach import Norms
 from lipcert.audit.report import Audited, Finding
-from lipcert.audit.rule import Rule
 
 Array = NDArray[Any]
 
-# Relative to the largest logit: two float32 evaluations, and two in float64, of one function.
-SINGLE, DOUBLE = 1e-4, 1e-9
+# Relative to the largest logit: two evaluations in float64 of one function.
+DOUBLE = 1e-9
+# Of so many places in the ball.
 _JACOBIANS = 4
 
 
@@ -57,8 +53,8 @@ class Auditor:
     """Audits single samples of one certificate.
 
     ``image_shape``: (C, H, W) or (features,). ``proofs``: a file of proofs, which takes the place
-    of the own bound. ``reading`` and ``bound`` are ``available``, or say why not: then samples are
-    attacked at random points only, or not proven once more.
+    of the own bound. Where the ``model`` has no own reading samples are attacked at random points
+    only, and where it has no own bound they are not proven once more.
     """
 
     def __init__(
@@ -66,77 +62,20 @@ class Auditor:
         proofs: Path | None = None,
     ) -> None:  # fmt: skip
         self.claims, self.effort = claims, effort
-        self.rule = Rule.of(claims.certificate)
-        record = claims.certificate["model"]
-        self.softmax = record["stripped"] not in (None, "Sigmoid")
-        self._preprocessing = Preprocessing.of(record, image_shape)
-        self.deployed = Deployed(model, self._preprocessing)
-        self._reading: Interpreter | None = None
-        self._program: Program | None = None
-        self._norms = Norms()
-        self._proofs = proofs
-        self._checker: Checker | None = None
-        self._arithmetic = Arithmetic.of("real")
+        self.model = AuditedModel(claims, model, image_shape, proofs)
+        self.rule, self._proofs, self._norms = self.model.rule, proofs, Norms()
         self._proven: dict[int, Outcome] = {}
-        self.reading = self.bound = "available"
-        if record["stripped"] == "Sigmoid":
-            # The certificate's margins are those before it, which this reading does not know.
-            self.reading = self.bound = "not available: a Sigmoid at the end was left out"
-            return
-        try:
-            reading = Interpreter(model, self._preprocessing.shape, softmax=self.softmax)
-            self._reading = reading
-            if claims.deployed not in (*FORMATS, "real"):
-                raise NotRead(f"--deployed {claims.deployed}")
-            self._arithmetic = Arithmetic.of(claims.deployed, reading.inside, reading.leaves)
-            if self.softmax and not self.rule.plain:
-                raise NotRead("what a Softmax at the end rounds below its greatest output")
-            if proofs is not None and not self.rule.plain:
-                raise NotRead("proofs of what the certificate claims")
-            if proofs is None:
-                self._program = Program(reading, self._preprocessing)
-            else:
-                self._checker = Checker(
-                    reading, self._preprocessing, proofs, len(claims.samples), self._arithmetic,
-                    pixel_domain=claims.pixel_domain, softmax=self.softmax,
-                )  # fmt: skip
-        except NotRead as missing:
-            self.bound = f"not available: {missing}"
-            self.reading = self.reading if self._reading else self.bound
-
-    def check_reading(self, images: Array) -> None:
-        """Whether the own reading is the function that onnxruntime runs; else it is not used."""
-        if self._reading is None:
-            return
-        try:
-            ours, theirs = self._exact(images), self.deployed(images)
-        except NotRead as missing:
-            self._unread(f"not available: {missing}")
-            return
-        if self.softmax:
-            # Only the order of the classes can be compared, where it is clear.
-            same = ours.argmax(1) == theirs.argmax(1)
-            worst = 0.0 if (same | (_gap(ours) < SINGLE * np.abs(ours).max(1))).all() else 1.0
-        else:
-            scale = np.maximum(np.abs(theirs).max(1), 1e-6)
-            worst = float((np.abs(ours - theirs).max(1) / scale).max())
-        if not worst <= SINGLE:
-            self._unread(f"not available: differs from onnxruntime by {worst:.2g}")
-
-    def _unread(self, reason: str) -> None:
-        self._reading = self._program = self._checker = None
-        self.reading = self.bound = reason
 
     @property
     def risk(self) -> float:
         """What the checker's norms may fail with, over its own coins."""
-        return self._checker.coins.spent if self._checker else 0.0
+        return self.model.checker.coins.spent if self.model.checker else 0.0
 
     def replay(self, samples: Sequence[Record], images: Array) -> None:
         """The proofs of these samples, all at once; each is asked for later."""
-        if self._checker is None:
+        if self.model.checker is None:
             return
-        self._proven |= self._checker({
+        self._proven |= self.model.checker({
             sample["index"]: Claim(image.reshape(-1), sample["label"], self._least(sample, image))
             for sample, image in zip(samples, images, strict=True)
             if sample["verdict"] != "error" and radius_of(sample) > 0
@@ -147,23 +86,6 @@ class Auditor:
         eps = self.claims.eps
         exact = max((eps[text] for text in sample["certified"]), default=None)
         return self._finite(radius_of(sample), image) if exact is None else _rounded_up(exact)
-
-    def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The preprocessing, in torch."""
-        p = self._preprocessing
-        scale, shift = (torch.from_numpy(np.array(v)).to(pixels) for v in (p.scale, p.shift))
-        flat = pixels.flatten(1)[:, torch.from_numpy(np.array(p.order))] * scale + shift
-        return flat.reshape(len(pixels), *p.shape)
-
-    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        assert self._reading is not None
-        return self._reading(self._inputs(pixels))
-
-    @torch.no_grad()
-    def _exact(self, images: Array) -> Array:
-        """The own reading in float64."""
-        logits: Array = self._logits(torch.from_numpy(images.astype(np.float64))).numpy()
-        return logits
 
     def __call__(
         self, sample: Record, image: Array, seed: int, counterexample: Array | None
@@ -196,7 +118,7 @@ class Auditor:
         )
 
     def _prediction(self, sample: Record, image: Array) -> Finding:
-        logits = self.deployed(image[None])
+        logits = self.model.deployed(image[None])
         competing = self.rule.competing(logits)[0]
         found, claimed = int(competing.argmax()), sample["prediction"]
         claim = f"prediction {claimed}, label {sample['label']}"
@@ -230,9 +152,9 @@ class Auditor:
 
     def _margin(self, sample: Record, image: Array) -> list[Finding]:
         claimed = sample["margin"]
-        if self._reading is None or claimed is None or sample["verdict"] == "error":
+        if not self.model.is_read or claimed is None or sample["verdict"] == "error":
             return []
-        logits = self._exact(image[None])
+        logits = self.model.exact(image[None])
         of = sample["label"] if self.rule.top_k > 1 else sample["prediction"]
         found = float(self.rule.lead(logits, of)[0])
         same = abs(found - claimed) <= DOUBLE * max(1.0, float(np.abs(logits).max()))
@@ -244,9 +166,9 @@ class Auditor:
     ) -> tuple[int, Finding]:
         """Nothing within the certified radius may be classified otherwise."""
         radius = self._finite(radius, image)
-        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self._covers)
+        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self.model.covers)
         points = self._points(ball, seed, effort)
-        point = broken(self._covered, ball, points)
+        point = broken(self.model.covered, ball, points)
         claim = f"radius {radius:.9g}"
         if point is None:
             return len(points), Finding(claim, "not contradicted", f"{len(points)} points attacked")
@@ -264,25 +186,12 @@ class Auditor:
         return max(math.sqrt(image.size), float(self.claims.eps[self.claims.largest]))
 
     def _points(self, ball: Ball, seed: int, effort: Effort) -> Array:
-        logits = None if self._reading is None else self._logits
+        logits = None if not self.model.is_read else self.model.logits
         found = candidates(logits, ball, restarts=effort.restarts, steps=effort.steps, seed=seed)
         # Points right on the boundary, where no gradient leads.
         return np.concatenate([
             found, candidates(None, ball, restarts=effort.restarts, steps=0, seed=seed + 1)
         ])  # fmt: skip
-
-    @property
-    def _covers(self) -> Rule:
-        """The rule for what ``_covered`` gives."""
-        exact = self._arithmetic.unit == 0 and self._reading is not None
-        return replace(self.rule, ended=False) if exact else self.rule
-
-    def _covered(self, images: Array) -> Array:
-        """The arithmetic that the certificate covers: the file's own, or real numbers, unless the
-        file rounds to types of its own."""
-        if self._arithmetic.unit == 0 and self._reading is not None:
-            return self._exact(images)
-        return self.deployed(images)
 
     def _prove(self, sample: Record, image: Array) -> tuple[float | None, Finding]:
         """The largest eps that is certified, or else the radius, by its proof or the own bound."""
@@ -290,22 +199,24 @@ class Auditor:
         claim = f"no change within {least:.9g} alters the class"
         if not self.rule.plain:
             claim = f"no change within {least:.9g} breaks the claim"
+        attacked = "attacked; proofs" if self._proofs else "attacked; own bound"
+        missing = Finding(claim, "not contradicted", f"{attacked} {self.model.bound}")
         if self._proofs is not None:
             proven = self._proven.get(sample["index"])
             if proven is None:
-                return None, Finding(claim, "not contradicted", f"attacked; proofs {self.bound}")
+                return None, missing
             if proven.proven:
                 return least, Finding(claim, "confirmed", f"its proof: {proven.reason}")
             return None, Finding(claim, "not contradicted", f"attacked; {proven.reason}")
-        if self._program is None:
-            return None, Finding(claim, "not contradicted", f"attacked; own bound {self.bound}")
+        if self.model.program is None:
+            return None, missing
         dual = Dual(
-            self._program, image.reshape(-1), least, self._norms,
+            self.model.program, image.reshape(-1), least, self._norms,
             pixel_domain=self.claims.pixel_domain,
         )  # fmt: skip
         enough = math.inf if self.rule.margin else 0.0
         found = dual.margins(
-            sample["label"], self._arithmetic, softmax=self.softmax, enough=enough
+            sample["label"], self.model.arithmetic, softmax=self.model.softmax, enough=enough
         )  # fmt: skip
         smallest = self.rule.proven(found)
         if smallest > 0:
@@ -315,7 +226,7 @@ class Auditor:
     def _constant(self, sample: Record, image: Array, seed: int) -> list[Finding]:
         """The local Lipschitz constant is at least the norm of every Jacobian in the ball."""
         claimed = sample["lipschitz"]
-        if claimed is None or self._reading is None:
+        if claimed is None or not self.model.is_read:
             return []
         random = np.random.default_rng(seed + 2)
         largest = float(self.claims.eps[self.claims.largest])
@@ -323,7 +234,7 @@ class Auditor:
         length = np.linalg.norm(noise.reshape(_JACOBIANS, -1), axis=1)
         shares = np.linspace(0, 0.999 * largest, _JACOBIANS) / length
         places = image + noise * shares.reshape(-1, *(1,) * image.ndim)
-        jacobian: Callable[..., Any] = torch.func.jacrev(lambda x: self._logits(x[None])[0])
+        jacobian: Callable[..., Any] = torch.func.jacrev(lambda x: self.model.logits(x[None])[0])
         found = torch.stack([jacobian(torch.from_numpy(place)) for place in places])
         norm = float(torch.linalg.matrix_norm(found.flatten(2), ord=2).max())
         holds = norm <= claimed * (1 + 1e-9)
@@ -338,10 +249,10 @@ class Auditor:
         text = self.claims.largest
         claim = f"falsified at eps {text}"
         radius = float(self.claims.eps[text])
-        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self._covers)
+        ball = Ball(image, sample["label"], radius, self.claims.pixel_domain, self.model.covers)
         if counterexample is None:
             points = self._points(ball, seed, self.effort)
-            point = broken(self._covered, ball, points)
+            point = broken(self.model.covered, ball, points)
             if point is None:
                 return Finding(claim, "not contradicted", "no counterexample is saved or found")
             return Finding(claim, "confirmed", "another counterexample, found in onnxruntime")
@@ -354,14 +265,9 @@ class Auditor:
             return Finding(
                 claim, "contradicted", f"the counterexample saved lies at {distance:.9g}"
             )
-        if broken(self._covered, ball, counterexample[None]) is None:
+        if broken(self.model.covered, ball, counterexample[None]) is None:
             return Finding(claim, "contradicted", "the counterexample saved is classified rightly")
         return Finding(claim, "confirmed", "the counterexample saved, in onnxruntime")
-
-
-def _gap(logits: Array) -> Array:
-    ordered = np.sort(logits, axis=1)
-    return np.asarray(ordered[:, -1] - ordered[:, -2])
 
 
 def _rounded_up(value: Fraction) -> float:

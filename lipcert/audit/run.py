@@ -67,7 +67,7 @@ def audit(
         watch.stage("reading the model a second time, and bounding its norms")
         auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
         first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
-        auditor.check_reading(np.stack(first))
+        auditor.model.check_reading(np.stack(first))
         watch.stage(f"auditing {len(chosen)} of {len(claims.samples)} samples")
         watch.start(len(chosen))
         for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
@@ -86,8 +86,8 @@ def audit(
         data=f"{dataset.name} {dataset.split}",
         seed=seed,
         of=len(claims.samples),
-        reading=auditor.reading,
-        bound=auditor.bound,
+        reading=auditor.model.reading,
+        bound=auditor.model.bound,
         proofs=_replayed(proofs_file, auditor),
         precision=f"{np.finfo(LONG).nmant + 1} bits",
         files_contradict=found,

@@ -6,6 +6,7 @@ See ``lipcert.bounds.sketch`` for the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
+    Bundle,
     ProjectionAssurance,
     RandomNumbers,
     Tangents,
@@ -27,7 +29,7 @@ from lipcert.network.activations import Activation, Elementwise, Identity
 from lipcert.network.joints import Derivative, Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, around
-from lipcert.rounding import DOUBLE, FLOAT64, column, gamma
+from lipcert.rounding import DOUBLE, FLOAT64, SINGLE, column, gamma
 
 # What is rounded in front of an activation: of its input's node, the layers before it, and the
 # node's box but for that.
@@ -36,12 +38,16 @@ Rounding = Callable[[int, State, Box], Noised]
 # A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
 # neuron that stays on its side of a kink.
 _ROOM_WHERE_FREE, _LITTLE = 1.5, 2.0**-8
+_ROUNDING = 2.0**-30
 # Of a joint's inputs, whose errors go with the square of it.
 _ROOM_OF_JOINTS = 1.2
 # Within how many times its claim a neuron must stay, as roundings are found for that.
 _MOST = 2.0
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
 _FLOOR = 2.0**-8
+# What float32 does not see of a scale, and of the root of its mean square, where a proof in float64
+# does: the share of a score that a mask makes small, the slope of a gate that is shut.
+_UNSEEN, _UNSEEN_MEAN = 2.0**-100, 2.0**-56
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 
@@ -55,7 +61,10 @@ class Claimed:
     ``shift`` and ``width``: its input lies in ``anchor + shift ± width``, and at most ``most`` from
     there; ``own``: what of the width is no projection's, the noise in front of it. ``spread``,
     ``drawn``: the scale that Cauchy numbers and ``eps`` times normal ones are claimed to have at
-    its output; ``rounded``, ``slipped``: what either is rounded by in front of it.
+    its output; ``rounded``, ``slipped``: what either is rounded by in front of it. ``ball``:
+    ``eps`` times the 2-norms of its rows, from unit vectors that were sent through these very
+    slopes, with what they were rounded by since the last activations; None where the proof
+    measures them.
     """
 
     slope: Tensor
@@ -70,6 +79,7 @@ class Claimed:
     drawn: Tensor
     rounded: Tensor
     slipped: Tensor
+    ball: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,23 +96,35 @@ class JointClaimed:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A tube that is to be proven: its places by activations and by joints, and the state that it
-    would give."""
+    """A tube that is to be proven, unless it is only ``guessed``: its places by activations and by
+    joints, and the state that it would give."""
 
     eps: Tensor
     places: dict[int, Claimed]
     state: State
     joints: dict[int, JointClaimed]
+    guessed: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the 2-norms of rows are found: in the proof from as many normal tangents as Cauchy ones,
+    or, ``exact``, in the claim from one unit vector for each value of the input, of which the proof
+    only takes what they were rounded by. ``guessed``: by how many projections a claim would be
+    made that this one only guesses, not to be proven, with rows from normal tangents; else 0."""
+
+    exact: bool = False
+    guessed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
-    """At one node: the ``tangents``, M normal ones and M Cauchy ones for each sample,
-    ``(B · 2M, *shape)``; the ``shift``; bounds of what a normal and a Cauchy tangent are in
-    absolute value, per unit of their largest, ``drawn`` and ``spread``; and by how much these and
-    the shift were rounded since the last activations: ``slipped``, ``rounded``, ``moved``."""
+    """At one node: the ``tangents``; the ``shift``; bounds of what ``eps`` times a row's length (of
+    normal tangents: per unit of their largest) and a Cauchy tangent are in absolute value,
+    ``drawn`` and ``spread``; and by how much these and the shift were rounded since the last
+    activations: ``slipped``, ``rounded``, ``moved``."""
 
-    tangents: Tensor
+    tangents: Bundle
     shift: Tensor
     drawn: Tensor
     spread: Tensor
@@ -113,17 +135,32 @@ class _Flow:
 
 class Claiming(Forward[_Flow]):
     """The rules of ``Tube.claim`` over a network and its ``rough`` copy in float32; places and
-    state grow layer by layer."""
+    state grow layer by layer.
+
+    **Exact rows.** The tangents ``V`` of unit vectors are computed in float32 through rounded
+    weights and slopes, so at a node ``V = A V' + E``, where by the triangle inequality every row of
+    ``E`` has at most the length ``κ = γ |A| ‖rows of V'‖``, ``γ`` in units of float32. So the true
+    row of a neuron ``k`` is at most ``‖row_k(V)‖ + Σ |J| κ``: ``eps κ`` is one more error of the
+    sum that Cauchy tangents measure.
+    """
 
     def __init__(
         self, network: Network, rough: Network, centre: Centre, eps: Tensor,
         assurance: ProjectionAssurance, coins: RandomNumbers, count: int,
-        rounding: Rounding | None,
+        rounding: Rounding | None, rows: Rows,
     ) -> None:  # fmt: skip
-        self.room = assurance.room(count)
-        self.network, self.rough = network, rough
+        self.room, self.factor = assurance.room(rows.guessed or count), assurance.factor
+        if rows.exact:
+            self.room, self.factor = (1.0, self.room[1]), 1.0
+        self.network, self.rough, self.exact = network, rough, rows.exact
         self.centre, self.eps, self.assurance, self.rounding = centre, eps, assurance, rounding
-        self.tangents = Tangents(len(eps), count, coins, rough.anchor.dtype)
+        units = rows.exact and not rows.guessed
+        self.tangents = Tangents(
+            len(eps), math.prod(network.in_shape) if units else count, count, coins,
+            rough.anchor.dtype, largest=network.largest, exact=units,
+        )  # fmt: skip
+        # What tangents that measure rows are computed in where anything is proven by them.
+        self.own = SINGLE if rows.exact else DOUBLE
         self.ranks = torch.full_like(eps, round(count * assurance.rank / assurance.count)).long()
         self.places: dict[int, Claimed] = {}
         self.joints: dict[int, JointClaimed] = {}
@@ -133,33 +170,33 @@ class Claiming(Forward[_Flow]):
         x, error = self.centre.values[i], self.centre.errors[i]
         radius, ones, none = column(self.eps, x), torch.ones_like(x), torch.zeros_like(x)
         self.state[i] = Layer(x, *around(x, radius.expand_as(x)), self.eps, ones, ones)
-        start = self.tangents.start(x.shape[1:])
+        start = self.tangents.start(x.shape[1:], x.device)
         return _Flow(start, none, radius.expand_as(x), none, none, none, error)
 
     def sum(self, i: int, parts: list[_Flow]) -> _Flow:
-        slack = gamma(len(parts) + 4)
+        slack, own = gamma(len(parts) + 4), gamma(len(parts) + 4, self.own.unit)
 
         def total(values: list[Tensor]) -> Tensor:
             return torch.stack(values).sum(0)
 
-        tangents = parts[0].tangents
-        for part in parts[1:]:
-            tangents = tangents + part.tangents
         drawn, spread = total([p.drawn for p in parts]), total([p.spread for p in parts])
         sizes = total([p.shift.abs() for p in parts])
         return _Flow(
-            tangents,
+            Bundle.total([p.tangents for p in parts]),
             total([p.shift for p in parts]),
-            drawn * (1 + slack),
+            drawn * (1 + own),
             spread * (1 + slack),
-            (total([p.slipped for p in parts]) + slack * drawn) * (1 + slack),
+            (total([p.slipped for p in parts]) + own * drawn) * (1 + own),
             (total([p.rounded for p in parts]) + slack * spread) * (1 + slack),
             (total([p.moved for p in parts]) + slack * sizes) * (1 + slack),
         )
 
     def affine(self, i: int, operator: Operator, before: _Flow) -> _Flow:
-        slack = gamma(operator.terms + 8)
+        slack, own = gamma(operator.terms + 8), gamma(operator.terms + 8, self.own.unit)
         lost = (operator.terms + 1) * DOUBLE.tiny
+        slipped = before.slipped + own * before.drawn
+        passed, drawn = operator.magnitude(slipped), operator.magnitude(before.drawn)
+        underflow = column(self._lost(before.drawn, operator.terms + 1), drawn)
 
         def error(passed: Tensor, size: Tensor) -> Tensor:
             return (operator.magnitude(passed + slack * size) + lost) * (1 + slack)
@@ -167,28 +204,48 @@ class Claiming(Forward[_Flow]):
         rough = self.rough.nodes[i].kind
         assert isinstance(rough, Operator)
         return _Flow(
-            rough.apply(before.tangents),
+            before.tangents.map(rough.apply),
             operator.apply(before.shift),
-            operator.magnitude(before.drawn) * (1 + slack),
+            drawn * (1 + own) + underflow,
             operator.magnitude(before.spread) * (1 + slack),
-            error(before.slipped, before.drawn),
+            (passed + underflow) * (1 + own),
             error(before.rounded, before.spread),
             error(before.moved, before.shift.abs()),
         )
+
+    def _lost(self, drawn: Tensor, terms: float) -> Tensor:
+        """What underflows in so many products with tangents that measure rows: of each product, and
+        of a number times the largest tangent; in exact ones of as many vectors as there are values
+        of the input: ``(B,)``."""
+        lost = terms * self.own.tiny * (1 + 2.0**-20)
+        if not self.exact:
+            return torch.full_like(self.eps, lost)
+        largest = drawn.flatten(1).amax(1) + self.eps
+        return lost * math.sqrt(math.prod(self.network.in_shape)) * largest
 
     def activation(self, i: int, activation: Activation, before: _Flow) -> _Flow:
         assert isinstance(activation, Elementwise)
         sink = self.network.nodes[i].inputs[0]
         anchor, off = self.centre.values[sink], self.centre.errors[sink]
         eps = column(self.eps, anchor)
-        mean, middle = self.tangents.scales(before.tangents, self.ranks)
-        drawn = eps * mean * self.assurance.factor * self.room[0]
-        spread = middle / self.assurance.divisor * self.room[1]
+        middle = self.tangents.ordered(before.tangents, self.ranks)
+        length = self.tangents.lengths(before.tangents)
+        if not self.exact:
+            length = length + _UNSEEN_MEAN
+        drawn = eps * length * self.factor * self.room[0]
+        spread = (middle + _UNSEEN) / self.assurance.divisor * self.room[1]
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
-        drawn = drawn + 2 * LARGEST_NORMAL * self.assurance.factor * before.slipped
         spread = spread + 2 * LARGEST / self.assurance.divisor * before.rounded
-        width = (2 * ALPHA + 1) * (drawn + spread) + ALPHA * spread
-        width = width * self._room(activation, sink, before.shift, width)
+        ball = None
+        if self.exact:
+            drawn = OUT64.up(drawn, 4)
+            ball = OUT64.add(drawn, before.slipped)
+            width = ball + (2 * ALPHA + 1) * spread
+        else:
+            drawn = drawn + 2 * LARGEST_NORMAL * self.factor * before.slipped
+            width = (2 * ALPHA + 1) * (drawn + spread) + ALPHA * spread
+        # A proof may round otherwise.
+        width = width * (1 + _ROUNDING) * self._room(activation, sink, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
@@ -196,7 +253,7 @@ class Claiming(Forward[_Flow]):
             noise = self.rounding(sink, self.state, box).each
             own = OUT64.add(own, noise)
         width = OUT64.add(width, own)
-        place = self._place(activation, sink, before, width, own, drawn, spread)
+        place = self._place(activation, sink, before, width, own, drawn, spread, ball)
         self.places[i] = place
         # Roundings are found for runs that leave the claim by so much.
         wide = around(anchor + place.shift, place.most)
@@ -234,24 +291,31 @@ class Claiming(Forward[_Flow]):
             for sizes in ([p.drawn for p in parts], [p.spread for p in parts])
         )
         # What the proof's own pass rounds here, and at the fresh errors.
-        passed = line.magnitude_once(
-            [LARGEST * p.rounded + LARGEST_NORMAL * p.slipped for p in parts]
-        ) * (1 + slack)  # fmt: skip
-        kappa = passed + slack * (LARGEST * spread + LARGEST_NORMAL * drawn)
-        half = (rest + kappa / ALPHA) * (1 + 16 * FLOAT64)
-        half = half * (1 + 16 * FLOAT64 * LARGEST / ALPHA) + DOUBLE.tiny
+        passed = line.magnitude_once([LARGEST * p.rounded for p in parts]) * (1 + slack)
+        kappa = passed + slack * LARGEST * spread
+        own = gamma(2 * line.terms + 16, self.own.unit)
+        slipped = line.magnitude_once([p.slipped for p in parts]) * (1 + own) + own * drawn
+        if self.exact:
+            lost = self._lost(torch.cat([p.drawn.flatten(1) for p in parts], 1), line.terms + 8)
+            half = (rest + slipped + column(lost, rest)) * (1 + own)
+            half, drawn = half + kappa / ALPHA, drawn + column(lost, rest)
+        else:
+            half = rest + (kappa + LARGEST_NORMAL * slipped) / ALPHA
+        half = OUT64.up(half, 12)
+        half = OUT64.add(half, 16 * FLOAT64 * LARGEST / ALPHA * half) + DOUBLE.tiny
         shift = line.once([p.shift for p in parts])
         moved = line.magnitude_once([p.moved + slack * p.shift.abs() for p in parts])
-        spread, none = (spread + half) * (1 + 8 * FLOAT64), torch.zeros_like(half)
-        self.joints[i] = JointClaimed(line, rest, half, spread, drawn * (1 + 8 * FLOAT64))
+        spread, none = OUT64.up(spread + half, 5), torch.zeros_like(half)
+        drawn = drawn * (1 + own)
+        self.joints[i] = JointClaimed(line, rest, half, spread, drawn)
         return _Flow(
             self.tangents.joined([p.tangents for p in parts], line, half),
-            shift, drawn * (1 + 8 * FLOAT64), spread, none, none, moved * (1 + slack),
+            shift, drawn, spread, none, none, moved * (1 + slack),
         )  # fmt: skip
 
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
-        drawn: Tensor, spread: Tensor,
+        drawn: Tensor, spread: Tensor, ball: Tensor | None,
     ) -> Claimed:  # fmt: skip
         """Slopes and errors over the claimed box."""
         anchor = self.centre.values[sink]
@@ -263,17 +327,23 @@ class Claiming(Forward[_Flow]):
         # Of the proof's own pass, in float64: what its tangents are rounded by up to here.
         steep = slope.abs()
         across = steep * drawn
-        passed = LARGEST * before.rounded + LARGEST_NORMAL * before.slipped
-        kappa = steep * passed + 8 * FLOAT64 * LARGEST_NORMAL * across
-        half = rest + steep * own + kappa / ALPHA
+        kappa = steep * LARGEST * before.rounded
+        half = rest + steep * own
+        if self.exact:
+            # Of the product with the slope, and of the slope itself.
+            half = half + steep * before.slipped + 4 * self.own.unit * across
+            half = half + torch.where(slope != 0, column(self._lost(drawn, 4), drawn), 0.0)
+        else:
+            kappa = kappa + LARGEST_NORMAL * (steep * before.slipped + 8 * FLOAT64 * across)
+        half = half + kappa / ALPHA
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * LARGEST / ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
         return Claimed(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
-            OUT64.up(across, 4),
-            before.rounded, before.slipped,
+            across * (1 + 8 * self.own.unit),
+            before.rounded, before.slipped, ball,
         )  # fmt: skip
 
 

@@ -39,9 +39,6 @@ from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest, widened
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
 
-# Comparisons that are written out end in a sum of no more values than these.
-_ADDED = 4.0
-
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -142,7 +139,7 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             fresh = fresh + of_comparison(
                 own, activation, activation.perturbation(*before.here.box, before.size)
             )
-            additions = additions + _ADDED
+            additions = additions + activation.additions
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 

@@ -28,6 +28,7 @@ further up.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,7 @@ from lipcert.bounds.claims import (
     Claiming,
     JointClaimed,
     Rounding,
+    Rows,
     claimed_box,
     layer_of,
     remainder,
@@ -48,21 +50,24 @@ from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
+    Bundle,
     ProjectionAssurance,
     RandomNumbers,
     Tangents,
 )
 from lipcert.bounds.state import State
+from lipcert.errors import InternalError
 from lipcert.network import Forward, Network, forward
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around
-from lipcert.rounding import FLOAT64, column, gamma
+from lipcert.rounding import column, gamma
 
-# How many neurons of one batch may be found to be wider than claimed; and how large an exact column
-# may be, in the largest that a tangent may be.
-_MOST_COLUMNS, _SMALL_COLUMN = 4096, 2.0**-14
+# How many neurons of one layer of a sample may be found to be wider than claimed; how many bytes
+# the columns of all of them may take at one node; and how large an exact column may be, in the
+# largest that a tangent may be.
+_MOST_COLUMNS, _COLUMN_BYTES, _SMALL_COLUMN = 4096, 2**29, 2.0**-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +90,22 @@ class Tube:
 
     def claim(
         self, centre: Centre, eps: Tensor, assurance: ProjectionAssurance, coins: RandomNumbers,
-        count: int, rounding: Rounding | None,
+        count: int, rounding: Rounding | None, rows: Rows = Rows(),  # noqa: B008
     ) -> Claim:  # fmt: skip
         """What a proof of this assurance should find at ``eps``, ``(B,)``, from ``count``
-        projections."""
-        rules = Claiming(self.network, self.rough, centre, eps, assurance, coins, count, rounding)
+        projections, and ``rows`` that are measured as this says."""
+        rules = Claiming(
+            self.network, self.rough, centre, eps, assurance, coins, count, rounding, rows
+        )
         forward(self.network, rules, release=True)
-        return Claim(eps, rules.places, rules.state, rules.joints)
+        return Claim(eps, rules.places, rules.state, rules.joints, rows.guessed > 0)
 
     def prove(
         self, centre: Centre, claim: Claim, assurance: ProjectionAssurance, coins: RandomNumbers
     ) -> TubeProof:
         """Fresh coins against the claim."""
+        if claim.guessed:
+            raise InternalError("a claim that was only guessed is to be proven")
         rules = _Proving(self, centre, claim, assurance, coins)
         forward(self.network, rules, release=True)
         return TubeProof(rules.state, rules.held, rules.missed)
@@ -104,11 +113,11 @@ class Tube:
 
 @dataclass(frozen=True, eq=False)
 class _Proven:
-    """At one node: the ``tangents`` as in ``_Flow``, and exact ``columns`` ``(C, *shape)``, one for
+    """At one node: the ``tangents``, and exact ``columns`` ``(C, *shape)``, one for
     each neuron that was found to be wider than claimed, of the samples ``_Proving.owners``; a
     branch that begins before the last of these has fewer."""
 
-    tangents: Tensor
+    tangents: Bundle
     columns: Tensor
 
 
@@ -129,30 +138,36 @@ class _Proving(Forward[_Proven]):
     ) -> None:
         self.network, self.centre, eps = tube.network, centre, claim.eps
         self.claim, self.assurance = claim, assurance
-        self.tangents = Tangents(len(eps), assurance.count, coins, torch.float64)
+        self.exact = all(place.ball is not None for place in claim.places.values())
+        rows = 0 if self.exact else assurance.count
+        self.tangents = Tangents(
+            len(eps), rows, assurance.count, coins, torch.float64, largest=self.network.largest
+        )
         self.held = torch.isfinite(eps)
         # Of each sample, which Cauchy tangents were larger than they may be.
         self.bad = torch.zeros(len(eps), assurance.count, dtype=torch.bool, device=eps.device)
         self.owners = torch.zeros(0, dtype=torch.int64, device=eps.device)
         self.state: State = {0: claim.state[0]}
+        largest = max(math.prod(node.shape) for node in tube.network.nodes)
+        self.room = _COLUMN_BYTES / (8 * largest)
 
     @property
     def missed(self) -> Tensor:
         return torch.bincount(self.owners, minlength=len(self.held))
 
     def input(self, i: int) -> _Proven:
-        start = self.tangents.start(self.network.in_shape)
-        normals, _ = self.tangents.split(start)
-        self.held &= (normals.abs() <= LARGEST_NORMAL).flatten(1).all(1)
-        return _Proven(start, start[:0])
+        start = self.tangents.start(self.network.in_shape, self.held.device)
+        for part in start.rows:
+            small = (part.abs() <= LARGEST_NORMAL).reshape(len(self.held), -1)
+            self.held &= small.all(1)
+        return _Proven(start, start.cauchy[0][:0])
 
     def sum(self, i: int, parts: list[_Proven]) -> _Proven:
-        total, columns = parts[0].tangents, parts[0].columns
+        columns = parts[0].columns
         for part in parts[1:]:
-            total = total + part.tangents
             few, many = sorted((columns, part.columns), key=len)
             columns = torch.cat([many[: len(few)] + few, many[len(few) :]])
-        return _Proven(total, columns)
+        return _Proven(Bundle.total([part.tangents for part in parts]), columns)
 
     def affine(self, i: int, operator: Operator, before: _Proven) -> _Proven:
         columns = before.columns
@@ -160,7 +175,7 @@ class _Proving(Forward[_Proven]):
             columns = operator.apply(columns)
         else:
             columns = columns.new_zeros(0, *operator.out_shape)
-        return _Proven(operator.apply(before.tangents), columns)
+        return _Proven(before.tangents.map(operator.apply), columns)
 
     def activation(self, i: int, activation: Activation, before: _Proven) -> _Proven:
         assert isinstance(activation, Elementwise)
@@ -189,7 +204,7 @@ class _Proving(Forward[_Proven]):
             low, high = claimed_box(layer.anchor, self.claim.places[j])
             inside = (layer.lower >= low) & (layer.upper <= high)
             sure = sure & inside.flatten(1).all(1)
-        beyond = torch.where(rest <= place.rest, 0.0, (rest - place.rest) * (1 + 8 * FLOAT64))
+        beyond = torch.where(rest <= place.rest, 0.0, OUT64.up(rest - place.rest, 5))
         beyond = torch.where(sure.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, beyond)
         count = max(len(part.columns) for part in parts)
         line = place.line.map(lambda t: t[self.owners[:count]])
@@ -206,12 +221,16 @@ class _Proving(Forward[_Proven]):
     def _width(self, before: _Proven, place: Claimed) -> Tensor:
         """How far the activation's input may be from ``anchor + shift``."""
         sure, slack = self.assurance, 1 + gamma(self.assurance.count + 16)
-        mean, order = self.tangents.scales(before.tangents, sure.rank + self.bad.sum(1))
+        order = self.tangents.ordered(before.tangents, sure.rank + self.bad.sum(1))
         scale = (order + LARGEST * place.rounded) / (sure.divisor - ALPHA) * slack
-        ball = column(self.claim.eps, mean) * mean + LARGEST_NORMAL * place.slipped
-        ball = (ball + ALPHA * scale) * sure.factor * slack
+        if place.ball is not None:
+            ball = place.ball
+        else:
+            mean = self.tangents.lengths(before.tangents)
+            ball = column(self.claim.eps, mean) * mean + LARGEST_NORMAL * place.slipped
+            ball = (ball + ALPHA * scale) * sure.factor * slack
         sizes, count = before.columns.abs(), len(before.columns)
-        exact = torch.zeros_like(mean).index_add(0, self.owners[:count], sizes)
+        exact = torch.zeros_like(order).index_add(0, self.owners[:count], sizes)
         rounded = count * _SMALL_COLUMN * (ALPHA * scale + LARGEST * place.rounded)
         exact = (exact + rounded) * slack
         return OUT64.add(ball, scale, exact, place.own)
@@ -233,7 +252,9 @@ class _Proving(Forward[_Proven]):
         """One more column for each neuron whose remainder is beyond its claim."""
         flat = beyond.flatten(1)
         # A sample that misses so much is not worth the memory; a NaN is no number of any column.
-        hopeless = (flat != 0).sum(1) > _MOST_COLUMNS
+        fresh_ones = (flat != 0).sum(1)
+        hopeless = fresh_ones > _MOST_COLUMNS
+        hopeless |= (self.missed + fresh_ones) * len(flat) > self.room
         hopeless |= ~flat.isfinite().all(1)
         self.held &= ~hopeless
         beyond = torch.where(hopeless.reshape(-1, *(1,) * (beyond.dim() - 1)), 0.0, beyond)
@@ -246,12 +267,18 @@ class _Proving(Forward[_Proven]):
         self.owners = torch.cat([self.owners, owners])
         return torch.cat([columns, known, fresh.reshape(-1, *columns.shape[1:])])
 
-    def _check(self, after: Tensor, columns: Tensor, place: Claimed | JointClaimed) -> None:
+    def _check(self, after: Bundle, columns: Tensor, place: Claimed | JointClaimed) -> None:
         """That tangents and columns are no larger than what their rounding was bounded for."""
-        normals, cauchy = self.tangents.split(after)
-        spread, drawn = place.spread.flatten(1)[:, None], place.drawn.flatten(1)[:, None]
-        self.bad |= ~(cauchy.abs() <= LARGEST * spread).all(2)
-        eps = self.claim.eps.reshape(-1, 1, 1)
-        self.held &= (eps * normals.abs() <= LARGEST_NORMAL * drawn).flatten(1).all(1)
+        batch, first = len(self.held), 0
+        limit = LARGEST * place.spread.flatten(1)[:, None]
+        for part in after.cauchy:
+            sizes = part.reshape(batch, -1, limit.shape[2])
+            last = first + sizes.shape[1]
+            self.bad[:, first:last] |= ~((sizes <= limit) & (sizes >= -limit)).all(2)
+            first = last
+        eps, limit = self.claim.eps.reshape(-1, 1, 1), LARGEST_NORMAL * place.drawn.flatten(1)
+        for part in after.rows:
+            sizes = eps * part.reshape(batch, -1, limit.shape[1]).abs()
+            self.held &= (sizes <= limit[:, None]).flatten(1).all(1)
         large = ~(columns.abs() <= LARGEST * _SMALL_COLUMN * place.spread[self.owners])
         self.held[self.owners[large.flatten(1).any(1)]] = False

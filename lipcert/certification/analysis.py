@@ -94,6 +94,12 @@ class Analysis:
         return simplify(lower(simplify(self.loaded))).to(device=self.device)
 
     @cached_property
+    def kept(self) -> Analysis:
+        """The same with boxes where ways part, for bounds that follow errors along all of them."""
+        loaded = keep(self.loaded)
+        return self if len(loaded.nodes) == len(self.loaded.nodes) else replace(self, loaded=loaded)
+
+    @cached_property
     def lowered(self) -> Network:
         return in_dtype(self.lowered_double, self.options)
 

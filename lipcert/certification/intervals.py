@@ -19,7 +19,8 @@ from lipcert.certification.duals import Duals
 from lipcert.certification.ieee import check_device, ieee_arithmetic
 from lipcert.certification.margins import MarginProver, Region
 from lipcert.certification.rungs.base import SMALLEST_BALL
-from lipcert.certification.rungs.tube import TubeRadius, check_joints, is_deep
+from lipcert.certification.rungs.plan import is_deep
+from lipcert.certification.rungs.tube import TubeRadius, check_joints
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.certification.warm_start import WarmStart

@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from lipcert.bounds.refined import Refinement
 from lipcert.options import Effort
 
+_GIBIBYTE = 2.0**30
+
 
 @dataclass(frozen=True)
 class TubePace:
     """What a sketched tube may take: ``projections`` of a proof, of the claim before it, and of
-    each of the ``searches`` for its radius; and how often a proof is tried."""
+    each of the ``searches`` for its radius; and how often a proof is tried. Fewer are taken, or no
+    tube at all, where one sample would take more ``seconds`` or ``memory``, in bytes, by what the
+    graph tells."""
 
     projections: int
     claims: int
     guesses: int
     searches: int
     tries: int
+    seconds: float
+    memory: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ PACES: dict[Effort, Pace] = {
         chain_work=0.0, boxes=None,
         near=1.0, stages=(10,), coupled=False, refine=None,
         leaves=0, leaf_work=0.0, hopeless=0.0,
-        attack_steps=5, attack_restarts=0, tube=TubePace(384, 192, 96, 5, 1),
+        attack_steps=5, attack_restarts=0, tube=TubePace(384, 256, 96, 5, 1, 120.0, 3 * _GIBIBYTE),
     ),
     "standard": Pace(
         own_norms=True,
@@ -79,7 +85,8 @@ PACES: dict[Effort, Pace] = {
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
-        attack_steps=20, attack_restarts=0, tube=TubePace(1024, 384, 128, 7, 2),
+        attack_steps=20, attack_restarts=0,
+        tube=TubePace(1536, 1024, 128, 6, 2, 240.0, 4 * _GIBIBYTE),
     ),
     "max": Pace(
         own_norms=True,
@@ -88,6 +95,7 @@ PACES: dict[Effort, Pace] = {
         near=3.0, stages=(20, 60, 200), coupled=True,
         refine=Refinement(steps=20, work=2.0**25),
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
-        attack_steps=40, attack_restarts=1, tube=TubePace(2048, 1024, 256, 10, 4),
+        attack_steps=40, attack_restarts=1,
+        tube=TubePace(3072, 2048, 256, 10, 4, 1800.0, 8 * _GIBIBYTE),
     ),
 }  # fmt: skip

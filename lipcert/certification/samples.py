@@ -66,6 +66,13 @@ class Samples:
             deployed=self.deployed if same else self.analysis.deployment.centre(near),
         )
 
+    def of_analysis(self, analysis: Analysis) -> Samples:
+        """The same as another version of the analysis has the deployed network."""
+        if analysis is self.analysis:
+            return self
+        deployed = analysis.deployment.centre(self.near)
+        return replace(self, analysis=analysis, deployed=deployed)
+
     def select(self, rows: Tensor) -> Samples:
         """Takes some of the samples."""
         return replace(

@@ -68,10 +68,11 @@ Loss = Annotated[
     ),
 ]
 Activation = Annotated[
-    Literal["keep", "clipped", "maxmin-clipped"] | None,
+    Literal["keep", "maxmin", "clipped", "maxmin-clipped"] | None,
     typer.Option(
-        help="clipped: ReLU and MaxMin get thresholds that are learned; maxmin-clipped: ReLU "
-        "becomes clipped MaxMin, which costs a pretrained model its accuracy at the start.",
+        help="maxmin: ReLU becomes MaxMin, which certifies better, and costs a pretrained model "
+        "its accuracy at the start; clipped: ReLU and MaxMin get thresholds that are learned; "
+        "maxmin-clipped: both.",
         rich_help_panel=_AIM,
     ),
 ]

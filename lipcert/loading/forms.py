@@ -7,8 +7,20 @@ For every value of a node that is made by moves, sums, scales and kinks alone, i
 with few terms: ``a`` and ``b`` are values of nodes that are made otherwise. Every piecewise linear
 function of a difference is of this form, since ``max(z, s z) = (1 + s)/2 z + (1 − s)/2 |z|``; so is
 the maximum of two values, in whatever way it is written. Beside it goes what computing it rounds:
-``mag`` and ``off`` bound every partial result and its error by ``mag · m`` and ``off · u m``, to
-first order, ``m`` the largest magnitude of the values ``a_t``, ``b_t`` of the row.
+``mag`` and ``off`` bound every partial result by ``mag · m`` and its error by
+
+    |v̂ − v| ≤ off · u (1 + u)^depth · m,
+
+``m`` the largest magnitude of the values ``a_t``, ``b_t`` of the row, ``depth`` the roundings on
+the longest way. By induction, with ``|v| ≤ mag · m``:
+
+- of k − 1 additions in any order, ``(1 + u)^(k−1) − 1 ≤ (k − 1) u (1 + u)^(k−1)``: the errors of
+  the summands grow by ``(1 + u)^(k−1)``, and their sizes add ``(k − 1) mag`` to ``off``;
+- of a product with a constant, which is rounded too, ``(1 + u)² − 1 ≤ 2 u (1 + u)²``, of which
+  twice as much is counted: ``4 mag``, and ``depth`` grows by 2;
+- kinks and comparisons move nothing further than their inputs, or by their slope; a comparison
+  that was written out adds its own ``spelling`` S, of inputs as they were computed, which are at
+  most ``(1 + S u) ≤ (1 + u)^S`` times further off: ``depth`` grows by S.
 """
 
 from __future__ import annotations
@@ -24,7 +36,7 @@ from lipcert.network import Network
 from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.nodes import Node, Sum
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
-from lipcert.rounding import Arithmetic
+from lipcert.rounding import BFLOAT16, Arithmetic
 
 # So many terms has a form, and the rows of an operator that is looked through.
 _TERMS = 4
@@ -32,19 +44,25 @@ _LARGEST = 2**20
 # Magnitudes are numbered from here on, values of nodes below.
 MAGNITUDES = 2**48
 _NONE = 2**62
+# What errors of errors add, ``(1 + u)^depth`` in the coarsest format, and how deep that goes.
+HIGHER_ORDERS = 1.25
+DEEPEST = math.log(HIGHER_ORDERS) / math.log1p(BFLOAT16.unit)
 
 
 @dataclass(frozen=True, eq=False)
 class AffineForm:
     """Of all ``n`` values of a node: numbers of terms ``(n, T)``, in increasing order, and their
-    coefficients; ``mag`` and ``off`` ``(n,)``; whether anything was added up, or bent, not only
-    moved, scaled and compared; the formats of the nodes that it leads through, and which of these
-    compare."""
+    coefficients; ``mag`` and ``off`` ``(n,)``; how many roundings are on the longest way through
+    it, and how many additions are behind it, on all ways since the last bend; whether anything was
+    added up, or bent, not only moved, scaled and compared; the formats of the nodes that it leads
+    through, and which of these compare."""
 
     terms: Tensor
     coefficients: Tensor
     mag: Tensor
     off: Tensor
+    depth: float = 0.0
+    behind: float = 0.0
     computed: bool = False
     formats: frozenset[Arithmetic | None] = frozenset()
     compared: frozenset[int] = frozenset()
@@ -68,10 +86,11 @@ class AffineForm:
         size = by.abs()
         mantissa = torch.frexp(size).mantissa
         rounds = torch.where((mantissa == 0.5) | (size == 0), 0.0, 4.0)
-        return self._with(
+        found = self._with(
             self.terms, self.coefficients * by[:, None], self.mag * size,
             size * (self.off + rounds * self.mag),
         )  # fmt: skip
+        return replace(found, depth=self.depth + (2 if bool((rounds > 0).any()) else 0))
 
     def _with(self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor) -> AffineForm:
         return replace(self, terms=terms, coefficients=coefficients, mag=mag, off=off)
@@ -126,7 +145,7 @@ class Forms:
         kind, shape = node.kind, self.network.nodes[node.inputs[0]].shape
         match kind:
             case Sum():
-                return added([self.of(j) for j in node.inputs])
+                return self.added([self.of(j) for j in node.inputs])
             case Select():
                 return self.of(node.inputs[0]).rows(kind.index)
             case Diagonal() if kind.bias is None and kind.scale is not None:
@@ -146,14 +165,16 @@ class Forms:
             case MaxMin() if not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(shape)
                 a, b = (part.flatten() for part in places.chunk(2, kind.axis))
-                both = self._compared(self.of(node.inputs[0]), a, b, kind.spelling)
+                both = self._compared(self.of(node.inputs[0]), a, b, kind)
                 if both is None:
                     return None
                 order = torch.cat([part.reshape(-1) for part in (a, b)]).argsort()
                 return stacked(both).rows(order)
             case GroupMax() if shape[-1] == 2 and not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(-1, 2)
-                both = self._compared(self.of(node.inputs[0]), places[:, 0], places[:, 1], 0.0)
+                both = self._compared(
+                    self.of(node.inputs[0]), places[:, 0], places[:, 1], MaxMin(0)
+                )
                 return None if both is None else both[0]
         return None
 
@@ -174,7 +195,62 @@ class Forms:
             index = kind._forward(places, alone).flatten().long()
             index = torch.where(weight == 0, -1, index)
             parts.append(before.rows(index).scaled(weight))
-        return added(parts)
+        return self.added(parts)
+
+    def added(self, parts: list[AffineForm]) -> AffineForm | None:
+        """The sum; rounded where a value has several parts. None where it gets long.
+
+        A value that cancels is in no term any more, but what it rounded on the way is as large as
+        it was: unless it is among those of the row still, nothing bounds that.
+        """
+        if sum(part.terms.shape[1] for part in parts) > 4 * _TERMS:
+            return None
+        terms = torch.cat([part.terms for part in parts], 1)
+        coefficients = torch.cat([part.coefficients for part in parts], 1)
+        order = terms.argsort(dim=1, stable=True)
+        terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
+        before = terms
+        # Like terms come together in the last of them.
+        for t in range(terms.shape[1] - 1):
+            same = terms[:, t] == terms[:, t + 1]
+            coefficients[:, t + 1] += torch.where(same, coefficients[:, t], 0.0)
+            coefficients[:, t] = torch.where(same, 0.0, coefficients[:, t])
+        terms = torch.where(coefficients == 0, _NONE, terms)
+        lost = self._lost(before, terms)
+        order = terms.argsort(dim=1, stable=True)
+        terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
+        width = max(1, int((terms != _NONE).sum(1).amax()))
+        several = torch.stack([part.live.any(1) for part in parts]).sum(0)
+        mag = torch.stack([part.mag for part in parts]).sum(0)
+        off = torch.stack([part.off for part in parts]).sum(0)
+        more = max(0, int(several.max()) - 1)
+        return AffineForm(
+            terms[:, :width], coefficients[:, :width], mag,
+            torch.where(lost, torch.inf, off + (several - 1).clamp(min=0) * mag),
+            max(part.depth for part in parts) + more,
+            sum(part.behind for part in parts) + (more + 1 if more else 0),
+            any(part.computed for part in parts) or more > 0,
+            frozenset().union(*(part.formats for part in parts)),
+            frozenset().union(*(part.compared for part in parts)),
+        )  # fmt: skip
+
+    def _lost(self, before: Tensor, after: Tensor) -> Tensor:
+        """The rows of which a value is among these terms ``before``, in a magnitude or alone, and
+        not ``after``: ``(n,)``."""
+        first, second = self._values(before), self._values(after)
+        gone = (before != after).any(1).nonzero().flatten()
+        lost = torch.zeros(len(before), dtype=torch.bool)
+        kept = (first[gone][:, :, None] == second[gone][:, None, :]).any(2)
+        lost[gone] = (~kept & (first[gone] != _NONE)).any(1)
+        return lost
+
+    def _values(self, terms: Tensor) -> Tensor:
+        """The values in the terms of every row, two for each term."""
+        pairs = torch.tensor([pair[:2] for pair in self.pairs] or [(_NONE, _NONE)])
+        size = (terms >= MAGNITUDES) & (terms != _NONE)
+        both = pairs[torch.where(size, terms - MAGNITUDES, 0)]
+        alone = torch.stack([terms, torch.full_like(terms, _NONE)], -1)
+        return torch.where(size[..., None], both, alone).flatten(1)
 
     def _kinked(self, z: AffineForm, slope: Tensor) -> AffineForm | None:
         """``max(z, s z)`` or, of a slope above 1, ``min``: that is ``PReLU``."""
@@ -182,38 +258,42 @@ class Forms:
         if size is None:
             return None
         slope = slope.double().expand(len(z.terms))
-        half = added([z.scaled((1 + slope) / 2), size.scaled((1 - slope) / 2)])
+        half = self.added([z.scaled((1 + slope) / 2), size.scaled((1 - slope) / 2)])
         if half is None:
             return None
         steep = slope.abs().clamp(min=1)
         rounds = torch.where((slope == 0) | (slope.abs() == 1), 0.0, 4.0) * slope.abs()
         off = steep * z.off + rounds * z.mag
+        depth = z.depth + (2 if bool((rounds > 0).any()) else 0)
         return replace(
             z, terms=half.terms, coefficients=half.coefficients, mag=z.mag * steep, off=off,
-            computed=True,
+            depth=depth, behind=0.0, computed=True,
         )  # fmt: skip
 
     def _compared(
-        self, z: AffineForm, a: Tensor, b: Tensor, spelling: float
+        self, z: AffineForm, a: Tensor, b: Tensor, kind: MaxMin
     ) -> tuple[AffineForm, AffineForm] | None:
         """Maximum and minimum of the values in two lists of places."""
         first, second = z.rows(a), z.rows(b)
-        difference = added([first, _turned(second)])
+        difference = self.added([first, _turned(second)])
         size = None if difference is None else self._magnitude(difference)
-        total = added([first, second])
+        total = self.added([first, second])
         if size is None or total is None:
             return None
         half = torch.full((len(a),), 0.5, dtype=torch.float64)
-        largest = added([total.scaled(half), size.scaled(half)])
-        smallest = added([total.scaled(half), size.scaled(-half)])
+        largest = self.added([total.scaled(half), size.scaled(half)])
+        smallest = self.added([total.scaled(half), size.scaled(-half)])
         if largest is None or smallest is None:
             return None
         mag = torch.maximum(first.mag, second.mag)
-        off = torch.maximum(first.off, second.off) + spelling * mag
+        off = torch.maximum(first.off, second.off) + kind.spelling * mag
         one, other = (
-            replace(z, terms=form.terms, coefficients=form.coefficients, mag=mag, off=off)
+            replace(
+                z, terms=form.terms, coefficients=form.coefficients, mag=mag, off=off,
+                depth=z.depth + math.ceil(kind.spelling), behind=kind.additions,
+            )
             for form in (largest, smallest)
-        )
+        )  # fmt: skip
         return one, other
 
     def _magnitude(self, z: AffineForm) -> AffineForm | None:
@@ -231,38 +311,6 @@ class Forms:
         return replace(z, terms=terms, coefficients=first.abs()[:, None])
 
 
-def added(parts: list[AffineForm]) -> AffineForm | None:
-    """The sum; rounded where a value has several parts. None where it gets long."""
-    if sum(part.terms.shape[1] for part in parts) > 4 * _TERMS:
-        return None
-    terms = torch.cat([part.terms for part in parts], 1)
-    coefficients = torch.cat([part.coefficients for part in parts], 1)
-    order = terms.argsort(dim=1, stable=True)
-    terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
-    # Like terms come together in the last of them.
-    for t in range(terms.shape[1] - 1):
-        same = terms[:, t] == terms[:, t + 1]
-        coefficients[:, t + 1] += torch.where(same, coefficients[:, t], 0.0)
-        coefficients[:, t] = torch.where(same, 0.0, coefficients[:, t])
-    # A value that cancels is in no term, but what it rounded on the way is as large as it was.
-    last = torch.cat([terms[:, :-1] != terms[:, 1:], torch.ones_like(terms[:, :1]) > 0], 1)
-    lost = (last & (terms < MAGNITUDES) & (coefficients == 0)).any(1)
-    terms = torch.where(coefficients == 0, _NONE, terms)
-    order = terms.argsort(dim=1, stable=True)
-    terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
-    width = max(1, int((terms != _NONE).sum(1).amax()))
-    several = torch.stack([part.live.any(1) for part in parts]).sum(0)
-    mag = torch.stack([part.mag for part in parts]).sum(0)
-    off = torch.stack([part.off for part in parts]).sum(0)
-    return AffineForm(
-        terms[:, :width], coefficients[:, :width], mag,
-        torch.where(lost, torch.inf, off + (several - 1).clamp(min=0) * mag),
-        any(part.computed for part in parts) or bool((several > 1).any()),
-        frozenset().union(*(part.formats for part in parts)),
-        frozenset().union(*(part.compared for part in parts)),
-    )  # fmt: skip
-
-
 def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:
     """One after another."""
     width = max(part.terms.shape[1] for part in parts)
@@ -276,6 +324,8 @@ def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:
         torch.cat([wide(part.coefficients, 0) for part in parts]),
         torch.cat([part.mag for part in parts]),
         torch.cat([part.off for part in parts]),
+        max(part.depth for part in parts),
+        max(part.behind for part in parts),
         any(part.computed for part in parts),
         frozenset().union(*(part.formats for part in parts)),
         frozenset().union(*(part.compared for part in parts)),

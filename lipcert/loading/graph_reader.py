@@ -17,11 +17,13 @@ from lipcert.loading.comparisons import chosen
 from lipcert.loading.ends import final_head, needed, source
 from lipcert.loading.fold import FOLDABLE, computed
 from lipcert.loading.formulas import Formula, combined
-from lipcert.loading.joints import joint_rule
+from lipcert.loading.joints import joint_rule, masked_softmax
+from lipcert.loading.masks import LEFT_OUT, Masked, masked
 from lipcert.loading.onnx_file import one_line, opset, own_numbers, tensor_array
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
+from lipcert.loading.reflections import Reflections
 from lipcert.loading.rules import FINAL_RULES, RULES, SHAPES, SOFTMAX, Rule
 from lipcert.loading.value import (
     Call,
@@ -80,6 +82,7 @@ class GraphReader:
         # Refusals by row; rows that became part of an activation; rows that are read otherwise.
         self.refused: dict[int, str] = {}
         self.absorbed: set[int] = set()
+        self.reflections = Reflections()
         # Products of earlier rows that were only written when a later one asked for them.
         self.elsewhere = 0
         # What formulas became that no activation took.
@@ -195,6 +198,12 @@ class GraphReader:
         self, node: onnx.NodeProto, inputs: Sequence[Value | None], assembler: Assembler
     ) -> tuple[Sequence[Value], str, bool]:
         """What the node's rule makes of it; if it refuses, what the node may be a part of."""
+        inputs = [self.reflections.value(value, assembler) for value in inputs]
+        mask = masked(node, inputs, assembler)
+        if mask is not None:
+            return [mask], "part of a mask", True
+        if node.op_type != "Softmax" and any(isinstance(value, Masked) for value in inputs):
+            raise Unsupported(LEFT_OUT)
         choice = chosen(node, inputs, assembler)
         if choice is not None:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True
@@ -207,6 +216,8 @@ class GraphReader:
             except Unsupported as refused:
                 note = str(refused)
         made = combined(node, inputs, assembler)
+        if made is None and (side := self.reflections.chosen(node, inputs)) is not None:
+            return [side], "part of a reflection", True
         waiting = frozenset().union(*(formula.rows for formula in formulas))
         match made:
             case Variable():
@@ -235,6 +246,10 @@ class GraphReader:
         assembler: Assembler,
     ) -> tuple[Sequence[Value], str]:  # fmt: skip
         """What the rule of a joint makes of a node that no other rule takes."""
+        scores = [value for value in inputs if isinstance(value, Masked)]
+        if scores:
+            call = Call(node, self.version, (scores[0].scores,), assembler)
+            return [masked_softmax(call, scores[0])], "; ".join(call.notes)
         known = tuple(value for value in inputs if not isinstance(value, Unknown))
         if len(known) < len(inputs):
             return [Unknown(varies=True)] * len(node.output), "after a refused node"

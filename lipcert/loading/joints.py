@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable, number, places
+from lipcert.loading.masks import NOTHING_LEFT, Masked, left_out, softmax
 from lipcert.loading.pooling import reduced
 from lipcert.loading.value import Call, Unsupported, Value, varies
 from lipcert.network.activations import absolute
@@ -175,6 +176,20 @@ def _softmax(call: Call) -> Variable:
     )  # fmt: skip
 
 
+def masked_softmax(call: Call, given: Masked) -> Variable:
+    """Of scores of which some are left out."""
+    axis = int(call.attributes["axis"]) % len(given.scores.shape)
+    if call.version < 13 and axis != len(given.scores.shape) - 1:
+        raise Unsupported("a mask over several axes at once")
+    call.notes.append(_NOTE)
+    order = places(given.scores.shape)
+
+    def rule(y: Variable) -> Variable:
+        return given.shares(y, np.moveaxis(order, axis, -1), call.assembler)
+
+    return _along(call, given.scores, [axis], rule)
+
+
 def _along(
     call: Call, x: Variable, axes: Sequence[int], rule: Callable[[Variable], Variable]
 ) -> Variable:
@@ -310,9 +325,8 @@ def _softsign(call: Call) -> Variable:
 def _attention(call: Call) -> Variable:
     """``softmax(scale · Q Kᵀ + mask) V`` for every head, as opset 23 writes it."""
     attributes, assembler = call.attributes, call.assembler
-    for name in ("softcap", "is_causal"):
-        if attributes.get(name):
-            raise Unsupported(f"attribute {name}")
+    if attributes.get("softcap"):
+        raise Unsupported("attribute softcap")
     if any(call.has(k) for k in range(4, len(call.inputs))):
         raise Unsupported("past keys and values")
     heads = [_heads(call, k, name) for k, name in enumerate(("q", "kv", "kv"))]
@@ -322,15 +336,32 @@ def _attention(call: Call) -> Variable:
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = (assembler.select(x, np.repeat(places(x.shape), repeat, axis=1)) for x in (k, v))
-    scale = float(attributes.get("scale") or 1 / math.sqrt(q.shape[-1]))
+    given = attributes.get("scale")
+    scale = 1 / math.sqrt(q.shape[-1]) if given is None else float(given)
+    if scale <= 0:
+        raise Unsupported(f"attribute scale {scale:g}")
     # As the operator's definition has it: its root on either side.
     root = number(math.sqrt(scale))
     q, k = (assembler.diagonal(x, root, None) for x in (q, k))
     scores = _matrices(call, q, assembler.transpose(k, (0, 1, 3, 2)))
+    kept = np.ones(scores.shape, dtype=bool)
+    if attributes.get("is_causal"):
+        kept = np.tril(kept)
     if call.has(3):
-        mask = call.constant(3)
-        scores = _scaled(call, scores, None, mask)
-    shares = assembler.joint(Softmax(scores.shape), [scores])
+        mask = call.array(3)
+        left = mask if mask.dtype == bool else ~left_out(mask)
+        kept = kept & left
+        if mask.dtype != bool:
+            rest = np.where(left, mask, 0.0).astype(np.float64)
+            if not np.isfinite(rest).all():
+                raise Unsupported("a mask with values that are not finite")
+            scores = _scaled(call, scores, None, torch.from_numpy(rest).clone())
+    if not kept.any(-1).all():
+        raise Unsupported(NOTHING_LEFT)
+    if kept.all():
+        shares = assembler.joint(Softmax(scores.shape), [scores])
+    else:
+        shares = softmax(scores, kept, assembler)
     y = _matrices(call, shares, v)
     if len(call.variable(0).shape) == 4:
         return y

@@ -40,8 +40,8 @@ class LoadedModel:
     ``runtime_bytes`` is the deployed model, a whole ONNX file with the weights in use, and without
     what the output does not need, so that running it takes no more than was allowed; it takes
     ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
-    there its input of ``whole`` numbers is one of real numbers. Class 1 of two that were one score
-    lies ``below`` its threshold.
+    there its input of ``whole`` numbers is one of real numbers. Of a file of one score a threshold
+    was put ``beside`` it, and class 1 may lie ``below`` that.
     """
 
     network: Network
@@ -62,6 +62,7 @@ class LoadedModel:
     half: bool = False
     whole: bool = False
     below: bool = False
+    beside: float | None = None
 
 
 def load_model(
@@ -163,6 +164,7 @@ def _loaded(
         half=reading.half,
         whole=WHOLE in part.notes,
         below=part.below,
+        beside=part.beside,
     )
 
 
@@ -174,13 +176,14 @@ def rounds_to_half(network: Network) -> bool:
 @dataclass(frozen=True)
 class Understood:
     """``model``: what of a file is deployed, up to one score a class; how it was read, with a row
-    for every node of the file that counts; what else was done; and whether class 1 of two that were
-    one score lies ``below`` its threshold."""
+    for every node of the file that counts; what else was done; of a file of one score the threshold
+    that was put ``beside`` it, and whether class 1 lies ``below`` that."""
 
     model: onnx.ModelProto
     reading: ReadGraph
     notes: tuple[str, ...] = ()
     below: bool = False
+    beside: float | None = None
 
 
 def understood(
@@ -238,7 +241,9 @@ def understood(
         told = ALONE.format(classes, f"{threshold.value:.6g}")
         notes.append(f"{head.cut[0].op_type} at the end {told}")
     reading = replace(reading, operators=reading.operators + rows)
-    return Understood(part, reading, tuple(notes), threshold is not None and threshold.below)
+    beside = threshold.value if classes == 1 and threshold is not None else None
+    below = threshold is not None and threshold.below
+    return Understood(part, reading, tuple(notes), below, beside)
 
 
 def affordable(

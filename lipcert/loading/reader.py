@@ -11,6 +11,7 @@ from lipcert.errors import CannotCertify, LipcertError
 from lipcert.loading.batch_axis import CUT, OTHER, PAIR, apart, obstacle
 from lipcert.loading.entry import taken
 from lipcert.loading.graph_reader import GraphReader, ReadGraph
+from lipcert.loading.lattices import grouped
 from lipcert.loading.onnx_file import inlined, one_line
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.spellings import respelled
@@ -41,7 +42,7 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> ReadGr
             reading = _each_by_itself(reader, reading, pair, model)
         if reading.network is None:
             return reading
-        return replace(reading, network=respelled(reading.network))
+        return replace(reading, network=grouped(respelled(reading.network)))
     except LipcertError:
         raise
     except Exception as error:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.loading.forms import MAGNITUDES, Forms
+from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
+from lipcert.network.joints import Joint
 from lipcert.network.nodes import Sum
 from lipcert.network.operators import (
     Convolution,
@@ -38,8 +39,6 @@ from lipcert.rounding import Arithmetic
 # how many comparisons may be nested.
 _MOST_ROUNDED, _MOST = 64.0, 8.0
 _ROUNDS = 64
-# First-order errors and what their products add, in the coarsest format.
-_HIGHER_ORDERS = 1.25
 # More additions than any that are charged well.
 _MANY = 2**16
 _SAME, _POINTS = 1e-9, 3
@@ -67,6 +66,7 @@ class _Sorted:
     larger: Tensor
     factor: Tensor
     spelling: float
+    additions: float
     format: Arithmetic | None
 
 
@@ -97,6 +97,8 @@ def _once(network: Network, *, whole: bool) -> Network | None:
                 place[i] = builder.operator(node.kind, before[0], node.origin)
             case Activation():
                 place[i] = builder.activation(node.kind, before[0], node.origin)
+            case Joint():
+                place[i] = builder.joint(node.kind, before, node.origin)
             case _:
                 place[i] = builder.sum(before, node.origin)
     return replace(
@@ -159,8 +161,10 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
         return None
     # What is rounded counts before the factor; a value alone is taken as it is.
     factor = torch.where(three, 2 * a, a)
-    spelling = float((form.off / factor.abs() * _HIGHER_ORDERS).max())
-    if not spelling <= _MOST_ROUNDED or float((form.mag / factor.abs()).max()) > _MOST:
+    spelling = float((form.off / factor.abs() * HIGHER_ORDERS).max())
+    if not spelling <= _MOST_ROUNDED or form.depth > DEEPEST:
+        return None
+    if float((form.mag / factor.abs()).max()) > _MOST:
         return None
     if bool((form.off[one] > 0).any()):
         return None
@@ -171,6 +175,7 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
         (size * a > 0) | one,
         factor,
         spelling,
+        form.behind,
         next(iter(form.formats)),
     )
 
@@ -185,7 +190,7 @@ class _Maker:
     place: dict[int, int]
 
     def __post_init__(self) -> None:
-        self.shared: dict[tuple[bytes, float], int] = {}
+        self.shared: dict[tuple[bytes, float, float], int] = {}
         self.behind = _additions(self.network)
 
     def made(self, i: int, known: _Sorted) -> int:
@@ -195,9 +200,10 @@ class _Maker:
         keys = torch.stack([known.first, known.second, known.sign.long()], 1)[pair]
         unique, back = _in_order(keys)
         spelling = known.spelling + self._merged(unique)
-        name = unique.numpy().tobytes(), spelling
+        kind = MaxMin(0, spelling, known.additions)
+        name = unique.numpy().tobytes(), spelling, known.additions
         if name not in self.shared:
-            self.shared[name] = self._compared(unique, spelling, node.origin)
+            self.shared[name] = self._compared(unique, kind, node.origin)
         count = len(unique)
         index = torch.full((len(known.first),), -1)
         index[pair] = back + count * (~known.larger[pair]).long()
@@ -214,7 +220,7 @@ class _Maker:
             found = builder.operator(Diagonal.of(scale, None, shape), found, node.origin)
         return found
 
-    def _compared(self, pairs: Tensor, spelling: float, origin: str) -> int:
+    def _compared(self, pairs: Tensor, kind: MaxMin, origin: str) -> int:
         """The ``MaxMin`` of pairs ``(first, second, sign)``: node of shape ``(2, count)``."""
         shape = (2, len(pairs))
         both = torch.cat([pairs[:, 0], pairs[:, 1]])
@@ -222,7 +228,7 @@ class _Maker:
         if bool((pairs[:, 2] != 1).any()):
             scale = torch.stack([torch.ones(len(pairs)), pairs[:, 2]]).double()
             node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
-        return self.builder.activation(MaxMin(0, spelling), node, origin)
+        return self.builder.activation(kind, node, origin)
 
     def _owners(self, atoms: Tensor) -> Tensor:
         """The nodes of values by their numbers."""

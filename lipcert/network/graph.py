@@ -74,6 +74,11 @@ class Network:
         return {i: kind for i, kind in kinds if isinstance(kind, Operator)}
 
     @cached_property
+    def largest(self) -> int:
+        """How many values a node has at most."""
+        return max(math.prod(node.shape) for node in self.nodes)
+
+    @cached_property
     def sources(self) -> tuple[int, ...]:
         """The nodes where an affine segment starts: the input, every activation and joint."""
         return (0, *sorted((*self.activations, *self.joints)))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import InternalError
-from lipcert.norms.coins import cauchy_numbers, normal_numbers, unit_vectors
+from lipcert.norms.coins import cauchy_numbers, normal_numbers, rough_cauchy, unit_vectors
 
 # How many vectors prove one norm; one more chooses the scale of its bound.
 PROBES = 3
@@ -290,6 +290,13 @@ class _GuessedProjections(Projections):
         _within(series, _PREPARATIONS - 1, "series of guesses")
         # Series 0 is that of ``Guesses.start``.
         self._series, self._drawn = torch.full_like(streams, series + 1), 0
+
+    def cauchy(self, count: int, shape: tuple[int, ...]) -> Tensor:
+        """``(B, count, *shape)`` in float32, from a generator that is fast and assures nothing."""
+        numbers, size = self._next(), count * math.prod(shape)
+        seeds = torch.stack([self.streams, numbers], 1).tolist()
+        parts = [rough_cauchy(self.key, one, size) for one in seeds]
+        return torch.stack(parts).to(self.streams.device).reshape(-1, count, *shape)
 
     def _next(self) -> Tensor:
         self._drawn += 1

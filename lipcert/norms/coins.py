@@ -11,8 +11,12 @@ between two finalisers, so that no 64 bits of state tell a vector.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcert.chunks import at_once
@@ -41,8 +45,23 @@ def normal_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) ->
 
 def cauchy_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
     """Cauchy, tangents of uniform angles: ``(B, size)`` in float64."""
-    even = uniform(seed, streams, call, size)
-    return even.sub_(0.5).mul_(math.pi).tan_()
+    even = uniform(seed, streams, call, size).sub_(0.5).mul_(math.pi)
+    if even.device.type != "cpu":
+        return even.tan_()
+    # Of the same accuracy, within a few units of roundoff, and several times faster.
+    np.tan(even.numpy(), out=even.numpy())
+    return even
+
+
+def rough_cauchy(seed: int, own: Sequence[int], size: int) -> Tensor:
+    """Cauchy numbers for guesses, which assure nothing: ``(size,)`` in float32, the same for the
+    same ``seed`` and ``own`` numbers."""
+    words = [part % 2**32 for number in (seed, *own) for part in (number, number >> 32)]
+    generator = np.random.Generator(np.random.SFC64([*words, seed >> 64]))
+    even = generator.random(size, dtype=np.float32)
+    even -= np.float32(0.5)
+    even *= np.float32(math.pi)
+    return torch.from_numpy(np.tan(even, out=even))
 
 
 def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
@@ -56,11 +75,35 @@ def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor
     chunk = at_once(_CACHED * len(streams), streams.device, each=len(streams))
     for first in range(0, size, chunk):
         last = min(first + chunk, size)
+        if streams.device.type == "cpu":
+            _fill(found[:, first:last].numpy(), counting.numpy(), added.numpy(), first)
+            continue
         counter = torch.arange(first + 1, last + 1, device=streams.device).mul_(_GOLDEN)
         bits = _mix_in_place(counting[:, None] + counter)
         bits = _mix_in_place(bits.bitwise_xor_(added[:, None]))
         found[:, first:last] = bits.bitwise_right_shift_(11).bitwise_and_(2**53 - 1)
     return found.mul_(2.0**-53).add_(2.0**-54)
+
+
+def _fill(found: NDArray[Any], counting: NDArray[Any], added: NDArray[Any], first: int) -> None:
+    """The same words in numpy, which is twice as fast: its integers have no sign."""
+    width = found.shape[1]
+    counter = np.arange(first + 1, first + 1 + width, dtype=np.uint64)
+    counter *= np.uint64(_GOLDEN % 2**64)
+    for row, start, other in zip(
+        found, counting.view(np.uint64), added.view(np.uint64), strict=True
+    ):
+        bits = counter + start
+        for word in (None, other):
+            if word is not None:
+                bits ^= word
+            bits += np.uint64(_GOLDEN % 2**64)
+            for shift, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
+                bits ^= bits >> np.uint64(shift)
+                if factor is not None:
+                    bits *= np.uint64(factor % 2**64)
+        bits >>= np.uint64(11)
+        row[:] = bits
 
 
 def _signed(word: int) -> int:

@@ -35,6 +35,11 @@ def compared(task: Task) -> tuple[CrossCheck, list[str]]:
     some = spread(task.indices, PLAUSIBILITY_SAMPLES)
     head = Head.of(task.options)
     head.check(network.classes)
+    if head.margin and model.loaded.beside:
+        raise CannotCertify(
+            f"{model.name}: its one output is compared with {model.loaded.beside:g}, so that it is "
+            "no logit of a softmax; leave --margin out"
+        )
     predicted = predictions(network, dataset, some, device=device, head=head)
     doubt = implausible(predicted, dataset.labels[some], head.rivals(network.classes) + 1)
     remedy = better(model, dataset, some, device=device, head=head)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from lipcert.certification import is_deep
-from lipcert.network import Network
+from lipcert.certification.pace import PACES
+from lipcert.certification.rungs.plan import TubePlan, not_within
+from lipcert.network import Network, keep, lower, simplify
 from lipcert.network.operators import Operator
 from lipcert.options import Options
 
-# What a sample takes for each value of its network, at the least: twice as much on examples/digits,
-# a hundred times on deep ones; the same of --effort fast.
+# What a sample takes for each value of its network, at the least: twice as much on examples/digits;
+# the same of --effort fast.
 _SECONDS, _SECONDS_TO_GUESS = 2e-5, 4e-6
 # Sweeps there and back over a layer: 60 for the scale of its norm, some 160 for each of its probes.
 _SWEEPS = 540
@@ -24,6 +28,10 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
     values = sum(math.prod(node.shape) for node in network.nodes)
     guesses = options.method == "auto" and options.effort == "fast"
+    if options.method == "auto" and not options.deterministic and is_deep(network):
+        plan = TubePlan.of(_kept(network), PACES[options.effort].tube)
+        if plan is not None:
+            return samples * plan.seconds
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
@@ -62,10 +70,31 @@ def samples_told(network: Network, options: Options, samples: int, workers: int)
     if workers > 1:
         text += f", in {workers} processes"
     seconds = least_seconds(network, options, samples)
+    tube = tube_told(network, options)
+    if tube is not None:
+        return f"{text}: {tube}"
     if options.method != "auto" or seconds < _MUCH:
         return text
     fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
     return f"{text}: at least {_spent(seconds)}; less with {fewer}"
+
+
+def tube_told(network: Network, options: Options) -> str | None:
+    """What a tube takes for each sample of a deep network, or that none is taken; None for other
+    networks, or methods."""
+    if options.method != "auto" or options.deterministic or not is_deep(network):
+        return None
+    pace = PACES[options.effort].tube
+    kept = _kept(network)
+    plan = TubePlan.of(kept, pace)
+    if plan is None:
+        return not_within(kept, options, pace)
+    return None if plan.seconds < _MUCH else f"the network is deep, {plan.told} of processor time"
+
+
+def _kept(network: Network) -> Network:
+    """As a tube has it."""
+    return simplify(lower(simplify(keep(network.to(device="cpu", dtype=torch.float64)))))
 
 
 def _spent(seconds: float) -> str:

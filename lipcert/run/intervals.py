@@ -26,7 +26,7 @@ from lipcert.data.npz import read_npz
 from lipcert.errors import CannotCertify, InternalError, UsageError
 from lipcert.loading import DeployedFile
 from lipcert.loading.deployed_file import relative_difference
-from lipcert.loading.heads import CUT, TWO
+from lipcert.loading.heads import CUT
 from lipcert.options import Options
 from lipcert.run.checks import CROSS_CHECK_SAMPLES, check_domain
 from lipcert.run.environment import environment, threads
@@ -145,9 +145,9 @@ def outputs_of(model: Model) -> tuple[int, ...]:
         raise CannotCertify(
             f"{model.name}: decides for a class at the end; certify it with lipcert certify"
         )
-    if TWO.format(0.0) in loaded.notes:
-        # The constant threshold stands before the one score.
-        return (1,)
+    if loaded.beside is not None:
+        # The constant threshold stands before the one score, or behind it.
+        return (0,) if loaded.below else (1,)
     return tuple(range(model.classes))
 
 

@@ -16,6 +16,9 @@ class Watch(Silent):
     def say(self, text: str) -> None:
         """A station that the run has passed, for ``--verbose``."""
 
+    def tell(self, text: str) -> None:
+        """What became of something that was asked for, unless ``--quiet``."""
+
     def start(self, total: int, finished: Sequence[Sample], *, estimate: bool) -> None:
         """``total`` samples are to be done, of which ``finished`` were taken from a journal."""
 
@@ -29,12 +32,19 @@ class ConsoleWatch(Watch):
     """
 
     def __init__(self, console: Console, *, verbose: bool = False, bar: bool = True) -> None:
-        self._console, self._verbose = console, verbose
+        self._console, self._verbose, self._told = console, verbose, bar
         self._line = ProgressLine(console, "samples", shown=bar)
 
     def say(self, text: str) -> None:
         if self._verbose:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._print(text)
+
+    def tell(self, text: str) -> None:
+        if self._told or self._verbose:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, text: str) -> None:
         self._line.stage(text)

@@ -63,8 +63,8 @@ def _save_proofs(
     path = json_file.proofs_path(execution.output, execution.part)
     if found.arrays is None:
         path.unlink(missing_ok=True)
-        watch.say(f"proofs: none, as the checker does not know {found.reason}")
+        watch.tell(f"proofs: none, as the checker does not know {found.reason}")
         return
     write_proofs(found.arrays, path)
     left = f"; none for {', '.join(map(str, found.unproven))}" if found.unproven else ""
-    watch.say(f"proofs: {found.claimed - len(found.unproven)} of {found.claimed} claims{left}")
+    watch.tell(f"proofs: {found.claimed - len(found.unproven)} of {found.claimed} claims{left}")

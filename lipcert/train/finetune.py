@@ -27,6 +27,7 @@ from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
 from lipcert.train.architectures import ARCHITECTURES, PatchArchitecture
+from lipcert.train.balance import balance
 from lipcert.train.data import Batches, Images, held_out, natural
 from lipcert.train.evaluation import certified, figures
 from lipcert.train.export import MODEL, RECIPE, WEIGHTS, export, write_recipe
@@ -48,6 +49,7 @@ BEFORE = "before"
 _FILES = (checkpoint.FILE, metrics.FILE, MODEL, WEIGHTS, RECIPE, "journal*.jsonl",
           "certificate*.json", "samples*.jsonl", "*.npz", "events.out.tfevents.*")  # fmt: skip
 WIDENED = "the file computes in float16: it is trained in float32, and the tuned file is of float32"
+BALANCED = "the norms of its layers are made equal first, which leaves its function as it is"
 # So many images tell where thresholds start, and as few as all their activations take 1 GiB.
 _THRESHOLD_IMAGES, _THRESHOLD_NUMBERS, _FEWEST_IMAGES = 2000, 2**28, 64
 _COMPARED_IMAGES = 8
@@ -108,6 +110,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     if not named:
         training_data = relabelled(training_data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, recipe, training_data)
+    if balance(trainable) and job.processes.first:
+        watch.say(BALANCED)
     network = trainable.network()
     _check_labels(source.model, training_data)
     _check_test_data(job, source.model)

@@ -24,6 +24,7 @@ from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.plan import TIMED, Plan, plan, timed
 from lipcert.train.processes import ProcessGroup
+from lipcert.train.selection import Selection
 from lipcert.train.watch import TrainingWatch
 
 Weights = dict[str, Tensor]
@@ -166,6 +167,7 @@ class Training:
         most = chosen.most(self.objective.recipe, self.batches.whole)
         progress.plan = astuple(chosen.adjusted(done, spent, 60 * minutes, most))
         self._follow_plan()
+        self.watch.start(self._total, progress.step)
 
     def _stop(self) -> None:
         self._save()
@@ -222,8 +224,10 @@ class Training:
         # As they were validated: constraints on weights move an average of them.
         validated = _weights(self.objective)
         self._trainable.load_weights(current)
-        # The start counts as a last resort.
-        score = self.recipe.select.score(clean, robust) if number else 0.0
+        # A model that comes in may be the most certified already; by any other criterion it would
+        # win for what it was before, and counts as a last resort.
+        select = self.recipe.select
+        score = select.score(clean, robust) if number or select == Selection() else 0.0
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, number
             self.best = validated

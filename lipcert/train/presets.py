@@ -41,7 +41,7 @@ class Situation:
 _FAST: Values = {
     "bound": "global",
     "loss": "emma",
-    "activation": "keep",
+    "activation": "maxmin",
     "eps_factor": 1.0,
     "sparsity": 0.0,
     "rate": 1e-3,
@@ -54,6 +54,7 @@ _FAST: Values = {
 _PATCHES: Values = {
     **_FAST,
     "loss": "offset",
+    "activation": "keep",
     "batch_size": 256,
     "rate": 3e-3,
     "ramp_share": 0.0,

@@ -6,6 +6,9 @@
     Relu, but for one that gives the output  Relu, then Min(θ): ReLU-θ, constant above θ
     Max and Min of two values (MaxMin)       Min(θ⁺) after the one, Max(θ⁻) after the other
 
+``maxmin`` makes MaxMin of the two halves of its channels of every Relu that has such, without
+thresholds, which only bounds by boxes have a use for; ``maxmin-clipped`` with them.
+
 Huang et al. (NeurIPS 2021): an activation that is constant on both sides can be ruled out by boxes
 on both sides, which makes local norms smaller. Thresholds start without effect; ``thresholds``
 moves them to where the data are.
@@ -27,7 +30,7 @@ from lipcert.loading.onnx_file import inlined, opset
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.widening import widened
 
-ActivationChoice = Literal["keep", "clipped", "maxmin-clipped"]
+ActivationChoice = Literal["keep", "maxmin", "clipped", "maxmin-clipped"]
 Sharing = Literal["neuron", "channel"]
 
 # Without effect on any value, and yet a number that the reader takes for a limit.
@@ -59,7 +62,7 @@ def rewrite(
     _neutralise_batch_norms(model.graph)
     if activation == "keep":
         return Rewritten(model, (), wide)
-    if opset(model) < _BROADCASTING_OPSET:
+    if activation != "maxmin" and opset(model) < _BROADCASTING_OPSET:
         raise CannotCertify(
             f"{name}: opset {opset(model)}, where Min does not broadcast; convert the file to "
             f"opset {_BROADCASTING_OPSET} or later, or give --activation keep"
@@ -116,7 +119,7 @@ class _Clipping:
         image: np.ndarray,
     ) -> None:
         self.model, self.graph, self.name, self.sharing = model, model.graph, name, sharing
-        self.maxmin = activation == "maxmin-clipped"
+        self.maxmin = activation in ("maxmin", "maxmin-clipped")
         self.image = image
         self.thresholds: list[str] = []
         self.constants = {tensor.name for tensor in model.graph.initializer}
@@ -126,8 +129,9 @@ class _Clipping:
             for node in model.graph.node
             if node.op_type in ("Max", "Min") and len(node.input) == 2
         }
+        self.limited = activation != "maxmin"
         clipped = [node.output[0] for node in model.graph.node if self._is_clipped(node)]
-        if not clipped:
+        if not clipped and self.limited:
             raise CannotCertify(
                 f"{name}: has no Relu, nor MaxMin written as Max and Min, that could be clipped; "
                 "give --activation keep"
@@ -157,6 +161,8 @@ class _Clipping:
             yield node
         elif node.op_type == "Relu" and self.maxmin and self.shapes[node.output[0]][1] % 2 == 0:
             yield from self._maxmin(node)
+        elif not self.limited:
+            yield node
         else:
             result = node.output[0]
             node.output[0] = f"{result}.unclipped"
@@ -178,6 +184,9 @@ class _Clipping:
         yield split
         yield helper.make_node("Max", [first, second], [high])
         yield helper.make_node("Min", [first, second], [low])
+        if not self.limited:
+            yield helper.make_node("Concat", [high, low], [result], axis=1)
+            return
         yield self._limit("Min", high, top, half)
         yield self._limit("Max", low, bottom, half)
         yield helper.make_node("Concat", [top, bottom], [result], axis=1)

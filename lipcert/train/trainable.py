@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from lipcert.errors import CannotCertify
 from lipcert.loading.reader import network_of, read
 from lipcert.network import Network, simplify
-from lipcert.network.activations import Clip
+from lipcert.network.activations import Activation, Clip
+from lipcert.network.operators import Operator
 from lipcert.train.provenance import bindings, parameters
 
 # Puts what the model expects of its input in front of its network.
@@ -70,6 +71,17 @@ class Trainable(nn.Module):
             for i, node in enumerate(self.template.nodes)
         )
         return Network(nodes)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The network that everything starts from, ``template``, takes the parameters of now."""
+        nodes = (
+            replace(node, kind=node.kind.convert(torch.clone))
+            if isinstance(node.kind, Operator | Activation)
+            else node
+            for node in self._with_parameters().nodes
+        )
+        self.template = Network(tuple(nodes))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.network().logits(pixels)

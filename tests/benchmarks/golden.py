@@ -131,8 +131,8 @@ def cases() -> Iterator[Case]:
         yield Case(
             f"digits.finetune-{bound}",
             ("finetune", str(DIGITS), "--data", "digits", "--eps", "0.3", "--bound", bound,
-             "--epochs", "1", "--batch-size", "64", "--train-limit", "144", "--no-certify",
-             "--seed", "0", "--threads", "1", "--quiet"),
+             "--preset", "published", "--epochs", "1", "--batch-size", "64",
+             "--train-limit", "144", "--no-certify", "--seed", "0", "--threads", "1", "--quiet"),
         )  # fmt: skip
 
 

@@ -12,13 +12,14 @@ from laws import normal, random_network, seeded, uniform
 from lipcert.bounds import AnchoredBound, Centre, Layers
 from lipcert.bounds.noise import NoiseSweep
 from lipcert.bounds.objectives import margin_objectives
-from lipcert.bounds.state import State, select
+from lipcert.bounds.state import Noised, State, select
 from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
-from lipcert.network import Network, NetworkBuilder, lower, simplify
+from lipcert.network import Forward, Network, NetworkBuilder, ancestors, forward, lower, simplify
 from lipcert.network.activations import relu
-from lipcert.network.operators import Dense, Diagonal, Select
+from lipcert.network.operators import Dense, Diagonal, Operator, Select
 from lipcert.norms import SegmentNorms
+from lipcert.numbers import Box
 from lipcert.options import Epsilon, Options
 from lipcert.rounding import FORMATS
 
@@ -78,6 +79,51 @@ def test_no_run_leaves_a_noisy_state(seed: int, name: str) -> None:
         case = Noisy(seed, name, radius)
         state, _ = case.state()
         assert not any(case.leaves(state, values) for values in case.runs())
+
+
+class Exact(Forward[torch.Tensor]):
+    """Values in real arithmetic, between those that are known."""
+
+    def sum(self, i: int, parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(parts).sum(0)
+
+    def affine(self, i: int, operator: Operator, before: torch.Tensor) -> torch.Tensor:
+        return operator.forward(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_is_within_its_values_and_its_length(name: str) -> None:
+    """What a run rounds between its own activations and the next, one by one and as a length; and
+    there are networks where the length says more than all values together."""
+    shorter = 0
+    for seed in SEEDS:
+        case = Noisy(seed, name, 0.05)
+        sweep, found = case.noise.over(case.eps), dict[int, Noised]()
+
+        def before(node: int, state: State, box: Box, sweep=sweep, found=found) -> Noised:
+            found[node] = sweep.before(node, state, box)
+            return found[node]
+
+        case.bound.prepare_state(case.centre, case.eps, deterministic, before)
+        network = case.noise.roundoff.network
+        points = [case.x, *(in_ball(case.x, case.eps, seeded(k)) for k in range(3))]
+        for k, values in enumerate(case.runs()):
+            known = {i: values[i] for i in network.sources} | {0: points[k % len(points)]}
+            for sink, noise in found.items():
+                for i in case.noise.sinks[sink]:
+                    exact = forward(
+                        network, Exact(), known=known, along=ancestors(network, i)
+                    )[i]  # fmt: skip
+                    off = (values[i] - exact).abs() if i else torch.zeros_like(values[0])
+                    # What float64 makes of the exact values here.
+                    own = 1e-13 * (1 + exact.abs().amax())
+                    assert bool((off <= noise.each + own).all())
+                    assert bool((off.flatten(1).norm(dim=1) <= noise.length + 10 * own).all())
+        for noise in found.values():
+            whole = noise.each.flatten(1).norm(dim=1)
+            assert bool((noise.length <= whole * (1 + 1e-9)).all())
+            shorter += int((noise.length < 0.99 * whole).sum())
+    assert shorter > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from torch import Generator
 
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
-from lipcert.certification.rungs.tube import is_deep
+from lipcert.certification.rungs.plan import is_deep
 from lipcert.errors import UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Silu, relu
@@ -88,6 +88,21 @@ def test_a_probability_that_no_projection_assures_is_refused() -> None:
     )
     with pytest.raises(UsageError, match="--failure-probability"):
         Certifier(network, options, samples=1)
+
+
+def test_a_chain_of_wide_layers_takes_the_tube() -> None:
+    """The first layers of 8C2F on pictures of 64 × 64: a chain holds the tangents of two nodes and
+    a half, not those of a branch too."""
+    builder = NetworkBuilder((1, 3, 64, 64))
+    node = 0
+    for channels in (64, 64, 128):
+        weight = torch.zeros(channels, builder.shape(node)[1], 1, 1, dtype=torch.float64)
+        stride = (2, 2) if channels == 128 else (1, 1)
+        node = builder.operator(
+            Convolution.of(weight, None, builder.shape(node), stride=stride), node
+        )
+        node = builder.activation(relu(), node)
+    assert is_deep(builder.build(node))
 
 
 def test_a_layer_that_leaves_no_room_for_tangents_takes_no_tube() -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from cli.test_cli_end_to_end import save_model
 from forging import claimed, opened, refit, save
+from onnx import TensorProto, helper, numpy_helper
 
 import lipcert
 from lipcert.cli.main import main
@@ -296,3 +298,27 @@ def test_the_library_takes_the_same(here) -> None:
     assert lipcert.certify(model, images, labels, "0.1", margin=0.6, **given).samples
     with pytest.raises(UsageError, match="at least two classes"):
         lipcert.certify(model, images, labels, "0.1", only_classes=[1])
+
+
+def test_a_probability_of_one_class_has_no_margin_of_a_softmax(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    weights = {"W": random.normal(size=(1, 4)), "b": random.normal(size=1) / 9}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "W", "b"], ["z"], transB=1),
+            helper.make_node("Sigmoid", ["z"], ["p"]),
+        ],
+        "one score",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 1])],
+        [numpy_helper.from_array(a.astype(np.float32), name) for name, a in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "one.onnx")
+    x = random.normal(size=(8, 4)).astype(np.float32)
+    labels = (x @ weights["W"].T + weights["b"] > 0).astype(int)[:, 0]
+    np.savez("two.npz", x=x, y=labels)
+    run = ["certify", "one.onnx", "--data", "two.npz", "--eps", "0.01", "--quiet"]
+    assert main(run) == 0
+    assert main([*run, "--margin", "0.1"]) == 3
+    assert "its one output is compared with 0.5" in capsys.readouterr().err

@@ -246,3 +246,51 @@ def test_what_cancels_is_not_forgotten() -> None:
         # The maximum itself may be one; the sums with the third value stay.
         assert sum(len(node.inputs) == 2 for node in found.nodes) >= 2
         assert all(isinstance(kind, MaxMin | Clip) for kind in kinds)
+
+
+def test_a_magnitude_that_cancels_is_not_forgotten() -> None:
+    """``max(a, b) + |c − d| − |c − d|`` is ``max(a, b)``, and rounds as much as ``|c − d|`` is."""
+    builder = NetworkBuilder((1, 8))
+    a, b, c, d = (
+        builder.operator(Select.of(torch.tensor([[2 * k, 2 * k + 1]]), (1, 8)), 0) for k in range(4)
+    )
+    minus = Diagonal.of(-ONE, None, (1, 2))
+    difference = builder.sum([a, builder.operator(minus, b)])
+    largest = builder.sum([b, builder.activation(relu(), difference)])
+    far = builder.sum([c, builder.operator(minus, d)])
+    size = builder.activation(PReLU(-ONE), far)
+    around = builder.sum([builder.sum([largest, size]), builder.operator(minus, size)])
+    rows = torch.eye(2, dtype=torch.float64)
+    network = builder.build(builder.operator(Dense.of(rows, None, (1, 2)), around))
+    found = respelled(network)
+    # The sums with the magnitude stay, so that what they round is charged.
+    assert sum(isinstance(found.nodes[i].kind, PReLU) for i in found.activations) == 1
+
+
+def chained(scale: float, count: int) -> Network:
+    """A maximum whose first value comes by many additions to many times itself, scaled back."""
+    builder = NetworkBuilder((1, 4))
+    a, b = (
+        builder.operator(Select.of(torch.tensor([[2 * k, 2 * k + 1]]), (1, 4)), 0) for k in range(2)
+    )
+    part = builder.operator(Diagonal.of(ONE * scale, None, (1, 2)), a)
+    total = part
+    for _ in range(count - 1):
+        total = builder.sum([total, part])
+    rest = builder.operator(Diagonal.of(ONE * (1 - scale * count), None, (1, 2)), a)
+    whole = builder.sum([total, rest])
+    minus = builder.operator(Diagonal.of(-ONE, None, (1, 2)), b)
+    largest = builder.sum([b, builder.activation(relu(), builder.sum([whole, minus]))])
+    rows = torch.eye(2, dtype=torch.float64)
+    return builder.build(builder.operator(Dense.of(rows, None, (1, 2)), largest))
+
+
+def test_deep_ways_of_writing_are_left_as_they_are() -> None:
+    """What errors of errors add is known up to a depth: of fewer additions one comparison is made,
+    which says how many there are behind it; of more none."""
+    few, many = (respelled(chained(2.0**-12, count)) for count in (8, 80))
+    [kind] = [few.nodes[i].kind for i in few.activations]
+    assert isinstance(kind, MaxMin)
+    assert kind.additions >= 1
+    assert respelled(many) is many
+    assert not any(isinstance(many.nodes[i].kind, MaxMin) for i in many.activations)

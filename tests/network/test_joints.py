@@ -188,8 +188,11 @@ def runs_of(joint: Joint, values: list[Tensor], seed: int) -> list[Tensor]:
         case Softmax():
             order = torch.randperm(joint.size, generator=seeded(seed))
             back = order.argsort()
-            runs.append(joint.value(values[0][..., order])[..., back])
-            e = (values[0] - values[0].amax(-1, keepdim=True)).exp()
+            # What is left out is added as −∞, as a file does.
+            kept = torch.ones(joint.shape) if joint.kept is None else joint.kept.float()
+            s = values[0] + kept.log()
+            runs.append(torch.softmax(s[..., order], -1)[..., back])
+            e = (s - s.amax(-1, keepdim=True)).exp()
             total = torch.zeros_like(e[..., :1])
             for k in order.tolist():
                 total = total + e[..., k : k + 1]

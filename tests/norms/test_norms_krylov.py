@@ -81,3 +81,29 @@ def test_errors_of_exactly_the_allowed_size_leave_no_bound_below_the_truth() -> 
         )  # fmt: skip
         below += int((bound < 1 - 1e-12).sum())
     assert below == 0
+
+
+def test_probes_that_are_asked_again_fail_no_more_often_than_is_stated() -> None:
+    """The least of the bounds at several scales and degrees, from the same probes, over 20,000
+    small maps with eigenvalues close to the top one and far below it."""
+    failure, count, below = 0.2, 20000, 0
+    for size in (2, 3, 5):
+        generator = seeded(size)
+        values = torch.rand((count, size), generator=generator, dtype=torch.float64) ** 3
+        values[:, 0] = 1.0
+        mapping = Hostile(values, 0)
+        least = torch.full((count,), math.inf, dtype=torch.float64)
+        probes = normal((count, size), generator)
+        probes = probes / probes.norm(dim=1, keepdim=True)
+        for scale, degree in ((1.0, 12), (0.9, 20), (0.5, 8), (2.0, 3)):
+            bound = chebyshev_bound(
+                mapping, probes, torch.full((count,), scale, dtype=torch.float64),
+                failure_probability=failure, degree=degree,
+                absolute=torch.ones(count, dtype=torch.float64),
+            )  # fmt: skip
+            least = torch.minimum(least, bound)
+        wrong = int((least < 1 - 1e-12).sum())
+        assert wrong <= failure * count + 4 * math.sqrt(count * failure * (1 - failure))
+        below += wrong
+    # Some do fail, so that a bound which fails too often would be seen.
+    assert below > 0

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnxruntime
@@ -28,6 +29,8 @@ from lipcert.options import Epsilon, Options
 from lipcert.run import intervals as running
 
 Array = np.ndarray
+REPORT = Path(lipcert.__file__).parent / "report"
+SCHEMA = json.loads((REPORT / "intervals.schema.json").read_text())
 
 
 def regressor(path: Path, outputs: int, *, hidden: int = 24, tail: str | None = None) -> Path:
@@ -119,6 +122,27 @@ def test_no_run_of_the_file_leaves_an_interval(folder, outputs, how) -> None:
             assert (np.diff(seen)[..., 0] / widths).mean() > (0.5 if eps < 0.1 else 0.2)
     values = np.array([sample.value for sample in found.samples])
     np.testing.assert_allclose(values, run(path, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp2", "linear2"])
+def test_rounding_of_the_file_is_inside_where_nothing_else_is(folder, name) -> None:
+    with np.load(folder / "data.npz") as data:
+        x = data["x"]
+    path, how = folder / f"{name}.onnx", {"effort": "fast", "seed": 0}
+    found = lipcert.intervals(lipcert.load(path), x, ["0", "1e-9"], **how)
+    real = lipcert.intervals(lipcert.load(path), x, "0", deployed="real", **how)
+    given, outside = run(path, x), 0
+    for sample, exact, values in zip(found.samples, real.samples, given, strict=True):
+        assert sample.verdict is None
+        for eps in ("0", "1e-9"):
+            low, high = np.array(sample.intervals[eps]).T
+            assert ((low <= values) & (values <= high)).all()
+            assert (high - low < 1e-3).all()
+        low, high = np.array(exact.intervals["0"]).T
+        assert (high - low < 1e-12).all()
+        outside += int(((values < low) | (values > high)).sum())
+    # What real numbers give is another claim.
+    assert outside >= 5
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -221,6 +245,7 @@ def test_values_that_could_overflow_have_no_interval(folder, tmp_path) -> None:
         lipcert.load(tmp_path / "huge.onnx"), x, "60", targets=y, tolerance=1e38, effort="fast"
     )
     record = found.to_json()
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     for sample in record["samples"]:
         assert sample["certified"] == []
         assert [None, None] in sample["intervals"]["60"] or sample["verdict"] == "error"
@@ -235,6 +260,7 @@ def test_the_command_writes_all_and_gates(folder, tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().out
     assert "certified within ± 2 at eps 0.1" in said
     record = json.loads(out.read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     assert record["model"]["outputs"] == 2
     assert record["options"]["tolerance"] == 2
     assert record["assurance"]["kind"] in ("deterministic", "randomised")
@@ -243,6 +269,7 @@ def test_the_command_writes_all_and_gates(folder, tmp_path, monkeypatch, capsys)
     assert "gate failed: 0 of 7 samples" in capsys.readouterr().err
     assert main([*given, "--limit", "2", "--json", "--quiet"]) == 0
     record = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
     assert "verdict" not in record["samples"][0]
     assert "certified_count" not in record["summary"]
     again = ["interval", "mlp2.onnx", "--data", "x.npy", "--targets", "y.npy", *given[4:]]
@@ -277,7 +304,7 @@ def test_the_library_refuses_what_it_does_not_know(folder) -> None:
     model = lipcert.load(folder / "mlp2.onnx")
     with pytest.raises(TypeError, match="workers"):
         lipcert.intervals(model, np.zeros((1, 6), np.float32), 0.1, workers=2)
-    with pytest.raises(CannotCertify, match="--method local"):
+    with pytest.raises(CannotCertify, match="method"):
         lipcert.intervals(model, np.zeros((1, 6), np.float32), 0.1, method="local")
     nothing = np.full((1, 2), np.nan)
     with pytest.raises(UsageError, match="NaN or infinite"):

@@ -14,9 +14,10 @@ from lipcert.certification.rungs.attack import Attacked
 from lipcert.certification.rungs.base import Rung, open_at
 from lipcert.certification.rungs.dual import DualAt, DualRadius
 from lipcert.certification.rungs.local import Largest, Radius
+from lipcert.certification.rungs.plan import FEW_LAYERS, TubePlan, is_deep
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
-from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints, is_deep
+from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints
 
 __all__ = ["Rung", "is_deep", "ladder", "open_at"]
 
@@ -38,7 +39,12 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
     rungs: list[Rung] = [Largest(published), Attacked(analysis)]
     # A tube is nothing without coins.
     if is_deep(analysis.loaded) and not options.deterministic:
-        return *rungs, TubeRadius.of(analysis, _LATER), Radius(published)
+        kept = analysis.kept.lowered_double
+        if TubePlan.of(kept, pace.tube) is not None:
+            return *rungs, TubeRadius.of(analysis, _LATER), Radius(published)
+        # Nothing begins that would not end; a few layers the duals may do.
+        if len(kept.sinks) > FEW_LAYERS:
+            return *rungs, Radius(published)
     duals = Duals.of(analysis, _LATER)
     rungs.append(DualRadius(duals))
     few = min(pace.leaves, _FEW_LEAVES)

@@ -26,63 +26,31 @@ from lipcert.certification.findings import Findings, Step
 from lipcert.certification.margins import MarginProver, Region
 from lipcert.certification.pace import TubePace
 from lipcert.certification.rungs.base import SMALLEST_BALL
+from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
-from lipcert.chunks import memory_of
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.network import Network, ancestors, lower, simplify
+from lipcert.network import Network
 from lipcert.norms import Account
 from lipcert.options import Options
 
-# Networks whose activations are computed from more values than this, in all, are deep. Counted over
-# pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
-_DEEP = 2.0**20
-# What all tangents of the samples that are followed at once may take, in bytes.
-_MEMORY = 3.0 * 2**30
-# On a device with memory of its own they may take this part of it.
-_FILLED = 0.5
-# Fewer projections than this assure next to nothing.
-_FEWEST = 256
 # A radius that could not be proven is tried again so much smaller.
-_SMALLER = 0.85
+_SMALLER = 0.9
 # Remainders of joints grow at once where a guess was a little too far: they get more tries, and
 # these are further apart.
 _MORE_TRIES, _MUCH_SMALLER = 2, 0.65
+# How often a radius is taken back by a claim that is as fine as the proof, before any is begun.
+_CLAIMS = 3
+# A claim and a proof cost more than what is left out by aiming so much shorter than was guessed.
+_SHORT = 0.96
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
-_FIRST_GUESS, _NEAR = 0.005, 1.2
+_FIRST_GUESS, _NEAR = 0.005, 1.04
 _GUESSED_CLASSES = 3
-
-
-def is_deep(network: Network) -> bool:
-    """Whether the tube is to be taken: how many values lead to all activations, counted for each,
-    is what chains of norms would cost. Not where a layer is so large that memory has no room for
-    as many tangents of one sample as assure something. A network with joints has no other bound."""
-    if network.joints:
-        return True
-    simple = simplify(lower(simplify(network)))
-    sizes = [math.prod(node.shape) for node in simple.nodes]
-    work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
-    return work > _DEEP and _room(simple) >= _FEWEST
 
 
 def _tries(pace: TubePace, network: Network) -> int:
     return pace.tries + (_MORE_TRIES if network.joints else 0)
-
-
-def _room(network: Network) -> int:
-    """Says for how many projections of one sample, of two tangents each, memory has room.
-
-    At every node the tangents of all that is read there or later lie in memory beside its own, and
-    half as much again for what is drawn there, or sorted."""
-    sizes = [math.prod(node.shape) for node in network.nodes]
-    last = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
-    held, most = 0.0, 0.0
-    for i, node in enumerate(network.nodes):
-        held += sizes[i]
-        most = max(most, held + sizes[i] / 2)
-        held -= sum(sizes[j] for j in set(node.inputs) if last[j] == i)
-    return int(_MEMORY / (most * 2 * 8))
 
 
 @dataclass(frozen=True)
@@ -119,39 +87,38 @@ def check_joints(network: Network, options: Options) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TubeRadius:
-    """Finds the radius of each sample, then decides each eps that is near it, for ``at_once``
-    samples together. ``assurance`` says what a proof assures, ``account`` is that of its coins."""
+    """Finds the radius of each sample, with as many tangents as ``plan`` says. ``assurance`` says
+    what a proof assures, ``account`` is that of its coins."""
 
     prover: MarginProver
     tube: Tube
     account: Account
     assurance: ProjectionAssurance
-    at_once: int
+    plan: TubePlan
     name: str = "tube"
 
     @classmethod
     def of(cls, analysis: Analysis, part: float, preparations: int | None = None) -> TubeRadius:
         """``part``: how much of the run's failure probability the projections may spend; how often
         each sample may be proven, as often as ``climb`` does by default."""
+        analysis = analysis.kept
         options, pace, network = analysis.options, analysis.pace.tube, analysis.lowered_double
         guide, images = network.to_guess_by(), options.pixel_domain
-        if network.joints and _room(network) < _FEWEST:
-            raise CannotCertify(
-                f"{network.joints_told}: layers are so large that memory has no room for the "
-                "random tangents that prove them"
-            )
+        plan = TubePlan.of(network, pace)
+        if plan is None:
+            raise CannotCertify(not_within(network, options, pace))
         duals = DualBound(network, images=images), DualBound(guide, images=images)
         widths = sum(math.prod(network.nodes[sink].shape) for sink in network.sinks)
-        # Drawn at the input and at every activation; of each neuron two statistics may fail.
+        # Drawn at the input and at every activation and joint, at most for each tangent by itself;
+        # of each neuron one statistic may fail, or two where rows are measured by chance too.
         account = analysis.budget.account(
             part,
-            preparations=preparations or _tries(pace, network) + len(options.eps),
-            draws=len(network.sources),
-            events=2 * widths,
+            preparations=preparations or _tries(pace, network),
+            draws=len(network.sources) * plan.projections,
+            events=widths if plan.rows.exact else 2 * widths,
         )
-        room = _room(network)
         try:
-            assurance = ProjectionAssurance.of(min(pace.projections, room), account.single)
+            assurance = ProjectionAssurance.of(plan.projections, account.single)
         except ValueError as error:
             raise UsageError(
                 f"--failure-probability {options.failure_probability:g}: is too small for this "
@@ -159,17 +126,15 @@ class TubeRadius:
                 "--norms deterministic"
             ) from error
         prover = MarginProver.of(analysis, Layers.of(network), duals)
-        device = network.anchor.device
-        if device.type != "cpu":
-            # As much of what a device has as lets a batch be followed as a whole.
-            room = max(room, int(room * (memory_of(device) * _FILLED / _MEMORY)))
-        at_once = max(1, room // assurance.count)
-        return cls(prover, Tube(network, guide), account, assurance, at_once)
+        return cls(prover, Tube(network, guide), account, assurance, plan)
+
+    @property
+    def at_once(self) -> int:
+        """How many samples are followed at once: each one's tangents fill the memory."""
+        return 1
 
     def climb(self, samples: Samples, known: Findings) -> Step:
         rows = known.correct.nonzero().flatten()
-        if known.seconds_left <= 0:
-            return Step(self.name, rows[:0], late=rows)
         radius = torch.full_like(known.radius[rows], -1)
         deployed, late = torch.full_like(radius, math.nan), torch.zeros_like(radius) > 0
         limit = known.attacked[rows].clamp(max=self.prover.analysis.reach)
@@ -177,107 +142,117 @@ class TubeRadius:
             if known.seconds_left <= 0:
                 late[some] = True
                 continue
-            part = samples.select(rows[some]).anchored_in(self.prover.layers.network)
-            radius[some], deployed[some], late[some] = self._climb(
-                part, limit[some], known.radius[rows[some]], known
-            )
+            part = samples.select(rows[some]).of_analysis(self.prover.analysis)
+            part = part.anchored_in(self.prover.layers.network)
+            before = known.radius[rows[some]]
+            radius[some], deployed[some], late[some] = self._climb(part, limit[some], before, known)
+        late = late & (radius < 0)
         return Step(self.name, rows, radius=radius, deployed=deployed, late=rows[late])
 
     def _climb(
-        self, samples: Samples, limit: Tensor, before: Tensor, known: Findings
+        self, sample: Samples, limit: Tensor, before: Tensor, known: Findings
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Radii above those known ``before``, with their deployed errors, else −1; and which of
-        them time did not suffice for: ``(B,)`` each."""
-        pace = self.prover.analysis.pace.tube
-        radius, deployed = before.clone(), torch.full_like(before, math.nan)
-        late = torch.zeros_like(before) > 0
-        guess = self._guess(samples, limit)
-        aim = on_grid(torch.where(guess > 0, guess, limit).clamp(min=SMALLEST_BALL))
-
-        def prove(eps: Tensor, number: int, wanted: Tensor) -> Tensor:
-            """Which of the samples ``wanted`` are proven at ``eps``: ``(B,)``."""
-            chosen = wanted.nonzero().flatten()
-            at = eps[chosen]
-            proven, error = self._prove(samples.select(chosen), at, number)
-            better = proven & (at > radius[chosen])
-            told = better | deployed[chosen].isnan()
-            deployed[chosen] = torch.where(told, error, deployed[chosen])
-            radius[chosen] = torch.where(better, at, radius[chosen])
-            return torch.zeros_like(wanted).index_put((chosen,), proven)
-
-        open_ = torch.ones_like(aim) > 0
+        """A radius above the one known ``before``, with its deployed error, else −1; and whether
+        time did not suffice: ``(1,)`` each."""
+        none = torch.full_like(before, -1.0)
+        deployed, late = torch.full_like(before, math.nan), torch.zeros_like(before) > 0
+        guess = self._guess(sample, limit)
+        aim = torch.where(guess > 0, _SHORT * guess, limit)
+        aim = on_grid(aim.clamp(min=SMALLEST_BALL))
+        for eps in known.options.eps:
+            near = torch.full_like(limit, eps.rounded_up)
+            tried = (aim < near) & (near < limit) & (near <= _NEAR * guess)
+            aim = torch.where(tried, near, aim)
         network = self.prover.layers.network
-        tries, smaller = _tries(pace, network), _MUCH_SMALLER if network.joints else _SMALLER
-        for number in range(tries):
-            if not bool(open_.any()):
+        smaller = _MUCH_SMALLER if network.joints else _SMALLER
+        for number in range(_tries(self.prover.analysis.pace.tube, network)):
+            claim, sweep = self._claim(sample, aim, number)
+            for _ in range(_CLAIMS):
+                if known.seconds_left <= 0 or bool(self._slack(sample, claim, sweep) > 0):
+                    break
+                aim = on_grid(aim * smaller)
+                claim, sweep = self._claim(sample, aim, number)
+            if bool(aim <= before):
                 break
             if known.seconds_left <= 0:
-                late = late | open_
-                break
-            open_ = open_ & ~prove(aim, number, open_)
-            aim = on_grid(torch.where(open_, aim * smaller, aim))
-        for number, eps in enumerate(known.options.eps, start=tries):
-            near = torch.full_like(limit, eps.rounded_up)
-            wanted = (radius < near) & (near < limit) & (near <= _NEAR * guess.maximum(radius))
-            if bool(wanted.any()):
-                if known.seconds_left <= 0:
-                    late = late | wanted
-                else:
-                    prove(near, number, wanted)
-        return torch.where(radius > before, radius, -1.0), deployed, late
+                return none, deployed, ~late
+            proven, error = self._prove(sample, claim, sweep)
+            deployed = torch.where(proven | deployed.isnan(), error, deployed)
+            if bool(proven):
+                return aim, deployed, late
+            aim = on_grid(aim * smaller)
+        return none, deployed, late
 
-    def _guess(self, samples: Samples, limit: Tensor) -> Tensor:
+    def _guess(self, sample: Samples, limit: Tensor) -> Tensor:
         """Guesses the largest radius that could be proven, by claims of few projections."""
-        head = self.prover.analysis.head
-        prover, pace = self.prover, self.prover.analysis.pace.tube
+        pace = self.prover.analysis.pace.tube
+        rows = replace(self.plan.rows, guessed=self.plan.claims)
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
-            chosen = asked.nonzero().flatten()
-            part, found = samples.select(chosen), torch.full_like(eps, math.nan)
-            claim, sweep = self._claim(part, eps[chosen], pace.guesses, 0)
-            needed, _ = prover.needed(part, claim.eps, claim.state, sweep)
-            which = torch.zeros_like(needed) > 0
-            nearest = head.nearest(part.clean, _GUESSED_CLASSES)
-            objectives, others = prover.objectives(part, which.scatter(1, nearest, True))
-            start = prover.guide.start(
-                select(to_dtype(claim.state, torch.float32), objectives.rows),
-                objectives.to(torch.float32),
-            )
-            values = prover.certified(part, claim.state, objectives, others, start)
-            least = prover.untold(part)
-            least[objectives.rows, others] = values - needed[objectives.rows, others]
-            found[chosen] = head.least(least, part.labels)
-            return found
+            sweep = self._sweep(eps)
+            coins = sample.allowance.guesses.projections(0)
+            claim = self.tube.claim(
+                sample.centre, eps, self.assurance, coins, self.plan.guesses,
+                None if sweep is None else sweep.before, rows,
+            )  # fmt: skip
+            return self._slack(sample, claim, sweep)
 
         start = (limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL)
         return largest_radius(
-            slack, start, clean=samples.decisive, limit=limit, resolution=1.05,
+            slack, start, clean=sample.decisive, limit=limit, resolution=1.05,
             steps=pace.searches,
         )  # fmt: skip
 
-    def _claim(
-        self, samples: Samples, eps: Tensor, count: int, number: int
-    ) -> tuple[Claim, NoiseSweep | None]:
-        sweep = None if self.prover.noise is None else self.prover.noise.over(eps)
-        coins = samples.allowance.guesses.projections(number)
+    def _slack(self, sample: Samples, claim: Claim, sweep: NoiseSweep | None) -> Tensor:
+        """How far the least margins would be above what they have to exceed, by duals that are not
+        optimised: ``(1,)``."""
+        prover, head = self.prover, self.prover.analysis.head
+        needed, _ = prover.needed(sample, claim.eps, claim.state, sweep)
+        nearest = head.nearest(sample.clean, _GUESSED_CLASSES)
+        which = (torch.zeros_like(needed) > 0).scatter(1, nearest, True)
+        objectives, others = prover.objectives(sample, which)
+        start = prover.guide.start(
+            select(to_dtype(claim.state, torch.float32), objectives.rows),
+            objectives.to(torch.float32),
+        )
+        values = prover.certified(sample, claim.state, objectives, others, start)
+        least = prover.untold(sample)
+        least[objectives.rows, others] = values - needed[objectives.rows, others]
+        return head.least(least, sample.labels)
+
+    def _sweep(self, eps: Tensor) -> NoiseSweep | None:
+        return None if self.prover.noise is None else self.prover.noise.over(eps)
+
+    def _claim(self, sample: Samples, eps: Tensor, number: int) -> tuple[Claim, NoiseSweep | None]:
+        """A claim that is to be proven, with the roundings that it was made with."""
+        sweep, plan = self._sweep(eps), self.plan
+        coins = sample.allowance.guesses.projections(1 + number)
         rounding = None if sweep is None else sweep.before
-        claim = self.tube.claim(samples.centre, eps, self.assurance, coins, count, rounding)
+        claim = self.tube.claim(
+            sample.centre, eps, self.assurance, coins, plan.claims, rounding, plan.rows
+        )
         return claim, sweep
 
-    def _prove(self, samples: Samples, eps: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Says whether samples are proven at ``eps``, and the deployed errors there: ``(B,)``
-        each."""
-        region, held = self.region(samples, eps, number)
-        rows = torch.arange(len(samples), device=eps.device)
-        start = WarmStart.none(samples.clean)
-        open_ = self.prover.verdict(samples, region, start, rows)
+    def _prove(
+        self, sample: Samples, claim: Claim, sweep: NoiseSweep | None
+    ) -> tuple[Tensor, Tensor]:
+        """Says whether the sample is proven where it was claimed to be, and the deployed error
+        there: ``(1,)`` each."""
+        region, held = self._region(sample, claim, sweep)
+        rows = torch.arange(len(sample), device=held.device)
+        open_ = self.prover.verdict(sample, region, WarmStart.none(sample.clean), rows)
         return held & open_.proven, region.deployed
 
     def region(self, samples: Samples, eps: Tensor, number: int) -> tuple[Region, Tensor]:
         """Proves boxes of the balls of radius ``eps``, with coins of its own; ``number``: of the
         attempt. Which samples it holds for: ``(B,)``."""
-        prover, pace = self.prover, self.prover.analysis.pace.tube
-        claim, sweep = self._claim(samples, eps, pace.claims, number)
+        samples = samples.of_analysis(self.prover.analysis)
+        return self._region(samples, *self._claim(samples, eps, number))
+
+    def _region(
+        self, samples: Samples, claim: Claim, sweep: NoiseSweep | None
+    ) -> tuple[Region, Tensor]:
+        prover = self.prover
         coins = samples.allowance.preparation(self.account)
         proof = self.tube.prove(samples.centre, claim, self.assurance, coins)
         state = proof.state

@@ -22,11 +22,13 @@ class MaxMin(Activation):
     ``upper = θ⁺`` on the first half and ``lower = θ⁻`` on the second.
 
     ``spelling``: where a file writes it out with arithmetic, what that rounds at most, in units of
-    the format's roundoff times the larger magnitude of a pair; 0 for a comparison.
+    the format's roundoff times the larger magnitude of a pair; 0 for a comparison. ``additions``:
+    how many a value then has behind it, that others may be merged into.
     """
 
     axis: int
     spelling: float = 0.0
+    additions: float = 0.0
 
     def out_shape(self, in_shape: Shape) -> Shape:
         if not 0 <= self.axis < len(in_shape) or in_shape[self.axis] % 2:

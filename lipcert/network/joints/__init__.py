@@ -5,9 +5,9 @@ from lipcert.network.joints.curve import Curve
 from lipcert.network.joints.matrix_product import MatrixProduct
 from lipcert.network.joints.normalise import InverseLength, Standardise
 from lipcert.network.joints.product import Product, Quotient
-from lipcert.network.joints.softmax import Softmax
+from lipcert.network.joints.softmax import NEVER, Softmax
 
 __all__ = [
-    "Curve", "Derivative", "InverseLength", "Joint", "MatrixProduct", "Product", "Quotient",
-    "Softmax", "Standardise",
+    "NEVER", "Curve", "Derivative", "InverseLength", "Joint", "MatrixProduct", "Product",
+    "Quotient", "Softmax", "Standardise",
 ]  # fmt: skip

@@ -33,6 +33,8 @@ from lipcert.rounding import Arithmetic
 
 # An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
 _EXPONENTIAL = 8.0
+# A mask of this or less leaves a value out, as long as no other one comes near it.
+NEVER = -(2.0**100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +72,15 @@ class Shares(Derivative):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Joint):
-    """``e^{s_i} / Σ_j e^{s_j}`` along the last axis."""
+    """``e^{s_i} / Σ_j e^{s_j}`` along the last axis.
+
+    ``kept``, of this shape, is 0 where a mask of −∞, or of ``NEVER``, leaves a value out: its share
+    is 0, and no other one knows it. Of every row something is kept. (With a mask of ``NEVER`` the
+    share is below ``e^(NEVER/2 / 2)``, far below the smallest number that is charged everywhere.)
+    """
 
     shape: Shape
+    kept: Tensor | None = None
 
     @property
     def in_shapes(self) -> tuple[Shape, ...]:
@@ -88,12 +96,33 @@ class Softmax(Joint):
 
     def value(self, *values: Tensor) -> Tensor:
         (s,) = values
+        if self.kept is not None:
+            s = s.masked_fill(self.kept == 0, -torch.inf)
         return torch.softmax(s, dim=-1)
 
+    def _known(self, values: Tensor) -> Tensor:
+        """The values, at what is left out that of the least that is kept: of no account there, and
+        no larger than others."""
+        if self.kept is None:
+            return values
+        out = self.kept == 0
+        least = values.masked_fill(out, torch.inf).amin(-1, keepdim=True)
+        return torch.where(out, least, values)
+
+    def _is_far(self, least: Tensor) -> Tensor:
+        """Whether all values of a row are far above what a mask leaves out: ``(…, 1)``."""
+        if self.kept is None:
+            return torch.ones_like(least[..., :1]) > 0
+        return (least > NEVER / 2).all(-1, keepdim=True)
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """1 at what is kept, else 0."""
+        return torch.ones_like(like) if self.kept is None else (self.kept != 0).to(like)
+
     def image(self, boxes: Sequence[Box]) -> Box:
-        ((lower, upper),) = boxes
-        own = outward_of(lower.dtype)
-        least, most = _corner(lower, upper), _corner(upper, lower)
+        lower, upper = (self._known(end) for end in boxes[0])
+        own, kept = outward_of(lower.dtype), self._weights(boxes[0][0])
+        least, most = _corner(lower, upper, kept), _corner(upper, lower, kept)
         # Exponents up to the width of the box are rounded before their exponentials.
         spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
         roundings = 2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs()
@@ -107,6 +136,7 @@ class Softmax(Joint):
 
     def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
         (way,), p = ways, self.value(*anchors)
+        way = way * self._weights(way)
         # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
         far = _others(p) * way + _others(p * way)
         own = outward_of(way.dtype)
@@ -115,11 +145,13 @@ class Softmax(Joint):
         common = (p * turn).sum(-1, keepdim=True) * (1 + far)
         found = p * torch.where(far <= 1, torch.maximum(turn, common), turn + common)
         # What p itself may be off by, where an exponent is large.
-        fall = anchors[0].amax(-1, keepdim=True) - anchors[0]
+        known = self._known(anchors[0])
+        fall = known.amax(-1, keepdim=True) - known
         found = found + own.gamma(8) * fall * p * far
         # No two values of p_i are further than 1 apart.
         crude = 1 + 2 * p * far
-        return torch.where(far == far, torch.fmin(found, crude), torch.nan)
+        found = torch.where(far == far, torch.fmin(found, crude), torch.nan)
+        return torch.where(self._is_far(known - way), found, torch.inf)
 
     @property
     def precision(self) -> float:
@@ -128,7 +160,7 @@ class Softmax(Joint):
     def rounding(self, boxes: Sequence[Box], arithmetic: Arithmetic) -> Tensor:
         """With the largest input subtracted: ``s_i − max s`` and its exponential are rounded, and
         so is their sum, in any order."""
-        ((lower, upper),) = boxes
+        lower, upper = (self._known(end) for end in boxes[0])
         fall = (upper.amax(-1, keepdim=True) - lower).clamp(min=0)
         # Exponentials of what lies far below count as little as they are themselves.
         deepest = torch.minimum(fall.amax(-1, keepdim=True), fall.new_tensor(self.size / 2.7))
@@ -141,15 +173,15 @@ class Softmax(Joint):
         most = torch.maximum(lower.abs(), upper.abs()).amax(-1, keepdim=True)
         most = most.clamp(min=2.0 * self.size).expand_as(error)
         # Beyond this the sums above were not meant.
-        error = torch.where(relative < 0.25, error, torch.inf)
+        error = torch.where((relative < 0.25) & self._is_far(lower), error, torch.inf)
         return guarded(error, 2 * most, arithmetic)
 
 
-def _corner(own: Tensor, others: Tensor) -> Tensor:
-    """``p_i`` with this value of ``s_i`` and these of all others."""
+def _corner(own: Tensor, others: Tensor, kept: Tensor) -> Tensor:
+    """``p_i`` with this value of ``s_i`` and these of all others that are kept."""
     top = torch.maximum(own, others).amax(-1, keepdim=True)
     above, below = (own - top).exp(), (others - top).exp()
-    return above / (above + _others(below))
+    return kept * above / (above + _others(kept * below))
 
 
 def _others(values: Tensor) -> Tensor:

@@ -69,11 +69,15 @@ def convolve(v: Tensor, weight: Tensor, way: Way) -> Tensor:
         return convolution(part, weight, None, stride, pads, dilation, groups)
 
     taps = weight[0].numel()
-    if v.device.type != "cpu" or v.dtype != torch.float64 or taps == weight.shape[1]:
+    if v.device.type != "cpu" or taps == weight.shape[1] or not len(v):
         return of(v)
     places = _places(v.shape[2:], weight.shape[2:], way)
-    each = taps * math.prod(places)
-    if len(v) * each <= _MANY:
+    if v.dtype == torch.float64:
+        each, many = taps * math.prod(places), _MANY
+    else:
+        # What is read and written, of many vectors, passes the caches as it comes.
+        each, many = v[0].numel(), _FAR
+    if len(v) * each <= many:
         return of(v)
     at_once = max(1, _NEAR // each)
     if v.requires_grad or weight.requires_grad:

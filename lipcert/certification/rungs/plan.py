@@ -1,0 +1,132 @@
+"""What a tube takes, told from the graph before anything is computed, and how many tangents an
+effort pays for."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from lipcert.bounds.claims import Rows
+from lipcert.certification.pace import PACES, TubePace
+from lipcert.network import Network, ancestors, lower, simplify
+from lipcert.network.operators import Operator
+from lipcert.options import Options
+
+# Networks whose activations are computed from more values than this, in all, are deep. Counted over
+# pretrained networks: shallow ones have at most 2^19, ResNet-20 and its like 2^21.7 and more.
+_DEEP = 2.0**20
+# Up to so many values of the input are rows measured exactly, in as many passes of float32: more
+# would take longer than random ones that find them within some per cent.
+_MOST_UNITS = 4096
+# So many layers take no tube where they are too large for one; bytes of a value for as many
+# tangents in float64, of two kinds, as assure something.
+FEW_LAYERS, _WIDEST = 8, 256 * 2 * 8
+# Fewer projections than this assure next to nothing.
+_FEWEST = 128
+# Processor seconds of one tangent for a multiplication of an operator, and for a neuron: in
+# float32, where coins are rough, and in float64. Measured on ResNet-20, whose claim of 3,840
+# tangents takes 8.3 s and whose proof of 1,024 takes 7.3 s.
+_SINGLE, _DOUBLE = (2.4e-11, 6e-9), (8e-11, 2e-8)
+# What a claim and a proof take beside their tangents, for a neuron: roundings and duals.
+_BESIDE = 4e-6
+_GIBIBYTE = 2.0**30
+
+
+@dataclass(frozen=True)
+class TubePlan:
+    """How many tangents of one sample are used for what, what that takes in seconds of a processor,
+    and the most memory, in bytes."""
+
+    rows: Rows
+    projections: int
+    claims: int
+    guesses: int
+    seconds: float
+    memory: float
+
+    @classmethod
+    def of(cls, network: Network, pace: TubePace) -> TubePlan | None:
+        """The best that is within what the effort may take; None where nothing is."""
+        for plan in _plans(network, pace):
+            if plan.seconds <= pace.seconds and plan.memory <= pace.memory:
+                return plan
+        return None
+
+    @classmethod
+    def least(cls, network: Network, pace: TubePace) -> TubePlan:
+        """The one that takes least."""
+        return _plans(network, pace)[-1]
+
+    @property
+    def told(self) -> str:
+        return f"about {self.seconds:.0f} s and {self.memory / _GIBIBYTE:.1f} GiB an image"
+
+
+def is_deep(network: Network) -> bool:
+    """Whether the tube is to be taken: how many values lead to all activations, counted for each,
+    is what chains of norms would cost. Not where a few layers are so large that memory has no room
+    for as many tangents of one sample as assure something. A network with joints has no other
+    bound."""
+    if network.joints:
+        return True
+    simple = simplify(lower(simplify(network)))
+    sizes = [math.prod(node.shape) for node in simple.nodes]
+    work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
+    small = _held(simple) * _WIDEST <= PACES["fast"].tube.memory
+    return work > _DEEP and (small or len(simple.sinks) > FEW_LAYERS)
+
+
+def not_within(network: Network, options: Options, pace: TubePace) -> str:
+    """What a tube would take where the effort does not pay for it, and what to do."""
+    least = TubePlan.least(network, pace)
+    other = "" if options.effort == "max" else "--effort max, or "
+    return (
+        f"the tube of this deep network takes {least.told}, more than the {pace.seconds:.0f} s and "
+        f"{pace.memory / _GIBIBYTE:.0f} GiB of --effort {options.effort}: choose {other}a model of "
+        "smaller images"
+    )
+
+
+def _plans(network: Network, pace: TubePace) -> list[TubePlan]:
+    """What could be done, the best first."""
+    values, plans = math.prod(network.in_shape), []
+    exact = [True, False] if values <= _MOST_UNITS else [False]
+    for units in exact:
+        for share in (1.0, 0.5, 0.25, 0.125):
+            projections = max(_FEWEST, round(share * pace.projections))
+            claims = max(_FEWEST, round(share * pace.claims))
+            guesses = max(_FEWEST // 4, round(share * pace.guesses))
+            plan = TubePlan(Rows(exact=units), projections, claims, guesses, 0.0, 0.0)
+            plans.append(_priced(network, plan, pace))
+    return plans
+
+
+def _priced(network: Network, plan: TubePlan, pace: TubePace) -> TubePlan:
+    products = sum(
+        math.prod(node.kind.out_shape) * node.kind.terms
+        for node in network.nodes
+        if isinstance(node.kind, Operator)
+    )
+    neurons = sum(math.prod(network.nodes[sink].shape) for sink in network.sinks)
+    single, double = (a * products + b * neurons for a, b in (_SINGLE, _DOUBLE))
+    claimed = plan.claims + (math.prod(network.in_shape) if plan.rows.exact else plan.claims)
+    proven = plan.projections * (1 if plan.rows.exact else 2)
+    seconds = (2 * plan.guesses * pace.searches + claimed) * single + proven * double
+    seconds += (pace.searches + 3) * _BESIDE * neurons
+    memory = _held(network) * max(4.0 * claimed, 8.0 * proven)
+    return replace(plan, seconds=seconds, memory=memory)
+
+
+def _held(network: Network) -> int:
+    """How many values of one vector are held at the same time, at most, as it goes forward."""
+    sizes = [math.prod(node.shape) for node in network.nodes]
+    readers = Counter(j for node in network.nodes for j in set(node.inputs))
+    now = most = 0
+    for i, node in enumerate(network.nodes):
+        now += sizes[i]
+        most = max(most, now)
+        for j in set(node.inputs):
+            readers[j] -= 1
+            now -= 0 if readers[j] else sizes[j]
+    return most

@@ -1,0 +1,212 @@
+"""Householder activations: each pair of values stays, or is reflected, by the sign of a selector.
+
+With a unit vector ``n`` for each pair ``z = (a, b)`` of channels,
+
+    h(z) = z where n·z ≤ 0, else z − 2 n (n·z),
+
+as ``Where(s <= 0, a, a')`` or ``a · [s <= 0] + a' · [s > 0]`` for each half. It jumps nowhere, and
+moves no two points further apart. With the rotation ``R`` that takes ``n`` to ``(1, −1)/√2`` it is
+a comparison: ``h(z) = Rᵀ (min, max)(R z)``, as the reflection then swaps the two.
+
+The file's constants are rounded, so ``s = α a + β b`` and ``a' = c₁ a + c₂ b`` are these only
+nearly, and the file's function jumps by a hair where ``s`` changes its sign. With ``u`` the unit of
+its format and ``m = max(|a|, |b|)`` let ``o_s``, ``o_t`` bound what ``s`` and ``(a', b')`` are
+rounded by, in ``u m`` (``forms``), and ``δ m`` how far ``(a', b')`` and the direction of ``s`` are
+from the model's. A run takes the wrong branch only where ``|s| ≤ o_s u m``, and there the branches
+differ by ``2 |n·z| ≤ 2 o_s u m / ‖(α, β)‖``. So it is off by at most
+
+    (2 o_s / ‖(α, β)‖ + o_t + δ/u) u m,    m ≤ √2 max|R z|,
+
+which is charged as the ``MaxMin.spelling``, in the file's own format under every deployment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+import torch
+from torch import Tensor
+
+from lipcert.loading.assembler import Assembler, Variable, places
+from lipcert.loading.comparisons import GatedValue
+from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, AffineForm, Forms
+from lipcert.loading.formulas import Formula
+from lipcert.loading.polynomial import Polynomial, X
+from lipcert.loading.value import Condition, Value
+from lipcert.network import Network
+from lipcert.network.activations import MaxMin
+
+# How far constants may be from those of a reflection; what float64 makes of the model's own.
+_NEAR, _OWN = 1e-5, 1e-13
+# So near the half turn needs no rotation.
+_STRAIGHT = 2.0**-20
+# Whether the condition holds where the selector is large.
+_ABOVE = {"greater": True, "greaterorequal": True, "less": False, "lessorequal": False}
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Whether a selector is ``positive``, or whether it is not."""
+
+    selector: Variable
+    positive: bool
+
+    @property
+    def opposite(self) -> Sign:
+        return Sign(self.selector, not self.positive)
+
+
+@dataclass(frozen=True)
+class Side(Condition):
+    """A value on one side of a selector, elsewhere 0."""
+
+    value: Variable
+    sign: Sign
+
+
+@dataclass(frozen=True)
+class Half(Condition):
+    """``kept`` where the selector is not positive, else ``turned``."""
+
+    kept: Variable
+    turned: Variable
+    selector: Variable
+
+
+@dataclass(eq=False)
+class Reflections:
+    """The halves that a graph has so far, and what became of pairs of them."""
+
+    halves: list[Half] = field(default_factory=list)
+    built: dict[Half, Variable] = field(default_factory=dict)
+
+    def chosen(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> Condition | None:
+        """What a choice by a selector is; None for any other node."""
+        kind = node.op_type
+        match [_sign(value) or _side(value) or value for value in inputs]:
+            case [Variable() as value, Sign() as sign] if kind == "Mul":
+                return Side(True, value, sign)
+            case [Sign() as sign, Variable() as value] if kind == "Mul":
+                return Side(True, value, sign)
+            case [Side() as one, Side() as other] if kind in ("Add", "Sum"):
+                if other.sign == one.sign.opposite:
+                    return self._half(one.sign, one.value, other.value)
+            case [Sign() as sign, Variable() as one, Variable() as other] if kind == "Where":
+                return self._half(sign, one, other)
+        return None
+
+    def _half(self, sign: Sign, here: Variable, elsewhere: Variable) -> Half:
+        turned, kept = (here, elsewhere) if sign.positive else (elsewhere, here)
+        half = Half(True, kept, turned, sign.selector)
+        self.halves.append(half)
+        return half
+
+    def value(self, half: Value | None, assembler: Assembler) -> Value | None:
+        """A half as a value, where its other half is there; everything else as it is."""
+        if not isinstance(half, Half) or half in self.built:
+            return self.built.get(half, half) if isinstance(half, Half) else half
+        for other in self.halves:
+            one, two = (half, other) if half.kept.node < other.kept.node else (other, half)
+            if other is half or other.selector != half.selector:
+                continue
+            parts = _built(one, two, assembler)
+            if parts is not None:
+                self.built[one], self.built[two] = parts
+                return self.built[half]
+        return half
+
+
+def _side(value: Value | None) -> Side | None:
+    """A value where one is larger than another, by the sign of a difference that the file has."""
+    if not isinstance(value, GatedValue) or value.where.difference is None:
+        return None
+    return Side(True, value.value, Sign(value.where.difference, not value.where.turned))
+
+
+def _sign(value: Value | None) -> Sign | None:
+    """What a truth value says of the selector that it is the sign of."""
+    alone = value.polynomial.alone if isinstance(value, Formula) else None
+    if alone is None or alone.name not in _ABOVE:
+        return None
+    assert isinstance(value, Formula)
+    first, second = alone.arguments
+    if {first, second} != {X, Polynomial.constant(0.0)}:
+        return None
+    return Sign(value.base, _ABOVE[alone.name] == (first == X))
+
+
+def _built(one: Half, other: Half, assembler: Assembler) -> tuple[Variable, Variable] | None:
+    """Both halves of a reflection, or None where they are none."""
+    forms, own = Forms(Network(tuple(assembler.builder.nodes))), assembler.own
+    a, b = forms.of(one.kept.node), forms.of(other.kept.node)
+    shape = one.kept.shape
+    if other.kept.shape != shape or not (_is_value(a) and _is_value(b)):
+        return None
+    pair = torch.cat([a.terms, b.terms], 1)
+    selector = forms.of(one.selector.node)
+    turned = [forms.of(half.turned.node) for half in (one, other)]
+    parts = (selector, *turned)
+    if any(len(part.terms) != len(pair) or part.depth > DEEPEST for part in parts):
+        return None
+    found = [_by(part, pair) for part in parts]
+    by, first, second = found[0], found[1], found[2]
+    if by is None or first is None or second is None:
+        return None
+    length = by.square().sum(1).sqrt()
+    if not bool((length > 0).all()):
+        return None
+    normal = by / length[:, None]
+    p, q = (normal[:, 0] - normal[:, 1]) / math.sqrt(2), -normal.sum(1) / math.sqrt(2)
+    straight = bool((q.abs() <= _STRAIGHT).all()) and bool((p > 0).all())
+    if straight:
+        p, q = torch.ones_like(p), torch.zeros_like(q)
+    # The model's own vector, Rᵀ (1, −1)/√2.
+    model = torch.stack([p - q, -q - p], 1) / math.sqrt(2)
+    mirror = torch.eye(2, dtype=torch.float64) - 2 * model[:, :, None] * model[:, None, :]
+    off = (torch.stack([first, second], 1) - mirror).abs().sum(2).amax(1)
+    off = off + 4 * (normal - model).abs().sum(1) + _OWN
+    if not bool((off <= _NEAR).all()):
+        return None
+    rounded = 2 * selector.off / length + torch.maximum(turned[0].off, turned[1].off)
+    spelling = math.sqrt(2) * HIGHER_ORDERS * float((rounded + off / own.unit).max())
+    if not math.isfinite(spelling):
+        return None
+    z = assembler.stack([one.kept, other.kept], 0)
+    z = z if straight else _rotated(z, p, -q, assembler)
+    # The smaller one first.
+    swapped = places((2, *shape))[::-1].copy()
+    behind = max(part.behind for part in turned)
+    found_ = assembler.activation(MaxMin(0, spelling, behind), z, own)
+    y = assembler.select(found_, swapped)
+    y = y if straight else _rotated(y, p, q, assembler)
+    both = places((2, *shape))
+    return assembler.select(y, both[0]), assembler.select(y, both[1])
+
+
+def _rotated(z: Variable, p: Tensor, q: Tensor, assembler: Assembler) -> Variable:
+    """``(p z₁ + q z₂, −q z₁ + p z₂)``, the two along the first axis."""
+    shape = z.shape[1:]
+    scale = torch.stack([p, p]).reshape(2, *shape)
+    turn = torch.stack([q, -q]).reshape(2, *shape)
+    swapped = assembler.select(z, places(z.shape)[::-1].copy())
+    return assembler.sum(
+        [assembler.diagonal(z, scale, None), assembler.diagonal(swapped, turn, None)]
+    )
+
+
+def _is_value(form: AffineForm) -> bool:
+    """Whether each value is one that was there before, as it is."""
+    one = form.terms.shape[1] == 1 and bool(form.live.all())
+    return one and bool((form.coefficients == 1).all()) and not bool((form.off > 0).any())
+
+
+def _by(form: AffineForm, pair: Tensor) -> Tensor | None:
+    """The coefficients of the two values of each row's pair, ``(n, 2)``; None where it has
+    others."""
+    same = (form.terms[:, :, None] == pair[:, None, :]) & form.live[:, :, None]
+    if not bool((same.any(2) | ~form.live).all()):
+        return None
+    return torch.where(same, form.coefficients[:, :, None], 0.0).sum(1)
