@@ -1,4 +1,5 @@
-"""Merging shards of very many samples: time and memory a record, and the bar for ten million."""
+"""Very many samples merged, gated, reported and compared: time and memory a record, and the bar
+for ten million."""
 
 import hashlib
 import json
@@ -54,6 +55,18 @@ ended.set()
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 cpu = sum(one.ru_utime + one.ru_stime for one in used)
 print(json.dumps({"cpu": cpu, "MiB": sum(peaks.values()) / 2**10}))
+"""
+
+# What a process took at most, of which what it was before it became another is no part.
+READER = """
+import json, re, resource, sys
+from pathlib import Path
+from lipcert.cli.main import main
+
+assert main(sys.argv[1:]) == 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "MiB": peak / 2**10}))
 """
 
 
@@ -119,3 +132,15 @@ def test_ten_million_samples_merge_in_five_minutes_and_two_gibibytes(tmp_path, m
     # Of processor time, which two cores share; wall clock tells of who else is at work.
     assert cpu / RECORDS * 10_000_000 < 2 * 300
     assert used["MiB"] < 2048
+    for command in (
+        ("gate", tmp_path / "merged", "--min-certified", "50%"),
+        ("report", tmp_path / "merged", "--format", "markdown", "--to", tmp_path / "made.md"),
+        ("compare", tmp_path / "merged", tmp_path / "merged"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-c", READER, *map(str, command)], check=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        used = json.loads(ran.stdout.splitlines()[-1])
+        print(f"{command[0]}: {used['cpu'] * each:.1f} µs a record, {used['MiB']:.0f} MiB")
+        assert used["MiB"] < 2048

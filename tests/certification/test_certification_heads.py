@@ -216,8 +216,15 @@ def test_a_sample_that_loses_only_its_first_place_is_no_counterexample() -> None
     x, labels = labelled(network, PLAIN, 14)
     eps = (Epsilon.parse("0.15"),)
     plain = Certifier(network, options(PLAIN, eps=eps), samples=8)(x, labels, range(8))
-    three = Certifier(network, options(head, eps=eps), samples=8)(x, labels, range(8))
+    points: dict = {}
+    three = Certifier(network, options(head, eps=eps), samples=8, counterexamples=points)(
+        x, labels, range(8)
+    )
     assert any(sample.verdict == "falsified" for sample in plain)
+    assert any(a.verdict == "falsified" != b.verdict for a, b in zip(plain, three, strict=True))
+    for index, point in points.items():
+        logits = network.logits(torch.from_numpy(point)[None].double())
+        assert not bool(holds(head, logits, labels[[index]]))
     for one, other in zip(plain, three, strict=True):
         assert other.radius >= one.radius * 0.99
         assert other.attack_radius is None or other.attack_radius >= one.attack_radius

@@ -23,7 +23,7 @@ def wanted(preset: PresetName = "standard", **given: object) -> Wanted:
 
 
 @pytest.mark.parametrize("preset", get_args(PresetName))
-@pytest.mark.parametrize("situation", Situation.all())
+@pytest.mark.parametrize("situation", list(Situation.all()))
 def test_every_situation_has_a_whole_recipe(preset, situation):
     found = wanted(preset).recipe(situation)
     assert found.eps == EPS
