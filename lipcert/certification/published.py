@@ -50,8 +50,9 @@ class Published:
             layers.edges,
             options,
             analysis.budget,
-            # At most: one at the largest eps, one for the radius, and one at every eps.
-            preparations=len(options.eps) + 2,
+            # At most: one at the largest eps, two for the radius, before a tube and after it, and
+            # one at every eps.
+            preparations=len(options.eps) + 3,
             own=None if own else (),
             part=0.5 if options.method == "auto" else 1.0,
             guide=guide,

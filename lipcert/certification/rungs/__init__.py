@@ -17,7 +17,7 @@ from lipcert.certification.rungs.local import Largest, Radius
 from lipcert.certification.rungs.plan import FEW_LAYERS, TubePlan, is_deep
 from lipcert.certification.rungs.refined import refined_at
 from lipcert.certification.rungs.split import SplitAt
-from lipcert.certification.rungs.tube import Nothing, TubeRadius, check_joints
+from lipcert.certification.rungs.tube import SETTLED, Nothing, TubeRadius, check_joints
 
 __all__ = ["Rung", "is_deep", "ladder", "open_at"]
 
@@ -41,7 +41,9 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
     if is_deep(analysis.loaded) and not options.deterministic:
         kept = analysis.kept.lowered_double
         if TubePlan.of(kept, pace.tube) is not None:
-            return *rungs, TubeRadius.of(analysis, _LATER), Radius(published)
+            # Of what Lipschitz constants settle no tube is asked.
+            settled = Radius(published, share=SETTLED)
+            return *rungs, settled, TubeRadius.of(analysis, _LATER), Radius(published)
         # Nothing begins that would not end; a few layers the duals may do.
         if len(kept.sinks) > FEW_LAYERS:
             return *rungs, Radius(published)

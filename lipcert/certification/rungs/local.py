@@ -42,10 +42,12 @@ class Largest:
 @dataclass(frozen=True)
 class Radius:
     """Finds the largest radius of the method alone; in ``auto``, which so is never below ``local``,
-    only where that may reach further by estimates."""
+    only where that may reach further by estimates, and at least so large a ``share`` of the
+    distance to the attack."""
 
     published: Published
     name: str = "local"
+    share: float = 0.0
 
     def climb(self, samples: Samples, known: Findings) -> Step:
         published, rows = self.published, known.correct.nonzero().flatten()
@@ -55,7 +57,11 @@ class Radius:
         further = top
         chosen = torch.arange(len(rows), device=rows.device)
         if not alone and len(rows):
-            further = torch.where(radius > 0, radius * _FURTHER, top).clamp(max=self._reach)
+            if self.share:
+                further = (self.share * known.attacked[rows]).maximum(radius * _FURTHER)
+            else:
+                further = torch.where(radius > 0, radius * _FURTHER, top)
+            further = further.clamp(min=SMALLEST_BALL, max=self._reach)
             better = published.estimated_slack(part, further) > 0
             chosen = (better & (further < known.attacked[rows])).nonzero().flatten()
         if len(chosen):

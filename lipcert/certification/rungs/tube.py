@@ -30,6 +30,7 @@ from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
+from lipcert.chunks import slices
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network
 from lipcert.norms import Account
@@ -44,6 +45,9 @@ _MORE_TRIES, _MUCH_SMALLER = 2, 0.65
 _CLAIMS = 3
 # A claim and a proof cost more than what is left out by aiming so much shorter than was guessed.
 _SHORT = 0.96
+# Where another bound leads so far to the attack no tube is asked: of deep networks that were not
+# trained for small constants they reach some hundredths of that distance.
+SETTLED = 0.25
 # Where a search begins, of the distance of the attack, and how far beyond a guess an eps is tried.
 _FIRST_GUESS, _NEAR = 0.005, 1.04
 _GUESSED_CLASSES = 3
@@ -134,18 +138,21 @@ class TubeRadius:
         return 1
 
     def climb(self, samples: Samples, known: Findings) -> Step:
-        rows = known.correct.nonzero().flatten()
-        radius = torch.full_like(known.radius[rows], -1)
+        limit = known.attacked.clamp(max=self.prover.analysis.reach)
+        rows = (known.correct & ~(known.radius >= SETTLED * limit)).nonzero().flatten()
+        radius, limit = torch.full_like(known.radius[rows], -1), limit[rows]
         deployed, late = torch.full_like(radius, math.nan), torch.zeros_like(radius) > 0
-        limit = known.attacked[rows].clamp(max=self.prover.analysis.reach)
-        for some in torch.split(torch.arange(len(rows), device=rows.device), self.at_once):
+        for part in slices(len(rows), self.at_once):
+            some = torch.arange(len(rows), device=rows.device)[part]
             if known.seconds_left <= 0:
                 late[some] = True
                 continue
-            part = samples.select(rows[some]).of_analysis(self.prover.analysis)
-            part = part.anchored_in(self.prover.layers.network)
+            chosen = samples.select(rows[some]).of_analysis(self.prover.analysis)
+            chosen = chosen.anchored_in(self.prover.layers.network)
             before = known.radius[rows[some]]
-            radius[some], deployed[some], late[some] = self._climb(part, limit[some], before, known)
+            radius[some], deployed[some], late[some] = self._climb(
+                chosen, limit[some], before, known
+            )
         late = late & (radius < 0)
         return Step(self.name, rows, radius=radius, deployed=deployed, late=rows[late])
 
