@@ -76,7 +76,9 @@ def samples_told(network: Network, options: Options, samples: int, workers: int)
     if options.method != "auto" or seconds < _MUCH:
         return text
     fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
-    return f"{text}: at least {_spent(seconds)}; less with {fewer}"
+    # Of a deep network the other bounds may settle a sample, for which there is no tube then.
+    told = "about" if is_deep(network) and not options.deterministic else "at least"
+    return f"{text}: {told} {_spent(seconds)}; less with {fewer}"
 
 
 def tube_told(network: Network, options: Options) -> str | None:

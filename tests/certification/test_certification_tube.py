@@ -13,8 +13,8 @@ from lipcert.certification import Certifier
 from lipcert.certification.rungs.plan import is_deep
 from lipcert.errors import UsageError
 from lipcert.network import Network, NetworkBuilder
-from lipcert.network.activations import Activation, Silu, relu
-from lipcert.network.operators import Convolution, Dense, Select
+from lipcert.network.activations import Activation, Silu, absolute, relu
+from lipcert.network.operators import Convolution, Dense, Diagonal, Select
 from lipcert.options import Epsilon, Options
 
 
@@ -73,6 +73,36 @@ def test_deep_networks_get_radii_that_no_attack_breaks(
     points = torch.cat([in_ball(x, radii, seeded(k)) for k in range(20)])
     assert bool((network.logits(points).argmax(1) == labels.repeat(20)).all())
     assert bool((smallest_margins(network, x, labels, radii, restarts=1) > 0).all())
+
+
+def test_what_lipschitz_constants_settle_takes_no_tube() -> None:
+    """A deep network of moves, shifts and absolute values is 1-Lipschitz."""
+    generator, size = seeded(7), 3 * 12 * 12
+    builder, node = NetworkBuilder((1, 3, 12, 12)), 0
+    for _ in range(72):
+        order = torch.randperm(size, generator=generator)[None]
+        node = builder.operator(Select.of(order, builder.shape(node)), node, "shuffle")
+        shift = 0.2 * normal((1, size), generator)
+        node = builder.operator(
+            Diagonal.of(torch.ones(1, size).double(), shift, (1, size)), node, "shift"
+        )
+        node = builder.activation(absolute(), node)
+    rows, _ = torch.linalg.qr(normal((size, 4), generator))
+    network = builder.build(builder.operator(Dense.of(rows.T, None, (1, size)), node, "head"))
+    assert is_deep(network)
+    x = uniform((2, *network.in_shape), seeded(12)).float().double()
+    samples = certified(network, x, "real", "auto")
+    assert all(sample.method == "local" and "tube" not in sample.rungs for sample in samples)
+    assert all(sample.radius > 0.6 * sample.margin for sample in samples)
+
+
+def test_a_batch_of_wrong_predictions_takes_no_tube() -> None:
+    network = residual_network(seeded(11), 20, relu())
+    x = uniform((2, *network.in_shape), seeded(12)).float().double()
+    options = Options(eps=(Epsilon.parse("1e-5"),), effort="fast", deployed="real", seed=3)
+    wrong = (network.logits(x).argmax(1) + 1) % network.classes
+    samples = Certifier(network, options, samples=2)(x, wrong, range(2))
+    assert [sample.verdict for sample in samples] == ["misclassified"] * 2
 
 
 def test_without_coins_deep_networks_go_the_way_of_the_others() -> None:
