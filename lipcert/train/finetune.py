@@ -231,7 +231,14 @@ def _recipe(job: FineTuning, data: Dataset) -> Recipe:
         return job.recipe
     wanted = ARCHITECTURES.get(job.arch or "")
     patches, pretrained = isinstance(wanted, PatchArchitecture), job.model is not None
-    return job.recipe.recipe(Situation(natural(data), patches, pretrained))
+    found = job.recipe.recipe(Situation(natural(data), patches, pretrained))
+    if job.recipe.given.get("batch_size") is not None:
+        return found
+    # No preset asks for larger batches than there are images.
+    count = min(len(data), found.limit or len(data))
+    world = job.processes.world
+    most = (count - round(count * found.validation)) // world * world
+    return replace(found, batch_size=max(1, min(found.batch_size, most)))
 
 
 def _training(
