@@ -110,8 +110,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     if not named:
         training_data = relabelled(training_data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, recipe, training_data)
-    if balance(trainable) and job.processes.first:
-        watch.say(BALANCED)
+    balanced = (BALANCED,) if balance(trainable) else ()
     network = trainable.network()
     _check_labels(source.model, training_data)
     _check_test_data(job, source.model)
@@ -125,7 +124,7 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
             watch.say(_told(source, trainable, train, validation))
             watch.say(_summary(job, recipe))
             wide = (WIDENED,) if rewritten.widened else ()
-            for note in (*source.model.loaded.notes, *wide, *training_data.notes):
+            for note in (*source.model.loaded.notes, *wide, *balanced, *training_data.notes):
                 watch.say(note)
             best = training.run(resume=job.execution.resume)
         if not job.processes.first:
@@ -232,7 +231,14 @@ def _recipe(job: FineTuning, data: Dataset) -> Recipe:
         return job.recipe
     wanted = ARCHITECTURES.get(job.arch or "")
     patches, pretrained = isinstance(wanted, PatchArchitecture), job.model is not None
-    return job.recipe.recipe(Situation(natural(data), patches, pretrained))
+    found = job.recipe.recipe(Situation(natural(data), patches, pretrained))
+    if job.recipe.given.get("batch_size") is not None:
+        return found
+    # No preset asks for larger batches than there are images.
+    count = min(len(data), found.limit or len(data))
+    world = job.processes.world
+    most = (count - round(count * found.validation)) // world * world
+    return replace(found, batch_size=max(1, min(found.batch_size, most)))
 
 
 def _training(

@@ -80,3 +80,10 @@ def test_defaults_alone_make_a_network_certify(tmp_path, monkeypatch):
     gained = after["certified"] - before["certified"]
     assert gained > max(0.0, before["clean"] - after["clean"])
     assert found["seconds"] < 60 * found["recipe"]["minutes"] * 1.2
+
+
+def test_batches_are_no_larger_than_the_images(tmp_path):
+    given = ["--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "60", "--quiet"]
+    folder = tmp_path / "few"
+    assert main(["finetune", str(OWN), *given, "--no-certify", "--output", str(folder)]) == 0
+    assert json.loads((folder / "recipe.json").read_text())["recipe"]["batch_size"] == 54
