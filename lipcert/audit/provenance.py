@@ -20,7 +20,7 @@ from lipcert.data.dataset import ValueRange
 from lipcert.data.layouts import Layout
 from lipcert.data.load import KNOWN
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading.factory import build_model, export
+from lipcert.loading.factory import from_weights
 from lipcert.loading.model import affordable
 from lipcert.loading.onnx_file import open_onnx
 from lipcert.loading.weights import replace_weights
@@ -65,8 +65,7 @@ def find_model(claims: Claims, sources: Sources, image_shape: tuple[int, ...]) -
             file = _within(path.parent, name, claims)
         _check_digest(file, digest, claims)
     if sources.arch is not None:
-        module, _ = build_model(sources.arch, path, image_shape)
-        found = affordable(export(module, sources.arch, image_shape), path.name)
+        found = affordable(from_weights(sources.arch, path, image_shape)[0], path.name)
         return _as_recorded(claims, *found)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path.name}: weights alone are no model; give --arch as for certify")

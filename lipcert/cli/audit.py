@@ -46,7 +46,7 @@ def audit(
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option(help="package.module:factory, as for certify.", rich_help_panel=_WHERE),
+        typer.Option(help="The architecture, as for certify.", rich_help_panel=_WHERE),
     ] = None,
     data: Annotated[
         str | None,

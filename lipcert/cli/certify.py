@@ -19,7 +19,7 @@ from lipcert.cli.gates import (
     show,
 )
 from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
-from lipcert.cli.shared import DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
+from lipcert.cli.shared import ARCH_HELP, DATA_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
@@ -120,7 +120,7 @@ def certify(
     weights: Annotated[
         Path | None, _model("A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
-    arch: Annotated[str | None, _model("package.module:factory, which builds the model.")] = None,
+    arch: Annotated[str | None, _model(ARCH_HELP)] = None,
     output_name: Annotated[str | None, _model("Which one of several outputs is certified.")] = None,
     expectation: ModelInput,
     split: Annotated[str, _data("Of the dataset.")] = "test",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lipcert.cli import parse
-from lipcert.cli.shared import AllowCode, Debug, ShowConfig
+from lipcert.cli.shared import ARCH_HELP, AllowCode, Debug, ShowConfig
 from lipcert.errors import CannotCertify
 from lipcert.options import Epsilon, NormMethod, Options
 
@@ -21,9 +21,7 @@ def inspect(
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="package.module:factory, which builds the model.")
-    ] = None,
+    arch: Annotated[str | None, typer.Option(help=ARCH_HELP)] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(

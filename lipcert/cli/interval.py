@@ -10,7 +10,7 @@ import typer
 
 from lipcert.cli import groups, parse, shared
 from lipcert.cli.groups import ModelInput, grouped
-from lipcert.cli.shared import EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
+from lipcert.cli.shared import ARCH_HELP, EXPECTS, SAMPLES, AllowCode, Debug, ShowConfig
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate.levels import share
@@ -65,9 +65,7 @@ def interval(
     weights: Annotated[
         Path | None, _option(EXPECTS, "A .safetensors file that replaces the ONNX file's weights.")
     ] = None,
-    arch: Annotated[
-        str | None, _option(EXPECTS, "package.module:factory, which builds the model.")
-    ] = None,
+    arch: Annotated[str | None, _option(EXPECTS, ARCH_HELP)] = None,
     output_name: Annotated[
         str | None, _option(EXPECTS, "Which one of several outputs is enclosed.")
     ] = None,

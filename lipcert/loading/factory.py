@@ -15,9 +15,32 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.loading import architectures
 from lipcert.loading.onnx_file import LARGEST_FILE, one_line
 from lipcert.loading.runtime import Runtime
-from lipcert.loading.weights import differences, fitted, read_weights, refuse
+from lipcert.loading.weights import (
+    differences,
+    fitted,
+    read_weights,
+    refuse,
+    replace_weights,
+)
+
+
+def from_weights(
+    arch: str, weights: Path, input_shape: tuple[int, ...]
+) -> tuple[onnx.ModelProto, str]:
+    """The graph of weights alone, and the file's sha256: of an architecture by its name, or of the
+    module of ``package.module:factory``. Raises what ``build_model`` and ``export`` raise."""
+    if ":" in arch:
+        module, digest = build_model(arch, weights, input_shape)
+        return export(module, arch, input_shape), digest
+    tensors, _ = read_weights(weights)
+    rows = [tensors[key].shape[0] for key in tensors if key.split(".")[-2:] == ["logits", "bias"]]
+    if not rows:
+        raise CannotCertify(f"{weights.name}: holds no logits.bias, as the weights of {arch} do")
+    model = architectures.build(arch, input_shape, int(rows[0]), seed=0)
+    return model, replace_weights(model, weights, arch)
 
 
 def build_model(arch: str, weights: Path, input_shape: tuple[int, ...]) -> tuple[nn.Module, str]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from lipcert.errors import UsageError
 from lipcert.loading.entry import WHOLE, bound, one_by_one, real
-from lipcert.loading.factory import build_model, export, try_on
+from lipcert.loading.factory import export, from_weights, try_on
 from lipcert.loading.heads import ALONE, CUT, TWO, Threshold, probability, scores, two_classes
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
 from lipcert.loading.operator_row import OperatorRow
@@ -75,10 +75,10 @@ def load_model(
     layout: str | None = None,
 ) -> LoadedModel:
     """Reads ``model.onnx``, perhaps with ``weights`` from a safetensors file, or
-    ``weights.safetensors`` with ``arch="package.module:factory"`` and the ``input_shape``, without
-    the batch, of its images. ``output`` names the logits of a graph with several outputs. Extents
-    of the input that a file leaves free are those of ``input_shape``, ``(C, H, W)``, in the order
-    ``layout``.
+    ``weights.safetensors`` with ``arch="package.module:factory"``, or the name of one of
+    ``lipcert.loading.architectures``, and the ``input_shape``, without the batch, of its images.
+    ``output`` names the logits of a graph with several outputs. Extents of the input that a file
+    leaves free are those of ``input_shape``, ``(C, H, W)``, in the order ``layout``.
 
     ``UsageError``: a path or an option that does not fit, an error in the factory.
     ``CannotCertify``: a broken file, weights that do not fit, anything not supported, all listed.
@@ -88,13 +88,13 @@ def load_model(
     if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
         if arch is None or input_shape is None:
             raise UsageError(
-                f"{path.name}: weights alone are no model; add the factory (package.module:name) "
-                "and the input shape, or give an ONNX file"
+                f"{path.name}: weights alone are no model; add the factory (package.module:name), "
+                "or the name of an architecture, and the input shape, or give an ONNX file"
             )
         if weights is not None:
             raise UsageError(f"{path.name} holds the weights already; leave out {weights}")
-        module, files[path.name] = build_model(arch, path, input_shape)
-        model, kind = export(module, arch, input_shape), "safetensors+arch"
+        model, files[path.name] = from_weights(arch, path, input_shape)
+        kind = "safetensors+arch"
     elif arch is not None:
         raise UsageError(
             f"{path.name}: a factory ({arch}) goes with a .safetensors file or a state dict"

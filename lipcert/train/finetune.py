@@ -18,6 +18,7 @@ from lipcert.data.keys import splits_in
 from lipcert.data.layouts import Expected
 from lipcert.data.load import FILES
 from lipcert.errors import UsageError
+from lipcert.loading.architectures import ARCHITECTURES, PatchArchitecture
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run import DataSource, Execution, Model, ModelSource, Preprocessing, open_model
@@ -26,7 +27,6 @@ from lipcert.run.environment import environment, threads, training_threads
 from lipcert.run.model import expected_by
 from lipcert.run.progress import Watch
 from lipcert.train import checkpoint, metrics
-from lipcert.train.architectures import ARCHITECTURES, PatchArchitecture
 from lipcert.train.balance import balance
 from lipcert.train.data import Batches, Images, held_out, natural
 from lipcert.train.evaluation import certified, figures

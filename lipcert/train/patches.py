@@ -1,4 +1,4 @@
-"""Training of the patch networks of ``lipcert.train.architectures``, whose layers stay isometries.
+"""Training of the patch networks of ``loading.architectures``, whose layers stay isometries.
 
 Every matrix ``W`` has orthonormal columns, MaxMin and the moves of channels keep distances, and
 the last layer has rows of length 1. So ``f_y − f_j − eps ‖w_y − w_j‖`` is a margin over the whole
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcert.errors import UsageError
-from lipcert.train.architectures import PatchArchitecture
+from lipcert.loading.architectures import PatchArchitecture
 from lipcert.train.bounds import Estimate
 from lipcert.train.trainable import PreprocessingFront, Trainable
 

@@ -10,13 +10,12 @@ import onnx
 
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
-from lipcert.loading import LoadedModel
+from lipcert.loading import LoadedModel, architectures
 from lipcert.loading.onnx_file import check, opset
 from lipcert.loading.reader import network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
 from lipcert.network import Network
 from lipcert.run import Model, ModelSource, Preprocessing, open_model
-from lipcert.train import architectures
 from lipcert.train.patches import PatchTrainable
 from lipcert.train.recipe import Recipe
 from lipcert.train.rewriting import Rewritten, rewrite

@@ -17,8 +17,8 @@ from pretend import Pretend, lines
 
 from lipcert.certification import Certifier
 from lipcert.loading import load_model
+from lipcert.loading.architectures import build
 from lipcert.options import Epsilon, Options
-from lipcert.train.architectures import build
 
 BATCH, BAR_AT = int(os.environ.get("LIPCERT_TEST_BATCH", "32")), 256
 

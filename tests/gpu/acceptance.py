@@ -40,10 +40,10 @@ from lipcert.certification.probes import check_sums  # noqa: E402
 from lipcert.cli.main import main as lipcert  # noqa: E402
 from lipcert.data import Dataset, load_dataset  # noqa: E402
 from lipcert.loading import load_model, with_preprocessing  # noqa: E402
+from lipcert.loading.architectures import build  # noqa: E402
 from lipcert.network import Network  # noqa: E402
 from lipcert.options import Epsilon, Options  # noqa: E402
 from lipcert.run.devices import Devices  # noqa: E402
-from lipcert.train.architectures import build  # noqa: E402
 
 DIGITS = ROOT / "examples" / "digits.onnx"
 SHARED = Path(os.environ.get("LIPCERT_SHARED_DIR", ROOT / "shared"))

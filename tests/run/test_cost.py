@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from lipcert.cli.main import main
+from lipcert.loading.architectures import build
 from lipcert.options import Epsilon, Options
 from lipcert.run import ModelSource
 from lipcert.run.cost import least_seconds, norm_seconds, norms_told, samples_told
@@ -16,7 +17,6 @@ from lipcert.run.inspection import inspect_model, operators_of
 from lipcert.run.job import Preprocessing
 from lipcert.run.model import open_model
 from lipcert.run.progress import Watch
-from lipcert.train.architectures import build
 
 EPS = (Epsilon.parse("0.1"),)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "digits.onnx"

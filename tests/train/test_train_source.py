@@ -10,9 +10,9 @@ from train_models import GRAPHS, SHAPE, graph, recipe, rewritten, run
 
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.loading.architectures import build
 from lipcert.network.operators import Convolution, Dense
 from lipcert.run import Preprocessing
-from lipcert.train.architectures import build
 from lipcert.train.source import make_trainable, open_source
 from lipcert.train.thresholds import start_thresholds
 from lipcert.train.trainable import Trainable

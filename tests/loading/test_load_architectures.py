@@ -1,0 +1,49 @@
+"""Weights alone, of an architecture that has a name."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+
+from lipcert.errors import CannotCertify, UsageError
+from lipcert.loading import load_model
+from lipcert.loading.architectures import ARCHITECTURES, build
+
+SHAPE = (1, 16, 16)
+
+
+def weights(name: str, folder: Path) -> tuple[Path, bytes]:
+    model = build(name, SHAPE, 7, seed=3)
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    floats = {k: torch.from_numpy(v.copy()) for k, v in tensors.items() if v.dtype == np.float32}
+    path = folder / "weights.safetensors"
+    save_file({key: value for key, value in floats.items() if value.dim()}, path)
+    return path, model.SerializeToString()
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "8c2f"])
+def test_weights_fill_the_network_of_that_name(name: str, tmp_path: Path) -> None:
+    path, content = weights(name, tmp_path)
+    loaded = load_model(path, arch=name, input_shape=SHAPE)
+    x = np.random.default_rng(0).random((2, *SHAPE), dtype=np.float32)
+    session = onnxruntime.InferenceSession(content)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: x})
+    found = loaded.network.logits(torch.from_numpy(x).double()[:, None]).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert loaded.format == "safetensors+arch"
+    assert list(loaded.files) == [path.name]
+
+
+def test_names_and_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    path, _ = weights("4c3f", tmp_path)
+    with pytest.raises(UsageError, match=r"choose lip-patch, .*4c3f"):
+        load_model(path, arch="5c3f", input_shape=SHAPE)
+    with pytest.raises(CannotCertify, match="conv5"):
+        load_model(path, arch="6c2f", input_shape=SHAPE)
+    save_file({"other": torch.zeros(3)}, path)
+    with pytest.raises(CannotCertify, match=r"holds no logits\.bias"):
+        load_model(path, arch="4c3f", input_shape=SHAPE)
