@@ -31,6 +31,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 STATE_DICTS = (".pt", ".pth", ".ckpt")
 
+# Under this key a file of weights says which graph it was written with.
+GRAPH = "graph"
+
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors by name and the file's sha256."""
@@ -139,12 +142,41 @@ def refuse(told: list[str], weights: str, model: str) -> None:
         raise CannotCertify(f"{weights} does not fit {model}:{listed}")
 
 
+def graph_digest(model: onnx.ModelProto) -> str:
+    """Of what a graph computes but for its floating numbers: nodes, in order, with the names of
+    their values and their attributes, and the other initializers."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+        told = (node.domain, node.op_type, list(node.input), list(node.output), attributes)
+        digest.update(repr(told).encode())
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in FLOATS:
+            digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def _written_with(path: Path) -> str | None:
+    """The digest of the graph that fine-tuning wrote the weights with; None of other files."""
+    if path.suffix in STATE_DICTS:
+        return None
+    with safetensors.safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get(GRAPH)
+
+
 def replace_weights(model: onnx.ModelProto, path: Path, name: str) -> str:
     """Puts the file's tensors in the place of the model's initializers; returns its sha256.
 
     All floating initializers with at least one axis must be there, and nothing but initializers.
+    A file that says which graph it was written with goes over no other, whose tensors may have the
+    same names and shapes: fine-tuning changes activations. Raises ``CannotCertify``.
     """
     tensors, digest = read_weights(path)
+    if _written_with(path) not in (None, graph_digest(model)):
+        raise CannotCertify(
+            f"{path.name}: was written with another graph than {name}, whose layers or activations "
+            "are not the same; give the .onnx file that was written beside it"
+        )
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     wanted = {
         key: (tuple(tensor.dims), FLOATS[tensor.data_type])

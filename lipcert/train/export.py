@@ -16,7 +16,7 @@ from lipcert.errors import InternalError
 from lipcert.loading.cross_check import as_deployed
 from lipcert.loading.onnx_file import check
 from lipcert.loading.runtime import Runtime
-from lipcert.loading.weights import FLOATS
+from lipcert.loading.weights import FLOATS, GRAPH, graph_digest
 from lipcert.train.checkpoint import write_bytes
 from lipcert.train.trainable import Trainable
 
@@ -42,7 +42,7 @@ def export(
         for tensor in model.graph.initializer
         if tensor.data_type in FLOATS and tensor.dims
     }
-    files = {MODEL: content, WEIGHTS: safetensors.torch.save(tensors)}
+    files = {MODEL: content, WEIGHTS: safetensors.torch.save(tensors, {GRAPH: graph_digest(model)})}
     for name, data in files.items():
         write_bytes(folder / name, data)
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading import load_model
 from lipcert.loading.architectures import ARCHITECTURES, build
+from lipcert.loading.weights import GRAPH, graph_digest
 
 SHAPE = (1, 16, 16)
 
@@ -47,3 +49,23 @@ def test_names_and_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(3)}, path)
     with pytest.raises(CannotCertify, match=r"holds no logits\.bias"):
         load_model(path, arch="4c3f", input_shape=SHAPE)
+
+
+def test_weights_go_over_the_graph_alone_that_they_were_written_with(tmp_path: Path) -> None:
+    """Another activation leaves names and shapes of all tensors as they are."""
+    model = build("4c3f", SHAPE, 7, seed=3)
+    tensors = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+    }
+    path = tmp_path / "weights.safetensors"
+    save_file(tensors, path, {GRAPH: graph_digest(model)})
+    assert load_model(path, arch="4c3f", input_shape=SHAPE).network.classes == 7
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Abs"
+    save_file(tensors, path, {GRAPH: graph_digest(model)})
+    with pytest.raises(CannotCertify, match="another graph than 4c3f"):
+        load_model(path, arch="4c3f", input_shape=SHAPE)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert load_model(tmp_path / "model.onnx", weights=path).network.classes == 7
