@@ -61,7 +61,7 @@ def _from_file(keys: Keys, folder: Path) -> Iterator[tuple[str, Setting]]:
             key = written.replace("-", "_")
             if key == _ALLOW:
                 raise UsageError(_ALLOWED.format(f"{source}: {written}"))
-            if key not in keys and isinstance(value, dict):
+            if isinstance(value, dict):
                 raise UsageError(
                     f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
                     'every command, such as eps = "0.1"'

@@ -68,12 +68,18 @@ def to_dataset(
     stored, unit = _scaled(images, (least, most), value_range, pictures, source)
     if numbers.size and numbers.min() < 0:
         values, numbers = np.unique(numbers, return_inverse=True)
+        if values.tolist() != [-1, 1]:
+            # Elsewhere a -1 marks what has no label.
+            some = ", ".join(map(str, values.tolist()[:3])) + (", …" if len(values) > 3 else "")
+            raise UsageError(
+                f"{source}: a label below 0 is no class, and the labels are {some}: leave those "
+                "samples out, number the classes from 0, or name them and give --label-map"
+            )
         found = tuple(map(str, values.tolist()))
-        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         notes = (
             *notes,
-            f"labels below 0: {some} were numbered 0, 1, … in their order; --label-map says which "
-            "class each of them is",
+            "the labels -1 and 1 were numbered 0 and 1; --label-map says which class each of them "
+            "is",
         )
     if classes is None:
         classes = len(found) or int(numbers.max(initial=-1)) + 1

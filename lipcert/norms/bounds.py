@@ -140,7 +140,7 @@ class SegmentNorms:
     def exact(self, mapping: WeightedMap) -> Tensor:
         """The norms, but for rounding, of a small or monomial segment: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        slack = product(inner.amax(1), outer.amax(1), inner.new_full((), self.fusion_slack))
+        slack = product(inner.amax(1), outer.amax(1), _number(self.fusion_slack, inner))
         if self.segment.is_monomial:
             # The Gram matrix is diagonal, and its diagonal what it makes of a vector of ones.
             unit, by = mapping.normalised()
@@ -166,13 +166,13 @@ class SegmentNorms:
         sizes = Sizes.of(self.segment)
         lost = max(sizes.lost, sizes.lost_back) * math.sqrt(matrix.numel())
         found = lifted(torch.cat(parts) + 4 * FLOAT64_TINY * math.sqrt(matrix.numel()), total)
-        swept = inner.new_full((), relative * self.absolute + lost)
+        swept = _number(relative * self.absolute + lost, inner)
         return found + product(inner.amax(1), outer.amax(1), swept) + slack
 
     def from_whole(self, mapping: WeightedMap) -> Tensor:
         """The whole segment's norm times the largest weights: ``(B,)``."""
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        found = product(inner.new_full((), self.norm.value), inner.amax(1), outer.amax(1))
+        found = product(_number(self.norm.value, inner), inner.amax(1), outer.amax(1))
         return rounded_up(found, inner.dtype)
 
     def deterministic(self, mapping: WeightedMap) -> Tensor:
@@ -180,7 +180,7 @@ class SegmentNorms:
         if self.is_exact:
             return self.exact(mapping)
         inner, outer = mapping.inner.flatten(1), mapping.outer.flatten(1)
-        slack = product(inner.amax(1), outer.amax(1), inner.new_full((), self.fusion_slack))
+        slack = product(inner.amax(1), outer.amax(1), _number(self.fusion_slack, inner))
         return torch.minimum(self.from_whole(mapping), schur_bound(mapping) + slack)
 
     def randomised(
@@ -199,8 +199,8 @@ class SegmentNorms:
         if self.is_exact:
             return self.exact(mapping)
         most = mapping.inner.flatten(1).amax(1), mapping.outer.flatten(1).amax(1)
-        absolute = product(*most, most[0].new_full((), self.absolute))
-        slack = product(*most, most[0].new_full((), self.fusion_slack))
+        absolute = product(*most, _number(self.absolute, most[0]))
+        slack = product(*most, _number(self.fusion_slack, most[0]))
         found = randomised_norm(
             mapping, coins, absolute=absolute, excess=excess, steps=steps, rough=rough
         )
@@ -271,3 +271,8 @@ def schur_bound(mapping: GramMap, steps: int = 8) -> Tensor:
         q = torch.where(where, (rows / torch.where(top > 0, top, 1)).clamp(min=_FLOOR), 0)
     lost = mapping.underflow * (2 + math.sqrt(q[0].numel())) / _FLOOR
     return lifted(OUT64.root(OUT64.up((best + lost).double(), mapping.terms + 4)), by)
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """In float64, wherever ``like`` is: a norm may be beyond the numbers of a rough copy."""
+    return torch.full((), value, dtype=torch.float64, device=like.device)

@@ -116,6 +116,10 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
     _check_test_data(job, source.model)
     with threads(job.execution.threads or training_threads(network)):
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
+        if len(train) < recipe.batch_size:
+            raise UsageError(
+                f"--batch-size {recipe.batch_size}: only {len(train)} images are left to train on"
+            )
         some = train.batch(np.arange(min(len(train), _threshold_images(network))))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
         # No TF32 in the bound either.

@@ -269,7 +269,7 @@ def test_eps_zero_and_huge_eps() -> None:
     sure, tie = certify(network, x, torch.tensor([0, 0]), options("0"))
     assert sure.verdict == "certified"
     assert tie.verdict == "unknown"
-    for eps in ("1e30", "1e300"):
+    for eps in ("1e30", "1e150"):
         (sample, _) = certify(network, x, torch.tensor([0, 0]), options("0.1", eps))
         assert sample.verdict == "falsified"
         assert sample.certified == ("0.1",)

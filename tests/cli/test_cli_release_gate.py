@@ -302,7 +302,7 @@ WRONG = [
     (("gate", "absent", "--min-clean", "0"), 2, "name the --output"),
     (("gate", ".", "--min-clean", "0"), 2, r"no certificate\.json; name"),
     (("gate", "damaged", "--min-clean", "0"), 3, "is missing"),
-    (("gate", "digits.onnx", "--min-clean", "0"), 3, "damaged"),
+    (("gate", "digits.onnx", "--min-clean", "0"), 3, "is no record"),
     (("gate", "results", "--min-certified", "60"), 2, "60%"),
     (("gate", "results", "--min-certified", "36/255=0.6"), 2, "choose one of 0.1, 0.3"),
     (("gate", "results", "--min-certified", "0.3=0.6,0.30=0.5"), 2, "keep one"),

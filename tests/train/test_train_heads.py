@@ -27,7 +27,7 @@ from lipcert.train.watch import TrainingWatch
 
 QUICK = (
     "--data", "digits", "--eps", "0.3", "--epochs", "1", "--train-limit", "128", "--batch-size",
-    "64", "--threads", "1", "--limit", "2", "--effort", "fast", "--quiet",
+    "64", "--threads", "1", "--limit", "2", "--effort", "fast", "--quiet", "--preset", "published",
 )  # fmt: skip
 HEADS = {
     "Softmax": [("Softmax", {"axis": 1})],

@@ -133,7 +133,9 @@ def test_schedules_stay_between_their_ends(t, kind):
     later = schedule.eps_at(t + 1), schedule.kappa_at(t + 1), schedule.rate_at(t + 1)
     assert later[0] >= schedule.eps_at(t)
     assert later[1] <= schedule.kappa_at(t)
-    assert later[2] <= schedule.rate_at(t) + 1e-12
+    # A cosine rises over the first 2 % before it falls.
+    rising = kind == "cosine" and t < 0.02 * 30
+    assert rising or later[2] <= schedule.rate_at(t) + 1e-12
 
 
 def test_schedules_at_their_corners():

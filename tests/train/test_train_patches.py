@@ -16,7 +16,7 @@ from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.patches import distances, orthonormal
-from lipcert.train.processes import Processes
+from lipcert.train.processes import ProcessGroup
 from lipcert.train.source import make_trainable, open_source
 from lipcert.train.watch import TrainingWatch
 
@@ -162,7 +162,7 @@ def training(folder, watch=None):
         validation,
         folder,
         identity={"recipe": asked.digest},
-        processes=Processes(),
+        processes=ProcessGroup(),
         device="cpu",
         metrics=Metrics(folder),
         watch=watch or TrainingWatch(),

@@ -17,7 +17,7 @@ from lipcert.train.trainable import Trainable
 
 QUICK = (
     "--data", "digits", "--eps", "0.1", "--epochs", "1", "--train-limit", "160", "--batch-size",
-    "32", "--threads", "1", "--limit", "8", "--effort", "fast",
+    "32", "--threads", "1", "--limit", "8", "--effort", "fast", "--preset", "published",
 )  # fmt: skip
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
