@@ -45,9 +45,7 @@ class Epsilon:
             raise bad
         value = Fraction(above) / denominator
         if value > _LARGEST:
-            raise UsageError(
-                f"--eps {text!r}: is too large for its square to be a number of a computer; {_SUCH}"
-            )
+            raise UsageError(f"--eps {text!r}: is too large to be squared by a computer; {_SUCH}")
         return cls(text.replace(" ", ""), value)
 
     @property

@@ -71,11 +71,11 @@ def samples_told(network: Network, options: Options, samples: int, workers: int)
         text += f", in {workers} processes"
     seconds = least_seconds(network, options, samples)
     tube = tube_told(network, options)
+    fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
     if tube is not None:
-        return f"{text}: {tube}"
+        return f"{text}: {tube}; less with {fewer}"
     if options.method != "auto" or seconds < _MUCH:
         return text
-    fewer = "--limit" if options.effort == "fast" else "--effort fast or --limit"
     # Of a deep network the other bounds may settle a sample, for which there is no tube then.
     told = "about" if is_deep(network) and not options.deterministic else "at least"
     return f"{text}: {told} {_spent(seconds)}; less with {fewer}"
@@ -91,7 +91,7 @@ def tube_told(network: Network, options: Options) -> str | None:
     plan = TubePlan.of(kept, pace)
     if plan is None:
         return not_within(kept, options, pace)
-    return None if plan.seconds < _MUCH else f"the network is deep, {plan.told} of processor time"
+    return None if plan.seconds < _MUCH else f"the network is deep, {plan.told}"
 
 
 def _kept(network: Network) -> Network:

@@ -55,7 +55,7 @@ def test_samples_are_predicted_by_their_number_and_the_effort(large):
     # It took 118 s of processor time in its tangents.
     assert 60 < least_seconds(found, fast, 1) < 240
     told = samples_told(found, standard, 1000, 2)
-    assert told.endswith("min of processor time; less with --effort fast or --limit")
+    assert told.endswith("GiB an image; less with --effort fast or --limit")
     assert "1000 samples" in told
     assert "2 processes" in told
     assert samples_told(found, fast, 1000, 1).endswith("less with --limit")

@@ -60,7 +60,10 @@ class TubePlan:
 
     @property
     def told(self) -> str:
-        return f"about {self.seconds:.0f} s and {self.memory / _GIBIBYTE:.1f} GiB an image"
+        return (
+            f"about {self.seconds:.0f} s of processor time and {self.memory / _GIBIBYTE:.1f} GiB "
+            "an image"
+        )
 
 
 def is_deep(network: Network) -> bool:
