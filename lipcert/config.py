@@ -61,7 +61,8 @@ def _from_file(keys: Keys, folder: Path) -> Iterator[tuple[str, Setting]]:
             key = written.replace("-", "_")
             if key == _ALLOW:
                 raise UsageError(_ALLOWED.format(f"{source}: {written}"))
-            if isinstance(value, dict):
+            # A table named like a command may be meant for it, also where a flag is called so.
+            if isinstance(value, dict) and keys.get(key, "flag") == "flag":
                 raise UsageError(
                     f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
                     'every command, such as eps = "0.1"'

@@ -35,6 +35,11 @@ def from_weights(
     if ":" in arch:
         module, digest = build_model(arch, weights, input_shape)
         return export(module, arch, input_shape), digest
+    if arch not in architectures.ARCHITECTURES:
+        raise UsageError(
+            f"{arch!r}: expected package.module:factory, or one of "
+            f"{', '.join(architectures.ARCHITECTURES)}"
+        )
     tensors, _ = read_weights(weights)
     rows = [tensors[key].shape[0] for key in tensors if key.split(".")[-2:] == ["logits", "bias"]]
     if not rows:

@@ -42,7 +42,7 @@ def test_weights_fill_the_network_of_that_name(name: str, tmp_path: Path) -> Non
 
 def test_names_and_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     path, _ = weights("4c3f", tmp_path)
-    with pytest.raises(UsageError, match=r"choose lip-patch, .*4c3f"):
+    with pytest.raises(UsageError, match=r"or one of lip-patch, .*4c3f"):
         load_model(path, arch="5c3f", input_shape=SHAPE)
     with pytest.raises(CannotCertify, match="conv5"):
         load_model(path, arch="6c2f", input_shape=SHAPE)
