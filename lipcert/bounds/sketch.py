@@ -35,12 +35,11 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.claiming import Claiming, Rounding
 from lipcert.bounds.claims import (
     Claim,
     Claimed,
-    Claiming,
     JointClaimed,
-    Rounding,
     Rows,
     claimed_box,
     layer_of,
