@@ -107,11 +107,13 @@ class Claiming(Forward[_Flow]):
         self.places: dict[int, Claimed] = {}
         self.joints: dict[int, JointClaimed] = {}
         self.state: State = {}
+        self.expected: State = {}
 
     def input(self, i: int) -> _Flow:
         x, error = self.centre.values[i], self.centre.errors[i]
         radius, ones, none = column(self.eps, x), torch.ones_like(x), torch.zeros_like(x)
         self.state[i] = Layer(x, *around(x, radius.expand_as(x)), self.eps, ones, ones)
+        self.expected[i] = self.state[i]
         start = self.tangents.start(x.shape[1:], x.device)
         return _Flow(start, none, radius.expand_as(x), none, none, none, error)
 
@@ -198,7 +200,9 @@ class Claiming(Forward[_Flow]):
             noise = self.rounding(sink, self.state, box).each
             own = OUT64.add(own, noise)
         width = OUT64.add(width, own)
-        place = self._place(activation, sink, before, width, own, drawn, spread, ball)
+        place, self.expected[i] = self._place(
+            activation, sink, before, width, own, drawn, spread, ball
+        )
         self.places[i] = place
         # Roundings are found for runs that leave the claim by so much.
         wide = around(anchor + place.shift, place.most)
@@ -261,8 +265,8 @@ class Claiming(Forward[_Flow]):
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
         drawn: Tensor, spread: Tensor, ball: Tensor | None,
-    ) -> Claimed:  # fmt: skip
-        """Slopes and errors over the claimed box."""
+    ) -> tuple[Claimed, Layer]:  # fmt: skip
+        """Slopes and errors over the claimed box, and the layer that it is."""
         anchor = self.centre.values[sink]
         low, high = around(anchor + before.shift, width)
         layer = layer_of(activation, anchor, (low, high), own)
@@ -284,9 +288,10 @@ class Claiming(Forward[_Flow]):
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * LARGEST / ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
-        return Claimed(
+        place = Claimed(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
             self.own.up(across, 5),
             before.rounded, before.slipped, ball,
         )  # fmt: skip
+        return place, layer

@@ -66,11 +66,13 @@ class JointClaimed:
 @dataclass(frozen=True, eq=False)
 class Claim:
     """A tube that is to be proven, unless it is only ``guessed``: its places by activations and by
-    joints, and the state that it would give."""
+    joints; the ``state`` of the widest boxes that a proof may find, over which roundings were
+    found; and the one of the boxes that it is ``expected`` to find, but for few neurons."""
 
     eps: Tensor
     places: dict[int, Claimed]
     state: State
+    expected: State
     joints: dict[int, JointClaimed]
     guessed: bool
 
