@@ -24,7 +24,7 @@ from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.joints import Joint
-from lipcert.network.nodes import Sum
+from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -121,22 +121,42 @@ def _candidates(network: Network, forms: Forms) -> set[int]:
 
 
 def _mixes(network: Network, i: int) -> bool:
-    """Whether an activation may read a difference: cheaply, so that most networks are passed by."""
-    kind = network.nodes[i].kind
-    if isinstance(kind, MaxMin):
-        return True
-    shape = network.nodes[network.nodes[i].inputs[0]].shape
-    if isinstance(kind, GroupMax):
-        return shape[-1] == 2
-    if not isinstance(kind, Clip | PReLU):
-        return False
+    """Whether an activation may read a difference, or be a part of one: cheaply, so that most
+    networks are passed by."""
+    node = network.nodes[i]
+    match node.kind:
+        case MaxMin():
+            return _reads_few(network, i) or _is_one_of_few(network, i)
+        case GroupMax() if network.nodes[node.inputs[0]].shape[-1] == 2:
+            return _reads_few(network, i) or _is_one_of_few(network, i)
+        case Clip() | PReLU():
+            return _reads_few(network, i)
+    return False
+
+
+def _reads_few(network: Network, i: int) -> bool:
+    """Whether what the node reads is put together of few values, moved and scaled."""
     node = network.nodes[i].inputs[0]
     while isinstance(network.nodes[node].kind, Select | Diagonal):
         node = network.nodes[node].inputs[0]
-    before = network.nodes[node].kind
-    if isinstance(before, Operator):
-        return before.terms <= 4 and before.bias is None
-    return isinstance(before, Sum)
+    return _takes_few(network.nodes[node].kind)
+
+
+def _is_one_of_few(network: Network, i: int) -> bool:
+    """Whether the node's values, moved and scaled, are compared or put together with few others."""
+    readers = [(j, node.kind) for j, node in enumerate(network.nodes) if i in node.inputs]
+    return any(
+        _is_one_of_few(network, j)
+        if isinstance(kind, Select | Diagonal)
+        else isinstance(kind, Activation) or _takes_few(kind)
+        for j, kind in readers
+    )
+
+
+def _takes_few(kind: Kind) -> bool:
+    if isinstance(kind, Operator):
+        return kind.terms <= 4 and kind.bias is None
+    return isinstance(kind, Sum)
 
 
 def _sorted(forms: Forms, i: int) -> _Sorted | None:
