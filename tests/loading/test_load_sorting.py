@@ -303,6 +303,10 @@ def test_a_network_whose_layers_mix_much_is_passed_by(monkeypatch) -> None:
     dense = Dense.of(torch.ones(6, 6), torch.ones(6), (1, 6))
     for _ in range(3):
         node = builder.activation(MaxMin(1), builder.operator(dense, node))
+        # As files have it: the halves apart, and put together again.
+        halves = [torch.arange(6).reshape(1, 6).clone() for _ in range(2)]
+        halves[0][:, 3:], halves[1][:, :3] = -1, -1
+        node = builder.sum([builder.operator(Select.of(half, (1, 6)), node) for half in halves])
     network = builder.build(builder.operator(dense, node))
 
     def asked(self: Forms, i: int) -> bool:
