@@ -88,8 +88,8 @@ def load_model(
     if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
         if arch is None or input_shape is None:
             raise UsageError(
-                f"{path.name}: weights alone are no model; add the factory (package.module:name), "
-                "or the name of an architecture, and the input shape, or give an ONNX file"
+                f"{path.name}: weights alone are no model; say with --arch what they belong to, a "
+                "factory (package.module:name) or the name of an architecture, or give an ONNX file"
             )
         if weights is not None:
             raise UsageError(f"{path.name} holds the weights already; leave out {weights}")
@@ -97,7 +97,8 @@ def load_model(
         kind = "safetensors+arch"
     elif arch is not None:
         raise UsageError(
-            f"{path.name}: a factory ({arch}) goes with a .safetensors file or a state dict"
+            f"{path.name}: --arch {arch} goes with weights alone, a .safetensors file or a state "
+            "dict; leave it out, as an ONNX file says what it computes"
         )
     else:
         opened = open_onnx(path)
