@@ -199,7 +199,10 @@ def check_stored(path: Path) -> None:
             whole = sum(info.file_size for info in infos)
             packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
     except _BROKEN as error:
-        raise CannotCertify(f"{path}: is damaged: {error}") from error
+        said = mistaken(path) or (
+            " of tensors: it is damaged, or of a torch before 1.6; save it again with torch.save"
+        )
+        raise CannotCertify(f"{path}: not a sound file{said}") from error
     if packed or whole > path.stat().st_size:
         raise CannotCertify(f"{path}: is damaged: it declares more than it holds")
 

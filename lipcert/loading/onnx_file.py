@@ -42,6 +42,8 @@ def open_onnx(path: Path) -> OnnxFile:
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise UsageError(f"{path}: {what}; give the path of an ONNX file")
+    if path.suffix == ".safetensors":
+        raise UsageError(weights_alone(path))
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt"):
         raise UsageError(f"{path.name}: {NUMBERS_ONLY}")
     try:
@@ -62,6 +64,14 @@ def open_onnx(path: Path) -> OnnxFile:
     ordered(model)
     check(model, path.name)
     return OnnxFile(model, files)
+
+
+def weights_alone(path: Path) -> str:
+    """Why a file of weights is no model, and what to do."""
+    return (
+        f"{path.name}: weights alone are no model; say with --arch what they belong to, a factory "
+        "(package.module:name) or the name of an architecture, or give an ONNX file"
+    )
 
 
 def one_line(error: BaseException) -> str:
