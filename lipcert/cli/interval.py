@@ -111,11 +111,12 @@ def interval(
     from rich.table import Table
     from rich.text import Text
 
-    from lipcert.cli.output import deliver
+    from lipcert.cli.output import check_writable, deliver
     from lipcert.run import ModelSource, open_model
     from lipcert.run.intervals import dataset_of, enclose, read_inputs, rows
     from lipcert.run.progress import ConsoleWatch
 
+    check_writable(output, "--output")
     inputs, found = read_inputs(data, targets, image_key=image_key, label_key=label_key)
     source = ModelSource(model, weights, arch, output_name)
     opened = open_model(source, expectation.preprocessing(), image_shape=inputs.shape[1:])
@@ -133,7 +134,7 @@ def interval(
         )
     text = dumps(result.to_json(), indent=2) + "\n"
     if output is not None:
-        deliver(text, output)
+        deliver(text, output, "--output")
     if json:
         typer.echo(text, nl=False)
     if not quiet:

@@ -118,7 +118,8 @@ def finetune(job: FineTuning, watch: TrainingWatch, certify_watch: Watch | None 
         train, validation = held_out(training_data, recipe.validation, recipe.seed, recipe.limit)
         if len(train) < recipe.batch_size:
             raise UsageError(
-                f"--batch-size {recipe.batch_size}: only {len(train)} images are left to train on"
+                f"--batch-size {recipe.batch_size}: only {len(train)} images are left to train on; "
+                f"give at most {len(train)}"
             )
         some = train.batch(np.arange(min(len(train), _threshold_images(network))))[0]
         start_thresholds(trainable, rewritten.thresholds, some, recipe.percentile)
