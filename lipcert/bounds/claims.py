@@ -84,10 +84,12 @@ class Claimed:
 
 @dataclass(frozen=True, eq=False)
 class JointClaimed:
-    """What is claimed at a joint: its ``line``, the ``rest`` that this leaves over the claimed
-    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Claimed``."""
+    """What is claimed at a joint: its ``line``, what this leaves over the claimed boxes of its
+    inputs, ``middle ± rest``, and at its output ``half``, ``spread`` and ``drawn`` as of
+    ``Claimed``."""
 
     line: Derivative
+    middle: Tensor
     rest: Tensor
     half: Tensor
     spread: Tensor
@@ -284,7 +286,9 @@ class Claiming(Forward[_Flow]):
         anchors = [self.state[j].anchor for j in inputs]
         places = [self.places[j] for j in inputs]
         boxes = [claimed_box(anchor, place) for anchor, place in zip(anchors, places, strict=True)]
-        line, rest = joint.derivative(anchors), joint.remainder(anchors, boxes)
+        line, (below, above) = joint.derivative(anchors), joint.remainders(anchors, boxes)
+        middle = ((above - below) / 2).nan_to_num(0.0, 0.0, 0.0)
+        rest = OUT64.up(torch.maximum(above - middle, below + middle), 1)
         slack = gamma(line.terms + 8)
         drawn, spread = (
             line.magnitude_once(sizes) * (1 + slack)
@@ -303,11 +307,13 @@ class Claiming(Forward[_Flow]):
             half = rest + (kappa + LARGEST_NORMAL * slipped) / ALPHA
         half = OUT64.up(half, 12)
         half = OUT64.add(half, 16 * FLOAT64 * LARGEST / ALPHA * half) + DOUBLE.tiny
-        shift = line.once([p.shift for p in parts])
+        passed = line.once([p.shift for p in parts])
+        shift = passed + middle
         moved = line.magnitude_once([p.moved + slack * p.shift.abs() for p in parts])
         spread, none = OUT64.up(spread + half, 5), torch.zeros_like(half)
+        moved = moved + 8 * FLOAT64 * (passed.abs() + middle.abs())
         drawn = drawn * (1 + own)
-        self.joints[i] = JointClaimed(line, rest, half, spread, drawn)
+        self.joints[i] = JointClaimed(line, middle, rest, half, spread, drawn)
         return _Flow(
             self.tangents.joined([p.tangents for p in parts], line, half),
             shift, drawn, spread, none, none, moved * (1 + slack),
