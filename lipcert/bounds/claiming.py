@@ -233,7 +233,9 @@ class Claiming(Forward[_Flow]):
         anchors = [self.state[j].anchor for j in inputs]
         places = [self.places[j] for j in inputs]
         boxes = [claimed_box(anchor, place) for anchor, place in zip(anchors, places, strict=True)]
-        line, rest = joint.derivative(anchors), joint.remainder(anchors, boxes)
+        line, (below, above) = joint.derivative(anchors), joint.remainders(anchors, boxes)
+        middle = ((above - below) / 2).nan_to_num(0.0, 0.0, 0.0)
+        rest = OUT64.up(torch.maximum(above - middle, below + middle), 1)
         roundings, slack, own = line.terms + 8, OUT64.gamma(line.terms + 8), self.own
 
         def passed_on(sizes: list[Tensor]) -> Tensor:
@@ -252,14 +254,15 @@ class Claiming(Forward[_Flow]):
             half = rest + (kappa + LARGEST_NORMAL * slipped) / ALPHA
         half = OUT64.up(half, 12)
         half = OUT64.add(half, 16 * FLOAT64 * LARGEST / ALPHA * half) + OUT64.tiny
-        shift = line.once([p.shift for p in parts])
+        passed = line.once([p.shift for p in parts])
         moved = passed_on([p.moved + slack * p.shift.abs() for p in parts])
+        moved = moved + 8 * FLOAT64 * (passed.abs() + middle.abs())
         spread, none = OUT64.up(spread + half, 5), torch.zeros_like(half)
         drawn = own.up(drawn, 2 * roundings)
-        self.joints[i] = JointClaimed(line, rest, half, spread, drawn)
+        self.joints[i] = JointClaimed(line, middle, rest, half, spread, drawn)
         return _Flow(
             self.tangents.joined([p.tangents for p in parts], line, half),
-            shift, drawn, spread, none, none, moved,
+            passed + middle, drawn, spread, none, none, moved,
         )  # fmt: skip
 
     def _place(

@@ -53,10 +53,12 @@ class Claimed:
 
 @dataclass(frozen=True, eq=False)
 class JointClaimed:
-    """What is claimed at a joint: its ``line``, the ``rest`` that this leaves over the claimed
-    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Claimed``."""
+    """What is claimed at a joint: its ``line``, what this leaves over the claimed boxes of its
+    inputs, ``middle ± rest``, and at its output ``half``, ``spread`` and ``drawn`` as of
+    ``Claimed``."""
 
     line: Derivative
+    middle: Tensor
     rest: Tensor
     half: Tensor
     spread: Tensor

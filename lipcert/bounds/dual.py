@@ -13,9 +13,9 @@ in float32 need not be trusted: ``certified`` evaluates what it found and charge
 in float64 but for the affine operators, which are applied in the network's type. Slopes of neurons
 that cannot vary stay 0, because the ball leaves these neurons out.
 
-At a joint ``A·Δf = (Lᵀ A)·Δz + A·e`` with ``|e| ≤ r`` over the boxes of its inputs: it costs
-``|A|·r``, and nothing is free to choose. Its inputs are ``Identity``, which objectives pass as they
-are.
+At a joint ``A·Δf ≥ (Lᵀ A')·Δz − lost`` over the boxes of its inputs, ``A'`` the part of ``A`` that
+its relaxation keeps, and nothing is free to choose. Its inputs are ``Identity``, which objectives
+pass as they are; their balls are the half-diagonals of these boxes, and say nothing more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from lipcert.bounds.underflow import MOST_OF_JOINTS
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise, Identity, Relaxation
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
-from lipcert.network.joints import Derivative, Joint
+from lipcert.network.joints import Joint, JointRelaxation
 from lipcert.numbers import EXACT, OUT64
 from lipcert.rounding import gamma
 
@@ -52,8 +52,8 @@ _FIRST_MULTIPLIERS = (0.3, 0.03, 0.0003)
 _SLOPE_RATE, _MULTIPLIER_RATE = 0.05, 0.1
 _SLOPES = (-1.5, 2.5)
 
-# Of each joint a linear map and an error, for the boxes of its inputs.
-Lines = dict[int, tuple[Derivative, Tensor]]
+# What each joint is over the boxes of its inputs.
+JointRelaxations = dict[int, JointRelaxation]
 # Slopes and multipliers at an activation, from the coefficients on its output.
 Choose = Callable[[int, Tensor], tuple[Tensor, LayerMultipliers]]
 
@@ -92,7 +92,7 @@ class DualBound:
         self,
         state: State,
         relaxations: dict[int, Relaxation],
-        lines: Lines,
+        lines: JointRelaxations,
         objectives: Objectives,
         *,
         crown: bool,
@@ -134,7 +134,7 @@ class DualBound:
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
             nonlocal total
-            parts, lost = _joined(*lines[i], value)
+            parts, lost = _joined(lines[i], value)
             total = total - lost
             return parts
 
@@ -155,7 +155,7 @@ class DualBound:
         self,
         state: State,
         relaxations: dict[int, Relaxation],
-        lines: Lines,
+        lines: JointRelaxations,
         objectives: Objectives,
         found: DualVariables,
     ) -> Tensor:
@@ -176,7 +176,7 @@ class DualBound:
         self,
         state: State,
         relaxations: dict[int, Relaxation],
-        lines: Lines,
+        lines: JointRelaxations,
         objectives: Objectives,
         choose: Choose,
     ) -> Tensor:
@@ -193,7 +193,7 @@ class DualBound:
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
             nonlocal total
-            parts, lost = _joined(*lines[i], value)
+            parts, lost = _joined(lines[i], value)
             total = total - lost
             return parts
 
@@ -216,7 +216,7 @@ class DualBound:
             return passed
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
-            return _joined(*lines[i], value)[0]
+            return _joined(lines[i], value)[0]
 
         carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return total
@@ -231,18 +231,16 @@ class DualBound:
                 found[i] = relaxation(layer.anchor, layer.lower, layer.upper, layer.varying)
         return found
 
-    def _lines(self, state: State) -> Lines:
-        """What each joint is over the boxes of its inputs: a linear map, and an error."""
+    def _lines(self, state: State) -> JointRelaxations:
+        """What each joint is over the boxes of its inputs."""
         found = {}
         for i in self.network.joints:
             node = self.network.nodes[i]
             layers = [state[j] for j in node.inputs]
             anchors = [layer.anchor for layer in layers]
             assert isinstance(node.kind, Joint)
-            found[i] = (
-                node.kind.derivative(anchors),
-                node.kind.remainder(anchors, [(layer.lower, layer.upper) for layer in layers]),
-            )
+            boxes = [(layer.lower, layer.upper) for layer in layers]
+            found[i] = node.kind.relaxation(anchors, boxes)
         return found
 
     @torch.no_grad()
@@ -261,7 +259,7 @@ class DualBound:
             return value * slope
 
         def join(i: int, joint: Joint, value: Tensor) -> tuple[Tensor, ...]:
-            return _joined(*lines[i], value)[0]
+            return _joined(lines[i], value)[0]
 
         carry_back(self.network, objectives.node, objectives.coefficients, relax, join)
         return losses
@@ -362,14 +360,16 @@ class DualBound:
 
         def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
             nonlocal charge, steep
-            (line, rest), dtype = lines[i], value.dtype
+            relaxation, dtype = lines[i], value.dtype
+            line = relaxation.line
             norms = line.steepness(joint.in_shapes, joint.out_shape, value.double())
             steep = steep * torch.stack(norms).sum(0).clamp(min=1)
-            lost = OUT64.sum(OUT64.times(value.double().abs(), rest))
-            charge = OUT64.add(charge, lost, OUT64.times(error, length(rest)))
+            kept, lost = relaxation.relaxed(value.double(), OUT64)
+            # An error of the objective meets what goes through the map and what that leaves.
+            charge = OUT64.add(charge, lost, OUT64.times(error, length(relaxation.rest)))
             # Of the transpose, as it is computed, and of rounding to the network's type.
             made = OUT64.times(length(value), 4 * unit * (line.transposed_terms + 9))
-            error, parts = OUT64.add(error, made), line.transpose(value.double()[:, None])
+            error, parts = OUT64.add(error, made), line.transpose(kept[:, None])
             pairs = zip(parts, norms, strict=True)
             return [(part[:, 0].to(dtype), OUT64.times(error, norm)) for part, norm in pairs]
 
@@ -414,8 +414,8 @@ class DualBound:
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
-def _joined(line: Derivative, rest: Tensor, value: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Coefficients before a joint, one tensor an input, and what its remainder costs each
-    objective."""
-    parts = tuple(part[:, 0] for part in line.transpose(value[:, None]))
-    return parts, (value.abs() * rest).flatten(1).sum(1)
+def _joined(relaxation: JointRelaxation, value: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Coefficients before a joint, one tensor an input, and what is lost on the way by each
+    objective, but for rounding."""
+    kept, lost = relaxation.relaxed(value, EXACT)
+    return tuple(part[:, 0] for part in relaxation.line.transpose(kept[:, None])), lost

@@ -197,7 +197,8 @@ class _Proving(Forward[_Proven]):
         inputs, place = self.network.nodes[i].inputs, self.claim.joints[i]
         layers = [self.state[j] for j in inputs]
         anchors = [layer.anchor for layer in layers]
-        rest = joint.remainder(anchors, [(layer.lower, layer.upper) for layer in layers])
+        below, above = joint.remainders(anchors, [(layer.lower, layer.upper) for layer in layers])
+        rest = OUT64.up(torch.maximum(above - place.middle, below + place.middle), 2)
         # Where all boxes are within the claim this is nothing but for rounding.
         sure = self.held
         for j, layer in zip(inputs, layers, strict=True):

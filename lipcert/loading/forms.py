@@ -25,13 +25,13 @@ the longest way. By induction, with ``|v| ≤ mag · m``:
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from lipcert.loading.rebuilding import starts
 from lipcert.network import Network
 from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.nodes import Node, Sum
@@ -108,8 +108,7 @@ class Forms:
     _known: dict[int, AffineForm] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = [math.prod(node.shape) for node in self.network.nodes]
-        self.starts = [0, *itertools.accumulate(sizes)]
+        self.starts = starts(self.network)
 
     def of(self, i: int) -> AffineForm:
         """The form of a node, by its own values where it is made otherwise."""

@@ -14,16 +14,15 @@ charged: ``MaxMin.spelling`` says how much.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
-from lipcert.network import Network, NetworkBuilder
+from lipcert.loading.rebuilding import Rebuilding
+from lipcert.network import Network
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
-from lipcert.network.joints import Joint
 from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import (
     Convolution,
@@ -41,7 +40,6 @@ _MOST_ROUNDED, _MOST = 64.0, 8.0
 _ROUNDS = 64
 # More additions than any that are charged well.
 _MANY = 2**16
-_SAME, _POINTS = 1e-9, 3
 
 
 def respelled(network: Network) -> Network:
@@ -49,7 +47,7 @@ def respelled(network: Network) -> Network:
     for _ in range(_ROUNDS):
         # Of comparisons by their parts first, then of comparisons of what was compared.
         changed = _once(network, whole=False) or _once(network, whole=True)
-        if changed is None or not _agree(network, changed):
+        if changed is None:
             return network
         network = changed
     return network
@@ -77,34 +75,7 @@ def _once(network: Network, *, whole: bool) -> Network | None:
     if not reached:
         return None
     found = {i: known for i in sorted(reached) if (known := _sorted(forms, i)) is not None}
-    ends = {
-        i for i in found
-        if i == network.output
-        or any(i in node.inputs and j not in found for j, node in enumerate(network.nodes))
-    }  # fmt: skip
-    if not ends:
-        return None
-    builder, place = NetworkBuilder(network.in_shape, network.nodes[0].origin), {0: 0}
-    maker = _Maker(network, forms, builder, place)
-    for i, node in enumerate(network.nodes[1:], 1):
-        if i in ends:
-            place[i] = maker.made(i, found[i])
-            continue
-        builder.format = node.format
-        before = [place[j] for j in node.inputs]
-        match node.kind:
-            case Operator():
-                place[i] = builder.operator(node.kind, before[0], node.origin)
-            case Activation():
-                place[i] = builder.activation(node.kind, before[0], node.origin)
-            case Joint():
-                place[i] = builder.joint(node.kind, before, node.origin)
-            case _:
-                place[i] = builder.sum(before, node.origin)
-    return replace(
-        builder.build(place[network.output]), rough=network.rough, leaves=network.leaves,
-        each=network.each,
-    )  # fmt: skip
+    return _Making(network, found, forms).rebuilt()
 
 
 def _candidates(network: Network, forms: Forms) -> set[int]:
@@ -220,18 +191,14 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     )
 
 
-@dataclass(eq=False)
-class _Maker:
+class _Making(Rebuilding[_Sorted]):
     """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
 
-    network: Network
-    forms: Forms
-    builder: NetworkBuilder
-    place: dict[int, int]
-
-    def __post_init__(self) -> None:
+    def __init__(self, network: Network, known: dict[int, _Sorted], forms: Forms) -> None:
+        super().__init__(network, known)
+        self.forms = forms
         self.shared: dict[tuple[bytes, float, float], int] = {}
-        self.behind = _additions(self.network)
+        self.behind = _additions(network)
 
     def made(self, i: int, known: _Sorted) -> int:
         node, builder = self.network.nodes[i], self.builder
@@ -248,10 +215,10 @@ class _Maker:
         index = torch.full((len(known.first),), -1)
         index[pair] = back + count * (~known.larger[pair]).long()
         shape = tuple(node.shape)
-        parts = [self._select(self.shared[name], index, shape, node.origin)]
+        parts = [self.select(self.shared[name], index, shape, node.origin)]
         if not bool(pair.all()):
             alone = torch.where(pair, -1, known.first)
-            parts += self._gathered(alone, shape, node.origin)
+            parts += self.gathered(alone, shape, node.origin)
         found = builder.sum(parts, node.origin)
         if bool((known.factor != 1).any()):
             scale = known.factor.reshape(shape)
@@ -264,39 +231,19 @@ class _Maker:
         """The ``MaxMin`` of pairs ``(first, second, sign)``: node of shape ``(2, count)``."""
         shape = (2, len(pairs))
         both = torch.cat([pairs[:, 0], pairs[:, 1]])
-        node = self.builder.sum(self._gathered(both, shape, origin), origin)
+        node = self.builder.sum(self.gathered(both, shape, origin), origin)
         if bool((pairs[:, 2] != 1).any()):
             scale = torch.stack([torch.ones(len(pairs)), pairs[:, 2]]).double()
             node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
         return self.builder.activation(kind, node, origin)
 
-    def _owners(self, atoms: Tensor) -> Tensor:
-        """The nodes of values by their numbers."""
-        return torch.bucketize(atoms.contiguous(), torch.tensor(self.forms.starts), right=True) - 1
-
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum
         that makes the other: each of its additions then rounds at the size of both."""
-        first, second = self._owners(pairs[:, 0]), self._owners(pairs[:, 1])
+        first, second = self.owners(pairs[:, 0]), self.owners(pairs[:, 1])
         apart = first != second
         most = torch.cat([first[apart], second[apart]])
         return 4.0 * max((self.behind[i] for i in set(most.tolist())), default=0)
-
-    def _gathered(self, atoms: Tensor, shape: tuple[int, ...], origin: str) -> list[int]:
-        """Values by their numbers, −1 for none: a part for each node that they are of."""
-        owners = self._owners(atoms)
-        return [
-            self._select(
-                self.place[j],
-                torch.where((owners == j) & (atoms >= 0), atoms - self.forms.starts[j], -1),
-                shape, origin,
-            )
-            for j in sorted(set(owners[atoms >= 0].tolist()))
-        ]  # fmt: skip
-
-    def _select(self, node: int, index: Tensor, shape: tuple[int, ...], origin: str) -> int:
-        operator = Select.of(index.reshape(shape), self.builder.shape(node))
-        return self.builder.operator(operator, node, origin)
 
 
 def _additions(network: Network) -> list[int]:
@@ -320,13 +267,3 @@ def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
     )
     order = first.argsort()
     return unique[order], order.argsort()[back]
-
-
-def _agree(one: Network, other: Network) -> bool:
-    """Whether both give the same at a few points that mean nothing."""
-    count = math.prod(one.in_shape)
-    places = torch.arange(count, dtype=torch.float64)
-    x = torch.stack([torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
-    first, second = one.logits(x), other.logits(x)
-    allowed = _SAME * (1 + first.abs().amax())
-    return bool(((first - second).abs() <= allowed).all())
