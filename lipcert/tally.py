@@ -195,5 +195,5 @@ def _median(numbers: array[float]) -> float | None:
         return None
     half = len(numbers) // 2
     places = [half] if len(numbers) % 2 else [half - 1, half]
-    found = np.partition(np.frombuffer(numbers, np.float64), places)[places].tolist()
-    return sum(found) / len(found)
+    middle: list[float] = np.partition(np.frombuffer(numbers), places)[places].tolist()
+    return sum(middle) / len(middle)
