@@ -129,7 +129,7 @@ def test_twenty_times_as_fast_as_crown_and_never_looser(name: str, eps: str, tmp
     seconds = time.process_time() - begun
     ours = [bool(sample.certified) for sample in samples]
     theirs = [margin > 0 for margin in crown["margins"]]
-    print(f"\n{name} at {eps}, {IMAGES} images, CPU: CROWN {crown['seconds'] / IMAGES:.3f} "
+    print(f"\n{name} at {eps}, {IMAGES} images: CROWN {crown['seconds'] / IMAGES:.3f} "
           f"s each, certifies {sum(theirs)}; fast {seconds / IMAGES:.4f} s each and radii, "
           f"certifies {sum(ours)}: {crown['seconds'] / seconds:.1f} times as fast")  # fmt: skip
     assert all(mine for mine, other in zip(ours, theirs, strict=True) if other)
