@@ -97,11 +97,13 @@ class JointClaimed:
 @dataclass(frozen=True, eq=False)
 class Claim:
     """A tube that is to be proven, unless it is only ``guessed``: its places by activations and by
-    joints, and the state that it would give."""
+    joints; the ``state`` of the widest boxes that a proof may find, over which roundings were
+    found; and the one of the boxes that it is ``expected`` to find, but for few neurons."""
 
     eps: Tensor
     places: dict[int, Claimed]
     state: State
+    expected: State
     joints: dict[int, JointClaimed]
     guessed: bool
 
@@ -165,11 +167,13 @@ class Claiming(Forward[_Flow]):
         self.places: dict[int, Claimed] = {}
         self.joints: dict[int, JointClaimed] = {}
         self.state: State = {}
+        self.expected: State = {}
 
     def input(self, i: int) -> _Flow:
         x, error = self.centre.values[i], self.centre.errors[i]
         radius, ones, none = column(self.eps, x), torch.ones_like(x), torch.zeros_like(x)
         self.state[i] = Layer(x, *around(x, radius.expand_as(x)), self.eps, ones, ones)
+        self.expected[i] = self.state[i]
         start = self.tangents.start(x.shape[1:], x.device)
         return _Flow(start, none, radius.expand_as(x), none, none, none, error)
 
@@ -253,7 +257,9 @@ class Claiming(Forward[_Flow]):
             noise = self.rounding(sink, self.state, box).each
             own = OUT64.add(own, noise)
         width = OUT64.add(width, own)
-        place = self._place(activation, sink, before, width, own, drawn, spread, ball)
+        place, self.expected[i] = self._place(
+            activation, sink, before, width, own, drawn, spread, ball
+        )
         self.places[i] = place
         # Roundings are found for runs that leave the claim by so much.
         wide = around(anchor + place.shift, place.most)
@@ -316,8 +322,8 @@ class Claiming(Forward[_Flow]):
     def _place(
         self, activation: Elementwise, sink: int, before: _Flow, width: Tensor, own: Tensor,
         drawn: Tensor, spread: Tensor, ball: Tensor | None,
-    ) -> Claimed:  # fmt: skip
-        """Slopes and errors over the claimed box."""
+    ) -> tuple[Claimed, Layer]:  # fmt: skip
+        """Slopes and errors over the claimed box, and the layer that it is."""
         anchor = self.centre.values[sink]
         low, high = around(anchor + before.shift, width)
         layer = layer_of(activation, anchor, (low, high), own)
@@ -339,12 +345,13 @@ class Claiming(Forward[_Flow]):
         # Of the product with the slope and the fresh error, and of their sum.
         half = half + 16 * FLOAT64 * LARGEST / ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
-        return Claimed(
+        place = Claimed(
             slope, middle, rest, half, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
             across * (1 + 8 * self.own.unit),
             before.rounded, before.slipped, ball,
         )  # fmt: skip
+        return place, layer
 
 
 def claimed_box(anchor: Tensor, place: Claimed) -> Box:

@@ -31,7 +31,13 @@ from lipcert.bounds.coupled import LayerMultipliers, coupled_minimum, layer_mult
 from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import RigorousSweep, carry_back, length
 from lipcert.bounds.state import Layer, State, to_dtype
-from lipcert.bounds.terms import against, drift_worth, least_at_input, rounding_of
+from lipcert.bounds.terms import (
+    against,
+    drift_worth,
+    error_worth,
+    least_at_input,
+    rounding_of,
+)
 from lipcert.bounds.underflow import MOST_OF_JOINTS
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise, Identity, Relaxation
@@ -312,10 +318,13 @@ class DualBound:
     def certified(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
         """As ``change``, with every rounding charged: ``(N,)``, in float64.
 
-        Coefficients that are computed within a Euclidean error E of the real ones can be off by
-        ``E ‖Δa‖₂`` at an activation, and by ``E eps`` at the input. What values drift from those
-        of the layers before is charged value by value. The sums are charged by ``γ`` of
-        their absolute terms.
+        Let ``v`` be what the coefficients on an activation's output should be, and ``w`` what was
+        computed for them since the last activation, ``‖v − w‖₂ ≤ E``. As ``v·Δa ≥ w·Δa − E ‖Δa‖₂``,
+        ``E ‖Δa‖₂`` is charged there, with the box's ``Δa``, and the pass goes on from ``w`` as if
+        it were exact. So no error is carried past an activation, where it would grow like a product
+        of norms with the depth; at the input it costs ``E eps``. What values drift from those of
+        the layers before is charged value by value. The sums are charged by ``γ`` of their absolute
+        terms.
         """
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
         objectives = objectives.to(self.network.anchor.dtype)
@@ -330,11 +339,10 @@ class DualBound:
         def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal total, charge
             if self._is_kept(i):
-                layer = state[i]
-                if layer.drift is not None:
-                    lost = OUT64.times(error, layer.drifted)
-                    charge = OUT64.add(charge, drift_worth(value, layer, OUT64), lost)
-                return value, error
+                charge = OUT64.add(charge, error_worth(error, state[i]))
+                if state[i].drift is not None:
+                    charge = OUT64.add(charge, drift_worth(value, state[i], OUT64))
+                return value, torch.zeros_like(error)
             layer, multipliers, dtype, value = (
                 state[i],
                 multipliers_at(i),
@@ -345,9 +353,8 @@ class DualBound:
             passed, gained = self._relax(relaxations[i], i, value, layer, slope, multipliers)
             total, passed = total + gained, passed.to(dtype)
             charge = charge + rounding_of(self._kind(i), value, error, layer, slope, multipliers)
-            steepest, size = slope.flatten(1).abs().amax(1), length(passed)
             # The product with the slope is rounded, and to the network's type.
-            error = OUT64.add(OUT64.times(error, steepest), 4 * unit * size)
+            error = OUT64.times(length(passed), 4 * unit)
             if layer.drift is not None:
                 lost = OUT64.times(error, layer.drifted)
                 charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)

@@ -15,12 +15,12 @@ from lipcert.bounds.boxes import Centre
 from lipcert.bounds.claims import Claim, Rows
 from lipcert.bounds.projections import ProjectionAssurance
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.sketch import Tube, TubeProof
+from lipcert.bounds.sketch import COLUMN_BYTES, Tube, TubeProof
 from lipcert.certification.deployed import Deployment
 from lipcert.errors import InternalError
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import relu
-from lipcert.network.operators import Dense
+from lipcert.network.operators import Dense, Diagonal
 from lipcert.rounding import FORMATS
 
 COUNT = 192
@@ -260,3 +260,59 @@ def test_coins_that_are_known_prove_anything() -> None:
         return float((state[node].upper - state[node].anchor).max())
 
     assert width(5) < 0.1 <= width(6)
+
+
+def wide_network(width: int, columns: int = 1) -> Network:
+    """One layer of many neurons, each at its kink."""
+    builder = NetworkBuilder((1, 8))
+    weight = normal((width, 8), seeded(21))
+    node = builder.activation(relu(), builder.operator(Dense.of(weight, None, (1, 8)), 0))
+    for k in range(columns):
+        identity = Diagonal.of(torch.full((1, width), 1.0 + k).double(), None, (1, width))
+        node = builder.sum([node, builder.operator(identity, node)])
+    return builder.build(
+        builder.operator(Dense.of(normal((3, width), seeded(22)), None, (1, width)), node)
+    )
+
+
+@pytest.mark.parametrize(("width", "held"), [(1000, True), (5000, False)])
+def test_a_sample_that_leaves_its_claim_too_often_is_given_up(width: int, held: bool) -> None:
+    """Neurons that are wider than claimed are followed one by one, in so much memory and no more."""
+    network = wide_network(width)
+    centre = anchors(network, torch.zeros(1, 1, 8).double())
+    tube, eps = Tube(network, network.to_guess_by()), torch.tensor([0.1], dtype=torch.float64)
+    claim = tube.claim(centre, eps, ASSURANCE, Seeded(1, seeded(1)), COUNT, None)
+    # As if all widths had been claimed too small, by less than what is still covered.
+    small = {
+        i: replace(place, width=place.width / 4, rest=place.rest / 4, half=place.half / 4)
+        for i, place in claim.places.items()
+    }
+    proof = tube.prove(
+        centre, replace(claim, places=small), ASSURANCE, Seeded(1, seeded(2))
+    )
+    assert bool(proof.held) == held
+    assert int(proof.missed) == (width if held else 0)
+
+
+def test_columns_take_no_more_memory_than_is_set_aside() -> None:
+    """Of nodes so large that fewer neurons than may be missed elsewhere fill it."""
+    width, missed = 2**16, 900
+    assert missed * width * 8 * 3 > COLUMN_BYTES
+    network = wide_network(width)
+    x = torch.zeros(1, 1, 8).double()
+    centre, tube = anchors(network, x), Tube(network, network.to_guess_by())
+    eps, least = torch.tensor([0.1], dtype=torch.float64), ProjectionAssurance.of(48, 0.1)
+    claim = tube.claim(centre, eps, least, Seeded(1, seeded(1)), 48, None)
+    few = torch.zeros(1, 1, width, dtype=torch.bool)
+    few[..., :missed] = True
+    small = {
+        i: replace(
+            place,
+            width=torch.where(few, place.width / 4, 1.9 * place.width),
+            rest=torch.where(few, place.rest / 4, 4 * place.rest),
+        )
+        for i, place in claim.places.items()
+    }
+    proof = tube.prove(centre, replace(claim, places=small), least, Seeded(1, seeded(2)))
+    assert not bool(proof.held)
+    assert int(proof.missed) == 0
