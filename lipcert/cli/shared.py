@@ -25,6 +25,13 @@ ShowConfig = Annotated[
     bool,
     typer.Option("--show-config", help="Show every setting and where it comes from, and exit."),
 ]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        help='A TOML file of options, such as eps = 0.5 or class-weights = "balanced"; the '
+        "command line outranks it. --show-config prints one."
+    ),
+]
 AllowCode = Annotated[
     bool,
     typer.Option(
