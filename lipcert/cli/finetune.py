@@ -74,8 +74,9 @@ def finetune(
     arch: Annotated[
         str | None,
         typer.Option(
-            help="lip-patch or lip-patch-wide, isometries for short budgets; 4c3f, 6c2f or 8c2f; "
-            "from scratch or for weights; or package.module:factory for weights.",
+            help="lip-patch or lip-patch-wide, isometries for short budgets; liresnet, linear "
+            "residual blocks; 2c2f, 4c3f, 6c2f or 8c2f; from scratch or for weights; or "
+            "package.module:factory for weights.",
             rich_help_panel=_MODEL,
         ),
     ] = None,

@@ -13,7 +13,8 @@ EXPECTS = "What the model expects"
 SAMPLES = "Which samples"
 ARCH_HELP = (
     "Of weights alone: package.module:factory, which builds the model, or the name of an "
-    "architecture that finetune knows: 4c3f, 6c2f, 8c2f, lip-patch, lip-patch-wide."
+    "architecture that finetune knows: 2c2f, 4c3f, 6c2f, 8c2f, liresnet, lip-patch, "
+    "lip-patch-wide."
 )
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "

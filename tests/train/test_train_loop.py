@@ -44,9 +44,7 @@ class StopAt(TrainingWatch):
             self.training.stopped = True
 
 
-def training(
-    folder, watch=None, *, boards=(), device="cpu", weights=None, teacher=None, **changed
-):
+def training(folder, watch=None, *, boards=(), device="cpu", weights=None, teacher=None, **changed):
     asked = recipe(**({"batch_size": 64, "limit": 320} | changed))
     data = load_dataset("digits", split="train")
     image = np.zeros((1, 1, 8, 8), dtype=np.float32)
@@ -249,7 +247,9 @@ def test_a_learned_temperature_moves_and_is_not_exported(tmp_path):
 
 
 def came_in():
-    return network_of(read(onnx.load(EXAMPLE), "digits.onnx"), "digits.onnx").to(dtype=torch.float32)
+    return network_of(read(onnx.load(EXAMPLE), "digits.onnx"), "digits.onnx").to(
+        dtype=torch.float32
+    )
 
 
 def kept(made):

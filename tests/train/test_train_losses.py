@@ -56,9 +56,7 @@ def test_gloro_adds_a_class_not_certified():
     found, labels = estimate()
     # The worst logits of the others: 2 − (−0.5) and 3 − 1.5.
     expected = cross_entropy([[2, 0, 1, 2.5], [0, 3, 0.5, 1.5]], [0, 1])
-    assert mean_of("gloro", found, labels, Aim(0.3, 1.0, 0.1)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert mean_of("gloro", found, labels, Aim(0.3, 1.0, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
@@ -67,9 +65,7 @@ def test_bcp_mixes_clean_and_worst_logits(kappa):
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
     worst = cross_entropy([[2, 1, 2.5], [1, 3, 1.5]], [0, 1])
     expected = kappa * clean + (1 - kappa) * worst
-    assert mean_of("bcp", found, labels, Aim(kappa, 1.0, 0.1)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert mean_of("bcp", found, labels, Aim(kappa, 1.0, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_margin_is_a_hinge_on_the_smallest_margin():
