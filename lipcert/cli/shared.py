@@ -13,7 +13,8 @@ EXPECTS = "What the model expects"
 SAMPLES = "Which samples"
 ARCH_HELP = (
     "Of weights alone: package.module:factory, which builds the model, or the name of an "
-    "architecture that finetune knows: 4c3f, 6c2f, 8c2f, lip-patch, lip-patch-wide."
+    "architecture that finetune knows: 2c2f, 4c3f, 6c2f, 8c2f, liresnet, lip-patch, "
+    "lip-patch-wide."
 )
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "
@@ -24,6 +25,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 ShowConfig = Annotated[
     bool,
     typer.Option("--show-config", help="Show every setting and where it comes from, and exit."),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        help='A TOML file of options, such as eps = 0.5 or class-weights = "balanced"; the '
+        "command line outranks it. --show-config prints one."
+    ),
 ]
 AllowCode = Annotated[
     bool,

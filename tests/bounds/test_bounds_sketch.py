@@ -124,7 +124,7 @@ def wide_network(width: int, columns: int = 1) -> Network:
 
 @pytest.mark.parametrize(("width", "held"), [(1000, True), (5000, False)])
 def test_a_sample_that_leaves_its_claim_too_often_is_given_up(width: int, held: bool) -> None:
-    """Neurons that are wider than claimed are followed one by one, in so much memory and no more."""
+    """Neurons that are wider than claimed are followed one by one, in so much memory."""
     network = wide_network(width)
     centre = anchors(network, torch.zeros(1, 1, 8).double())
     tube, eps = Tube(network, network.to_guess_by()), torch.tensor([0.1], dtype=torch.float64)
