@@ -19,16 +19,17 @@ from lipcert.network.operators import Operator, Select
 
 T = TypeVar("T")
 
-# At so many points, and so near, a network has to be what it was.
+# At so many points, and so near, a network has to be what it was, but for what is charged.
 _POINTS, _SAME = 3, 1e-9
 
 
 class Rebuilding(Forward[int], Generic[T]):
     """Copies a network but for the nodes of which something is ``known``: where other nodes read
-    one, ``made`` says what stands in its place. What is found at a node is its new number."""
+    one, ``made`` says what stands in its place. What is found at a node is its new number.
+    ``near``: how far the two may be apart where they are compared."""
 
-    def __init__(self, network: Network, known: Mapping[int, T]) -> None:
-        self.network, self.known = network, known
+    def __init__(self, network: Network, known: Mapping[int, T], near: float = _SAME) -> None:
+        self.network, self.known, self.near = network, known, near
         self.starts = starts(network)
         self.builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
         self.place: dict[int, int] = {}
@@ -51,7 +52,7 @@ class Rebuilding(Forward[int], Generic[T]):
             self.builder.build(output), rough=self.network.rough, leaves=self.network.leaves,
             each=self.network.each,
         )  # fmt: skip
-        return found if _agree(self.network, found) else None
+        return found if _agree(self.network, found, self.near) else None
 
     def input(self, i: int) -> int:
         self.place[i] = 0
@@ -106,10 +107,10 @@ def starts(network: Network) -> list[int]:
     return [0, *itertools.accumulate(math.prod(node.shape) for node in network.nodes)]
 
 
-def _agree(one: Network, other: Network) -> bool:
+def _agree(one: Network, other: Network, near: float) -> bool:
     """Whether both give the same at a few points that mean nothing, but for sums in another
     order."""
     places = torch.arange(math.prod(one.in_shape), dtype=torch.float64)
     x = torch.stack([torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
     first, second = one.logits(x), other.logits(x)
-    return bool(((first - second).abs() <= _SAME * (1 + first.abs().amax())).all())
+    return bool(((first - second).abs() <= near * (1 + first.abs().amax())).all())

@@ -9,17 +9,20 @@ linear combinations (``forms``), and where every value of a node is one of
 
 by its coefficients, exactly, the node is put together from one ``MaxMin``. It is the same function
 of real numbers, and compared at a few points as well. What the file's own way rounds stays
-charged: ``MaxMin.spelling`` says how much.
+charged: ``MaxMin.spelling`` says how much. Reflections that are written out are comparisons in a
+rotated frame (``mirrors``).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
+from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms, is_sparse
+from lipcert.loading.mirrors import NEAR, Mirrored, mirrored
 from lipcert.loading.rebuilding import Rebuilding
 from lipcert.network import Network
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
@@ -74,7 +77,11 @@ def _once(network: Network, *, whole: bool) -> Network | None:
     reached = _candidates(network, forms)
     if not reached:
         return None
-    found = {i: known for i in sorted(reached) if (known := _sorted(forms, i)) is not None}
+    found: dict[int, _Sorted | Mirrored] = {}
+    for i in sorted(reached):
+        known = _sorted(forms, i) or mirrored(forms, i)
+        if known is not None:
+            found[i] = known
     return _Making(network, found, forms).rebuilt()
 
 
@@ -127,7 +134,7 @@ def _is_one_of_few(network: Network, i: int) -> bool:
 
 def _takes_few(kind: Kind) -> bool:
     if isinstance(kind, Operator):
-        return kind.terms <= 4 and kind.bias is None
+        return is_sparse(kind)
     return isinstance(kind, Sum)
 
 
@@ -155,7 +162,7 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     form = forms.of(i)
     if len(form.formats) != 1 or form.terms.shape[1] != 3:
         return None
-    if not form.computed and len(form.compared) < 2:
+    if not form.computed and len(form.compared) < 2 and not _repeats(forms, form.compared):
         # One comparison, moved and scaled, is as it should be.
         return None
     three = form.live.all(1)
@@ -191,16 +198,64 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     )
 
 
-class _Making(Rebuilding[_Sorted]):
+def _repeats(forms: Forms, compared: frozenset[int]) -> bool:
+    """Whether a comparison compares the same two values several times, as of a value with itself,
+    moved."""
+    for i in compared:
+        form = forms.of(i)
+        sizes = form.terms[form.live & (form.terms >= MAGNITUDES)]
+        if forms.is_transparent(i) and 2 * len(set(sizes.tolist())) < len(form.terms):
+            return isinstance(forms.network.nodes[i].kind, MaxMin)
+    return False
+
+
+class _Making(Rebuilding[_Sorted | Mirrored]):
     """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
 
-    def __init__(self, network: Network, known: dict[int, _Sorted], forms: Forms) -> None:
-        super().__init__(network, known)
+    def __init__(
+        self, network: Network, known: dict[int, _Sorted | Mirrored], forms: Forms
+    ) -> None:
+        # A file's own constants are those of a reflection only nearly, which is charged.
+        exact = all(isinstance(one, _Sorted) for one in known.values())
+        super().__init__(network, known, *() if exact else (math.sqrt(NEAR),))
         self.forms = forms
         self.shared: dict[tuple[bytes, float, float], int] = {}
         self.behind = _additions(network)
 
-    def made(self, i: int, known: _Sorted) -> int:
+    def made(self, i: int, known: _Sorted | Mirrored) -> int:
+        return self._sort(i, known) if isinstance(known, _Sorted) else self._mirror(i, known)
+
+    def _mirror(self, i: int, known: Mirrored) -> int:
+        """``Rᵀ (min, max)(R z)`` of all pairs ``z``."""
+        node, builder, count = self.network.nodes[i], self.builder, len(known.pairs)
+        builder.format = known.format
+        atoms, shape, mirror = known.pairs.T.reshape(-1), (2, count), known.mirror
+        z = builder.sum(self.gathered(atoms, shape, node.origin), node.origin)
+        z = z if mirror.straight else self._turned(z, mirror.p, -mirror.q, node.origin)
+        spelling = known.spelling + self._merged(known.pairs)
+        y = builder.activation(MaxMin(0, spelling, known.additions), z, node.origin)
+        # The smaller one first.
+        places = torch.arange(2 * count).reshape(shape)
+        y = self.select(y, places.flip(0), shape, node.origin)
+        y = y if mirror.straight else self._turned(y, mirror.p, mirror.q, node.origin)
+        index = torch.empty(2 * count, dtype=torch.int64)
+        index[known.places.T.reshape(-1)] = places.reshape(-1)
+        return self.select(y, index, tuple(node.shape), node.origin)
+
+    def _turned(self, z: int, p: Tensor, q: Tensor, origin: str) -> int:
+        """``(p z₁ + q z₂, −q z₁ + p z₂)``."""
+        shape = self.builder.shape(z)
+        swapped = self.select(z, torch.arange(2 * len(p)).reshape(shape).flip(0), shape, origin)
+        parts = (z, torch.stack([p, p])), (swapped, torch.stack([q, -q]))
+        return self.builder.sum(
+            [
+                self.builder.operator(Diagonal.of(scale, None, shape), part, origin)
+                for part, scale in parts
+            ],
+            origin,
+        )
+
+    def _sort(self, i: int, known: _Sorted) -> int:
         node, builder = self.network.nodes[i], self.builder
         builder.format = known.format
         pair = known.second >= 0

@@ -314,3 +314,36 @@ def test_a_network_whose_layers_mix_much_is_passed_by(monkeypatch) -> None:
 
     monkeypatch.setattr(Forms, "is_transparent", asked)
     assert respelled(network) is network
+
+
+class Assigned(nn.Module):
+    """Sorting by assignment to every other channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        weight = torch.linalg.qr(torch.randn(8, 8))[0]
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.first.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        out = torch.zeros_like(z)
+        out[:, ::2] = torch.max(z[:, ::2], z[:, 1::2])
+        out[:, 1::2] = torch.min(z[:, ::2], z[:, 1::2])
+        return self.last(out)
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+def test_sorting_by_assignment_costs_what_sorting_costs(dynamo: bool, tmp_path: Path) -> None:
+    model, x, path = Assigned().eval(), torch.randn(1, 8), tmp_path / "m.onnx"
+    if dynamo:
+        torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    else:
+        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=17)
+    network = load_model(path).network
+    assert [type(network.nodes[i].kind) for i in network.activations] == [MaxMin]
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
