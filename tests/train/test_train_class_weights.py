@@ -28,7 +28,7 @@ def test_balanced_gives_every_class_the_same_share_and_numbers_their_ratios():
 
 @pytest.mark.parametrize("text", ["", "even", "1,-1", "0,0", "nan,1", "inf,1", "1,,2"])
 def test_what_are_no_weights_is_refused(text):
-    with pytest.raises(UsageError, match="--class-weights .*balanced"):
+    with pytest.raises(UsageError, match=r"--class-weights .*balanced"):
         ClassWeights.parse(text)
 
 
