@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipcert.cli import groups
+from lipcert.cli import groups, shared
 from lipcert.cli import training_options as options
 from lipcert.cli.groups import DataReading, ModelInput, Output, grouped
 from lipcert.cli.parse import texts
@@ -129,7 +129,7 @@ def finetune(
     failure_probability: Annotated[
         float,
         typer.Option(
-            help="Of a whole certificate, over lipcert's own coins; 0 means deterministic.",
+            help=shared.CHANCE_HELP,
             rich_help_panel=_TEST,
         ),
     ] = 1e-9,

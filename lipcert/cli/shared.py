@@ -16,6 +16,18 @@ ARCH_HELP = (
     "architecture that finetune knows: 2c2f, 4c3f, 6c2f, 8c2f, liresnet, lip-patch, "
     "lip-patch-wide."
 )
+CHANCE_HELP = (
+    "The probability, over lipcert's own random numbers, that any bound of the whole run is wrong; "
+    "0: without any, by norms that are often larger."
+)
+SEED_HELP = (
+    "Repeats a run: its random numbers follow from this number, and the certificate covers only "
+    "models made without knowing it. If not given, they come from the system."
+)
+DEPLOYED_HELP = (
+    "The format that the model is run in, whose rounding is covered in any order of sums; real: "
+    "no rounding."
+)
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "
     ".csv, .parquet, .pt, .safetensors); a folder of images; or package.module:factory."
@@ -37,7 +49,7 @@ AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Run a package.module:factory that lipcert.toml, [tool.lipcert] or a LIPCERT_* "
+        help="Run a package.module:factory that lipcert.toml, \\[tool.lipcert] or a LIPCERT_* "
         "variable names. One on the command line needs no leave.",
     ),
 ]
