@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lipcert.network.joints import Derivative
-from lipcert.rounding import SINGLE, arithmetic_of, gamma
+from lipcert.numbers import outward_of
+from lipcert.rounding import SINGLE
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
 # scale a Cauchy and a normal number may be before it is given up.
@@ -173,9 +174,8 @@ class Tangents:
         for part in tangents.rows:
             total += part.reshape(self.batch, -1, math.prod(shape)).square().sum(1)
         if self.exact:
-            unit = arithmetic_of(self.dtype)
-            lost = self.rows * unit.tiny
-            total = (total + lost) * (1 + 2 * gamma(self.rows + 8, unit.unit))
+            own = outward_of(self.dtype)
+            total = own.up(total + self.rows * own.tiny, 2 * (self.rows + 8))
         else:
             total = total / self.rows + _UNDERFLOW
         return total.sqrt().reshape(-1, *shape)

@@ -28,19 +28,17 @@ further up.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.claiming import Claiming, Rounding
 from lipcert.bounds.claims import (
     Claim,
     Claimed,
-    Claiming,
     JointClaimed,
-    Rounding,
     Rows,
     claimed_box,
     layer_of,
@@ -57,17 +55,19 @@ from lipcert.bounds.projections import (
 )
 from lipcert.bounds.state import State
 from lipcert.errors import InternalError
-from lipcert.network import Forward, Network, forward
+from lipcert.network import Forward, Network, forward, held
 from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, around
 from lipcert.rounding import column, gamma
 
-# How many neurons of one layer of a sample may be found to be wider than claimed; how many bytes
-# the columns of all of them may take at one node; and how large an exact column may be, in the
-# largest that a tangent may be.
-_MOST_COLUMNS, _COLUMN_BYTES, _SMALL_COLUMN = 4096, 2**29, 2.0**-14
+# How many neurons of one layer of a sample may be found to be wider than claimed, and how large an
+# exact column may be, in the largest that a tangent may be.
+_MOST_COLUMNS, _SMALL_COLUMN = 4096, 2.0**-14
+# How many bytes the columns of all of them may take, at all nodes that are held at the same time
+# and as they are copied.
+COLUMN_BYTES = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ class Tube:
             self.network, self.rough, centre, eps, assurance, coins, count, rounding, rows
         )
         forward(self.network, rules, release=True)
-        return Claim(eps, rules.places, rules.state, rules.joints, rows.guessed > 0)
+        guessed = rows.guessed > 0
+        return Claim(eps, rules.places, rules.state, rules.expected, rules.joints, guessed)
 
     def prove(
         self, centre: Centre, claim: Claim, assurance: ProjectionAssurance, coins: RandomNumbers
@@ -148,8 +149,7 @@ class _Proving(Forward[_Proven]):
         self.bad = torch.zeros(len(eps), assurance.count, dtype=torch.bool, device=eps.device)
         self.owners = torch.zeros(0, dtype=torch.int64, device=eps.device)
         self.state: State = {0: claim.state[0]}
-        largest = max(math.prod(node.shape) for node in tube.network.nodes)
-        self.room = _COLUMN_BYTES / (8 * largest)
+        self.room = COLUMN_BYTES / (8 * held(tube.network))
 
     @property
     def missed(self) -> Tensor:

@@ -11,7 +11,7 @@ from lipcert.bounds.coupled import LayerMultipliers, taken_sizes
 from lipcert.bounds.reverse import length
 from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
-from lipcert.numbers import Outward
+from lipcert.numbers import OUT64, Outward
 from lipcert.rounding import FLOAT64, gamma
 
 # Steps of the fixed point for the multiplier of ball and box together. Any multiplier is sound;
@@ -33,6 +33,13 @@ def drift_worth(objective: Tensor, layer: Layer, own: Outward) -> Tensor:
         return each
     whole = own.times(own.length(objective.double()), layer.drift_length.double())
     return torch.fmin(each, whole)
+
+
+def error_worth(error: Tensor, layer: Layer) -> Tensor:
+    """What a Euclidean ``error`` of coefficients can be worth, as they reach a layer: ``(N,)``. It
+    is times the furthest that the layer's box is from the sample."""
+    way = OUT64.up(torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower), 1)
+    return OUT64.times(error, OUT64.length(way.double()))
 
 
 def least_at_input(objective: Tensor, ball: Layer, *, images: bool) -> tuple[Tensor, Tensor]:

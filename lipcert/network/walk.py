@@ -18,7 +18,9 @@ box, a linear objective with its error) is the type parameter ``T`` of the rules
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -178,3 +180,18 @@ def ancestors(network: Graph, node: int) -> tuple[int, ...]:
         if i in needed:
             needed.update(network.nodes[i].inputs)
     return tuple(sorted(needed))
+
+
+def held(network: Graph) -> int:
+    """How many values of one vector are held at the same time, at most, by a ``forward`` that
+    releases them."""
+    sizes = [math.prod(node.shape) for node in network.nodes]
+    readers = Counter(j for node in network.nodes for j in set(node.inputs))
+    now = most = 0
+    for i, node in enumerate(network.nodes):
+        now += sizes[i]
+        most = max(most, now)
+        for j in set(node.inputs):
+            readers[j] -= 1
+            now -= 0 if readers[j] else sizes[j]
+    return most

@@ -16,6 +16,7 @@ from lipcert.bounds import GlobalBound, Layers
 from lipcert.certification.deployed import Deployment
 from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
+from lipcert.loading.forms import Forms
 from lipcert.loading.spellings import respelled
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import Clip, GroupSort, MaxMin, PReLU, relu
@@ -297,6 +298,25 @@ def test_deep_ways_of_writing_are_left_as_they_are() -> None:
     assert kind.additions >= 1
     assert respelled(many) is many
     assert not any(isinstance(many.nodes[i].kind, MaxMin) for i in many.activations)
+
+
+def test_a_network_whose_layers_mix_much_is_passed_by(monkeypatch) -> None:
+    """Looking for spellings goes through every value: no network pays for it that has none."""
+    builder, node = NetworkBuilder((1, 6)), 0
+    dense = Dense.of(torch.ones(6, 6), torch.ones(6), (1, 6))
+    for _ in range(3):
+        node = builder.activation(MaxMin(1), builder.operator(dense, node))
+        # As files have it: the halves apart, and put together again.
+        halves = [torch.arange(6).reshape(1, 6).clone() for _ in range(2)]
+        halves[0][:, 3:], halves[1][:, :3] = -1, -1
+        node = builder.sum([builder.operator(Select.of(half, (1, 6)), node) for half in halves])
+    network = builder.build(builder.operator(dense, node))
+
+    def asked(self: Forms, i: int) -> bool:
+        raise AssertionError(f"the form of node {i} was asked for")
+
+    monkeypatch.setattr(Forms, "is_transparent", asked)
+    assert respelled(network) is network
 
 
 class Assigned(nn.Module):

@@ -4,12 +4,12 @@ effort pays for."""
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from lipcert.bounds.claims import Rows
+from lipcert.bounds.sketch import COLUMN_BYTES
 from lipcert.certification.pace import PACES, TubePace
-from lipcert.network import Network, ancestors, lower, simplify
+from lipcert.network import Network, ancestors, held, lower, simplify
 from lipcert.network.operators import Operator
 from lipcert.options import Options
 
@@ -30,6 +30,8 @@ _FEWEST = 128
 _SINGLE, _DOUBLE = (2.4e-11, 6e-9), (8e-11, 2e-8)
 # What a claim and a proof take beside their tangents, for a neuron: roundings and duals.
 _BESIDE = 4e-6
+# Bytes of a neuron for what a claim holds fast of it, and for the states of claim and proof.
+_CLAIMED = 300
 _GIBIBYTE = 2.0**30
 
 
@@ -76,7 +78,7 @@ def is_deep(network: Network) -> bool:
     simple = simplify(lower(simplify(network)))
     sizes = [math.prod(node.shape) for node in simple.nodes]
     work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
-    small = _held(simple) * _WIDEST <= PACES["fast"].tube.memory
+    small = held(simple) * _WIDEST <= PACES["fast"].tube.memory
     return work > _DEEP and (small or len(simple.sinks) > FEW_LAYERS)
 
 
@@ -117,19 +119,6 @@ def _priced(network: Network, plan: TubePlan, pace: TubePace) -> TubePlan:
     proven = plan.projections * (1 if plan.rows.exact else 2)
     seconds = (2 * plan.guesses * pace.searches + claimed) * single + proven * double
     seconds += (pace.searches + 3) * _BESIDE * neurons
-    memory = _held(network) * max(4.0 * claimed, 8.0 * proven)
+    memory = held(network) * max(4.0 * claimed, 8.0 * proven)
+    memory += COLUMN_BYTES + _CLAIMED * neurons
     return replace(plan, seconds=seconds, memory=memory)
-
-
-def _held(network: Network) -> int:
-    """How many values of one vector are held at the same time, at most, as it goes forward."""
-    sizes = [math.prod(node.shape) for node in network.nodes]
-    readers = Counter(j for node in network.nodes for j in set(node.inputs))
-    now = most = 0
-    for i, node in enumerate(network.nodes):
-        now += sizes[i]
-        most = max(most, now)
-        for j in set(node.inputs):
-            readers[j] -= 1
-            now -= 0 if readers[j] else sizes[j]
-    return most

@@ -219,10 +219,10 @@ class TubeRadius:
         which = (torch.zeros_like(needed) > 0).scatter(1, nearest, True)
         objectives, others = prover.objectives(sample, which)
         start = prover.guide.start(
-            select(to_dtype(claim.state, torch.float32), objectives.rows),
+            select(to_dtype(claim.expected, torch.float32), objectives.rows),
             objectives.to(torch.float32),
         )
-        values = prover.certified(sample, claim.state, objectives, others, start)
+        values = prover.certified(sample, claim.expected, objectives, others, start)
         least = prover.untold(sample)
         least[objectives.rows, others] = values - needed[objectives.rows, others]
         return head.least(least, sample.labels)

@@ -57,18 +57,22 @@ class Select(Operator):
         return int(torch.bincount(read).max()) if read.numel() else 0
 
     @cached_property
-    def _inverse(self) -> Tensor | None:
+    def _places(self) -> _Places:
+        return _Places.of(self.index)
+
+    @cached_property
+    def _inverse(self) -> _Places | None:
         """Which output reads each input, −1 for none; None if some input is read twice."""
         if self.multiplicity > 1:
             return None
         inverse = torch.full((math.prod(self.in_shape),), -1, device=self.index.device)
         outputs = (self.index >= 0).nonzero().flatten()
         inverse[self.index[outputs]] = outputs
-        return inverse
+        return _Places.of(inverse)
 
     def _forward(self, v: Tensor, entries: Tensor | None) -> Tensor:
         flat = v.reshape(len(v), math.prod(self.in_shape))
-        flat = flat if self.is_reshape else _gather(flat, self.index)
+        flat = flat if self.is_reshape else self._places.gather(flat)
         return flat.reshape(-1, *self.out_shape)
 
     def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
@@ -76,7 +80,7 @@ class Select(Operator):
         if self.is_reshape:
             out = flat
         elif self._inverse is not None:
-            out = _gather(flat, self._inverse)
+            out = self._inverse.gather(flat)
         else:
             read = (self.index >= 0).nonzero().flatten()
             out = flat.new_zeros(flat.shape[0], math.prod(self.in_shape))
@@ -96,6 +100,34 @@ class Select(Operator):
         return 0.0, 0.0
 
 
-def _gather(flat: Tensor, index: Tensor) -> Tensor:
-    """``flat[:, index]`` with 0 where the index is −1."""
-    return F.pad(flat, (1, 0))[:, index + 1]
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Where values come from, −1 for the constant 0. ``run``: where all that come lie one behind
+    the other, as in a concatenation or a slice, the first place that is read, how many, and how
+    many zeros are before and behind them; None elsewhere."""
+
+    shifted: Tensor
+    run: tuple[int, int, int, int] | None
+
+    @classmethod
+    def of(cls, index: Tensor) -> _Places:
+        return cls(index + 1, _run(index))
+
+    def gather(self, flat: Tensor) -> Tensor:
+        """``flat[:, index]`` with 0 where the index is −1."""
+        if self.run is None:
+            return F.pad(flat, (1, 0))[:, self.shifted]
+        first, count, before, behind = self.run
+        # One copy, several times as fast as places by number.
+        return F.pad(flat[:, first : first + count], (before, behind))
+
+
+def _run(index: Tensor) -> tuple[int, int, int, int] | None:
+    outputs = (index >= 0).nonzero().flatten()
+    if not outputs.numel():
+        return None
+    before, count, first = int(outputs[0]), len(outputs), int(index[outputs[0]])
+    steps = torch.arange(count, device=index.device)
+    if not bool((outputs - before == steps).all() & (index[outputs] - first == steps).all()):
+        return None
+    return first, count, before, len(index) - before - count
