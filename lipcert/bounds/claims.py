@@ -57,20 +57,21 @@ class Claimed:
     """What is claimed at one activation, ``(B, *shape)`` each in float64.
 
     ``slope``, ``middle`` and ``rest``: of its remainder; ``half``: all errors that enter at its
-    output;
+    output, but for those ``alone``, of which each goes on as a column of its own;
     ``shift`` and ``width``: its input lies in ``anchor + shift ± width``, and at most ``most`` from
     there; ``own``: what of the width is no projection's, the noise in front of it. ``spread``,
     ``drawn``: the scale that Cauchy numbers and ``eps`` times normal ones are claimed to have at
     its output; ``rounded``, ``slipped``: what either is rounded by in front of it. ``ball``:
     ``eps`` times the 2-norms of its rows, from unit vectors that were sent through these very
-    slopes, with what they were rounded by since the last activations; None where the proof
-    measures them.
+    slopes, and all columns, with what they were rounded by since the last activations; None where
+    the proof measures them.
     """
 
     slope: Tensor
     middle: Tensor
     rest: Tensor
     half: Tensor
+    alone: Tensor
     shift: Tensor
     width: Tensor
     most: Tensor
@@ -112,19 +113,23 @@ class Claim:
 class Rows:
     """How the 2-norms of rows are found: in the proof from as many normal tangents as Cauchy ones,
     or, ``exact``, in the claim from one unit vector for each value of the input, of which the proof
-    only takes what they were rounded by. ``guessed``: by how many projections a claim would be
-    made that this one only guesses, not to be proven, with rows from normal tangents; else 0."""
+    only takes what they were rounded by. ``columns``: then so many errors, the largest of
+    activations that are straight at most neurons, are sent through the claimed slopes as well, each
+    by itself, so that their 1-norms are exact too. ``guessed``: by how many projections a claim
+    would be made that this one only guesses, not to be proven, with rows from normal tangents; else
+    0."""
 
     exact: bool = False
     guessed: int = 0
+    columns: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
     """At one node: the ``tangents``; the ``shift``; bounds of what ``eps`` times a row's length (of
-    normal tangents: per unit of their largest) and a Cauchy tangent are in absolute value,
-    ``drawn`` and ``spread``; and by how much these and the shift were rounded since the last
-    activations: ``slipped``, ``rounded``, ``moved``."""
+    normal tangents: per unit of their largest; of exact ones with all columns) and a Cauchy tangent
+    are in absolute value, ``drawn`` and ``spread``; and by how much these and the shift were
+    rounded since the last activations: ``slipped``, ``rounded``, ``moved``."""
 
     tangents: Bundle
     shift: Tensor
@@ -144,6 +149,13 @@ class Claiming(Forward[_Flow]):
     ``E`` has at most the length ``κ = γ |A| ‖rows of V'‖``, ``γ`` in units of float32. So the true
     row of a neuron ``k`` is at most ``‖row_k(V)‖ + Σ |J| κ``: ``eps κ`` is one more error of the
     sum that Cauchy tangents measure.
+
+    **Columns.** An error ``e``, ``|e| ≤ r``, that enters at one neuron moves ``k`` by ``J_k e``, at
+    most ``|V_k|`` if ``V`` is ``r`` times the unit vector there, sent through the same slopes; and
+    all of them by at most ``Σ |V_k|`` over the columns, exactly what the 1-norm asks for. They are
+    computed like the rows: with ``V = A V' + E`` for each column, ``Σ |E| ≤ γ |A| Σ |V'|``, so that
+    what they are rounded by is that of a row of length ``Σ |V'|``, and goes with it: ``drawn`` is
+    ``eps`` times the length of the row and this sum together.
     """
 
     def __init__(
@@ -157,9 +169,11 @@ class Claiming(Forward[_Flow]):
         self.network, self.rough, self.exact = network, rough, rows.exact
         self.centre, self.eps, self.assurance, self.rounding = centre, eps, assurance, rounding
         units = rows.exact and not rows.guessed
+        self.columns, self.used = rows.columns if rows.exact else 0, 0
+        self.imagined = self.columns > 0 and not units
         self.tangents = Tangents(
             len(eps), math.prod(network.in_shape) if units else count, count, coins,
-            rough.anchor.dtype, largest=network.largest, exact=units,
+            rough.anchor.dtype, largest=network.largest, exact=units, twice=self.imagined,
         )  # fmt: skip
         # What tangents that measure rows are computed in where anything is proven by them.
         self.own = SINGLE if rows.exact else DOUBLE
@@ -220,12 +234,12 @@ class Claiming(Forward[_Flow]):
     def _lost(self, drawn: Tensor, terms: float) -> Tensor:
         """What underflows in so many products with tangents that measure rows: of each product, and
         of a number times the largest tangent; in exact ones of as many vectors as there are values
-        of the input: ``(B,)``."""
+        of the input, and of all columns: ``(B,)``."""
         lost = terms * self.own.tiny * (1 + 2.0**-20)
         if not self.exact:
             return torch.full_like(self.eps, lost)
         largest = drawn.flatten(1).amax(1) + self.eps
-        return lost * math.sqrt(math.prod(self.network.in_shape)) * largest
+        return lost * (math.sqrt(math.prod(self.network.in_shape)) * largest + self.used)
 
     def activation(self, i: int, activation: Activation, before: _Flow) -> _Flow:
         assert isinstance(activation, Elementwise)
@@ -236,7 +250,7 @@ class Claiming(Forward[_Flow]):
         length = self.tangents.lengths(before.tangents)
         if not self.exact:
             length = length + _UNSEEN_MEAN
-        drawn = eps * length * self.factor * self.room[0]
+        drawn = eps * length * self.factor * self.room[0] + self._sizes(before.tangents)
         spread = (middle + _UNSEEN) / self.assurance.divisor * self.room[1]
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         spread = spread + 2 * LARGEST / self.assurance.divisor * before.rounded
@@ -266,7 +280,7 @@ class Claiming(Forward[_Flow]):
         self.state[i] = layer_of(activation, anchor, wide, own)
         moved = (place.slope * before.shift).abs() + place.middle.abs()
         return _Flow(
-            self.tangents.through(before.tangents, place.slope, place.half),
+            self._through(i, before.tangents, place),
             place.slope * before.shift + place.middle,
             place.drawn,
             place.spread,
@@ -274,6 +288,38 @@ class Claiming(Forward[_Flow]):
             torch.zeros_like(width),
             8 * FLOAT64 * moved,
         )
+
+    def _sizes(self, tangents: Bundle) -> Tensor | float:
+        """What all columns come to, or about that where there are none yet."""
+        if not self.imagined:
+            return self.tangents.sizes(tangents)
+        sure = self.assurance
+        scale = math.tan(math.pi / 2 * sure.rank / sure.count)
+        return self.tangents.ordered(tangents, self.ranks, again=True) / scale
+
+    def _through(self, i: int, tangents: Bundle, place: Claimed) -> Bundle:
+        """Past an activation, with all errors that enter there."""
+        count = int((place.alone != 0).flatten(1).sum(1).max())
+        self.used += count
+        if self.imagined:
+            return self.tangents.through(tangents, place.slope, place.half, place.alone)
+        after = self.tangents.through(tangents, place.slope, place.half)
+        return self.tangents.enter(after, i, place.alone, count) if count else after
+
+    def _alone(self, rest: Tensor) -> Tensor:
+        """Which errors go on as columns, and no smaller, as numbers of the tangents' type; 0 for
+        all others. Of an activation that is bent at most neurons a few columns gain nothing."""
+        flat, none = rest.flatten(1), torch.zeros_like(rest)
+        most = flat.shape[1] // 2 + 1
+        count = min(self.columns - self.used, most - 1)
+        if count <= 0 or bool(((flat > 0).sum(1) >= most).any()):
+            return none
+        values, places = flat.topk(count, dim=1)
+        single = (values * (1 + 4 * SINGLE.unit)).to(self.rough.anchor.dtype).double()
+        # An infinite one, or one that is as good as 0, is no column.
+        single = torch.where((single >= values) & (single < math.inf), single, 0.0)
+        found: Tensor = none.flatten(1).scatter(1, places, single)
+        return found.reshape(rest.shape)
 
     def _room(self, activation: Elementwise, sink: int, shift: Tensor, width: Tensor) -> Tensor:
         """By how much wider a claim is: more where next to nothing remains over the wider box."""
@@ -334,7 +380,8 @@ class Claiming(Forward[_Flow]):
         steep = slope.abs()
         across = steep * drawn
         kappa = steep * LARGEST * before.rounded
-        half = rest + steep * own
+        alone = self._alone(rest)
+        half = torch.where(alone > 0, 0.0, rest) + steep * own
         if self.exact:
             # Of the product with the slope, and of the slope itself.
             half = half + steep * before.slipped + 4 * self.own.unit * across
@@ -346,9 +393,9 @@ class Claiming(Forward[_Flow]):
         half = half + 16 * FLOAT64 * LARGEST / ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
         place = Claimed(
-            slope, middle, rest, half, before.shift, width, _MOST * width, own,
+            slope, middle, rest, half, alone, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
-            across * (1 + 8 * self.own.unit),
+            OUT64.up(across * (1 + 8 * self.own.unit) + alone, 2),
             before.rounded, before.slipped, ball,
         )  # fmt: skip
         return place, layer

@@ -7,14 +7,15 @@ See ``lipcert.bounds.sketch`` for what they are used for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lipcert.network.joints import Derivative
+from lipcert.numbers import OUT64
 from lipcert.rounding import SINGLE, arithmetic_of, gamma
 
 # The share of a measured scale that the pass's own rounding may make of it, and how many times its
@@ -102,17 +103,16 @@ def _divisor(rank: int, count: int, log: float) -> float:
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """Tangents at one node, some in each tensor, ``(B · t, *shape)``: those that measure ``rows``,
-    and ``cauchy`` ones. Tensors that caches hold take less time, and their memory is used again."""
+    and ``cauchy`` ones. Tensors that caches hold take less time, and their memory is used again.
+    ``columns``: errors that go by themselves, by where they entered; elsewhere they are 0."""
 
     rows: tuple[Tensor, ...]
     cauchy: tuple[Tensor, ...]
+    columns: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Bundle:
-        return Bundle(tuple(map(change, self.rows)), tuple(map(change, self.cauchy)))
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        return self.rows + self.cauchy
+        columns = {key: change(part) for key, part in self.columns.items()}
+        return Bundle(tuple(map(change, self.rows)), tuple(map(change, self.cauchy)), columns)
 
     @classmethod
     def total(cls, bundles: Sequence[Bundle]) -> Bundle:
@@ -123,7 +123,13 @@ class Bundle:
             return found
 
         rows = map(add, *(bundle.rows for bundle in bundles))
-        return cls(tuple(rows), tuple(map(add, *(bundle.cauchy for bundle in bundles))))
+        cauchy = map(add, *(bundle.cauchy for bundle in bundles))
+        keys = sorted({key for bundle in bundles for key in bundle.columns})
+        columns = {
+            key: add(*(bundle.columns[key] for bundle in bundles if key in bundle.columns))
+            for key in keys
+        }
+        return cls(tuple(rows), tuple(cauchy), columns)
 
 
 class Tangents:
@@ -131,14 +137,15 @@ class Tangents:
     measure the 2-norms of rows, then ``count`` Cauchy ones, which measure 1-norms.
 
     The first are normal, or, where ``exact``, one unit vector for each value of the input: then
-    what arrives at a neuron is its row. ``largest``: how many values a node has at most.
+    what arrives at a neuron is its row. ``largest``: how many values a node has at most. ``twice``:
+    as many Cauchy ones again, which measure what columns would.
     """
 
     def __init__(
         self, batch: int, rows: int, count: int, coins: RandomNumbers, dtype: torch.dtype, *,
-        largest: int, exact: bool = False,
+        largest: int, exact: bool = False, twice: bool = False,
     ) -> None:  # fmt: skip
-        self.batch, self.rows, self.count = batch, rows, count
+        self.batch, self.rows, self.count, self.twice = batch, rows, count, twice
         self.coins, self.dtype, self.exact = coins, dtype, exact
         self.step = max(1, _NEAR // (batch * largest))
 
@@ -161,7 +168,12 @@ class Tangents:
 
     def _counts(self) -> list[int]:
         """How many Cauchy tangents are in each tensor."""
-        return [min(self.step, self.count - k) for k in range(0, self.count, self.step)]
+        counts = [min(self.step, self.count - k) for k in range(0, self.count, self.step)]
+        return 2 * counts if self.twice else counts
+
+    def _again(self, part: int) -> bool:
+        """Whether a tensor of Cauchy tangents is one of those that measure what columns would."""
+        return self.twice and 2 * part >= len(self._counts())
 
     def lengths(self, tangents: Bundle) -> Tensor:
         """``(B, *shape)`` in float64: of normal tangents the root mean square; of exact ones the
@@ -180,12 +192,16 @@ class Tangents:
             total = total / self.rows + _UNDERFLOW
         return total.sqrt().reshape(-1, *shape)
 
-    def ordered(self, tangents: Bundle, ranks: Tensor) -> Tensor:
-        """Of the absolute Cauchy tangents the order statistic of these ``ranks``, ``(B,)``, or a
-        little more: ``(B, *shape)`` in float64."""
+    def ordered(self, tangents: Bundle, ranks: Tensor, *, again: bool = False) -> Tensor:
+        """Of the absolute Cauchy tangents, or of those that are there ``again``, the order
+        statistic of these ``ranks``, ``(B,)``, or a little more: ``(B, *shape)`` in float64."""
         shape = tangents.cauchy[0].shape[1:]
         size = math.prod(shape)
-        parts = [part.reshape(self.batch, -1, size) for part in tangents.cauchy]
+        parts = [
+            part.reshape(self.batch, -1, size)
+            for k, part in enumerate(tangents.cauchy)
+            if self._again(k) == again
+        ]
         found = torch.full(
             (self.batch, size), math.inf, dtype=torch.float64, device=parts[0].device
         )
@@ -212,26 +228,62 @@ class Tangents:
             past(*parts).flatten(0, 1) for parts in zip(*(b.rows for b in bundles), strict=True)
         ]
         cauchy = []
-        for parts in zip(*(b.cauchy for b in bundles), strict=True):
+        for k, parts in enumerate(zip(*(b.cauchy for b in bundles), strict=True)):
             out = past(*parts)
-            self._enter(out.flatten(2), half)
+            if not self._again(k):
+                self._enter(out.flatten(2), half)
             cauchy.append(out.flatten(0, 1))
-        return Bundle(tuple(rows), tuple(cauchy))
+        columns = {}
+        for key in sorted({key for bundle in bundles for key in bundle.columns}):
+            like = next(b.columns[key] for b in bundles if key in b.columns)
+            parts = [
+                b.columns.get(key, like.new_zeros(1).expand(len(like), *b.cauchy[0].shape[1:]))
+                for b in bundles
+            ]
+            columns[key] = past(*parts).flatten(0, 1)
+        return Bundle(tuple(rows), tuple(cauchy), columns)
 
-    def through(self, tangents: Bundle, slope: Tensor, half: Tensor) -> Bundle:
-        """Past an activation, with a fresh error at every neuron."""
+    def sizes(self, tangents: Bundle) -> Tensor | float:
+        """The sum of all columns in absolute value, rounded up: ``(B, *shape)`` in float64."""
+        total: Tensor | float = 0.0
+        for part in tangents.columns.values():
+            each = part.reshape(self.batch, -1, *part.shape[1:])
+            found = each.abs().sum(1, dtype=torch.float64)
+            total = OUT64.up(total + found, each.shape[1] + 2)
+        return total
+
+    def enter(self, tangents: Bundle, place: int, errors: Tensor, count: int) -> Bundle:
+        """A column of its own for every error other than 0, at most ``count`` a sample; ``errors``:
+        ``(B, *shape)``, numbers of the tangents' type."""
+        flat = errors.flatten(1).to(self.dtype)
+        values, places = flat.topk(count, dim=1)
+        columns = dict(tangents.columns)
+        for first in range(0, count, self.step):
+            some = slice(first, first + self.step)
+            fresh = flat.new_zeros(self.batch, len(values[0, some]), flat.shape[1])
+            fresh.scatter_(2, places[:, some, None], values[:, some, None])
+            columns[place, first] = fresh.reshape(-1, *errors.shape[1:])
+        return Bundle(tangents.rows, tangents.cauchy, columns)
+
+    def through(
+        self, tangents: Bundle, slope: Tensor, half: Tensor, again: Tensor | None = None
+    ) -> Bundle:
+        """Past an activation, with a fresh error at every neuron; and one of the size ``again`` in
+        those Cauchy tangents that measure what columns would."""
         slope = slope[:, None].to(self.dtype)
 
         def past(part: Tensor) -> Tensor:
             return part.reshape(self.batch, -1, *part.shape[1:]) * slope
 
         rows = [past(part).flatten(0, 1) for part in tangents.rows]
+        columns = {key: past(part).flatten(0, 1) for key, part in tangents.columns.items()}
         cauchy = []
-        for part in tangents.cauchy:
-            out = past(part)
-            self._enter(out.flatten(2), half)
+        for k, part in enumerate(tangents.cauchy):
+            out, error = past(part), again if self._again(k) else half
+            if error is not None:
+                self._enter(out.flatten(2), error)
             cauchy.append(out.flatten(0, 1))
-        return Bundle(tuple(rows), tuple(cauchy))
+        return Bundle(tuple(rows), tuple(cauchy), columns)
 
     def _enter(self, out: Tensor, half: Tensor) -> None:
         """Adds a fresh Cauchy error of each size to tangents ``(B, t, n)``, a view; none where
