@@ -84,8 +84,10 @@ def is_deep(network: Network) -> bool:
 
 def not_within(network: Network, options: Options, pace: TubePace) -> str:
     """What a tube would take where the effort does not pay for it, and what to do."""
-    least = TubePlan.least(network, pace)
-    other = "" if options.effort == "max" else "--effort max, or "
+    least, efforts = TubePlan.least(network, pace), list(PACES)
+    dearer = efforts[efforts.index(options.effort) + 1 :]
+    pay = [effort for effort in dearer if TubePlan.of(network, PACES[effort].tube) is not None]
+    other = f"--effort {pay[0]}, or " if pay else ""
     return (
         f"the tube of this deep network takes {least.told}, more than the {pace.seconds:.0f} s and "
         f"{pace.memory / _GIBIBYTE:.0f} GiB of --effort {options.effort}: choose {other}a model of "
