@@ -1,5 +1,4 @@
-"""Claims of a sketched tube: boxes that one pass with coins of its own expects, and with them the
-slopes, remainders and roundings that a proof holds fast.
+"""How claims of a sketched tube are made: one pass with coins of its own, layer by layer.
 
 See ``lipcert.bounds.sketch`` for the whole.
 """
@@ -14,19 +13,29 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.claimed import (
+    Claimed,
+    JointClaimed,
+    Rows,
+    alone_of,
+    chord,
+    claimed_box,
+    layer_of,
+    remainder,
+    room_of,
+)
 from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
-    Bundle,
     ProjectionAssurance,
     RandomNumbers,
-    Tangents,
 )
-from lipcert.bounds.state import Layer, Noised, State, half_diagonal
+from lipcert.bounds.state import Layer, Noised, State
+from lipcert.bounds.tangents import Bundle, Tangents
 from lipcert.network import Forward, Network
-from lipcert.network.activations import Activation, Elementwise, Identity
-from lipcert.network.joints import Derivative, Joint
+from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, around
 from lipcert.rounding import DOUBLE, FLOAT64, SINGLE, column, gamma
@@ -35,12 +44,8 @@ from lipcert.rounding import DOUBLE, FLOAT64, SINGLE, column, gamma
 # node's box but for that.
 Rounding = Callable[[int, State, Box], Noised]
 
-# A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
-# neuron that stays on its side of a kink.
-_ROOM_WHERE_FREE, _LITTLE = 1.5, 2.0**-8
+# What two passes may round otherwise.
 _ROUNDING = 2.0**-30
-# Of a joint's inputs, whose errors go with the square of it.
-_ROOM_OF_JOINTS = 1.2
 # Within how many times its claim a neuron must stay, as roundings are found for that.
 _MOST = 2.0
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
@@ -48,80 +53,6 @@ _FLOOR = 2.0**-8
 # What float32 does not see of a scale, and of the root of its mean square, where a proof in float64
 # does: the share of a score that a mask makes small, the slope of a gate that is shut.
 _UNSEEN, _UNSEEN_MEAN = 2.0**-100, 2.0**-56
-# So small a multiplier that the relaxed minimum is that of the remainder alone.
-_NO_MULTIPLIER = 1e-200
-
-
-@dataclass(frozen=True, eq=False)
-class Claimed:
-    """What is claimed at one activation, ``(B, *shape)`` each in float64.
-
-    ``slope``, ``middle`` and ``rest``: of its remainder; ``half``: all errors that enter at its
-    output, but for those ``alone``, of which each goes on as a column of its own;
-    ``shift`` and ``width``: its input lies in ``anchor + shift ± width``, and at most ``most`` from
-    there; ``own``: what of the width is no projection's, the noise in front of it. ``spread``,
-    ``drawn``: the scale that Cauchy numbers and ``eps`` times normal ones are claimed to have at
-    its output; ``rounded``, ``slipped``: what either is rounded by in front of it. ``ball``:
-    ``eps`` times the 2-norms of its rows, from unit vectors that were sent through these very
-    slopes, and all columns, with what they were rounded by since the last activations; None where
-    the proof measures them.
-    """
-
-    slope: Tensor
-    middle: Tensor
-    rest: Tensor
-    half: Tensor
-    alone: Tensor
-    shift: Tensor
-    width: Tensor
-    most: Tensor
-    own: Tensor
-    spread: Tensor
-    drawn: Tensor
-    rounded: Tensor
-    slipped: Tensor
-    ball: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class JointClaimed:
-    """What is claimed at a joint: its ``line``, the ``rest`` that this leaves over the claimed
-    boxes of its inputs, and at its output ``half``, ``spread`` and ``drawn`` as of ``Claimed``."""
-
-    line: Derivative
-    rest: Tensor
-    half: Tensor
-    spread: Tensor
-    drawn: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Claim:
-    """A tube that is to be proven, unless it is only ``guessed``: its places by activations and by
-    joints; the ``state`` of the widest boxes that a proof may find, over which roundings were
-    found; and the one of the boxes that it is ``expected`` to find, but for few neurons."""
-
-    eps: Tensor
-    places: dict[int, Claimed]
-    state: State
-    expected: State
-    joints: dict[int, JointClaimed]
-    guessed: bool
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How the 2-norms of rows are found: in the proof from as many normal tangents as Cauchy ones,
-    or, ``exact``, in the claim from one unit vector for each value of the input, of which the proof
-    only takes what they were rounded by. ``columns``: then so many errors, the largest of
-    activations that are straight at most neurons, are sent through the claimed slopes as well, each
-    by itself, so that their 1-norms are exact too. ``guessed``: by how many projections a claim
-    would be made that this one only guesses, not to be proven, with rows from normal tangents; else
-    0."""
-
-    exact: bool = False
-    guessed: int = 0
-    columns: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +194,7 @@ class Claiming(Forward[_Flow]):
             drawn = drawn + 2 * LARGEST_NORMAL * self.factor * before.slipped
             width = (2 * ALPHA + 1) * (drawn + spread) + ALPHA * spread
         # A proof may round otherwise.
-        width = width * (1 + _ROUNDING) * self._room(activation, sink, before.shift, width)
+        width = width * (1 + _ROUNDING) * room_of(activation, anchor, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
@@ -305,31 +236,6 @@ class Claiming(Forward[_Flow]):
             return self.tangents.through(tangents, place.slope, place.half, place.alone)
         after = self.tangents.through(tangents, place.slope, place.half)
         return self.tangents.enter(after, i, place.alone, count) if count else after
-
-    def _alone(self, rest: Tensor) -> Tensor:
-        """Which errors go on as columns, and no smaller, as numbers of the tangents' type; 0 for
-        all others. Of an activation that is bent at most neurons a few columns gain nothing."""
-        flat, none = rest.flatten(1), torch.zeros_like(rest)
-        most = flat.shape[1] // 2 + 1
-        count = min(self.columns - self.used, most - 1)
-        if count <= 0 or bool(((flat > 0).sum(1) >= most).any()):
-            return none
-        values, places = flat.topk(count, dim=1)
-        single = (values * (1 + 4 * SINGLE.unit)).to(self.rough.anchor.dtype).double()
-        # An infinite one, or one that is as good as 0, is no column.
-        single = torch.where((single >= values) & (single < math.inf), single, 0.0)
-        found: Tensor = none.flatten(1).scatter(1, places, single)
-        return found.reshape(rest.shape)
-
-    def _room(self, activation: Elementwise, sink: int, shift: Tensor, width: Tensor) -> Tensor:
-        """By how much wider a claim is: more where next to nothing remains over the wider box."""
-        anchor = self.centre.values[sink]
-        if isinstance(activation, Identity):
-            return torch.full_like(width, _ROOM_OF_JOINTS)
-        low, high = around(anchor + shift, _ROOM_WHERE_FREE * width)
-        low, high = torch.minimum(low, anchor), torch.maximum(high, anchor)
-        _, rest = remainder(activation, _chord(activation, low, high), anchor, low, high)
-        return torch.where(rest <= _LITTLE * width, _ROOM_WHERE_FREE, 1.0)
 
     def joint(self, i: int, joint: Joint, parts: list[_Flow]) -> _Flow:
         inputs = self.network.nodes[i].inputs
@@ -374,13 +280,13 @@ class Claiming(Forward[_Flow]):
         low, high = around(anchor + before.shift, width)
         layer = layer_of(activation, anchor, (low, high), own)
         lower, upper = layer.lower, layer.upper
-        slope = _chord(activation, lower, upper)
+        slope = chord(activation, lower, upper)
         middle, rest = remainder(activation, slope, anchor, lower, upper)
         # Of the proof's own pass, in float64: what its tangents are rounded by up to here.
         steep = slope.abs()
         across = steep * drawn
         kappa = steep * LARGEST * before.rounded
-        alone = self._alone(rest)
+        alone = alone_of(rest, self.columns - self.used, self.rough.anchor.dtype)
         half = torch.where(alone > 0, 0.0, rest) + steep * own
         if self.exact:
             # Of the product with the slope, and of the slope itself.
@@ -399,52 +305,3 @@ class Claiming(Forward[_Flow]):
             before.rounded, before.slipped, ball,
         )  # fmt: skip
         return place, layer
-
-
-def claimed_box(anchor: Tensor, place: Claimed) -> Box:
-    """The box of an activation's input that is claimed, and holds the anchor."""
-    lower, upper = around(anchor + place.shift, place.width)
-    return torch.minimum(lower, anchor), torch.maximum(upper, anchor)
-
-
-def layer_of(activation: Elementwise, anchor: Tensor, box: Box, drift: Tensor) -> Layer:
-    """An activation's layer from its box alone: the ball is the box's half-diagonal."""
-    lower, upper = torch.minimum(box[0], anchor), torch.maximum(box[1], anchor)
-    flat, steep = activation.secant(lower, upper, anchor)
-    varying = (activation.gain(lower, upper) != 0).to(anchor.dtype)
-    gain = torch.where(varying != 0, torch.maximum(flat.abs(), steep.abs()), 0)
-    way = torch.maximum(upper - anchor, anchor - lower) * varying
-    # A difference is rounded.
-    radius = OUT64.up(half_diagonal(way, anchor.dtype), 1)
-    return Layer(anchor, lower, upper, radius, gain, varying, drift=drift)
-
-
-def remainder(
-    activation: Elementwise, slope: Tensor, anchor: Tensor, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``m`` and ``r``: ``|Δσ − c Δz − m| ≤ r`` for every ``z`` of the box."""
-    one, small = torch.ones_like(slope), torch.full_like(slope, _NO_MULTIPLIER)
-    least = activation.relaxed_minimum(one, slope, small, anchor, lower, upper)
-    most = -activation.relaxed_minimum(-one, slope, small, anchor, lower, upper)
-    low, high = activation.image(lower, upper)
-    here = activation.value(anchor).abs()
-    way = torch.maximum(upper - anchor, anchor - lower)
-    sizes = low.abs() + high.abs() + here + (slope.abs() + 1) * (way + anchor.abs())
-    relative, absolute, scaled = activation.rounding
-    charge = FLOAT64 * (64 + 4 * relative) * sizes + FLOAT64 * (4 * absolute + 4 * scaled * sizes)
-    half = (most - least) / 2 + charge + _NO_MULTIPLIER * way.square()
-    # Where the box is straight nothing remains.
-    flat, steep = activation.slopes(lower, upper)
-    straight = (flat == steep) & (slope == flat)
-    return torch.where(straight, 0.0, (least + most) / 2), torch.where(straight, 0.0, half)
-
-
-def _chord(activation: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:
-    """The slope from end to end, exact where the box is straight."""
-    flat, steep = activation.slopes(lower, upper)
-    wide = upper - lower
-    rise = activation.value(upper) - activation.value(lower)
-    chord = rise / torch.where(wide > 0, wide, 1)
-    return torch.where(
-        (flat == steep) | (wide <= 0), flat, torch.minimum(torch.maximum(chord, flat), steep)
-    )

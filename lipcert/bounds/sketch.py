@@ -14,7 +14,7 @@ scale. Either estimate is too small by a factor only with a probability that fal
 M (``lipcert.bounds.projections``).
 
 The weights must be fixed before the coins are drawn. So a first pass with other coins (``claim``,
-in ``lipcert.bounds.claims``) claims a box for every layer, and with it slopes, remainders and
+``lipcert.bounds.claims``) claims a box for every layer, and with it slopes, remainders and
 roundings; the proof (``prove``) draws fresh coins and checks that each box it finds lies within the
 claim. By induction over the layers every box is then right, unless a projection failed.
 
@@ -28,34 +28,31 @@ further up.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.claims import (
+from lipcert.bounds.claimed import (
     Claim,
     Claimed,
-    Claiming,
     JointClaimed,
-    Rounding,
     Rows,
     claimed_box,
     layer_of,
     remainder,
 )
+from lipcert.bounds.claims import Claiming, Rounding
 from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
-    Bundle,
     ProjectionAssurance,
     RandomNumbers,
-    Tangents,
 )
 from lipcert.bounds.state import State
+from lipcert.bounds.tangents import Bundle, Tangents
 from lipcert.errors import InternalError
 from lipcert.network import Forward, Network, forward, held
 from lipcert.network.activations import Activation, Elementwise

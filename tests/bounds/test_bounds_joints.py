@@ -10,7 +10,7 @@ from laws import random_joint_network, seeded, uniform
 from test_bounds_sketch import ASSURANCE, COUNT, RADII, Case, Seeded, anchors
 from torch import Tensor
 
-from lipcert.bounds.claims import Claim
+from lipcert.bounds.claimed import Claim
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.reverse import carry_back

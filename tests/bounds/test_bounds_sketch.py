@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from lipcert.bounds import Propagation
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.claims import Claim, Claimed, Rows, remainder
+from lipcert.bounds.claimed import Claim, Claimed, Rows, remainder
 from lipcert.bounds.projections import ProjectionAssurance
 from lipcert.bounds.reverse import carry_back
 from lipcert.bounds.sketch import COLUMN_BYTES, Tube, TubeProof
@@ -131,9 +131,7 @@ def exact_widths(case: Case, claim: Claim, sink: int) -> Tensor:
     return errors + column(claim.eps, errors) * row_lengths(case, claim, sink)
 
 
-def exact_sum(
-    case: Case, claim: Claim, sink: int, errors: Callable[[Claimed], Tensor]
-) -> Tensor:
+def exact_sum(case: Case, claim: Claim, sink: int, errors: Callable[[Claimed], Tensor]) -> Tensor:
     """What such errors of all layers come to at each neuron, in the worst case."""
     network, size = case.network, math.prod(case.network.nodes[sink].shape)
     batch, places = len(case.x), claim.places
@@ -186,33 +184,6 @@ def test_exact_rows_are_no_shorter_than_the_true_ones(seed: int) -> None:
         # But for the rounding of layers before, which is among the errors.
         assert bool((place.ball >= radius * length * (1 - 1e-5)).all())
         assert bool((place.ball <= radius * length * (1 + 1e-3) + 1e-20).all())
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("columns", [3, 40, 4000])
-def test_columns_cover_the_errors_that_go_alone(seed: int, columns: int) -> None:
-    """With columns the proven boxes hold as before, the exact parts are no less than in float64,
-    and claims are no wider for them."""
-    case, radius = Case(seed), 0.02
-    plain, _ = case.proof(radius, ASSURANCE, Rows(exact=True))
-    claim, proof = case.proof(radius, ASSURANCE, Rows(exact=True, columns=columns))
-    alone = sum(int((place.alone > 0).flatten(1).sum(1).max()) for place in claim.places.values())
-    assert alone <= columns
-    assert covered(case, claim, proof)
-    for i, place in claim.places.items():
-        sink = case.network.nodes[i].inputs[0]
-        length = radius * row_lengths(case, claim, sink) + column_sizes(case, claim, sink)
-        assert place.ball is not None
-        assert bool((place.ball >= length * (1 - 1e-5)).all())
-        assert bool((place.ball <= length * (1 + 1e-3) + 1e-20).all())
-        if columns == 4000:
-            # Neuron by neuron chance has a say, in the mean it has none.
-            assert float(place.width.mean()) <= 1.02 * float(plain.places[i].width.mean())
-
-
-def column_sizes(case: Case, claim: Claim, sink: int) -> Tensor:
-    """What the errors that go alone come to at each neuron, in float64."""
-    return exact_sum(case, claim, sink, lambda place: place.alone)
 
 
 def row_lengths(case: Case, claim: Claim, sink: int) -> Tensor:
@@ -313,7 +284,7 @@ def wide_network(width: int, columns: int = 1) -> Network:
 
 @pytest.mark.parametrize(("width", "held"), [(1000, True), (5000, False)])
 def test_a_sample_that_leaves_its_claim_too_often_is_given_up(width: int, held: bool) -> None:
-    """Neurons that are wider than claimed are followed one by one, in so much memory and no more."""
+    """Neurons that are wider than claimed are followed one by one, so many and no more."""
     network = wide_network(width)
     centre = anchors(network, torch.zeros(1, 1, 8).double())
     tube, eps = Tube(network, network.to_guess_by()), torch.tensor([0.1], dtype=torch.float64)
@@ -323,9 +294,7 @@ def test_a_sample_that_leaves_its_claim_too_often_is_given_up(width: int, held: 
         i: replace(place, width=place.width / 4, rest=place.rest / 4, half=place.half / 4)
         for i, place in claim.places.items()
     }
-    proof = tube.prove(
-        centre, replace(claim, places=small), ASSURANCE, Seeded(1, seeded(2))
-    )
+    proof = tube.prove(centre, replace(claim, places=small), ASSURANCE, Seeded(1, seeded(2)))
     assert bool(proof.held) == held
     assert int(proof.missed) == (width if held else 0)
 
@@ -378,9 +347,7 @@ def test_slopes_that_know_the_coins_are_caught() -> None:
     lifted = Diagonal.of(None, torch.ones(1, width).double(), (1, width))
     passed = builder.activation(relu(), builder.operator(lifted, bent))
     row = torch.ones(1, width).double() / width
-    total = builder.activation(
-        relu(), builder.operator(Dense.of(row, None, (1, width)), passed)
-    )
+    total = builder.activation(relu(), builder.operator(Dense.of(row, None, (1, width)), passed))
     network = builder.build(
         builder.operator(Dense.of(torch.ones(2, 1).double(), None, (1, 1)), total)
     )

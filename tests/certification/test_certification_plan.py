@@ -87,7 +87,9 @@ def test_a_resnet_of_large_images_says_what_it_takes_before_its_norms() -> None:
     )  # fmt: skip
     assert TubePlan.of(network, FAST) is None
     told = norms_told(network, options(), "--norms deterministic")
-    assert re.search(r"; then the tube of this deep network takes about \d+ s .* GiB an image", told)
+    assert re.search(
+        r"; then the tube of this deep network takes about \d+ s .* GiB an image", told
+    )
     # Only an effort that pays for it is named.
     named = re.findall(r"choose --effort (\w+)", told)
     pays = [e for e in ("standard", "max") if TubePlan.of(network, PACES[e].tube) is not None]
