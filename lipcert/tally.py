@@ -7,11 +7,12 @@ needs, at most 24 bytes; tallies of parts can be joined.
 from __future__ import annotations
 
 import math
-import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from lipcert.options import Epsilon
 
@@ -45,8 +46,8 @@ class Tally:
         self._radii, self._errors, self._shares = array("d"), array("d"), array("d")
         self.spent = 0.0
         # By the names of a sample's rungs, in order; and by the rung.
-        self._paths: dict[tuple[str, ...], None] = {}
-        self._passed, self._decided = Counter[str](), Counter[str]()
+        self._paths = Counter[tuple[str, ...]]()
+        self._decided = Counter[str]()
         self._seconds: dict[str, float] = {}
         # By the layer: neurons eliminated, and samples that say so.
         self._eliminated: list[list[int]] = []
@@ -69,11 +70,12 @@ class Tally:
         self.spent += record["failure_probability"]
         rungs = record.get("rungs") or {}
         self._pass(rungs, record.get("decided_by"))
-        for number, count in enumerate(record.get("eliminated", ())):
-            if number == len(self._eliminated):
-                self._eliminated.append([0, 0])
-            self._eliminated[number][0] += count
-            self._eliminated[number][1] += 1
+        eliminated = record.get("eliminated", ())
+        while len(self._eliminated) < len(eliminated):
+            self._eliminated.append([0, 0])
+        for layer, count in zip(self._eliminated, eliminated, strict=False):
+            layer[0] += count
+            layer[1] += 1
         if verdict == "error" and self.failed is None:
             self.failed = record["index"], record.get("message") or ""
         if right(record):
@@ -92,9 +94,8 @@ class Tally:
             self._shares.append(error / margin)
 
     def _pass(self, rungs: Mapping[str, float], decided: str | None) -> None:
-        self._paths.setdefault(tuple(rungs))
+        self._paths[tuple(rungs)] += 1
         for name, seconds in rungs.items():
-            self._passed[name] += 1
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         self._attacked = self._attacked or "attack" in rungs
         if decided is not None:
@@ -107,15 +108,14 @@ class Tally:
         self._attacked = self._attacked or other._attacked
         for mine, theirs in (
             (self._verdicts, other._verdicts), (self._claims, other._claims),
-            (self._left, other._left), (self._passed, other._passed),
-            (self._decided, other._decided),
+            (self._left, other._left), (self._decided, other._decided),
         ):  # fmt: skip
             mine.update(theirs)
+        self._paths.update(other._paths)
         self._radii += other._radii
         self._errors += other._errors
         self._shares += other._shares
         self.spent += other.spent
-        self._paths |= other._paths
         for name, seconds in other._seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         for number, (count, samples) in enumerate(other._eliminated):
@@ -154,10 +154,11 @@ class Tally:
         it, how many verdicts it settled, and the seconds that it took."""
         longest_first = sorted(self._paths, key=lambda path: -len(path))
         names = dict.fromkeys(name for path in longest_first for name in path)
+        passed = {name: sum(n for path, n in self._paths.items() if name in path) for name in names}
         return [
             {
                 "rung": name,
-                "samples": self._passed[name],
+                "samples": passed[name],
                 "decided": self._decided[name],
                 "seconds": self._seconds[name],
             }
@@ -189,4 +190,10 @@ def _mean(numbers: array[float]) -> float | None:
 
 
 def _median(numbers: array[float]) -> float | None:
-    return statistics.median(numbers) if numbers else None
+    """As ``statistics.median``, which would sort them as so many objects of Python's."""
+    if not numbers:
+        return None
+    half = len(numbers) // 2
+    places = [half] if len(numbers) % 2 else [half - 1, half]
+    middle: list[float] = np.partition(np.frombuffer(numbers), places)[places].tolist()
+    return sum(middle) / len(middle)

@@ -14,7 +14,7 @@ scale. Either estimate is too small by a factor only with a probability that fal
 M (``lipcert.bounds.projections``).
 
 The weights must be fixed before the coins are drawn. So a first pass with other coins (``claim``,
-``lipcert.bounds.claims``) claims a box for every layer, and with it slopes, remainders and
+in ``lipcert.bounds.claims``) claims a box for every layer, and with it slopes, remainders and
 roundings; the proof (``prove``) draws fresh coins and checks that each box it finds lies within the
 claim. By induction over the layers every box is then right, unless a projection failed.
 
@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.claimed import (
+from lipcert.bounds.claiming import Claiming, Rounding
+from lipcert.bounds.claims import (
     Claim,
     Claimed,
     JointClaimed,
@@ -43,7 +44,6 @@ from lipcert.bounds.claimed import (
     layer_of,
     remainder,
 )
-from lipcert.bounds.claims import Claiming, Rounding
 from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
@@ -196,7 +196,8 @@ class _Proving(Forward[_Proven]):
         inputs, place = self.network.nodes[i].inputs, self.claim.joints[i]
         layers = [self.state[j] for j in inputs]
         anchors = [layer.anchor for layer in layers]
-        rest = joint.remainder(anchors, [(layer.lower, layer.upper) for layer in layers])
+        below, above = joint.remainders(anchors, [(layer.lower, layer.upper) for layer in layers])
+        rest = OUT64.up(torch.maximum(above - place.middle, below + place.middle), 2)
         # Where all boxes are within the claim this is nothing but for rounding.
         sure = self.held
         for j, layer in zip(inputs, layers, strict=True):

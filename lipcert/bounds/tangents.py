@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lipcert.bounds.projections import RandomNumbers
 from lipcert.network.joints import Derivative
-from lipcert.numbers import OUT64
-from lipcert.rounding import SINGLE, arithmetic_of, gamma
+from lipcert.numbers import OUT64, outward_of
+from lipcert.rounding import SINGLE
 
 # How many numbers of tangents go together, or are put in order at once, and what rounding to
 # float32 makes up for.
@@ -109,9 +109,8 @@ class Tangents:
         for part in tangents.rows:
             total += self._over(part, lambda each: each.square().sum(1))
         if self.exact:
-            unit = arithmetic_of(self.dtype)
-            lost = self.rows * unit.tiny
-            total = (total + lost) * (1 + 2 * gamma(self.rows + 8, unit.unit))
+            own = outward_of(self.dtype)
+            total = own.up(total + self.rows * own.tiny, 2 * (self.rows + 8))
         else:
             total = total / self.rows + _UNDERFLOW
         return total.sqrt()

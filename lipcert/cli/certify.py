@@ -73,24 +73,18 @@ def certify(
     norms: Annotated[
         NormMethod, _how("How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
-    failure_probability: Annotated[
-        float, _how("Of the whole run, over lipcert's own coins; 0 means deterministic.")
-    ] = 1e-9,
+    failure_probability: Annotated[float, _how(shared.CHANCE_HELP)] = 1e-9,
     seed: Annotated[
         str | None,
-        _how(
-            "Of the coins, to repeat a run; then only models made without knowing it are covered. "
-            "If not given, fresh entropy of the system. Of --random too, which is else that of 0."
-        ),
+        _how(f"{shared.SEED_HELP} --random uses it too, else 0."),
     ] = None,
-    deployed: Annotated[
-        Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
-    ] = "float32",
+    deployed: Annotated[Deployed, _how(shared.DEPLOYED_HELP)] = "float32",
     dtype: Annotated[
-        Dtype, _how("The type that bounds are found in; what its rounding can change is charged.")
+        Dtype, _how("The type that bounds are computed in; its own rounding is accounted for.")
     ] = "float64",
     time_per_sample: Annotated[
-        float | None, _how("Seconds a sample, over a batch, after which auto begins no other rung.")
+        float | None,
+        _how("Seconds a sample, over a batch, after which auto begins nothing further."),
     ] = None,
     pixel_domain: Annotated[
         bool,
@@ -171,7 +165,7 @@ def certify(
         str | None,
         _run(
             "Give the batches to a ray cluster: auto, or the host:port of its head. Needs "
-            "pip install 'lipcert[cluster]'."
+            "pip install 'lipcert\\[cluster]'."
         ),
     ] = None,
     memory_limit: Annotated[

@@ -52,7 +52,7 @@ def to_dataset(
         check_size(source, array.nbytes, DATASET_BYTES)
     numbers, found = label_numbers(labels, source)
     if images.dtype.kind not in "biuf":
-        raise UsageError(f"{source}: images must be uint8 or floats, not {images.dtype}")
+        raise UsageError(f"{source}: the values must be real numbers, not {images.dtype}")
     if images.dtype.kind == "b":  # black and white
         images = images.astype(np.float32)
     if images.dtype.kind == "f" and not np.isfinite(images).all():

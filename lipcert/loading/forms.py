@@ -25,13 +25,13 @@ the longest way. By induction, with ``|v| ≤ mag · m``:
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from lipcert.loading.rebuilding import starts
 from lipcert.network import Network
 from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.nodes import Node, Sum
@@ -108,8 +108,7 @@ class Forms:
     _known: dict[int, AffineForm] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = [math.prod(node.shape) for node in self.network.nodes]
-        self.starts = [0, *itertools.accumulate(sizes)]
+        self.starts = starts(self.network)
 
     def of(self, i: int) -> AffineForm:
         """The form of a node, by its own values where it is made otherwise."""
@@ -151,7 +150,7 @@ class Forms:
             case Diagonal() if kind.bias is None and kind.scale is not None:
                 scale = kind.scale.double().expand(node.shape).reshape(-1)
                 return self.of(node.inputs[0]).scaled(scale)
-            case Dense() | Convolution() if kind.bias is None and kind.terms <= _TERMS:
+            case Dense() | Convolution() if is_sparse(kind):
                 return self._mixed(self.of(node.inputs[0]), kind)
             case Clip() if kind.upper is None and _is_zero(kind.lower):
                 return self._kinked(self.of(node.inputs[0]), torch.zeros(()))
@@ -186,10 +185,10 @@ class Forms:
         places = torch.arange(size, dtype=torch.float64).reshape(1, *kind.in_shape)
         ones, parts = torch.ones_like(places), []
         flat = entries.double().flatten(1)
-        for tap in range(flat.shape[1]):
-            alone = torch.zeros_like(flat)
-            alone[:, tap] = 1
-            alone = alone.reshape(entries.shape)
+        count = int((flat != 0).sum(1).amax())
+        taps = (flat != 0).double().sort(dim=1, descending=True, stable=True).indices[:, :count]
+        for tap in taps.unbind(1):
+            alone = torch.zeros_like(flat).scatter(1, tap[:, None], 1.0).reshape(entries.shape)
             # A padding reads nothing: its weight is 0.
             weight = kind._forward(ones, alone * entries.double()).flatten()
             index = kind._forward(places, alone).flatten().long()
@@ -309,6 +308,14 @@ class Forms:
         ]
         terms = torch.tensor(numbers)[back][:, None] + MAGNITUDES
         return replace(z, terms=terms, coefficients=first.abs()[:, None])
+
+
+def is_sparse(kind: Operator) -> bool:
+    """Whether an operator without a bias has so few products a row that it is looked through."""
+    if not isinstance(kind, Dense | Convolution) or kind.bias is not None:
+        return False
+    entries = kind.entries()
+    return entries is not None and int((entries != 0).flatten(1).sum(1).amax()) <= _TERMS
 
 
 def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:

@@ -121,6 +121,16 @@ def _rule(*slots: int) -> Callable[[Call], list[Variable]]:
     return lambda call: _move(call, slots)
 
 
+def _scatter(call: Call) -> list[Variable]:
+    """Values that take the places of others, as an assignment to ``x[:, ::2]`` is written."""
+    reduction = call.attributes.get("reduction") or "none"
+    if reduction != "none":
+        raise Unsupported(f"attribute reduction={reduction!r}")
+    if isinstance(call.inputs[1], Variable):
+        raise Unsupported("indices that depend on the network's input")
+    return _move(call, (0, 2))
+
+
 def _concat(call: Call) -> list[Variable]:
     return _move(call, range(len(call.inputs)))
 
@@ -189,6 +199,8 @@ MOVES: dict[str, Callable[[Call], Variable | Array | list[Variable]]] = {
     "Shape": _shape,
     "Size": _shape,
     "Slice": _rule(0),
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
     "SpaceToDepth": _rule(0),
     "Split": _rule(0),
     "Squeeze": _rule(0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from typing import Any
 
@@ -21,8 +20,10 @@ _DEEPEST = 16
 _NAME = "name the --output of lipcert certify, or its certificate.json"
 # Seeds and coins may have 128 bits; all other whole numbers have bounds of their own.
 _INTEGERS = 2**128
-# What may be more than a double or 128 bits hold, and text in which a quotation mark ends nothing.
-_UNUSUAL = re.compile(rb"\\|[eE]\+?[0-9]{3}|[0-9]{38}")
+# What may be more than a double or 128 bits hold, and text in which a quotation mark ends nothing;
+# sought with every digit as a 0 and every E as an e.
+_ALIKE = bytes.maketrans(b"0123456789E", b"0000000000e")
+_UNUSUAL = (b"\\", b"e000", b"e+000", b"0" * 38)
 
 
 def parse(content: bytes, where: str) -> Record:
@@ -53,7 +54,7 @@ def _read(content: bytes) -> Any:
     """Quickly where nothing can be wrong that Python's own reader overlooks, as in the lines of a
     run: then every text has two quotation marks, and a repeated key leaves some over."""
     text = content.decode("utf-8")
-    if content.count(b"{") + content.count(b"[") <= _DEEPEST and not _UNUSUAL.search(content):
+    if content.count(b"{") + content.count(b"[") <= _DEEPEST and _is_usual(content):
         found = _QUICK.decode(text)
         if content.count(b'"') == 2 * _texts(found):
             return found
@@ -62,11 +63,22 @@ def _read(content: bytes) -> Any:
     return found
 
 
+def _is_usual(content: bytes) -> bool:
+    """Five searches in C, where one regular expression takes six times as long."""
+    alike = content.translate(_ALIKE)
+    for unusual in _UNUSUAL:  # noqa: SIM110, twice as fast as any()
+        if unusual in alike:
+            return False
+    return True
+
+
 def _texts(value: Any) -> int:
     """How many keys and texts there are in it."""
     count, within = 0, [value]
     for one in within:
         kind = type(one)
+        if kind is float or kind is int:
+            continue
         if kind is str:
             count += 1
         elif kind is dict:

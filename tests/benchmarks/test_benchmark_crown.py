@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from benchmarks.shared import MODELS, data_of, index, needs_models, network_of
 from onnx import numpy_helper
-from shared import MODELS, data_of, index, needs_models, network_of
 
 from lipcert.certification import Certifier
 from lipcert.options import Epsilon, Options
@@ -83,8 +83,9 @@ def steps_of(model: onnx.ModelProto, std: list[float] | None):
     return steps, tensors
 
 
-@pytest.mark.parametrize(("name", "effort"), CASES)
-def test_no_less_than_crown_and_twice_local(name: str, effort: str, tmp_path: Path) -> None:
+def written(name: str, folder: Path):
+    """The network's file for the other interpreter, with the first images; the network, the data
+    and the images' places here."""
     entry = index()[name]
     data, chosen = data_of(entry), np.arange(IMAGES)
     pixels, labels = data.pixels(chosen), data.labels[chosen]
@@ -93,18 +94,54 @@ def test_no_less_than_crown_and_twice_local(name: str, effort: str, tmp_path: Pa
     given = np.float32(pixels - mean)
     if steps[0][0] == "dense":
         given = given.reshape(IMAGES, -1)
-    np.savez(tmp_path / "network.npz", images=given, labels=labels, steps=json.dumps(steps),
-             **tensors)  # fmt: skip
-    script = Path(__file__).with_name("crown_radii.py")
-    begun = time.perf_counter()
-    done = subprocess.run(
-        [str(PYTHON), str(script), str(tmp_path / "network.npz")],
-        capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    crown = json.loads(done.stdout.splitlines()[-1])
-    print(f"\n{name}, {IMAGES} images; CROWN in {time.perf_counter() - begun:.0f} s")
+    path = folder / "network.npz"
+    np.savez(path, images=given, labels=labels, steps=json.dumps(steps), **tensors)
+    return path, network_of(entry)[1], data, chosen
 
-    network = network_of(entry)[1]
+
+def crown_of(*arguments: str):
+    done = subprocess.run(
+        [str(PYTHON), str(Path(__file__).with_name("crown_radii.py")), *arguments],
+        stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# Networks that were trained for small Lipschitz constants, and the radii of their paper.
+@pytest.mark.parametrize(
+    ("name", "eps"), [("sdpc_cifar10_cnn_a", "24/255"), ("sdpc_cifar10_convdeep", "24/255")]
+)
+def test_twenty_times_as_fast_as_crown_and_never_looser(name: str, eps: str, tmp_path: Path):
+    torch.set_num_threads(1)
+    path, network, data, chosen = written(name, tmp_path)
+    epsilon = Epsilon.parse(eps)
+    crown = crown_of(str(path), repr(epsilon.rounded_up))
+    certifier = Certifier(network, Options((epsilon,), effort="fast"), samples=IMAGES + 20)
+
+    def certify(some):
+        x, y = torch.from_numpy(data.pixels(some)), torch.from_numpy(data.labels[some])
+        return certifier(x, y, some.tolist())
+
+    certify(IMAGES + np.arange(20))
+    samples, begun = [], time.process_time()
+    for some in np.array_split(chosen, max(1, IMAGES // 20)):
+        samples += certify(some)
+    seconds = time.process_time() - begun
+    ours = [bool(sample.certified) for sample in samples]
+    theirs = [margin > 0 for margin in crown["margins"]]
+    print(f"\n{name} at {eps}, {IMAGES} images: CROWN {crown['seconds'] / IMAGES:.3f} "
+          f"s each, certifies {sum(theirs)}; fast {seconds / IMAGES:.4f} s each and radii, "
+          f"certifies {sum(ours)}: {crown['seconds'] / seconds:.1f} times as fast")  # fmt: skip
+    assert all(mine for mine, other in zip(ours, theirs, strict=True) if other)
+    assert crown["seconds"] >= 20 * seconds
+
+
+@pytest.mark.parametrize(("name", "effort"), CASES)
+def test_no_less_than_crown_and_twice_local(name: str, effort: str, tmp_path: Path) -> None:
+    path, network, data, chosen = written(name, tmp_path)
+    begun = time.perf_counter()
+    crown = crown_of(str(path))
+    print(f"\n{name}, {IMAGES} images; CROWN in {time.perf_counter() - begun:.0f} s")
     radii: dict[str, list[float | None]] = {"CROWN": crown}
     for method in ("local", "auto"):
         options = Options(

@@ -1,34 +1,51 @@
-"""Claims: what goes through the claimed slopes exactly is exact, and covers what it stands for."""
+"""The remainders that a claim holds fast cover every point of its boxes."""
 
 import pytest
-from test_bounds_sketch import ASSURANCE, Case, covered, exact_sum, row_lengths
-from torch import Tensor
+import torch
+from laws import ACTIVATION_CASES, normal, seeded, uniform
 
-from lipcert.bounds.claimed import Claim, Rows
+from lipcert.bounds.claims import alone_of, remainder
+from lipcert.network.activations import Elementwise
 
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("columns", [3, 40, 4000])
-def test_columns_cover_the_errors_that_go_alone(seed: int, columns: int) -> None:
-    """With columns the proven boxes hold as before, the exact parts are no less than in float64,
-    and claims are no wider for them."""
-    case, radius = Case(seed), 0.02
-    plain, _ = case.proof(radius, ASSURANCE, Rows(exact=True))
-    claim, proof = case.proof(radius, ASSURANCE, Rows(exact=True, columns=columns))
-    alone = sum(int((place.alone > 0).flatten(1).sum(1).max()) for place in claim.places.values())
-    assert alone <= columns
-    assert covered(case, claim, proof)
-    for i, place in claim.places.items():
-        sink = case.network.nodes[i].inputs[0]
-        length = radius * row_lengths(case, claim, sink) + column_sizes(case, claim, sink)
-        assert place.ball is not None
-        assert bool((place.ball >= length * (1 - 1e-5)).all())
-        assert bool((place.ball <= length * (1 + 1e-3) + 1e-20).all())
-        if columns == 4000:
-            # Neuron by neuron chance has a say, in the mean it has none.
-            assert float(place.width.mean()) <= 1.02 * float(plain.places[i].width.mean())
+ELEMENTWISE = {
+    name: kind
+    for name, build in ACTIVATION_CASES.items()
+    if isinstance(kind := build(torch.float64, seeded(1)), Elementwise)
+}
 
 
-def column_sizes(case: Case, claim: Claim, sink: int) -> Tensor:
-    """What the errors that go alone come to at each neuron, in float64."""
-    return exact_sum(case, claim, sink, lambda place: place.alone)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_remainders_hold(name: str) -> None:
+    kind, generator = ELEMENTWISE[name], seeded(7)
+    shape = (64, 1, 4, 3, 2)
+    anchor = 3 * normal(shape, generator)
+    lower, upper = anchor - 2 * uniform(shape, generator), anchor + 2 * uniform(shape, generator)
+    slope = 0.5 * normal(shape, generator)
+    middle, rest = remainder(kind, slope, anchor, lower, upper)
+    for share in torch.linspace(0, 1, 41, dtype=torch.float64):
+        z = lower + share * (upper - lower)
+        error = kind.value(z) - kind.value(anchor) - slope * (z - anchor) - middle
+        assert bool((error.abs() <= rest + 1e-12).all())
+
+
+def test_errors_that_go_alone_are_the_largest_and_no_smaller() -> None:
+    rest = uniform((2, 1, 10, 10), seeded(3)) ** 8 * (uniform((2, 1, 10, 10), seeded(4)) > 0.6)
+    rest[0, 0, 0, 0], rest[1, 0, 0, 1] = 1e-60, 1.0 + 2.0**-30
+    for count in (0, 1, 7, 1000):
+        alone = alone_of(rest, count, torch.float32)
+        chosen = alone > 0
+        assert int(chosen.flatten(1).sum(1).max()) <= count
+        assert bool((alone == alone.float().double()).all())
+        assert bool((alone >= rest)[chosen].all())
+        assert bool((alone <= rest * (1 + 1e-6))[chosen].all())
+        for row in range(2):
+            others = rest[row][~chosen[row]]
+            if count and count < 1000:
+                assert float(others.max()) <= float(rest[row][chosen[row]].min())
+            elif count:
+                # Too small for float32: it goes with the others.
+                assert float(others.max()) < 1e-38
+
+
+def test_where_most_neurons_are_bent_no_error_goes_alone() -> None:
+    assert not bool(alone_of(torch.ones(1, 1, 4), 100, torch.float32).any())

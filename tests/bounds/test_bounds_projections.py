@@ -4,7 +4,7 @@ import math
 
 import pytest
 from laws import seeded
-from test_bounds_sketch import Seeded
+from tubes import Seeded
 
 from lipcert.bounds.projections import ProjectionAssurance
 

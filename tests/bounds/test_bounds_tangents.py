@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import seeded
-from test_bounds_sketch import Seeded
+from tubes import Seeded
 
 from lipcert.bounds.tangents import Bundle, Tangents
 

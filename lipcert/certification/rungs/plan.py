@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lipcert.bounds.claimed import Rows
+from lipcert.bounds.claims import Rows
 from lipcert.bounds.sketch import COLUMN_BYTES
 from lipcert.certification.pace import PACES, TubePace
 from lipcert.network import Network, ancestors, held, lower, simplify

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds import Facts, Layers
-from lipcert.bounds.claimed import Claim
+from lipcert.bounds.claims import Claim
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.noise import NoiseSweep
 from lipcert.bounds.projections import ProjectionAssurance
