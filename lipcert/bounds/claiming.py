@@ -18,23 +18,24 @@ from lipcert.bounds.claims import (
     Claimed,
     JointClaimed,
     Rows,
+    alone_of,
     chord,
     claimed_box,
     layer_of,
     remainder,
+    room_of,
 )
 from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
-    Bundle,
     ProjectionAssurance,
     RandomNumbers,
-    Tangents,
 )
 from lipcert.bounds.state import Layer, Noised, State
+from lipcert.bounds.tangents import Bundle, Tangents
 from lipcert.network import Forward, Network
-from lipcert.network.activations import Activation, Elementwise, Identity
+from lipcert.network.activations import Activation, Elementwise
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT32, OUT64, Box, around
@@ -44,12 +45,8 @@ from lipcert.rounding import FLOAT64, column
 # node's box but for that.
 Rounding = Callable[[int, State, Box], Noised]
 
-# A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
-# neuron that stays on its side of a kink.
-_ROOM_WHERE_FREE, _LITTLE = 1.5, 2.0**-8
+# What two passes may round otherwise.
 _ROUNDING = 2.0**-30
-# Of a joint's inputs, whose errors go with the square of it.
-_ROOM_OF_JOINTS = 1.2
 # Within how many times its claim a neuron must stay, as roundings are found for that.
 _MOST = 2.0
 # Of a neuron's width its output is taken to have as much for its scale: a dead one may wake.
@@ -62,9 +59,9 @@ _UNSEEN, _UNSEEN_MEAN = 2.0**-100, 2.0**-56
 @dataclass(frozen=True, eq=False)
 class _Flow:
     """At one node: the ``tangents``; the ``shift``; bounds of what ``eps`` times a row's length (of
-    normal tangents: per unit of their largest) and a Cauchy tangent are in absolute value,
-    ``drawn`` and ``spread``; and by how much these and the shift were rounded since the last
-    activations: ``slipped``, ``rounded``, ``moved``."""
+    normal tangents: per unit of their largest; of exact ones with all columns) and a Cauchy tangent
+    are in absolute value, ``drawn`` and ``spread``; and by how much these and the shift were
+    rounded since the last activations: ``slipped``, ``rounded``, ``moved``."""
 
     tangents: Bundle
     shift: Tensor
@@ -83,7 +80,14 @@ class Claiming(Forward[_Flow]):
     weights and slopes, so at a node ``V = A V' + E``, where by the triangle inequality every row of
     ``E`` has at most the length ``κ = γ |A| ‖rows of V'‖``, ``γ`` in units of float32. So the true
     row of a neuron ``k`` is at most ``‖row_k(V)‖ + Σ |J| κ``: ``eps κ`` is one more error of the
-    sum that Cauchy tangents measure.
+    sum that Cauchy tangents measure. ``γ`` is that of products summed in any order.
+
+    **Columns.** An error ``e``, ``|e| ≤ r``, that enters at one neuron moves ``k`` by ``J_k e``, at
+    most ``|V_k|`` if ``V`` is ``r`` times the unit vector there, sent through the same slopes; and
+    all of them by at most ``Σ |V_k|`` over the columns, exactly what the 1-norm asks for. They are
+    computed like the rows: with ``V = A V' + E`` for each column, ``Σ |E| ≤ γ |A| Σ |V'|``, so that
+    what they are rounded by is that of a row of length ``Σ |V'|``, and goes with it: ``drawn`` is
+    ``eps`` times the length of the row and this sum together.
     """
 
     def __init__(
@@ -97,9 +101,11 @@ class Claiming(Forward[_Flow]):
         self.network, self.rough, self.exact = network, rough, rows.exact
         self.centre, self.eps, self.assurance, self.rounding = centre, eps, assurance, rounding
         units = rows.exact and not rows.guessed
+        self.columns, self.used = rows.columns if rows.exact else 0, 0
+        self.imagined = self.columns > 0 and not units
         self.tangents = Tangents(
             len(eps), math.prod(network.in_shape) if units else count, count, coins,
-            rough.anchor.dtype, largest=network.largest, exact=units,
+            rough.anchor.dtype, largest=network.largest, exact=units, twice=self.imagined,
         )  # fmt: skip
         # What tangents that measure rows are computed in where anything is proven by them.
         self.own = OUT32 if rows.exact else OUT64
@@ -163,12 +169,12 @@ class Claiming(Forward[_Flow]):
     def _lost(self, drawn: Tensor, terms: float) -> Tensor:
         """What underflows in so many products with tangents that measure rows: of each product, and
         of a number times the largest tangent; in exact ones of as many vectors as there are values
-        of the input: ``(B,)``."""
+        of the input, and of all columns: ``(B,)``."""
         lost = self.own.up(terms * self.own.tiny, 1)
         if not self.exact:
             return torch.full_like(self.eps, lost)
         largest = drawn.flatten(1).amax(1) + self.eps
-        return lost * math.sqrt(math.prod(self.network.in_shape)) * largest
+        return lost * (math.sqrt(math.prod(self.network.in_shape)) * largest + self.used)
 
     def activation(self, i: int, activation: Activation, before: _Flow) -> _Flow:
         assert isinstance(activation, Elementwise)
@@ -179,7 +185,7 @@ class Claiming(Forward[_Flow]):
         length = self.tangents.lengths(before.tangents)
         if not self.exact:
             length = length + _UNSEEN_MEAN
-        drawn = eps * length * self.factor * self.room[0]
+        drawn = eps * length * self.factor * self.room[0] + self._sizes(before.tangents)
         spread = (middle + _UNSEEN) / self.assurance.divisor * self.room[1]
         # What the proof's pass is rounded by counts where nothing else moves a neuron.
         spread = spread + 2 * LARGEST / self.assurance.divisor * before.rounded
@@ -192,7 +198,7 @@ class Claiming(Forward[_Flow]):
             drawn = drawn + 2 * LARGEST_NORMAL * self.factor * before.slipped
             width = (2 * ALPHA + 1) * (drawn + spread) + ALPHA * spread
         # A proof may round otherwise.
-        width = width * (1 + _ROUNDING) * self._room(activation, sink, before.shift, width)
+        width = width * (1 + _ROUNDING) * room_of(activation, anchor, before.shift, width)
         # What is rounded in front of it, in the deployed network and by the anchors here.
         own = off + before.moved
         box = around(anchor + before.shift, _MOST * width + own)
@@ -209,7 +215,7 @@ class Claiming(Forward[_Flow]):
         self.state[i] = layer_of(activation, anchor, wide, own)
         moved = (place.slope * before.shift).abs() + place.middle.abs()
         return _Flow(
-            self.tangents.through(before.tangents, place.slope, place.half),
+            self._through(i, before.tangents, place),
             place.slope * before.shift + place.middle,
             place.drawn,
             place.spread,
@@ -218,15 +224,22 @@ class Claiming(Forward[_Flow]):
             8 * FLOAT64 * moved,
         )
 
-    def _room(self, activation: Elementwise, sink: int, shift: Tensor, width: Tensor) -> Tensor:
-        """By how much wider a claim is: more where next to nothing remains over the wider box."""
-        anchor = self.centre.values[sink]
-        if isinstance(activation, Identity):
-            return torch.full_like(width, _ROOM_OF_JOINTS)
-        low, high = around(anchor + shift, _ROOM_WHERE_FREE * width)
-        low, high = torch.minimum(low, anchor), torch.maximum(high, anchor)
-        _, rest = remainder(activation, chord(activation, low, high), anchor, low, high)
-        return torch.where(rest <= _LITTLE * width, _ROOM_WHERE_FREE, 1.0)
+    def _sizes(self, tangents: Bundle) -> Tensor | float:
+        """What all columns come to, or about that where there are none yet."""
+        if not self.imagined:
+            return self.tangents.sizes(tangents)
+        sure = self.assurance
+        scale = math.tan(math.pi / 2 * sure.rank / sure.count)
+        return self.tangents.ordered(tangents, self.ranks, again=True) / scale
+
+    def _through(self, i: int, tangents: Bundle, place: Claimed) -> Bundle:
+        """Past an activation, with all errors that enter there."""
+        count = int((place.alone != 0).flatten(1).sum(1).max())
+        self.used += count
+        if self.imagined:
+            return self.tangents.through(tangents, place.slope, place.half, place.alone)
+        after = self.tangents.through(tangents, place.slope, place.half)
+        return self.tangents.enter(after, i, place.alone, count) if count else after
 
     def joint(self, i: int, joint: Joint, parts: list[_Flow]) -> _Flow:
         inputs = self.network.nodes[i].inputs
@@ -280,7 +293,8 @@ class Claiming(Forward[_Flow]):
         steep = slope.abs()
         across = steep * drawn
         kappa = steep * LARGEST * before.rounded
-        half = rest + steep * own
+        alone = alone_of(rest, self.columns - self.used, self.rough.anchor.dtype)
+        half = torch.where(alone > 0, 0.0, rest) + steep * own
         if self.exact:
             # Of the product with the slope, and of the slope itself.
             half = half + steep * before.slipped + 4 * self.own.unit * across
@@ -292,9 +306,9 @@ class Claiming(Forward[_Flow]):
         half = half + 16 * FLOAT64 * LARGEST / ALPHA * (steep * spread + half)
         half = OUT64.up(half, 12)
         place = Claimed(
-            slope, middle, rest, half, before.shift, width, _MOST * width, own,
+            slope, middle, rest, half, alone, before.shift, width, _MOST * width, own,
             OUT64.up(steep * spread + half + _FLOOR * width, 4),
-            self.own.up(across, 5),
+            OUT64.up(self.own.up(across, 5) + alone, 2),
             before.rounded, before.slipped, ball,
         )  # fmt: skip
         return place, layer

@@ -6,17 +6,23 @@ See ``lipcert.bounds.sketch`` for the whole.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.state import Layer, State, half_diagonal
-from lipcert.network.activations import Elementwise
+from lipcert.network.activations import Elementwise, Identity
 from lipcert.network.joints import Derivative
 from lipcert.numbers import OUT64, Box, around
-from lipcert.rounding import FLOAT64
+from lipcert.rounding import FLOAT64, SINGLE
 
+# A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
+# neuron that stays on its side of a kink.
+_ROOM_WHERE_FREE, _LITTLE = 1.5, 2.0**-8
+# Of a joint's inputs, whose errors go with the square of it.
+_ROOM_OF_JOINTS = 1.2
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-200
 
@@ -26,20 +32,21 @@ class Claimed:
     """What is claimed at one activation, ``(B, *shape)`` each in float64.
 
     ``slope``, ``middle`` and ``rest``: of its remainder; ``half``: all errors that enter at its
-    output;
+    output, but for those ``alone``, of which each goes on as a column of its own;
     ``shift`` and ``width``: its input lies in ``anchor + shift ± width``, and at most ``most`` from
     there; ``own``: what of the width is no projection's, the noise in front of it. ``spread``,
     ``drawn``: the scale that Cauchy numbers and ``eps`` times normal ones are claimed to have at
     its output; ``rounded``, ``slipped``: what either is rounded by in front of it. ``ball``:
     ``eps`` times the 2-norms of its rows, from unit vectors that were sent through these very
-    slopes, with what they were rounded by since the last activations; None where the proof
-    measures them.
+    slopes, and all columns, with what they were rounded by since the last activations; None where
+    the proof measures them.
     """
 
     slope: Tensor
     middle: Tensor
     rest: Tensor
     half: Tensor
+    alone: Tensor
     shift: Tensor
     width: Tensor
     most: Tensor
@@ -83,11 +90,15 @@ class Claim:
 class Rows:
     """How the 2-norms of rows are found: in the proof from as many normal tangents as Cauchy ones,
     or, ``exact``, in the claim from one unit vector for each value of the input, of which the proof
-    only takes what they were rounded by. ``guessed``: by how many projections a claim would be
-    made that this one only guesses, not to be proven, with rows from normal tangents; else 0."""
+    only takes what they were rounded by. ``columns``: then so many errors, the largest of
+    activations that are straight at most neurons, are sent through the claimed slopes as well, each
+    by itself, so that their 1-norms are exact too. ``guessed``: by how many projections a claim
+    would be made that this one only guesses, not to be proven, with rows from normal tangents; else
+    0."""
 
     exact: bool = False
     guessed: int = 0
+    columns: int = 0
 
 
 def claimed_box(anchor: Tensor, place: Claimed) -> Box:
@@ -137,3 +148,30 @@ def chord(activation: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where(
         (flat == steep) | (wide <= 0), flat, torch.minimum(torch.maximum(chord, flat), steep)
     )
+
+
+def room_of(activation: Elementwise, anchor: Tensor, shift: Tensor, width: Tensor) -> Tensor:
+    """By how much wider a claim is: more where next to nothing remains over the wider box."""
+    if isinstance(activation, Identity):
+        return torch.full_like(width, _ROOM_OF_JOINTS)
+    low, high = around(anchor + shift, _ROOM_WHERE_FREE * width)
+    low, high = torch.minimum(low, anchor), torch.maximum(high, anchor)
+    _, rest = remainder(activation, chord(activation, low, high), anchor, low, high)
+    return torch.where(rest <= _LITTLE * width, _ROOM_WHERE_FREE, 1.0)
+
+
+def alone_of(rest: Tensor, most: int, dtype: torch.dtype) -> Tensor:
+    """Which errors go on as columns of this type, at most so many a sample, the largest; no smaller
+    as numbers of it, and 0 for all others. Of an activation that is bent at most neurons a few
+    columns gain nothing."""
+    flat, none = rest.flatten(1), torch.zeros_like(rest)
+    half = flat.shape[1] // 2
+    count = min(most, half)
+    if count <= 0 or bool(((flat > 0).sum(1) > half).any()):
+        return none
+    values, places = flat.topk(count, dim=1)
+    single = (values * (1 + 4 * SINGLE.unit)).to(dtype).double()
+    # An infinite one, or one that is as good as 0, is no column.
+    single = torch.where((single >= values) & (single < math.inf), single, 0.0)
+    found: Tensor = none.flatten(1).scatter(1, places, single)
+    return found.reshape(rest.shape)

@@ -48,12 +48,11 @@ from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
-    Bundle,
     ProjectionAssurance,
     RandomNumbers,
-    Tangents,
 )
 from lipcert.bounds.state import State
+from lipcert.bounds.tangents import Bundle, Tangents
 from lipcert.errors import InternalError
 from lipcert.network import Forward, Network, forward, held
 from lipcert.network.activations import Activation, Elementwise

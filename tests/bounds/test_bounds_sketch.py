@@ -1,15 +1,16 @@
 """The sketched tube: no run leaves a proven state."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from attacks import in_ball
 from deployed_runs import DTYPES, ORDERS, deployed_values
 from laws import normal, seeded
-from tubes import ASSURANCE, COUNT, RADII, Case, Seeded, anchors, covered
+from torch import Tensor
+from tubes import ASSURANCE, COUNT, RADII, Case, Seeded, anchors, covered, row_lengths
 
-from lipcert.bounds.claims import Rows
+from lipcert.bounds.claims import Rows, remainder
 from lipcert.bounds.projections import ProjectionAssurance
 from lipcert.bounds.sketch import COLUMN_BYTES, Tube
 from lipcert.errors import InternalError
@@ -161,3 +162,65 @@ def test_columns_take_no_more_memory_than_is_set_aside() -> None:
     proof = tube.prove(centre, replace(claim, places=small), least, Seeded(1, seeded(2)))
     assert not bool(proof.held)
     assert int(proof.missed) == 0
+
+
+@dataclass
+class Recorded(Seeded):
+    """Keeps the Cauchy numbers too."""
+
+    errors: list[Tensor] = field(default_factory=list)
+
+    def cauchy(self, count: int, shape: tuple[int, ...]) -> Tensor:
+        found = super().cauchy(count, shape)
+        self.errors.append(found.clone())
+        return found
+
+
+def test_slopes_that_know_the_coins_are_caught() -> None:
+    """A layer at its kinks makes errors, and the next one, whose neurons are all active, takes them
+    on with slopes that are chosen by the proof's coins so that nothing arrives at the sum of all.
+    What that leaves as a remainder is claimed as it should be, and still the proven width is too
+    small; by fresh coins it is not."""
+    width = 2**13
+    builder = NetworkBuilder((1, 8))
+    weight = normal((width, 8), seeded(31))
+    bent = builder.activation(relu(), builder.operator(Dense.of(weight, None, (1, 8)), 0))
+    lifted = Diagonal.of(None, torch.ones(1, width).double(), (1, width))
+    passed = builder.activation(relu(), builder.operator(lifted, bent))
+    row = torch.ones(1, width).double() / width
+    total = builder.activation(relu(), builder.operator(Dense.of(row, None, (1, width)), passed))
+    network = builder.build(
+        builder.operator(Dense.of(torch.ones(2, 1).double(), None, (1, 1)), total)
+    )
+    case = Case.__new__(Case)
+    case.network, case.x, case.seed = network, torch.zeros(1, 1, 8).double(), 0
+    centre, tube = anchors(network, case.x), Tube(network, network.to_guess_by())
+    eps, sure = torch.tensor([0.01], dtype=torch.float64), ProjectionAssurance.of(COUNT, 0.01)
+    honest = tube.claim(centre, eps, sure, Seeded(1, seeded(1)), COUNT, None, Rows(exact=True))
+    coins = Recorded(1, seeded(2))
+    assert covered(case, honest, tube.prove(centre, honest, sure, coins), total)
+
+    # The first errors are the bent layer's, in as many tensors as hold all tangents.
+    count, drawn = 0, []
+    while count < COUNT:
+        drawn.append(coins.errors[len(drawn)][0])
+        count += len(drawn[-1])
+    bending, passing = honest.places[bent], honest.places[passed]
+    arriving = torch.cat(drawn) * bending.half.flatten()
+    arriving = arriving / arriving.abs().sum(1, keepdim=True)
+    less = torch.linalg.lstsq(arriving, arriving.sum(1, keepdim=True)).solution.flatten()
+    slope = (1 - less).reshape(passing.slope.shape)
+    lower, upper = honest.expected[passed].lower, honest.expected[passed].upper
+    middle, rest = remainder(relu(), slope, honest.expected[passed].anchor, lower, upper)
+    place = replace(passing, slope=slope, middle=middle, rest=rest, half=rest + passing.half)
+    # How far rows move the sum is found anew too, for these slopes.
+    behind = honest.places[total]
+    adapted = replace(honest, places=honest.places | {passed: place})
+    ball = eps * row_lengths(case, adapted, network.nodes[total].inputs[0])
+    adapted = replace(
+        adapted, places=adapted.places | {total: replace(behind, ball=ball * (1 + 1e-6))}
+    )
+    known, fresh = (tube.prove(centre, adapted, sure, Seeded(1, seeded(k))) for k in (2, 3))
+    assert bool(known.held.all() & fresh.held.all())
+    assert not covered(case, adapted, known, total)
+    assert covered(case, adapted, fresh, total)
