@@ -159,7 +159,7 @@ class Claiming(Forward[_Flow]):
         units = rows.exact and not rows.guessed
         self.tangents = Tangents(
             len(eps), math.prod(network.in_shape) if units else count, count, coins,
-            rough.anchor.dtype, largest=network.largest, exact=units,
+            rough.anchor.dtype, largest=network.largest, device=eps.device, exact=units,
         )  # fmt: skip
         # What tangents that measure rows are computed in where anything is proven by them.
         self.own = SINGLE if rows.exact else DOUBLE
@@ -174,7 +174,7 @@ class Claiming(Forward[_Flow]):
         radius, ones, none = column(self.eps, x), torch.ones_like(x), torch.zeros_like(x)
         self.state[i] = Layer(x, *around(x, radius.expand_as(x)), self.eps, ones, ones)
         self.expected[i] = self.state[i]
-        start = self.tangents.start(x.shape[1:], x.device)
+        start = self.tangents.start(x.shape[1:])
         return _Flow(start, none, radius.expand_as(x), none, none, none, error)
 
     def sum(self, i: int, parts: list[_Flow]) -> _Flow:

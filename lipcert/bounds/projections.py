@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lipcert.chunks import at_once
 from lipcert.network.joints import Derivative
 from lipcert.rounding import SINGLE, arithmetic_of, gamma
 
@@ -38,6 +39,8 @@ class RandomNumbers(Protocol):
     def normals(self, count: int, shape: tuple[int, ...]) -> Tensor: ...
 
     def cauchy(self, count: int, shape: tuple[int, ...]) -> Tensor: ...
+
+    def cauchy_of(self, count: int, own: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -131,19 +134,21 @@ class Tangents:
     measure the 2-norms of rows, then ``count`` Cauchy ones, which measure 1-norms.
 
     The first are normal, or, where ``exact``, one unit vector for each value of the input: then
-    what arrives at a neuron is its row. ``largest``: how many values a node has at most.
+    what arrives at a neuron is its row. ``largest``: how many values a node has at most. How many
+    are drawn together depends on the ``device`` alone, so that a sample's coins are the same
+    whatever others there are.
     """
 
     def __init__(
         self, batch: int, rows: int, count: int, coins: RandomNumbers, dtype: torch.dtype, *,
-        largest: int, exact: bool = False,
+        largest: int, device: torch.device, exact: bool = False,
     ) -> None:  # fmt: skip
         self.batch, self.rows, self.count = batch, rows, count
         self.coins, self.dtype, self.exact = coins, dtype, exact
-        self.step = max(1, _NEAR // (batch * largest))
+        self.device, self.step = device, at_once(_NEAR, device, each=largest)
 
-    def start(self, shape: tuple[int, ...], device: torch.device) -> Bundle:
-        rows, size = [], math.prod(shape)
+    def start(self, shape: tuple[int, ...]) -> Bundle:
+        rows, size, device = [], math.prod(shape), self.device
         for first in range(0, self.rows, self.step):
             some = min(self.step, self.rows - first)
             if self.exact:
@@ -190,7 +195,7 @@ class Tangents:
             (self.batch, size), math.inf, dtype=torch.float64, device=parts[0].device
         )
         # Neurons one beside the other, some at a time.
-        step = max(1, _NEAR // self.count)
+        step = at_once(_NEAR, self.device, each=self.count)
         for row, rank in enumerate(ranks.tolist()):
             for first in range(0, size if rank <= self.count else 0, step):
                 last = min(first + step, size)
@@ -240,8 +245,13 @@ class Tangents:
         places = (half != 0).any(0).nonzero().flatten()
         if not len(places):
             return
-        fresh = self.coins.cauchy(out.shape[1], (len(places),))
-        half = half[:, places].to(fresh.dtype)
+        half = half[:, places]
+        if self.batch == 1:
+            fresh = self.coins.cauchy(out.shape[1], (len(places),))
+        else:
+            # What a sample is given depends on no other.
+            fresh = self.coins.cauchy_of(out.shape[1], half != 0)
+        half = half.to(fresh.dtype)
         fresh = fresh.mul_(half[:, None]).to(self.dtype)
         # Indices only where they save enough.
         if len(places) == out.shape[2]:

@@ -27,6 +27,9 @@ def test_projections_fail_no_more_often_than_they_say(count: int) -> None:
     assert float((ordered < assurance.divisor * 1.4).double().mean()) > 0.01
 
 
+CPU = torch.device("cpu")
+
+
 def test_so_few_projections_assure_nothing() -> None:
     for count, risk in ((4, 1e-3), (192, 0.0), (64, 1e-300)):
         with pytest.raises(ValueError, match="assure nothing"):
@@ -40,7 +43,7 @@ def test_order_statistics_are_those_of_sorting_and_leave_tangents_alone(dtype: t
     parts = [several[:, some].flatten(0, 1) for some in torch.arange(3, 53).split(20)]
     bundle = Bundle((several[:, :3].flatten(0, 1),), tuple(parts))
     before, ranks = [part.clone() for part in bundle.parts], torch.tensor([20, 51])
-    measures = Tangents(2, 3, 50, Seeded(2, generator), dtype, largest=7)
+    measures = Tangents(2, 3, 50, Seeded(2, generator), dtype, largest=7, device=CPU)
     found = measures.ordered(bundle, ranks)
     assert all(map(torch.equal, bundle.parts, before))
     ordered = several.double()[:, 3:].abs().sort(dim=1).values
@@ -54,8 +57,8 @@ def test_order_statistics_are_those_of_sorting_and_leave_tangents_alone(dtype: t
 
 def test_unit_vectors_measure_rows_from_above() -> None:
     coins = Seeded(1, seeded(1))
-    measures = Tangents(1, 6, 8, coins, torch.float32, largest=2**18, exact=True)
-    start = measures.start((1, 6), torch.device("cpu"))
+    measures = Tangents(1, 6, 8, coins, torch.float32, largest=2**18, device=CPU, exact=True)
+    start = measures.start((1, 6))
     assert len(start.rows) == 2
     matrix = torch.randn(5, 6, generator=seeded(2))
     exact = matrix.double().square().sum(1).sqrt()
