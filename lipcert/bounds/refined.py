@@ -86,14 +86,15 @@ class Refinement:
     """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
     all neurons that vary may see, bounded from both sides, or else those on whose sides slopes
     change. Where these see more, up to what may be ``tried``, they are bounded where a few of them
-    shrink to less than what it is ``worth``: with as much in every layer, the boxes of the last
-    would be this share of what they were. ``receptive``: neurons are seen through receptive fields
-    that hold at most so much of all values."""
+    shrink to less than what it is ``worth``, then with so many steps ``more``: with as much in
+    every layer, the boxes of the last would be this share of what they were. ``receptive``: neurons
+    are seen through receptive fields that hold at most so much of all values."""
 
     steps: int = 0
     work: float = math.inf
     tried: float = 0.0
     worth: float = 0.0
+    more: int = 0
     receptive: float = 0.5
 
     def worth_of_each(self, layers: int) -> float:
@@ -122,9 +123,9 @@ def refined_box(
     tried = (work > refinement.work) & (work <= refinement.tried)
     anchor, error = here.flatten(1), off.flatten(1)
     chunk = at_once(_CHUNK, here.device, each=subnetwork.size)
-    steps = 0 if subnetwork.rough else refinement.steps
 
-    def refine(wanted: Tensor) -> None:
+    def refine(wanted: Tensor, steps: int) -> None:
+        steps = 0 if subnetwork.rough else steps
         places = wanted.nonzero()
         for some in slices(len(places), chunk):
             side, row, neuron = places[some].unbind(1)
@@ -149,11 +150,13 @@ def refined_box(
     if refinement.tried and bool(tried.any()):
         few = bends & tried[:, None] & (bends.cumsum(2) % _EVERY == 1)
         before = sides.clone()
-        refine(few)
+        refine(few, refinement.steps)
         now, then = ((few * (of - anchor).abs()).sum((0, 2)) for of in (sides, before))
         shrunk = torch.where(tried, now / then, math.nan).to(shrunk)
-    sure = (work <= refinement.work) | (shrunk < refinement.worth_of_each(layers))
-    refine(varying & full[:, None] | bends & sure[:, None])
+    pays = tried & (shrunk < refinement.worth_of_each(layers))
+    little = (work <= refinement.work)[:, None]
+    refine(varying & full[:, None] | bends & little, refinement.steps)
+    refine(bends & pays[:, None], refinement.steps + refinement.more)
     return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
 
 
