@@ -20,7 +20,8 @@ _PHRASES = (
     (r"--label-map says which class each of them is", "give numbers from 0 to have it otherwise"),
     (r"; folders and archives of pictures are brought to that size by --resize \d+,\d+", ""),
 )  # fmt: skip
-_NAMES = {"range": "value_range", "output-name": "output", "data": "images"}
+_NAMES = {"range": "value_range", "output-name": "output", "data": "images",
+          "input-shape": "image_shape"}  # fmt: skip
 # Two numbers with a comma between are a pair.
 _PAIR = re.compile(r"--((?:data-)?range)[ =](-?[\w.]+),(-?[\w.]+)")
 _VALUE = re.compile(r"--([a-z][a-z-]*[a-z])[ =](?=['\"\d-])")

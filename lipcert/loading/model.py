@@ -86,8 +86,13 @@ def load_model(
     path = Path(path)
     files: dict[str, str] = {}
     if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
-        if arch is None or input_shape is None:
+        if arch is None:
             raise UsageError(weights_alone(path))
+        if input_shape is None:
+            raise UsageError(
+                f"{path.name}: does not say of what shape a sample is; give --input-shape 3,32,32, "
+                "or what it is"
+            )
         if weights is not None:
             raise UsageError(f"{path.name} holds the weights already; leave out {weights}")
         model, files[path.name] = from_weights(arch, path, input_shape)

@@ -29,7 +29,7 @@ HALVES, WIDE = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 # Differences that a message lists.
-_SHOWN = 8
+_SHOWN = 20
 # Under what checkpoints keep the state dict.
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 STATE_DICTS = (".pt", ".pth", ".ckpt")

@@ -316,11 +316,11 @@ def test_an_export_that_differs_from_the_module_is_refused(
 
 
 def test_options_that_do_not_fit_are_wrong_use(factory: Path, small: Path) -> None:
-    with pytest.raises(UsageError, match="add the factory"):
+    with pytest.raises(UsageError, match="say with --arch what they belong to"):
         load_model(factory)
-    with pytest.raises(UsageError, match="add the factory"):
+    with pytest.raises(UsageError, match="give --input-shape 3,32,32"):
         load_model(factory, arch="own_factories:build")
-    with pytest.raises(UsageError, match=r"goes with a \.safetensors file"):
+    with pytest.raises(UsageError, match=r"--arch own_factories:build goes with weights alone"):
         load_model(small, arch="own_factories:build", input_shape=SHAPE)
     with pytest.raises(UsageError, match="holds the weights already"):
         load_model(factory, weights=factory, arch="own_factories:build", input_shape=SHAPE)
