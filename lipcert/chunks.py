@@ -23,6 +23,14 @@ def at_once(cached: int, device: torch.device, *, each: int = 1) -> int:
     return max(1, numbers // max(1, each))
 
 
+def fitting(each: float, device: torch.device) -> int:
+    """How many things of ``each`` bytes are followed at once: one on a CPU, else as many as a
+    chunk's part of the memory holds, at least one."""
+    if device.type == "cpu":
+        return 1
+    return max(1, int(memory_of(device) * _PART / each))
+
+
 def slices(count: int, most: int) -> list[slice]:
     """The places from 0 to ``count``, so many at once."""
     return [slice(first, first + most) for first in range(0, count, most)]

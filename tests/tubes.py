@@ -39,6 +39,9 @@ class Seeded:
         even = uniform((self.batch, count, *shape), self.generator)
         return torch.tan(math.pi * (even - 0.5))
 
+    def cauchy_of(self, count: int, own: Tensor) -> Tensor:
+        return self.cauchy(count, own.shape[1:]) * own[:, None]
+
 
 class Case:
     """A random network, samples, and a tube around them, in real or deployed arithmetic."""

@@ -105,7 +105,8 @@ class Claiming(Forward[_Flow]):
         self.imagined = self.columns > 0 and not units
         self.tangents = Tangents(
             len(eps), math.prod(network.in_shape) if units else count, count, coins,
-            rough.anchor.dtype, largest=network.largest, exact=units, twice=self.imagined,
+            rough.anchor.dtype, largest=network.largest, device=eps.device,
+            exact=units, twice=self.imagined,
         )  # fmt: skip
         # What tangents that measure rows are computed in where anything is proven by them.
         self.own = OUT32 if rows.exact else OUT64
@@ -120,7 +121,7 @@ class Claiming(Forward[_Flow]):
         radius, ones, none = column(self.eps, x), torch.ones_like(x), torch.zeros_like(x)
         self.state[i] = Layer(x, *around(x, radius.expand_as(x)), self.eps, ones, ones)
         self.expected[i] = self.state[i]
-        start = self.tangents.start(x.shape[1:], x.device)
+        start = self.tangents.start(x.shape[1:])
         return _Flow(start, none, radius.expand_as(x), none, none, none, error)
 
     def sum(self, i: int, parts: list[_Flow]) -> _Flow:

@@ -29,6 +29,8 @@ class RandomNumbers(Protocol):
 
     def cauchy(self, count: int, shape: tuple[int, ...]) -> Tensor: ...
 
+    def cauchy_of(self, count: int, own: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class ProjectionAssurance:

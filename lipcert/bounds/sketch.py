@@ -141,8 +141,9 @@ class _Proving(Forward[_Proven]):
         self.exact = all(place.ball is not None for place in claim.places.values())
         rows = 0 if self.exact else assurance.count
         self.tangents = Tangents(
-            len(eps), rows, assurance.count, coins, torch.float64, largest=self.network.largest
-        )
+            len(eps), rows, assurance.count, coins, torch.float64, largest=self.network.largest,
+            device=eps.device,
+        )  # fmt: skip
         self.held = torch.isfinite(eps)
         # Of each sample, which Cauchy tangents were larger than they may be.
         self.bad = torch.zeros(len(eps), assurance.count, dtype=torch.bool, device=eps.device)
@@ -155,7 +156,7 @@ class _Proving(Forward[_Proven]):
         return torch.bincount(self.owners, minlength=len(self.held))
 
     def input(self, i: int) -> _Proven:
-        start = self.tangents.start(self.network.in_shape, self.held.device)
+        start = self.tangents.start(self.network.in_shape)
         for part in start.rows:
             small = (part.abs() <= LARGEST_NORMAL).reshape(len(self.held), -1)
             self.held &= small.all(1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lipcert.bounds.projections import RandomNumbers
+from lipcert.chunks import at_once
 from lipcert.network.joints import Derivative
 from lipcert.numbers import OUT64, outward_of
 from lipcert.rounding import SINGLE
@@ -62,20 +63,22 @@ class Tangents:
     measure the 2-norms of rows, then ``count`` Cauchy ones, which measure 1-norms.
 
     The first are normal, or, where ``exact``, one unit vector for each value of the input: then
-    what arrives at a neuron is its row. ``largest``: how many values a node has at most. ``twice``:
-    as many Cauchy ones again, which measure what columns would.
+    what arrives at a neuron is its row. ``largest``: how many values a node has at most. How many
+    are drawn together depends on the ``device`` alone, so that a sample's coins are the same
+    whatever others there are. ``twice``: as many Cauchy ones again, which measure what columns
+    would.
     """
 
     def __init__(
         self, batch: int, rows: int, count: int, coins: RandomNumbers, dtype: torch.dtype, *,
-        largest: int, exact: bool = False, twice: bool = False,
+        largest: int, device: torch.device, exact: bool = False, twice: bool = False,
     ) -> None:  # fmt: skip
         self.batch, self.rows, self.count, self.twice = batch, rows, count, twice
         self.coins, self.dtype, self.exact = coins, dtype, exact
-        self.step = max(1, _NEAR // (batch * largest))
+        self.device, self.step = device, at_once(_NEAR, device, each=largest)
 
-    def start(self, shape: tuple[int, ...], device: torch.device) -> Bundle:
-        rows, size = [], math.prod(shape)
+    def start(self, shape: tuple[int, ...]) -> Bundle:
+        rows, size, device = [], math.prod(shape), self.device
         for first in range(0, self.rows, self.step):
             some = min(self.step, self.rows - first)
             if self.exact:
@@ -129,7 +132,7 @@ class Tangents:
             (self.batch, size), math.inf, dtype=torch.float64, device=parts[0].device
         )
         # Neurons one beside the other, some at a time.
-        step = max(1, _NEAR // self.count)
+        step = at_once(_NEAR, self.device, each=self.count)
         for row, rank in enumerate(ranks.tolist()):
             for first in range(0, size if rank <= self.count else 0, step):
                 last = min(first + step, size)
@@ -221,8 +224,13 @@ class Tangents:
         places = (half != 0).any(0).nonzero().flatten()
         if not len(places):
             return
-        fresh = self.coins.cauchy(out.shape[1], (len(places),))
-        half = half[:, places].to(fresh.dtype)
+        half = half[:, places]
+        if self.batch == 1:
+            fresh = self.coins.cauchy(out.shape[1], (len(places),))
+        else:
+            # What a sample is given depends on no other.
+            fresh = self.coins.cauchy_of(out.shape[1], half != 0)
+        half = half.to(fresh.dtype)
         fresh = fresh.mul_(half[:, None]).to(self.dtype)
         # Indices only where they save enough.
         if len(places) == out.shape[2]:

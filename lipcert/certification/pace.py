@@ -83,7 +83,7 @@ PACES: dict[Effort, Pace] = {
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=8, guessed_classes=2, radius_steps=24, trials=40, again=2,
-        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**20, worth=0.6),
+        chain_work=2.0**18, boxes=Refinement(steps=2, work=2.0**16, tried=2.0**24, worth=0.5),
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
@@ -93,7 +93,7 @@ PACES: dict[Effort, Pace] = {
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
-        chain_work=2.0**22, boxes=Refinement(work=2.0**20, tried=2.0**24, worth=0.8),
+        chain_work=2.0**22, boxes=Refinement(steps=6, work=2.0**20, tried=2.0**24, worth=0.8),
         near=3.0, stages=(20, 60, 200), coupled=True,
         refine=Refinement(steps=20, work=2.0**25),
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,

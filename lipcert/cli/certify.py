@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,10 @@ from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+
+if TYPE_CHECKING:
+    from lipcert.report.results import Results
+    from lipcert.run import RunResult
 
 
 def _in(panel: str) -> Callable[..., Any]:
@@ -203,13 +207,7 @@ def certify(
     baseline = read_baseline(thresholds)
 
     # torch comes with these; without them --help answers at once.
-    from rich.console import Console
-
     from lipcert.cli.watch import LoggingWatch
-    from lipcert.report import markdown
-    from lipcert.report.json_file import certificate_text
-    from lipcert.report.results import of_run
-    from lipcert.report.table import table
     from lipcert.run import Execution, Job, ModelSource, Shard, run_job
     from lipcert.run.memory import parse_memory
 
@@ -262,9 +260,23 @@ def certify(
     except KeyboardInterrupt as stop:
         typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
+    _tell(result, thresholds, baseline, json=json, quiet=telling.quiet)
+
+
+def _tell(
+    result: RunResult, thresholds: Thresholds, baseline: Results | None, *, json: bool, quiet: bool
+) -> None:
+    """The gates and the table, on stderr where stdout has the certificate; then the exit code."""
+    from rich.console import Console
+
+    from lipcert.report import markdown
+    from lipcert.report.json_file import certificate_text
+    from lipcert.report.results import of_run
+    from lipcert.report.table import table
+
     results = of_run(result.certificate, result.samples)
     outcomes = outcomes_of(thresholds, results, baseline)
-    if not telling.quiet:
+    if not quiet:
         shown = Console(stderr=json)
         show(outcomes, shown)
         shown.print(table(result.certificate, width=shown.width))

@@ -20,6 +20,8 @@ from lipcert.rounding import SINGLE, Arithmetic, coarsest
 
 # How far constants may be from those of a reflection; what float64 makes of the model's own.
 NEAR, _OWN = 1e-5, 1e-13
+# How large a value may be on the way, in the larger one of a pair: 8 of the larger rotated one.
+_MOST = 5.6
 # So near the half turn needs no rotation.
 _STRAIGHT = 2.0**-20
 
@@ -86,7 +88,7 @@ def mirrored(forms: Forms, i: int) -> Mirrored | None:
     # Comparisons, in a rotated frame too, are as they should be.
     if form.compared or not form.computed or form.terms.shape[1] not in (2, 3):
         return None
-    if len(form.formats) != 1 or form.depth > DEEPEST:
+    if len(form.formats) != 1 or form.depth > DEEPEST or float(form.mag.max()) > _MOST:
         return None
     size = (form.terms >= MAGNITUDES) & form.live
     if not bool((size.sum(1) == 1).all()) or len(form.terms) % 2:

@@ -26,8 +26,9 @@ FLOATS = {
 TYPES = {own: to for to, own in FLOATS.items()}
 
 
-def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
-    """Applies the node to places; ``slots`` are the inputs whose values move.
+def _move(call: Call, slots: Sequence[int], whole: int | None = None) -> list[Variable]:
+    """Applies the node to places; ``slots`` are the inputs whose values move, ``whole`` one of
+    them all of whose values have to arrive.
 
     Place 0 stands for the constant 0 of padding; the values of the inputs follow from 1 on.
     """
@@ -47,6 +48,11 @@ def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
     allowance.move(result_size(call.node.op_type, call.attributes, inputs))
     node, shift = _without_pad_value(call)
     results = evaluate(node, call.version, inputs, call.attributes, allowance)
+    if whole is not None:
+        wanted = inputs[whole]
+        assert wanted is not None
+        if not np.isin(wanted, results[0]).all():
+            raise Unsupported("two values for one place")
     return [_gather(call, parts, result.astype(np.int64), shift) for result in results]
 
 
@@ -128,7 +134,7 @@ def _scatter(call: Call) -> list[Variable]:
         raise Unsupported(f"attribute reduction={reduction!r}")
     if isinstance(call.inputs[1], Variable):
         raise Unsupported("indices that depend on the network's input")
-    return _move(call, (0, 2))
+    return _move(call, (0, 2), whole=2)
 
 
 def _concat(call: Call) -> list[Variable]:

@@ -31,9 +31,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from lipcert.loading.affine_form import AffineForm
 from lipcert.loading.assembler import Assembler, Variable, places
 from lipcert.loading.comparisons import GatedValue
-from lipcert.loading.forms import DEEPEST, AffineForm, Forms
+from lipcert.loading.forms import DEEPEST, Forms
 from lipcert.loading.formulas import Formula
 from lipcert.loading.mirrors import mirror_of
 from lipcert.loading.polynomial import Polynomial, X

@@ -203,6 +203,15 @@ class Projections(ABC):
         found = cauchy_numbers(self.key, self.streams, self._next(), size)
         return found.reshape(-1, count, *shape)
 
+    def cauchy_of(self, count: int, own: Tensor) -> Tensor:
+        """Cauchy at each sample's ``own`` places, ``(B, n)``, of which it has those that it would
+        be given alone, and 0 elsewhere: ``(B, count, n)``."""
+        each = torch.arange(count, device=own.device)[:, None] * own.sum(1)[:, None, None]
+        places = (each + (own.cumsum(1) - 1)[:, None]).flatten(1)
+        size = places.shape[1]
+        found = cauchy_numbers(self.key, self.streams, self._next(), size, places)
+        return torch.where(own[:, None], found.reshape(-1, count, own.shape[1]), 0)
+
 
 class Preparation(Projections):
     """The coins of one preparation of each of B samples, each issued once; ``probability``: with
@@ -297,6 +306,15 @@ class _GuessedProjections(Projections):
         seeds = torch.stack([self.streams, numbers], 1).tolist()
         parts = [rough_cauchy(self.key, one, size) for one in seeds]
         return torch.stack(parts).to(self.streams.device).reshape(-1, count, *shape)
+
+    def cauchy_of(self, count: int, own: Tensor) -> Tensor:
+        numbers, found = self._next(), torch.zeros(len(own), count, own.shape[1])
+        seeds = torch.stack([self.streams, numbers], 1).tolist()
+        for part, one, mask in zip(found, seeds, own.cpu(), strict=True):
+            places = mask.nonzero().flatten()
+            drawn = rough_cauchy(self.key, one, count * len(places))
+            part.index_copy_(1, places, drawn.reshape(count, -1))
+        return found.to(self.streams.device)
 
     def _next(self) -> Tensor:
         self._drawn += 1

@@ -43,9 +43,12 @@ def normal_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) ->
     return torch.cat([length * torch.cos(angle), length * torch.sin(angle)], 1)[:, :size]
 
 
-def cauchy_numbers(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
-    """Cauchy, tangents of uniform angles: ``(B, size)`` in float64."""
-    even = uniform(seed, streams, call, size).sub_(0.5).mul_(math.pi)
+def cauchy_numbers(
+    seed: int, streams: Tensor, call: int | Tensor, size: int, places: Tensor | None = None
+) -> Tensor:
+    """Cauchy, tangents of uniform angles: ``(B, size)`` in float64; ``places``: as of
+    ``uniform``."""
+    even = uniform(seed, streams, call, size, places).sub_(0.5).mul_(math.pi)
     if even.device.type != "cpu":
         return even.tan_()
     # Of the same accuracy, within a few units of roundoff, and several times faster.
@@ -64,8 +67,12 @@ def rough_cauchy(seed: int, own: Sequence[int], size: int) -> Tensor:
     return torch.from_numpy(np.tan(even, out=even))
 
 
-def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor:
-    """Uniform in (0, 1), of 53 bits, moved off zero: ``(B, size)`` in float64."""
+def uniform(
+    seed: int, streams: Tensor, call: int | Tensor, size: int, places: Tensor | None = None
+) -> Tensor:
+    """Uniform in (0, 1), of 53 bits, moved off zero: ``(B, size)`` in float64. ``places``,
+    ``(B, size)`` int64: which of its stream's numbers a sample gets, the first ``size`` by
+    default."""
     if not 0 <= seed < 2**128:
         raise ValueError(f"{seed}: a seed has 128 bits")
     words = _mix(torch.tensor([_signed(seed % 2**64), _signed((seed >> 64) + 1)])).tolist()
@@ -75,11 +82,14 @@ def uniform(seed: int, streams: Tensor, call: int | Tensor, size: int) -> Tensor
     chunk = at_once(_CACHED * len(streams), streams.device, each=len(streams))
     for first in range(0, size, chunk):
         last = min(first + chunk, size)
-        if streams.device.type == "cpu":
+        if streams.device.type == "cpu" and places is None:
             _fill(found[:, first:last].numpy(), counting.numpy(), added.numpy(), first)
             continue
-        counter = torch.arange(first + 1, last + 1, device=streams.device).mul_(_GOLDEN)
-        bits = _mix_in_place(counting[:, None] + counter)
+        if places is None:
+            counter = torch.arange(first + 1, last + 1, device=streams.device)
+        else:
+            counter = places[:, first:last] + 1
+        bits = _mix_in_place(counting[:, None] + counter.mul_(_GOLDEN))
         bits = _mix_in_place(bits.bitwise_xor_(added[:, None]))
         found[:, first:last] = bits.bitwise_right_shift_(11).bitwise_and_(2**53 - 1)
     return found.mul_(2.0**-53).add_(2.0**-54)

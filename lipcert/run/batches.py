@@ -18,8 +18,9 @@ START = 20
 # times the last ones, and so much of the memory, for what a rung takes differs between samples.
 _MOST, _GROWTH, _FILLED = 512, 4, 0.6
 
-# So often one sample's process is killed before it counts as the sample's own doing.
-_KILLS = 3
+# So often one sample's process is killed before it counts as the sample's own doing. Where people
+# or schedulers kill at random, one sample may be hit several times: each more costs a start.
+_KILLS = 8
 
 Failed = Callable[[int, str], Sample]
 
@@ -34,7 +35,7 @@ def in_batches(
     halves, for good; one sample for which it was too little beside others is tried again, alone, at
     the end. Any other failure of a batch is traced to its samples, one at a time; a sample that
     fails alone becomes ``failed(index, message)``. A batch whose worker ended is lost, and no other
-    one: a worker that was killed counts as out of memory; a sample is tried three times before it
+    one: a worker that was killed counts as out of memory; a sample is tried eight times before it
     fails by that. A ``LipcertError`` concerns the whole run
     and is passed on, as are interrupts.
     """

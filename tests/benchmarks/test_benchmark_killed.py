@@ -91,6 +91,7 @@ def test_workers_that_are_killed_cost_their_batches_alone(tmp_path, undisturbed)
             if finished(output) > known and (there := workers_of(process)):
                 os.kill(choose.choice(there), signal.SIGKILL)
                 killed, known = killed + 1, finished(output)
+                print(f"{killed} killed, {known} done", end="; ", flush=True)
         assert process.wait(1800) == 0, process.stderr.read()
         assert_same(samples(output), undisturbed)
         # Every sample is in the journal once: what was finished was never computed again.

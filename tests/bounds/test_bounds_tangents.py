@@ -7,6 +7,8 @@ from tubes import Seeded
 
 from lipcert.bounds.tangents import Bundle, Tangents
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_order_statistics_are_those_of_sorting_and_leave_tangents_alone(dtype: torch.dtype) -> None:
@@ -15,7 +17,7 @@ def test_order_statistics_are_those_of_sorting_and_leave_tangents_alone(dtype: t
     parts = [several[:, some].flatten(0, 1) for some in torch.arange(3, 53).split(20)]
     bundle = Bundle((several[:, :3].flatten(0, 1),), tuple(parts))
     before, ranks = [part.clone() for part in bundle.rows + bundle.cauchy], torch.tensor([20, 51])
-    measures = Tangents(2, 3, 50, Seeded(2, generator), dtype, largest=7)
+    measures = Tangents(2, 3, 50, Seeded(2, generator), dtype, largest=7, device=CPU)
     found = measures.ordered(bundle, ranks)
     assert all(map(torch.equal, (bundle.rows + bundle.cauchy), before))
     ordered = several.double()[:, 3:].abs().sort(dim=1).values
@@ -29,8 +31,8 @@ def test_order_statistics_are_those_of_sorting_and_leave_tangents_alone(dtype: t
 
 def test_unit_vectors_measure_rows_from_above() -> None:
     coins = Seeded(1, seeded(1))
-    measures = Tangents(1, 6, 8, coins, torch.float32, largest=2**18, exact=True)
-    start = measures.start((1, 6), torch.device("cpu"))
+    measures = Tangents(1, 6, 8, coins, torch.float32, largest=2**18, device=CPU, exact=True)
+    start = measures.start((1, 6))
     assert len(start.rows) == 2
     matrix = torch.randn(5, 6, generator=seeded(2))
     exact = matrix.double().square().sum(1).sqrt()
@@ -41,8 +43,8 @@ def test_unit_vectors_measure_rows_from_above() -> None:
 
 def test_columns_add_up_by_where_they_entered() -> None:
     """Of two branches one has errors of its own, the other none of these."""
-    tangents = Tangents(2, 3, 8, Seeded(2, seeded(1)), torch.float32, largest=2**20)
-    start = tangents.start((1, 5), torch.device("cpu"))
+    tangents = Tangents(2, 3, 8, Seeded(2, seeded(1)), torch.float32, largest=2**20, device=CPU)
+    start = tangents.start((1, 5))
     errors = torch.tensor([[[0.0, 2.0, 0.0, 1.0, 0.0]], [[3.0, 0.0, 0.0, 0.0, 0.0]]]).double()
     one = tangents.enter(start, 4, errors, 2)
     both = Bundle.total([one, tangents.enter(start, 6, 2 * errors, 2), one])

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from pretend import Mixed, Pretend
+from test_certification_tube import by_tube
 
 from lipcert.certification import Certifier
+from lipcert.certification.rungs.tube import TubeRadius
 from lipcert.data import load_dataset
 from lipcert.loading import DeployedFile
 from lipcert.network.operators.convolve import windows_everywhere
@@ -58,6 +60,22 @@ def test_every_method_gives_on_a_device_what_it_gives_on_the_cpu(options):
     assert device.launches.total() > 1000
     with windows_everywhere():
         assert found == certified("cpu", options)
+
+
+def test_a_tube_follows_samples_side_by_side_on_a_device():
+    """On a CPU one after the other. Cauchy numbers are tangents, which a GPU rounds otherwise."""
+    with Pretend() as device:
+        by_tube(TubeRadius, 1, "fast", device.name)
+        alone = device.launches.total()
+        device.reset()
+        found = by_tube(TubeRadius, 3, "fast", device.name)
+        assert device.launches.total() < 1.6 * alone
+    with windows_everywhere():
+        expected = by_tube(TubeRadius, 3, "fast")
+    for one, other in zip(found, expected, strict=True):
+        assert (one["radius"], one["verdict"]) == (other["radius"], other["verdict"])
+        assert one["deployed_error"] == pytest.approx(other["deployed_error"], rel=1e-9)
+        assert one["failure_probability"] == other["failure_probability"]
 
 
 def test_what_a_gpu_refuses_is_refused():

@@ -1,6 +1,7 @@
 """Deep networks: radii by sketched tubes, where norms layer after layer leave nothing."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,16 @@ from torch import Generator
 
 from lipcert.certificate import Sample
 from lipcert.certification import Certifier
-from lipcert.certification.rungs.plan import is_deep
+from lipcert.certification.analysis import Analysis
+from lipcert.certification.published import Published
+from lipcert.certification.rungs import Rung, is_deep
+from lipcert.certification.rungs.attack import Attacked
+from lipcert.certification.rungs.tube import Nothing, TubeRadius
 from lipcert.errors import UsageError
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import Activation, Silu, absolute, relu
 from lipcert.network.operators import Convolution, Dense, Diagonal, Select
-from lipcert.options import Epsilon, Options
+from lipcert.options import Effort, Epsilon, Options
 
 
 def residual_network(generator: Generator, blocks: int, activation: Activation) -> Network:
@@ -50,6 +55,43 @@ def certified(network: Network, x: torch.Tensor, deployed: str, method: str) -> 
     )
     labels = network.logits(x).argmax(1)
     return Certifier(network, options, samples=len(x))(x, labels, range(len(x)))
+
+
+class OneByOne(TubeRadius):
+    at_once = 1
+
+
+class SideBySide(TubeRadius):
+    at_once = 4
+
+
+def by_tube(
+    kind: type[TubeRadius], count: int, effort: Effort, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Samples of a network that is not deep, by a tube alone."""
+
+    def rungs(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
+        return Nothing(), Attacked(analysis), kind.of(analysis, 0.5)
+
+    network = residual_network(seeded(11), 1, relu())
+    x = uniform((count, *network.in_shape), seeded(12)).float().double()
+    options = Options(eps=(Epsilon.parse("1e-3"),), effort=effort, seed=3)
+    certifier = Certifier(network, options, samples=count, device=device, rungs=rungs)
+    samples = certifier(x, network.logits(x).argmax(1), range(count))
+    return [
+        {k: v for k, v in sample.to_json().items() if k not in ("seconds", "rungs")}
+        for sample in samples
+    ]
+
+
+def test_samples_side_by_side_have_the_radii_that_each_has_alone() -> None:
+    """Though each draws errors at neurons of its own: most are on one side of their kink."""
+    alone, together = by_tube(OneByOne, 4, "standard"), by_tube(SideBySide, 4, "standard")
+    assert sum(record["radius"] > 0 for record in alone) > 1
+    for one, other in zip(alone, together, strict=True):
+        assert (one["radius"], one["verdict"]) == (other["radius"], other["verdict"])
+        assert one["failure_probability"] == other["failure_probability"]
+        assert one["deployed_error"] == pytest.approx(other["deployed_error"], rel=1e-9)
 
 
 @pytest.mark.parametrize(

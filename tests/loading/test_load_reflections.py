@@ -212,10 +212,11 @@ def test_what_jumps_is_refused(write: Write, tmp_path: Path) -> None:
         loaded(Net(write), torch.randn(1, 8), tmp_path / "m.onnx")
 
 
-def test_certificates_of_reflections_hold_and_reach_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [masked, with_relu, on_the_other_side])
+def test_certificates_of_reflections_hold_and_reach_their_own(write: Write, tmp_path: Path) -> None:
     """As far as the margins over ``‖w_y − w_j‖``, which the construction promises, and no attack
     gets there."""
-    model = Net(masked)
+    model = Net(write)
     x = torch.rand(6, 8, generator=torch.Generator().manual_seed(2))
     network = loaded(model, x, tmp_path / "m.onnx")
     x = x.double()

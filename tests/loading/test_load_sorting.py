@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from loading.sorting import SORTINGS, Sorting
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from lipcert.bounds import GlobalBound, Layers
 from lipcert.certification.deployed import Deployment
+from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
 from lipcert.loading.forms import Forms
 from lipcert.loading.spellings import respelled
@@ -347,3 +350,46 @@ def test_sorting_by_assignment_costs_what_sorting_costs(dynamo: bool, tmp_path: 
     assert product(network) <= own * 1.0001
     with torch.no_grad():
         assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+def scattering(indices: list[int], reduction: str = "none") -> onnx.ModelProto:
+    """``y = x`` with the first values of ``x`` at these places."""
+    helper, numbers = onnx.helper, onnx.numpy_helper
+    at = np.array([[[0, i] for i in indices]], dtype=np.int64)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "start", "stop", "axis"], ["first"]),
+            helper.make_node("ScatterND", ["x", "at", "first"], ["y"], reduction=reduction),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 6])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6])],
+        [
+            numbers.from_array(at, "at"),
+            *(
+                numbers.from_array(np.array([n]), name)
+                for name, n in (("start", 0), ("stop", len(indices)), ("axis", 1))
+            ),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+
+
+def test_values_that_are_put_into_places_are_where_the_file_puts_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(scattering([5, 2]), path)
+    x = torch.arange(6, dtype=torch.float64)[None]
+    assert load_model(path).network.logits(x).tolist() == [[0, 1, 1, 3, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(scattering([5, 5]), "two values for one place"), (scattering([5, 2], "add"), "reduction")],
+    ids=["twice", "added"],
+)
+def test_values_that_are_put_anywhere_else_are_refused(
+    model: onnx.ModelProto, why: str, tmp_path: Path
+) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(CannotCertify, match=why):
+        load_model(tmp_path / "m.onnx")

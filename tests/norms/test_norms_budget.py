@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lipcert
 from lipcert.errors import InternalError
-from lipcert.norms import Budget
+from lipcert.norms import Budget, Projections
 from lipcert.norms.budget import PROBES
 
 LIKE = torch.ones(3, 40, dtype=torch.float64)
@@ -52,6 +52,28 @@ def test_projections_are_draws_too() -> None:
     preparation.cauchy(4, (3,))
     with pytest.raises(InternalError, match="more than the 2 draws"):
         preparation.cauchy(4, (3,))
+
+
+@pytest.mark.parametrize("guessed", [False, True])
+def test_a_sample_has_the_same_numbers_alone_and_among_others(guessed: bool) -> None:
+    """Each at places of its own: some of the others', all, or none."""
+    own = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]) > 0
+
+    def series(rows: Tensor) -> Projections:
+        run = Budget(7, probability=1e-9, samples=4)
+        account = run.account(1.0, preparations=1, draws=2, events=50)
+        allowance = run.open(torch.tensor([5, 0, 9, 3])).select(rows)
+        return allowance.guesses.projections(2) if guessed else allowance.preparation(account)
+
+    together = series(torch.arange(4))
+    for _ in range(2):
+        found = together.cauchy_of(6, own)
+    assert not bool(found.masked_fill(own[:, None], 0).any())
+    for row, places in enumerate(own[:3]):
+        alone = series(torch.tensor([row]))
+        for _ in range(2):
+            expected = alone.cauchy(6, (int(places.sum()),))
+        assert torch.equal(found[row][:, places], expected[0])
 
 
 def test_a_coin_twice_raises() -> None:

@@ -217,7 +217,7 @@ class Killed(Alone):
 
 def test_a_sample_whose_worker_is_killed_is_tried_again_before_it_fails():
     """A worker may be killed for reasons that are not the sample's."""
-    killed = Killed({3: 4, 5: 99})
+    killed = Killed({3: 7, 5: 99})
     out = [s for batch in in_batches(killed, range(8), failed, size=4) for s in batch]
     assert sorted(s.index for s in out) == list(range(8))
     assert [s.index for s in out if s.verdict == "error"] == [5]

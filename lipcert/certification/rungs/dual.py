@@ -21,7 +21,7 @@ from lipcert.certification.warm_start import WarmStart
 _DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
-_SPARE, _RAISE, _SHORT = 0.2, 0.75, 0.88
+_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.94
 
 
 @dataclass(frozen=True)

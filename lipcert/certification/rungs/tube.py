@@ -30,7 +30,7 @@ from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
-from lipcert.chunks import slices
+from lipcert.chunks import fitting, slices
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.network import Network
 from lipcert.norms import Account
@@ -134,8 +134,8 @@ class TubeRadius:
 
     @property
     def at_once(self) -> int:
-        """How many samples are followed at once: each one's tangents fill the memory."""
-        return 1
+        """How many samples are followed at once: each one's tangents fill much memory."""
+        return fitting(self.plan.memory, self.prover.layers.network.anchor.device)
 
     def climb(self, samples: Samples, known: Findings) -> Step:
         limit = known.attacked.clamp(max=self.prover.analysis.reach)
@@ -157,13 +157,13 @@ class TubeRadius:
         return Step(self.name, rows, radius=radius, deployed=deployed, late=rows[late])
 
     def _climb(
-        self, sample: Samples, limit: Tensor, before: Tensor, known: Findings
+        self, samples: Samples, limit: Tensor, before: Tensor, known: Findings
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A radius above the one known ``before``, with its deployed error, else −1; and whether
-        time did not suffice: ``(1,)`` each."""
-        none = torch.full_like(before, -1.0)
+        """Radii above those known ``before``, with their deployed errors, else −1; and where time
+        did not suffice: ``(B,)`` each. Samples go side by side, each as it would alone."""
+        radius = torch.full_like(before, -1.0)
         deployed, late = torch.full_like(before, math.nan), torch.zeros_like(before) > 0
-        guess = self._guess(sample, limit)
+        guess = self._guess(samples, limit)
         aim = torch.where(guess > 0, _SHORT * guess, limit)
         aim = on_grid(aim.clamp(min=SMALLEST_BALL))
         for eps in known.options.eps:
@@ -172,26 +172,40 @@ class TubeRadius:
             aim = torch.where(tried, near, aim)
         network = self.prover.layers.network
         smaller = _MUCH_SMALLER if network.joints else _SMALLER
+        rows = torch.arange(len(before), device=before.device)
         for number in range(_tries(self.prover.analysis.pace.tube, network)):
-            claim, sweep = self._claim(sample, aim, number)
+            some = samples.select(rows)
+            claim, sweep = self._claim(some, aim[rows], number)
             for _ in range(_CLAIMS):
-                if known.seconds_left <= 0 or bool(self._slack(sample, claim, sweep) > 0):
+                if known.seconds_left <= 0:
                     break
-                aim = on_grid(aim * smaller)
-                claim, sweep = self._claim(sample, aim, number)
-            if bool(aim <= before):
-                break
+                short = ~(self._slack(some, claim, sweep) > 0)
+                if not bool(short.any()):
+                    break
+                # Claims at the same radius are the same again.
+                aim[rows] = torch.where(short, on_grid(aim[rows] * smaller), aim[rows])
+                claim, sweep = self._claim(some, aim[rows], number)
+            further = (~(aim[rows] <= before[rows])).nonzero().flatten()
+            if len(further) < len(rows):
+                # Only what gains by a proof spends coins on one.
+                rows, some = rows[further], some.select(further)
+                if not len(rows):
+                    break
+                claim, sweep = self._claim(some, aim[rows], number)
             if known.seconds_left <= 0:
-                return none, deployed, ~late
-            proven, error = self._prove(sample, claim, sweep)
-            deployed = torch.where(proven | deployed.isnan(), error, deployed)
-            if bool(proven):
-                return aim, deployed, late
-            aim = on_grid(aim * smaller)
-        return none, deployed, late
+                late[rows] = True
+                break
+            proven, error = self._prove(some, claim, sweep)
+            deployed[rows] = torch.where(proven | deployed[rows].isnan(), error, deployed[rows])
+            radius[rows] = torch.where(proven, aim[rows], radius[rows])
+            rows = rows[(~proven).nonzero().flatten()]
+            if not len(rows):
+                break
+            aim[rows] = on_grid(aim[rows] * smaller)
+        return radius, deployed, late
 
     def _guess(self, sample: Samples, limit: Tensor) -> Tensor:
-        """Guesses the largest radius that could be proven, by claims of few projections."""
+        """Guesses the largest radii that could be proven, by claims of few projections."""
         pace = self.prover.analysis.pace.tube
         rows = replace(self.plan.rows, guessed=self.plan.claims)
 
@@ -212,7 +226,7 @@ class TubeRadius:
 
     def _slack(self, sample: Samples, claim: Claim, sweep: NoiseSweep | None) -> Tensor:
         """How far the least margins would be above what they have to exceed, by duals that are not
-        optimised: ``(1,)``."""
+        optimised: ``(B,)``."""
         prover, head = self.prover, self.prover.analysis.head
         needed, _ = prover.needed(sample, claim.eps, claim.state, sweep)
         nearest = head.nearest(sample.clean, _GUESSED_CLASSES)
@@ -243,8 +257,8 @@ class TubeRadius:
     def _prove(
         self, sample: Samples, claim: Claim, sweep: NoiseSweep | None
     ) -> tuple[Tensor, Tensor]:
-        """Says whether the sample is proven where it was claimed to be, and the deployed error
-        there: ``(1,)`` each."""
+        """Says which samples are proven where it was claimed, and the deployed error
+        there: ``(B,)`` each."""
         region, held = self._region(sample, claim, sweep)
         rows = torch.arange(len(sample), device=held.device)
         open_ = self.prover.verdict(sample, region, WarmStart.none(sample.clean), rows)
