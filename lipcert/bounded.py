@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcert.errors import CannotCertify
+from lipcert.mistaken import mistaken
 
 Array = NDArray[Any]
 
@@ -147,7 +148,8 @@ def opened(file: Path | IO[bytes], source: str, remedy: str = "") -> Iterator[Ar
             raise
         raise CannotCertify(f"{error}{remedy}") from error
     except _BROKEN as error:
-        raise CannotCertify(f"{source}: not a sound npz file: {error}{remedy}") from error
+        said = (mistaken(file) if isinstance(file, Path) else "") or f": {error}{remedy}"
+        raise CannotCertify(f"{source}: not a sound npz file{said}") from error
 
 
 def array_of(content: bytes, source: str) -> Array:
@@ -161,7 +163,9 @@ def array_of(content: bytes, source: str) -> Array:
             )
         array: Array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except _BROKEN as error:
-        raise CannotCertify(f"{source}: not a sound array: {error}") from error
+        raise CannotCertify(
+            f"{source}: not a sound array{mistaken(content) or f': {error}'}"
+        ) from error
     return array
 
 
@@ -180,7 +184,9 @@ def read_array(path: Path, most: int) -> Array:
             stream.seek(0)
             array: Array = np.lib.format.read_array(stream, allow_pickle=False)
     except _BROKEN as error:
-        raise CannotCertify(f"{path}: not a sound npy file: {error}") from error
+        raise CannotCertify(
+            f"{path}: not a sound npy file{mistaken(path) or f': {error}'}"
+        ) from error
     return array
 
 
@@ -193,7 +199,10 @@ def check_stored(path: Path) -> None:
             whole = sum(info.file_size for info in infos)
             packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
     except _BROKEN as error:
-        raise CannotCertify(f"{path}: is damaged: {error}") from error
+        said = mistaken(path) or (
+            " of tensors: it is damaged, or of a torch before 1.6; save it again with torch.save"
+        )
+        raise CannotCertify(f"{path}: not a sound file{said}") from error
     if packed or whole > path.stat().st_size:
         raise CannotCertify(f"{path}: is damaged: it declares more than it holds")
 

@@ -1,8 +1,8 @@
 """Settings outside the command line: ``lipcert.toml``, ``[tool.lipcert]``, and ``LIPCERT_*``.
 
 A key is the long name of an option, ``min-certified`` or ``min_certified``, and means the same in
-every command that has it. The command line outranks the environment, that the file, that the
-default. Files are read from the working folder alone.
+every command that has it. The command line outranks a recipe that ``--config`` names, that the
+environment, that the file, that the default. Files are read from the working folder alone.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ def settings(keys: Keys, folder: Path, environment: Mapping[str, str]) -> dict[s
     return dict(_from_file(keys, folder)) | dict(_from_environment(keys, environment))
 
 
+def recipe(keys: Keys, path: Path) -> dict[str, Setting]:
+    """What the file sets that ``--config`` names.
+
+    Raises ``UsageError`` as ``settings`` does, and where there is no such file.
+    """
+    table = _load(path)
+    if table is None:
+        raise UsageError(f"--config {path}: no such file")
+    return dict(_read(keys, path.name, table))
+
+
 def file_in(folder: Path) -> str | None:
     """The file that is read there, as one names it; None without any.
 
@@ -57,20 +68,24 @@ def file_in(folder: Path) -> str | None:
 
 def _from_file(keys: Keys, folder: Path) -> Iterator[tuple[str, Setting]]:
     for source, table in _tables(folder):
-        for written, value in table.items():
-            key = written.replace("-", "_")
-            if key == _ALLOW:
-                raise UsageError(_ALLOWED.format(f"{source}: {written}"))
-            # A table named like a command may be meant for it, also where a flag is called so.
-            if isinstance(value, dict) and keys.get(key, "flag") == "flag":
-                raise UsageError(
-                    f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
-                    'every command, such as eps = "0.1"'
-                )
-            if key not in keys:
-                nearest = _nearest(key, keys).replace("_", "-")
-                raise UsageError(f"{source}: unknown key {written!r}; did you mean {nearest}?")
-            yield key, Setting(_of_kind(keys[key], value, f"{source}: {written}"), source)
+        yield from _read(keys, source, table)
+
+
+def _read(keys: Keys, source: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Setting]]:
+    for written, value in table.items():
+        key = written.replace("-", "_")
+        if key == _ALLOW:
+            raise UsageError(_ALLOWED.format(f"{source}: {written}"))
+        # A table named like a command may be meant for it, also where a flag is called so.
+        if isinstance(value, dict) and keys.get(key, "flag") == "flag":
+            raise UsageError(
+                f"{source}: unknown key {written!r}, a table: settings stand at the top, for "
+                'every command, such as eps = "0.1"'
+            )
+        if key not in keys:
+            nearest = _nearest(key, keys).replace("_", "-")
+            raise UsageError(f"{source}: unknown key {written!r}; did you mean {nearest}?")
+        yield key, Setting(_of_kind(keys[key], value, f"{source}: {written}"), source)
 
 
 def _tables(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -189,3 +189,15 @@ def _classes(given: Iterable[int]) -> tuple[int, ...]:
     if len(found) < 2:
         raise UsageError("--only-classes: give at least two classes, which compete")
     return tuple(sorted(found))
+
+
+def in_words(value: Any) -> str:
+    """What an option was given, as people write it: ``0.1,0.2``, ``on``, ``not given``."""
+    match value:
+        case None:
+            return "not given"
+        case bool():
+            return "on" if value else "off"
+        case list() | tuple():
+            return ",".join(map(in_words, value))
+    return str(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -153,8 +153,9 @@ class Finder:
         kind = network.nodes[readers[-1]].kind
         assert isinstance(kind, Elementwise)
         return refined_box(
-            self.subnetworks[node], self.centre, node, state, box, off, kind, self.plan.refinement
-        )
+            self.subnetworks[node], self.centre, node, state, box, off, kind, self.plan.refinement,
+            self._mixing,
+        )  # fmt: skip
 
     def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:
         """Finds the chain of an input of activations with this mask, where it has one."""
@@ -184,6 +185,10 @@ class Finder:
         return Counter(_inputs(self.layers.network))
 
     @cached_property
+    def _mixing(self) -> int:
+        return mixing(self.layers, self.subnetworks)
+
+    @cached_property
     def _wide(self) -> list[int]:
         return self.plan.wide(self.layers)
 
@@ -191,6 +196,11 @@ class Finder:
 def exact_map(network: Network, mapping: GramMap) -> GramMap:
     """Gives the map in float64; its numbers are those of the network's type."""
     return mapping if network.exact is network else mapping.over(network.exact)
+
+
+def mixing(layers: Layers, nodes: Iterable[int]) -> int:
+    """How many of these inputs of activations do more than compare a few values; at least 1."""
+    return max(1, len(set(nodes) - _mixing_few(layers)))
 
 
 def _inputs(network: Network) -> list[int]:

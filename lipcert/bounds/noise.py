@@ -32,7 +32,7 @@ from lipcert.network.joints import Joint
 from lipcert.network.joints.base import ways_of
 from lipcert.network.lower import lowered
 from lipcert.network.operators import Operator, Shape
-from lipcert.numbers import OUT64, Box, around, meet
+from lipcert.numbers import OUT64, Box, around, largest, meet
 from lipcert.rounding import DOUBLE, Arithmetic, column
 
 # How near the values of the same activation are in two versions of a network: to their own size,
@@ -180,7 +180,7 @@ class _FromState(RoundingSweep[_Run]):
         boxes = [(layer.lower, layer.upper) for layer in layers]
         rest = joint.rounding([(anchor, anchor) for anchor in anchors], DOUBLE)
         derivative = joint.derivative(anchors)
-        linear = derivative.magnitude_once(ways_of(anchors, boxes))
+        linear = derivative.magnitude_once([largest(way) for way in ways_of(anchors, boxes)])
         width = OUT64.add(OUT64.up(linear, derivative.terms + 8), joint.remainder(anchors, boxes))
         return joint.value(*anchors), rest, Reach(width, OUT64.length(width))
 

@@ -51,6 +51,14 @@ class Subnetwork:
         return cls(fields.network.output, small, fields)
 
     @property
+    def rough(self) -> bool:
+        """Whether slopes would be sought with an activation that is only known roughly there:
+        steps gain next to nothing then."""
+        network = self.duals[0].network
+        kinds = [network.nodes[i].kind for i in ancestors(network, self.node)]
+        return any(isinstance(kind, Elementwise) and kind.rough for kind in kinds)
+
+    @property
     def size(self) -> int:
         """The number of values that one neuron sees."""
         network = self.duals[0].network
@@ -78,7 +86,8 @@ class Refinement:
     """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
     all neurons that vary may see, bounded from both sides, or else those on whose sides slopes
     change. Where these see more, up to what may be ``tried``, they are bounded where a few of them
-    shrink to less than ``worth`` of what they were. ``windows``: neurons are seen through windows
+    shrink to less than what it is ``worth``: with as much in every layer, the boxes of the last
+    would be this share of what they were. ``receptive``: neurons are seen through receptive fields
     that hold at most so much of all values."""
 
     steps: int = 0
@@ -87,15 +96,21 @@ class Refinement:
     worth: float = 0.0
     receptive: float = 0.5
 
+    def worth_of_each(self, layers: int) -> float:
+        """To what share the boxes of one of so many layers have to shrink: later layers carry on
+        what each of them gains."""
+        return float(self.worth ** (1 / layers))
+
 
 def refined_box(
     subnetwork: Subnetwork, centre: Centre, node: int, state: State, box: Box, off: Tensor,
-    kind: Elementwise, refinement: Refinement,
+    kind: Elementwise, refinement: Refinement, layers: int = 1,
 ) -> tuple[Box, Tensor]:  # fmt: skip
     """The box of a layer, with neurons bounded by the dual; and to what share sides shrank where a
     few were tried, ``(B,)``, else NaN.
 
-    ``off``: how far values may be from what the layers before tell.
+    ``off``: how far values may be from what the layers before tell. ``layers``: how many there are
+    whose boxes may be refined, but for comparisons.
     """
     here = centre.values[node]
     sides = torch.stack([side.flatten(1) for side in box])
@@ -107,6 +122,7 @@ def refined_box(
     tried = (work > refinement.work) & (work <= refinement.tried)
     anchor, error = here.flatten(1), off.flatten(1)
     chunk = at_once(_CHUNK, here.device, each=subnetwork.size)
+    steps = 0 if subnetwork.rough else refinement.steps
 
     def refine(wanted: Tensor) -> None:
         places = wanted.nonzero()
@@ -119,7 +135,7 @@ def refined_box(
                 objectives,
                 coefficients=against(sign, objectives.coefficients) * objectives.coefficients,
             )
-            found = _bounded(subnetwork.duals, seen, signed, refinement.steps)
+            found = _bounded(subnetwork.duals, seen, signed, steps)
             at, found = anchor[row, neuron], found - error[row, neuron]
             found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
             # Rounded outwards, where the box is in a narrower type.
@@ -136,7 +152,7 @@ def refined_box(
         refine(few)
         now, then = ((few * (of - anchor).abs()).sum((0, 2)) for of in (sides, before))
         shrunk = torch.where(tried, now / then, math.nan).to(shrunk)
-    sure = (work <= refinement.work) | (shrunk < refinement.worth)
+    sure = (work <= refinement.work) | (shrunk < refinement.worth_of_each(layers))
     refine(varying & full[:, None] | bends & sure[:, None])
     return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
 

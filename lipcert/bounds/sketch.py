@@ -28,19 +28,17 @@ further up.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.claiming import Claiming, Rounding
 from lipcert.bounds.claims import (
     Claim,
     Claimed,
-    Claiming,
     JointClaimed,
-    Rounding,
     Rows,
     claimed_box,
     layer_of,
@@ -50,12 +48,11 @@ from lipcert.bounds.projections import (
     ALPHA,
     LARGEST,
     LARGEST_NORMAL,
-    Bundle,
     ProjectionAssurance,
     RandomNumbers,
-    Tangents,
 )
 from lipcert.bounds.state import State
+from lipcert.bounds.tangents import Bundle, Tangents
 from lipcert.errors import InternalError
 from lipcert.network import Forward, Network, forward, held
 from lipcert.network.activations import Activation, Elementwise
@@ -200,7 +197,8 @@ class _Proving(Forward[_Proven]):
         inputs, place = self.network.nodes[i].inputs, self.claim.joints[i]
         layers = [self.state[j] for j in inputs]
         anchors = [layer.anchor for layer in layers]
-        rest = joint.remainder(anchors, [(layer.lower, layer.upper) for layer in layers])
+        below, above = joint.remainders(anchors, [(layer.lower, layer.upper) for layer in layers])
+        rest = OUT64.up(torch.maximum(above - place.middle, below + place.middle), 2)
         # Where all boxes are within the claim this is nothing but for rounding.
         sure = self.held
         for j, layer in zip(inputs, layers, strict=True):

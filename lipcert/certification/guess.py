@@ -16,7 +16,7 @@ from torch import Tensor
 from lipcert.bounds import Facts
 from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.facts import FactPlan
+from lipcert.bounds.facts import FactPlan, mixing
 from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
@@ -36,6 +36,9 @@ _SMALL = 1e-6
 _FIRST_GUESS = 2
 # So much further than a guess without them refined boxes often lead, where they pay.
 _AHEAD = 1.2
+# A radius that failed by less than this share of the clean margin is nearly one: the proof, which
+# takes more steps, begins there.
+_NEARLY = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +95,11 @@ class Guess:
         hopeless = doubtful & ~(head.least(values, labels) > 0)
         return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
-    def radius(self, start: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
-        """Guesses the largest radius that the dual proves, −1 where there is none, and how many
-        times as far boxes may lead that are only refined for the proof, ``(B,)`` each; the
-        multipliers come with it.
+    def radius(self, start: Tensor, asked_for: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
+        """Guesses the largest radius that the dual proves, −1 where none was found, and where its
+        proof is to begin: as far again as boxes may lead that are only refined for it, or at the
+        least radius that was looked at in vain, if that was nearly one, or at that
+        ``asked_for``; ``(B,)`` each. The multipliers come with it.
         """
         duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
         pace, whole = duals.analysis.pace, samples.clean
@@ -103,9 +107,10 @@ class Guess:
         values = torch.full_like(start, torch.nan)
         which: Tensor | None = None
         ahead, found_before = torch.ones_like(start), WarmStart.none(whole)
+        failed, short = torch.full_like(start, math.inf), torch.full_like(start, -math.inf)
 
         def slack(eps: Tensor, asked: Tensor) -> Tensor:
-            nonlocal values, which, ahead, found_before
+            nonlocal values, which, ahead, found_before, failed, short
             facts, state = self._prepared(eps, self._trial if which is None else self._cheap)
             margins = self._margins(state)
             if which is None:
@@ -124,6 +129,8 @@ class Guess:
                 best[objectives.rows, others] = value.maximum(anchored)
             # What a sample gets must not depend on how long others take.
             values = torch.where(asked, head.least(best, samples.labels), values)
+            nearer = asked & ~(values > 0) & (eps < failed)
+            failed, short = torch.where(nearer, eps, failed), torch.where(nearer, values, short)
             decides = values if head.pairwise else head.deciding(best) + _ASIDE
             near = best < (decides + _ASIDE * clean)[:, None]
             which = torch.where(asked[:, None], near, which)
@@ -132,7 +139,8 @@ class Guess:
         radius = largest_radius(
             slack, start, clean=clean, limit=self.limit, resolution=1.01, steps=pace.guesses
         )
-        return radius, ahead, found_before
+        begin = torch.where(short > -_NEARLY * clean, failed, failed.minimum(asked_for))
+        return radius, torch.where(radius > 0, radius * ahead, begin), found_before
 
     @property
     def _cheap(self) -> Refinement | None:
@@ -162,8 +170,9 @@ class Guess:
 
     def _ahead(self, facts: Facts) -> Tensor:
         boxes, pays = self.duals.analysis.pace.boxes, torch.zeros_like(self.hopeless)
+        layers = mixing(self.duals.guide.layers, self.duals.guide.subnetworks)
         for shrunk in facts.shrunk.values():
-            pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth))
+            pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth_of_each(layers)))
         return torch.where(pays, _AHEAD, 1.0).to(self.limit)
 
     def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:

@@ -13,12 +13,13 @@ _GIBIBYTE = 2.0**30
 @dataclass(frozen=True)
 class TubePace:
     """What a sketched tube may take: ``projections`` of a proof, of the claim before it, and of
-    each of the ``searches`` for its radius; and how often a proof is tried. Fewer are taken, or no
-    tube at all, where one sample would take more ``seconds`` or ``memory``, in bytes, by what the
-    graph tells."""
+    each of the ``searches`` for its radius; ``columns`` of a claim for errors by themselves; and
+    how often a proof is tried. Fewer are taken, or no tube at all, where one sample would take more
+    ``seconds`` or ``memory``, in bytes, by what the graph tells."""
 
     projections: int
     claims: int
+    columns: int
     guesses: int
     searches: int
     tries: int
@@ -76,26 +77,27 @@ PACES: dict[Effort, Pace] = {
         chain_work=0.0, boxes=None,
         near=1.0, stages=(10,), coupled=False, refine=None,
         leaves=0, leaf_work=0.0, hopeless=0.0,
-        attack_steps=5, attack_restarts=0, tube=TubePace(384, 256, 96, 5, 1, 120.0, 3 * _GIBIBYTE),
+        attack_steps=5, attack_restarts=0,
+        tube=TubePace(384, 256, 512, 64, 4, 1, 120.0, 3 * _GIBIBYTE),
     ),
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=8, guessed_classes=2, radius_steps=24, trials=40, again=2,
-        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**20, worth=0.6),
+        chain_work=2.0**18, boxes=Refinement(steps=2, work=2.0**16, tried=2.0**24, worth=0.5),
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,
         attack_steps=20, attack_restarts=0,
-        tube=TubePace(1536, 1024, 128, 6, 2, 240.0, 4 * _GIBIBYTE),
+        tube=TubePace(1536, 1024, 6144, 128, 6, 2, 240.0, 4 * _GIBIBYTE),
     ),
     "max": Pace(
         own_norms=True,
         guesses=8, guess_steps=20, guessed_classes=4, radius_steps=100, trials=40, again=6,
-        chain_work=2.0**22, boxes=Refinement(work=2.0**20, tried=2.0**24, worth=0.8),
+        chain_work=2.0**22, boxes=Refinement(steps=6, work=2.0**20, tried=2.0**24, worth=0.8),
         near=3.0, stages=(20, 60, 200), coupled=True,
         refine=Refinement(steps=20, work=2.0**25),
         leaves=4000, leaf_work=2.0**24, hopeless=1.5,
         attack_steps=40, attack_restarts=1,
-        tube=TubePace(3072, 2048, 256, 10, 4, 1800.0, 8 * _GIBIBYTE),
+        tube=TubePace(3072, 2048, 16384, 256, 10, 4, 1800.0, 8 * _GIBIBYTE),
     ),
 }  # fmt: skip

@@ -74,7 +74,7 @@ def prove_radius(duals: Duals, samples: Samples, top: Tensor, start: WarmStart) 
         slacks[at] = slacks[at].maximum(values[here])
         least = torch.full_like(eps, math.nan)
         least[rows] = head.least(slacks, labels[rows])
-        spare.copy_(torch.where(eps == top, least / clean, spare))
+        spare.copy_(torch.where(asked & (eps == top), least / clean, spare))
         # What was tried last and held is the largest yet.
         deployed[rows] = torch.where(least[rows] > 0, own.deployed, deployed[rows])
         return least

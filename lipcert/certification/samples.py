@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre, Propagation
@@ -14,7 +12,6 @@ from lipcert.certification.analysis import Analysis
 from lipcert.network import Network
 from lipcert.norms import Allowance
 from lipcert.numbers import OUT64
-from lipcert.rounding import gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,5 +119,4 @@ def rounded(x: Tensor, network: Network) -> tuple[Tensor, Tensor | None]:
     if dtype == x.dtype:
         return x, None
     near = x.to(dtype).to(x.dtype)
-    distance: Tensor = torch.linalg.vector_norm((x - near).flatten(1), dim=1)
-    return near, distance * (1 + gamma(math.prod(x.shape[1:]) + 8))
+    return near, OUT64.length(x - near)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,10 @@ from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
 from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+
+if TYPE_CHECKING:
+    from lipcert.report.results import Results
+    from lipcert.run import RunResult
 
 
 def _in(panel: str) -> Callable[..., Any]:
@@ -73,24 +77,18 @@ def certify(
     norms: Annotated[
         NormMethod, _how("How operator norms are bounded; estimate bounds nothing.")
     ] = "randomised",
-    failure_probability: Annotated[
-        float, _how("Of the whole run, over lipcert's own coins; 0 means deterministic.")
-    ] = 1e-9,
+    failure_probability: Annotated[float, _how(shared.CHANCE_HELP)] = 1e-9,
     seed: Annotated[
         str | None,
-        _how(
-            "Of the coins, to repeat a run; then only models made without knowing it are covered. "
-            "If not given, fresh entropy of the system. Of --random too, which is else that of 0."
-        ),
+        _how(f"{shared.SEED_HELP} --random uses it too, else 0."),
     ] = None,
-    deployed: Annotated[
-        Deployed, _how("The format whose rounding is covered, in any summation order; real: none.")
-    ] = "float32",
+    deployed: Annotated[Deployed, _how(shared.DEPLOYED_HELP)] = "float32",
     dtype: Annotated[
-        Dtype, _how("The type that bounds are found in; what its rounding can change is charged.")
+        Dtype, _how("The type that bounds are computed in; its own rounding is accounted for.")
     ] = "float64",
     time_per_sample: Annotated[
-        float | None, _how("Seconds a sample, over a batch, after which auto begins no other rung.")
+        float | None,
+        _how("Seconds a sample, over a batch, after which auto begins nothing further."),
     ] = None,
     pixel_domain: Annotated[
         bool,
@@ -171,7 +169,7 @@ def certify(
         str | None,
         _run(
             "Give the batches to a ray cluster: auto, or the host:port of its head. Needs "
-            "pip install 'lipcert[cluster]'."
+            "pip install 'lipcert\\[cluster]'."
         ),
     ] = None,
     memory_limit: Annotated[
@@ -209,13 +207,7 @@ def certify(
     baseline = read_baseline(thresholds)
 
     # torch comes with these; without them --help answers at once.
-    from rich.console import Console
-
     from lipcert.cli.watch import LoggingWatch
-    from lipcert.report import markdown
-    from lipcert.report.json_file import certificate_text
-    from lipcert.report.results import of_run
-    from lipcert.report.table import table
     from lipcert.run import Execution, Job, ModelSource, Shard, run_job
     from lipcert.run.memory import parse_memory
 
@@ -268,9 +260,23 @@ def certify(
     except KeyboardInterrupt as stop:
         typer.echo(f"lipcert: {str(stop) or 'interrupted'}", err=True)
         raise typer.Exit(130) from stop
+    _tell(result, thresholds, baseline, json=json, quiet=telling.quiet)
+
+
+def _tell(
+    result: RunResult, thresholds: Thresholds, baseline: Results | None, *, json: bool, quiet: bool
+) -> None:
+    """The gates and the table, on stderr where stdout has the certificate; then the exit code."""
+    from rich.console import Console
+
+    from lipcert.report import markdown
+    from lipcert.report.json_file import certificate_text
+    from lipcert.report.results import of_run
+    from lipcert.report.table import table
+
     results = of_run(result.certificate, result.samples)
     outcomes = outcomes_of(thresholds, results, baseline)
-    if not telling.quiet:
+    if not quiet:
         shown = Console(stderr=json)
         show(outcomes, shown)
         shown.print(table(result.certificate, width=shown.width))

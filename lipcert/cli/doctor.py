@@ -25,7 +25,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show versions, devices, datasets, cache and configuration; exit code 3 if something lacks.
+    """Show versions, devices, datasets, cache and configuration; exit code 3 if any is missing.
 
     Example:
 

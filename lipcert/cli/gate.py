@@ -36,8 +36,9 @@ def gate(
     debug: Debug = False,
     thresholds: Thresholds,
 ) -> None:
-    """Hold a certificate against thresholds; exit code 1 where one fails, 4 where samples failed
-    inside lipcert.
+    """Hold a certificate against thresholds; exit code 1 where one fails.
+
+    The exit code is 4 where samples failed inside lipcert.
 
     Counts are compared exactly. An ESTIMATE never passes: it ends with exit code 3.
 

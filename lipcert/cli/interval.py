@@ -49,15 +49,13 @@ def interval(
     norms: Annotated[
         NormMethod, _option(_HOW, "How operator norms are bounded; not estimate.")
     ] = "randomised",
-    failure_probability: Annotated[
-        float, _option(_HOW, "Of the whole run, over lipcert's own coins; 0 means deterministic.")
-    ] = 1e-9,
-    seed: Annotated[str | None, _option(_HOW, "Of the coins, to repeat a run.")] = None,
+    failure_probability: Annotated[float, _option(_HOW, shared.CHANCE_HELP)] = 1e-9,
+    seed: Annotated[str | None, _option(_HOW, shared.SEED_HELP)] = None,
     deployed: Annotated[
         Deployed,
-        _option(_HOW, "The format whose rounding is covered, in any summation order; real: none."),
+        _option(_HOW, shared.DEPLOYED_HELP),
     ] = "float32",
-    dtype: Annotated[Dtype, _option(_HOW, "The type that bounds are found in.")] = "float64",
+    dtype: Annotated[Dtype, _option(_HOW, "The type that bounds are computed in.")] = "float64",
     pixel_domain: Annotated[
         bool,
         _option(_HOW, "Only images count: every pixel in [0, 1].", "--pixel-domain"),
@@ -111,11 +109,12 @@ def interval(
     from rich.table import Table
     from rich.text import Text
 
-    from lipcert.cli.output import deliver
+    from lipcert.cli.output import check_writable, deliver
     from lipcert.run import ModelSource, open_model
     from lipcert.run.intervals import dataset_of, enclose, read_inputs, rows
     from lipcert.run.progress import ConsoleWatch
 
+    check_writable(output, "--output")
     inputs, found = read_inputs(data, targets, image_key=image_key, label_key=label_key)
     source = ModelSource(model, weights, arch, output_name)
     opened = open_model(source, expectation.preprocessing(), image_shape=inputs.shape[1:])
@@ -133,7 +132,7 @@ def interval(
         )
     text = dumps(result.to_json(), indent=2) + "\n"
     if output is not None:
-        deliver(text, output)
+        deliver(text, output, "--output")
     if json:
         typer.echo(text, nl=False)
     if not quiet:

@@ -127,6 +127,7 @@ def _run(arguments: list[str]) -> Any:
         return group(arguments, prog_name="lipcert", standalone_mode=False)
     settings.check_paths(arguments)
     found = configured(settings.keys(group), Path(), os.environ)
+    found |= settings.recipe_settings(group, arguments)
     if "--show-config" in arguments:
         typer.echo(settings.show(group, arguments, found), nl=False)
         return 0

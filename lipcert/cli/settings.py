@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from lipcert.config import Keys, Kind, Setting, Value
+from lipcert.config import Keys, Kind, Setting, Value, recipe
 from lipcert.errors import UsageError
 
 # Not settings: they ask for something once.
-_ONCE = {"help", "debug", "show_config", "version", "allow_code"}
+_ONCE = {"help", "debug", "show_config", "version", "allow_code", "config"}
+# Names a file of settings, where a command has it.
+_RECIPE = "--config"
 # What may name a factory, whose code is run.
 _CODE = ("arch", "data", "train_data")
 _ALLOW = "allow_code"
 _PATHS = {
     "--output", "--to", "--log-file", "--data", "--data-dir", "--weights", "--classes", "--labels",
-    "--label-map", "--indices", "--baseline", "--train-data", "--model",
+    "--label-map", "--indices", "--baseline", "--train-data", "--model", "--config",
 }  # fmt: skip
 # Its formats are others than a report's, and all its input is on the command line.
 _WITHOUT = {"compare"}
@@ -34,6 +37,26 @@ def keys(group: Any) -> Keys:
             if kinds.get(key) != "list":
                 kinds[key] = _kind(option)
     return kinds
+
+
+def recipe_settings(group: Any, arguments: Sequence[str]) -> dict[str, Setting]:
+    """What the file sets that ``--config`` names; nothing without it, or where the command has no
+    such option, which says so itself."""
+    command = _command_in(group, arguments)
+    if command is None or not any(_RECIPE in option.opts for option in command.params):
+        return {}
+    named = [*pairwise(arguments), *(part.split("=", 1) for part in arguments if "=" in part)]
+    path = next((value for option, value in named if option == _RECIPE), None)
+    own = {key: _kind(option) for key, option in _options(command).items()}
+    return {} if path is None else recipe(own, Path(path))
+
+
+def _command_in(group: Any, arguments: Sequence[str]) -> Any:
+    """The command of a command line; None where it has none that is configured."""
+    start = next((k for k, part in enumerate(arguments) if not part.startswith("-")), 0)
+    name = arguments[start] if arguments else ""
+    command = group.commands.get(name)
+    return None if hasattr(command, "commands") or name in _WITHOUT else command
 
 
 def default_map(group: Any, found: Found) -> dict[str, Any]:
@@ -69,11 +92,10 @@ def check_code(group: Any, arguments: Sequence[str], found: Found) -> None:
     """Raises ``UsageError`` where the command in ``arguments`` would run code that a file or the
     environment names, without ``--allow-code`` on the command line; ``audit`` has no such option,
     as it looks into folders of other people."""
-    start = next((k for k, part in enumerate(arguments) if not part.startswith("-")), 0)
-    name, *rest = arguments[start:]
-    command = group.commands.get(name)
-    if command is None or hasattr(command, "commands") or name in _WITHOUT:
+    command = _command_in(group, arguments)
+    if command is None:
         return
+    name, *rest = arguments[next(k for k, a in enumerate(arguments) if not a.startswith("-")) :]
     defaults = default_map(group, found)[name]
     context = command.make_context(name, rest, resilient_parsing=True, default_map=defaults)
     if context.params.get(_ALLOW):

@@ -13,7 +13,20 @@ EXPECTS = "What the model expects"
 SAMPLES = "Which samples"
 ARCH_HELP = (
     "Of weights alone: package.module:factory, which builds the model, or the name of an "
-    "architecture that finetune knows: 4c3f, 6c2f, 8c2f, lip-patch, lip-patch-wide."
+    "architecture that finetune knows: 2c2f, 4c3f, 6c2f, 8c2f, liresnet, lip-patch, "
+    "lip-patch-wide."
+)
+CHANCE_HELP = (
+    "The probability, over lipcert's own random numbers, that any bound of the whole run is wrong; "
+    "0: without any, by norms that are often larger."
+)
+SEED_HELP = (
+    "Repeats a run: its random numbers follow from this number, and the certificate covers only "
+    "models made without knowing it. If not given, they come from the system."
+)
+DEPLOYED_HELP = (
+    "The format that the model is run in, whose rounding is covered in any order of sums; real: "
+    "no rounding."
 )
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "
@@ -25,11 +38,18 @@ ShowConfig = Annotated[
     bool,
     typer.Option("--show-config", help="Show every setting and where it comes from, and exit."),
 ]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        help='A TOML file of options, such as eps = 0.5 or class-weights = "balanced"; the '
+        "command line outranks it. --show-config prints one."
+    ),
+]
 AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Run a package.module:factory that lipcert.toml, [tool.lipcert] or a LIPCERT_* "
+        help="Run a package.module:factory that lipcert.toml, \\[tool.lipcert] or a LIPCERT_* "
         "variable names. One on the command line needs no leave.",
     ),
 ]

@@ -46,8 +46,36 @@ Validation = Annotated[
     ),
 ]
 Augment = Annotated[
-    Literal["auto", "none", "crop-flip"],
-    typer.Option(help="auto: crops and flips of photographs.", rich_help_panel=_DATA),
+    Literal["auto", "none", "crop", "flip", "crop-flip"],
+    typer.Option(
+        help="crop: moved by up to 4 pixels; flip: mirrored or not; auto: both of photographs, "
+        "none of anything else.",
+        rich_help_panel=_DATA,
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="How much the loss of a sample counts: balanced, in inverse proportion to the images "
+        "of its class; or one number a class, such as 1,1,4.",
+        rich_help_panel=_DATA,
+    ),
+]
+Check = Annotated[
+    int | None,
+    typer.Option(
+        help="Certify so many validation images by auto, effort fast, after every epoch, beside "
+        "the training bound's estimate; the time comes on top of --minutes.",
+        rich_help_panel=_HOW,
+    ),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        help="One training for each weight of the clean loss, such as 0,0.25,0.5, in a folder "
+        "each; a table of clean and certified accuracy, and sweep.json.",
+        rich_help_panel=_HOW,
+    ),
 ]
 Bound = Annotated[
     Literal["global", "local", "anchored", "dual"] | None,
@@ -111,6 +139,14 @@ Select = Annotated[
     typer.Option(
         help="Which epoch's weights are exported, by the validation: certified, clean, "
         "clean>=0.75 (the most certified with that accuracy) or certified>=0.5.",
+        rich_help_panel=_AIM,
+    ),
+]
+Distil = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight of keeping to the logits of the model that came in, which falls to 0 as eps "
+        "rises.",
         rich_help_panel=_AIM,
     ),
 ]
@@ -201,6 +237,7 @@ def training(
     gap: Gap = None,
     temperature: Temperature = None,
     select: Select = None,
+    distil: Distil = None,
     eps_factor: EpsFactor = None,
     patience: Patience = None,
     warmup: Warmup = None,
@@ -241,6 +278,7 @@ def training(
             "gap": gap,
             "temperature": temperature,
             "select": None if select is None else Selection.parse(select),
+            "distil": distil,
             "eps_factor": eps_factor,
             "patience": patience,
             "warmup": warmup,

@@ -13,6 +13,7 @@ from lipcert.data.layouts import KINDS, Expected, Layout, channels_first, layout
 from lipcert.errors import UsageError
 
 _BYTES = (0.0, 255.0)
+_SIGNS = "the labels -1 and 1 were numbered 0 and 1; --label-map says which class each of them is"
 # So many classes no data have: what goes beyond are no numbers of classes.
 _MOST_CLASSES = 1 << 20
 # Whole numbers that reach so far, and not beyond 255, are those of an image's bytes.
@@ -51,8 +52,12 @@ def to_dataset(
     for array in (images, labels):  # a view may be larger than what it is of
         check_size(source, array.nbytes, DATASET_BYTES)
     numbers, found = label_numbers(labels, source)
+    numbers, signs = _without_signs(numbers, source)
+    found = found or signs
+    if signs:
+        notes = (*notes, _SIGNS)
     if images.dtype.kind not in "biuf":
-        raise UsageError(f"{source}: images must be uint8 or floats, not {images.dtype}")
+        raise UsageError(f"{source}: the values must be real numbers, not {images.dtype}")
     if images.dtype.kind == "b":  # black and white
         images = images.astype(np.float32)
     if images.dtype.kind == "f" and not np.isfinite(images).all():
@@ -66,21 +71,6 @@ def to_dataset(
     if value_range is None and images.dtype == np.uint8 and KINDS[told] == "volumes":
         value_range, notes = _BYTES, (*notes, "bytes of 0 to 255 were brought to [0, 1]")
     stored, unit = _scaled(images, (least, most), value_range, pictures, source)
-    if numbers.size and numbers.min() < 0:
-        values, numbers = np.unique(numbers, return_inverse=True)
-        if values.tolist() != [-1, 1]:
-            # Elsewhere a -1 marks what has no label.
-            some = ", ".join(map(str, values.tolist()[:3])) + (", …" if len(values) > 3 else "")
-            raise UsageError(
-                f"{source}: a label below 0 is no class, and the labels are {some}: leave those "
-                "samples out, number the classes from 0, or name them and give --label-map"
-            )
-        found = tuple(map(str, values.tolist()))
-        notes = (
-            *notes,
-            "the labels -1 and 1 were numbered 0 and 1; --label-map says which class each of them "
-            "is",
-        )
     if classes is None:
         classes = len(found) or int(numbers.max(initial=-1)) + 1
     reading: dict[str, Any] = {"layout": told}
@@ -117,6 +107,23 @@ def label_numbers(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[
         raise UsageError(f"{source}: labels must be whole numbers, not {wrong:g}")
     _check_numbers(labels, source)
     return labels.astype(np.int64), ()
+
+
+def _without_signs(
+    numbers: NDArray[np.int64], source: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels of -1 and 1 as classes 0 and 1, and their names; others as they are. Raises
+    `UsageError` for a label below 0 elsewhere, where it marks what has no label."""
+    if not numbers.size or numbers.min() >= 0:
+        return numbers, ()
+    values, numbered = np.unique(numbers, return_inverse=True)
+    if values.tolist() != [-1, 1]:
+        some = ", ".join(map(str, values.tolist()[:3])) + (", …" if len(values) > 3 else "")
+        raise UsageError(
+            f"{source}: a label below 0 is no class, and the labels are {some}: leave those "
+            "samples out, number the classes from 0, or name them and give --label-map"
+        )
+    return numbered, ("-1", "1")
 
 
 def _check_numbers(labels: Array, source: str) -> None:

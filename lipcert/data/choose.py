@@ -81,7 +81,15 @@ def _entries(path: Path, dataset: Dataset) -> list[Any]:
 
 
 def _lines(text: str) -> list[int]:
-    return [int(line) for line in text.splitlines() if line.strip()]
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(int(line))
+        except ValueError:
+            raise ValueError(f"line {number} is {line.strip()[:60]!r}") from None
+    return found
 
 
 def _keyed(lists: dict[str, Any], path: Path, dataset: Dataset) -> Any:

@@ -59,8 +59,8 @@ class Dataset:
             )
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise UsageError(
-                f"{self.source}: {len(images)} samples need as many int64 labels, "
-                f"not {labels.dtype} of shape {labels.shape}"
+                f"{self.source}: {len(images)} samples need as many int64 labels, one each, "
+                f"not {labels.dtype} of shape {labels.shape}; are images and labels of one split?"
             )
         if images.size == 0:
             raise CannotCertify(f"{self.source}: holds no samples, so there is nothing to certify")

@@ -42,10 +42,21 @@ def pick(
     return images, _one(there, split, source, "--label-key", label_key, LABELS)
 
 
+def labels_in(there: Sequence[str], split: str) -> str | None:
+    """The name of the labels or targets among those that are `there`; None where there are none."""
+    own = _of_split(there, split, LABELS)
+    return own or next((name for name in LABELS if name in there), None)
+
+
 def splits_in(there: Iterable[str]) -> list[str]:
     """The splits that the names speak of."""
     there = set(there)
     return [s for s in SPLITS if any(name in there for key in IMAGES for name in _of(key, s))]
+
+
+def _of_split(there: Sequence[str], split: str, known: Sequence[str]) -> str | None:
+    names = (name for part in aliases(split) for key in known for name in _of(key, part))
+    return next((name for name in names if name in there), None)
 
 
 def _one(
@@ -57,9 +68,8 @@ def _one(
         if given in there:
             return given
         raise UsageError(f"{option} {given}: {source} has no such array; it has {listed}")
-    for name in (name for part in aliases(split) for key in known for name in _of(key, part)):
-        if name in there:
-            return name
+    if (own := _of_split(there, split, known)) is not None:
+        return own
     others = splits_in(there)
     if others:
         raise UsageError(

@@ -111,24 +111,29 @@ def load_dataset(
         return _file(path, declared)
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, declared)
+    raise _not_data(spec, path)
+
+
+def _not_data(spec: str, path: Path) -> UsageError:
+    """Why nothing is read from there, and what is."""
     if path.is_file() and path.suffix.lower() == ".onnx":
-        raise UsageError(
+        return UsageError(
             f"--data {spec}: is a model, which comes first; name the data after --data"
         )
     if path.is_file() and path.suffix.lower() == ".py":
-        raise UsageError(f"{spec}: is code; name what makes the data in it, {path.stem}:factory")
+        return UsageError(f"{spec}: is code; name what makes the data in it, {path.stem}:factory")
     if path.is_file():
-        raise UsageError(
+        return UsageError(
             f"{spec}: data is read from {', '.join(FILES)} files and folders of images"
         )
     if path.suffix.lower() in FILES or "/" in spec or os.sep in spec:
-        raise UsageError(
+        return UsageError(
             f"{spec}: there is no such file or folder; give a file of {', '.join(FILES)}, a folder "
             "of images, or a dataset's name"
         )
     near = difflib.get_close_matches(spec.lower(), KNOWN, n=1)
     meant = f"; did you mean {near[0]}?" if near else ", nor a file or folder of that name."
-    raise UsageError(
+    return UsageError(
         f"unknown dataset {spec!r}{meant} Known are {', '.join(KNOWN)}, "
         f"the path of a folder of images or of a file ({', '.join(FILES)}), and "
         "package.module:factory"
@@ -137,7 +142,10 @@ def load_dataset(
 
 def _published(spec: str, declared: _Declared, data_dir: Path | None, offline: bool) -> Dataset:
     if declared.layout != "auto" or declared.value_range is not None:
-        raise UsageError(f"{spec} is a published set: --data-layout and --data-range do not apply")
+        raise UsageError(
+            f"{spec} is a published set: --data-layout and --data-range do not "
+            "apply; leave them out"
+        )
     declared.refuse(spec, *(("--resize",) if spec in PICTURED else ()))
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir or LIPCERT_DATA_DIR {data_dir}: there is no such folder")

@@ -14,6 +14,7 @@ from lipcert.data.keys import LABELS, SPLITS, aliases, pick
 from lipcert.data.pages import unpacked_sizes
 from lipcert.data.pillow import Size, Stack, decode
 from lipcert.errors import CannotCertify, LipcertError, UsageError
+from lipcert.mistaken import mistaken
 
 
 class Columns(NamedTuple):
@@ -80,7 +81,8 @@ def read_parquet(
     except LipcertError:
         raise
     except Exception as error:  # pyarrow's errors derive from many types
-        raise CannotCertify(f"{source}: not a sound Parquet file: {error}") from error
+        said = next(filter(None, map(mistaken, files)), f": {error}")
+        raise CannotCertify(f"{source}: not a sound Parquet file{said}") from error
     return Columns(*rows, _names(schema, label), tuple(notes))
 
 

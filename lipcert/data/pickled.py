@@ -14,6 +14,7 @@ import numpy as np
 
 from lipcert.data.dataset import Array
 from lipcert.errors import CannotCertify
+from lipcert.mistaken import mistaken
 
 
 def unpickle(data: bytes, source: str) -> Any:
@@ -29,7 +30,9 @@ def unpickle(data: bytes, source: str) -> Any:
             "nothing of it was executed"
         ) from error
     except Exception as error:  # a damaged pickle can fail with nearly any type
-        raise CannotCertify(f"{source}: not a sound pickle: {error}") from error
+        raise CannotCertify(
+            f"{source}: not a sound pickle{mistaken(data) or f': {error}'}"
+        ) from error
 
 
 class PickledArray:

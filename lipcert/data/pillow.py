@@ -11,6 +11,7 @@ import numpy as np
 from lipcert.bounded import DATASET_BYTES, IMAGE_PIXELS, check_size
 from lipcert.data.dataset import Array, ValueRange
 from lipcert.errors import CannotCertify, LipcertError, UsageError
+from lipcert.mistaken import mistaken
 
 # Named one by one: Pillow also opens formats that start other programs.
 FORMATS = {
@@ -79,7 +80,10 @@ def decode(file: Path | bytes, name: str, *, size: Size | None = None) -> Pictur
     except LipcertError:
         raise
     except Exception as error:  # decoders fail with many types on damaged files
-        raise CannotCertify(f"{name}: cannot be read as an image: {error}") from error
+        # Pillow names an object of Python where the file would be.
+        what = "" if isinstance(error, pillow.UnidentifiedImageError) else f": {error}"
+        said = mistaken(file) or f"{what}; replace it, or take it away"
+        raise CannotCertify(f"{name}: cannot be read as an image{said}") from error
     return Picture(pixels[:, :, np.newaxis] if gray else pixels, narrowed)
 
 

@@ -36,7 +36,11 @@ def read_table(path: Path, label_key: str | None, expected: Expected) -> Table:
     """
     rows, delimiter = _first_rows(path)
     width = len(rows[0])
-    head = rows[0] if not any(map(_is_number, rows[0])) and len(rows) > 1 else None
+    head = None if any(map(_is_number, rows[0])) else rows[0]
+    if head and len(rows) == 1:
+        raise CannotCertify(
+            f"{path}: holds a line of names and no rows: there is nothing to certify"
+        )
     body = rows[1:] if head else rows
     names = [name.strip() for name in head] if head else [str(i) for i in range(width)]
     # pandas writes the numbers of the rows as a column without a name.
@@ -101,7 +105,8 @@ def _first_rows(path: Path) -> tuple[list[list[str]], str]:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise CannotCertify(
-                f"{path}: line {number} has {len(row)} columns, the first has {len(rows[0])}"
+                f"{path}: line {number} has {len(row)} columns, the first has {len(rows[0])}; give "
+                "every line as many"
             )
     return rows, delimiter
 

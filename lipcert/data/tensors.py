@@ -8,6 +8,7 @@ from lipcert.bounded import check_stored
 from lipcert.data.collect import Collected, collect
 from lipcert.data.dataset import Dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.mistaken import mistaken
 
 
 def read_tensors(
@@ -38,6 +39,8 @@ def _torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if said := mistaken(path):
+            raise CannotCertify(f"{path}: not a file of tensors{said}") from error
         raise CannotCertify(
             f"{path}: not a sound file of tensors and nothing else ({type(error).__name__}), and "
             "nothing of it was executed; save (images, labels) as tensors, or use an .npz file"
@@ -50,4 +53,5 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:
-        raise CannotCertify(f"{path}: not a sound safetensors file: {error}") from error
+        said = mistaken(path) or f": {error}"
+        raise CannotCertify(f"{path}: not a sound safetensors file{said}") from error

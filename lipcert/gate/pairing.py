@@ -10,7 +10,7 @@ from typing import Any
 from lipcert.certificate import failures
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.heads import of_record
-from lipcert.options import Epsilon
+from lipcert.options import Epsilon, in_words
 from lipcert.tally import right
 
 Record = dict[str, Any]
@@ -72,12 +72,24 @@ def require_same_samples(a: Record, b: Record, name_a: str, name_b: str) -> None
             (c["data"]["indices_sha256"], c["data"]["shard"], c["summary"]["n"]) for c in (a, b)
         ],
     }
-    differing = [name for name, (one, other) in checks.items() if one != other]
+    said = {
+        "eps": [in_words(c["options"]["eps"]) for c in (a, b)],
+        "sample ids": [f"{c['summary']['n']} samples" for c in (a, b)],
+    }
+    differing = [
+        name + _changed(*said.get(name, ("", "")))
+        for name, (one, other) in checks.items()
+        if one != other
+    ]
     if differing:
         raise UsageError(
             f"{name_a} and {name_b} do not compare: another {', another '.join(differing)}; "
             "certify both on the same samples with the same --eps"
         )
+
+
+def _changed(one: str, other: str) -> str:
+    return f" ({one}, now {other})" if one != other else ""
 
 
 def differences(a: Record, b: Record) -> tuple[str, ...]:
@@ -97,14 +109,10 @@ def differences(a: Record, b: Record) -> tuple[str, ...]:
             for name in names
         ]
     return tuple(
-        f"{name} ({_said(one)}, now {_said(other)})" for name, one, other in pairs if one != other
+        f"{name} ({in_words(one)}, now {in_words(other)})"
+        for name, one, other in pairs
+        if one != other
     )
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_said, value))
-    return "not given" if value is None else str(value)
 
 
 def compare(a: Record, b: Record, of_a: Sequence[Record], of_b: Sequence[Record]) -> Comparison:

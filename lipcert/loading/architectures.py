@@ -2,7 +2,12 @@
 
 ``4c3f``, ``6c2f``, ``8c2f`` are those of Huang et al. (NeurIPS 2021): convolutions are ``(outputs,
 kernel, stride, padding)``, the numbers after them fully connected layers; ReLU stands between all
-of them, and ``--activation`` makes of it what the paper has.
+of them, and ``--activation`` makes of it what the paper has. ``2c2f`` is one of the same kind for
+small images and short budgets, after that of Leino et al. (ICML 2021) and twice as wide.
+
+``liresnet`` has linear residual blocks (Hu et al., NeurIPS 2023): ``x + W ∗ x`` and an activation
+behind it, so that a block is one linear map, whose norm is at most ``1 + ‖W‖`` and known as that of
+any other; behind a convolution that brings images to a quarter of their sides.
 
 ``lip-patch`` consists of isometries, but for its last layer: one matrix for each patch of 4×4
 pixels, then matrices across channels alone, with MaxMin behind each, and between them an eighth of
@@ -30,8 +35,11 @@ Layer = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Architecture:
+    """``blocks``: so many linear residual blocks behind the convolutions."""
+
     convolutions: tuple[Layer, ...]
     dense: tuple[int, ...]
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class PatchArchitecture:
 ARCHITECTURES: dict[str, Architecture | PatchArchitecture] = {
     "lip-patch": PatchArchitecture(128, 8),
     "lip-patch-wide": PatchArchitecture(192, 10),
+    "liresnet": Architecture(((96, 6, 4, 1),), (256,), blocks=5),
+    "2c2f": Architecture(((32, 4, 2, 1), (64, 4, 2, 1)), (256,)),
     "4c3f": Architecture(
         ((32, 3, 1, 1), (32, 4, 2, 1), (64, 3, 1, 1), (64, 4, 2, 1)),
         (512, 512),
@@ -96,11 +106,14 @@ def build(name: str, image_shape: tuple[int, ...], classes: int, seed: int) -> o
         space = [(size + 2 * padding - kernel) // stride + 1 for size in space]
     if min(space) < 1:
         raise UsageError(f"--arch {name}: images {list(image_shape)} are too small for it")
+    for number in range(1, wanted.blocks + 1):
+        graph.block(f"block{number}", channels, share=1 / wanted.blocks)
+        graph.relu(f"relu{len(wanted.convolutions) + number}")
     graph.node("Flatten", "flatten")
     inputs = channels * math.prod(space)
     for number, outputs in enumerate(wanted.dense, start=1):
         graph.layer(f"dense{number}", "Gemm", (outputs, inputs), transB=1)
-        graph.relu(f"relu{len(wanted.convolutions) + number}")
+        graph.relu(f"relu{len(wanted.convolutions) + wanted.blocks + number}")
         inputs = outputs
     graph.layer("logits", "Gemm", (classes, inputs), transB=1)
     return graph.model(name, image_shape, classes)
@@ -158,6 +171,14 @@ class _Graph:
             # A pixel is part of (kernel / stride)² patches.
             weight *= attributes["strides"][0] / shape[-1]
         self._affine(name, operator, _GAIN * weight, **attributes)
+
+    def block(self, name: str, channels: int, share: float) -> None:
+        """``x + W ∗ x``, with a ``W`` that has about the norm ``share`` at first."""
+        before, kernel = self.last, 3
+        weight = _orthonormal((channels, channels, kernel, kernel), self.random) * share / kernel
+        self._affine(name, "Conv", weight, pads=[1] * 4)
+        self.nodes.append(helper.make_node("Add", [before, self.last], [f"{name}.sum"]))
+        self.last = f"{name}.sum"
 
     def isometry(self, name: str, shape: tuple[int, ...], **attributes: Any) -> None:
         """Norm 1 in every direction, or only for as many as come out."""

@@ -80,12 +80,12 @@ def chosen(
         case (Compared() as condition, Variable() as value) if kind == "Mul":
             return _gated(value, condition, assembler)
         case (Compared() as condition, Variable() as value, other) if kind == "Where":
-            if _is_number(other, 0):
+            if _is_nothing(other, value):
                 return _gated(value, condition, assembler)
             if isinstance(other, Variable):
                 return _either(condition, value, other, assembler)
         case (Compared() as condition, other, Variable() as value) if kind == "Where":
-            if _is_number(other, 0):
+            if _is_nothing(other, value):
                 return _gated(value, condition.opposite, assembler)
         case (GatedValue() as first, GatedValue() as second) if kind in ("Add", "Sum"):
             if second.where == first.where.opposite:
@@ -144,6 +144,13 @@ def _operands(value: Variable, assembler: Assembler) -> tuple[Variable, Variable
             b = nodes[other].inputs[0]
             return Variable(a, nodes[a].shape), Variable(b, nodes[b].shape)
     return None
+
+
+def _is_nothing(value: Value | None, beside: Variable) -> bool:
+    """Whether all of it is 0, and no more of it than there is beside it."""
+    if not isinstance(value, np.ndarray) or bool((value != 0).any()):
+        return False
+    return np.broadcast_shapes(value.shape, beside.shape) == beside.shape
 
 
 def _is_number(value: Value | None, wanted: float) -> bool:

@@ -25,75 +25,28 @@ the longest way. By induction, with ``|v| ≤ mag · m``:
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from lipcert.loading.affine_form import NONE, AffineForm, stacked, turned
+from lipcert.loading.rebuilding import starts
 from lipcert.network import Network
 from lipcert.network.activations import Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.nodes import Node, Sum
 from lipcert.network.operators import Convolution, Dense, Diagonal, Operator, Select
-from lipcert.rounding import BFLOAT16, Arithmetic
+from lipcert.rounding import BFLOAT16
 
 # So many terms has a form, and the rows of an operator that is looked through.
 _TERMS = 4
 _LARGEST = 2**20
 # Magnitudes are numbered from here on, values of nodes below.
 MAGNITUDES = 2**48
-_NONE = 2**62
 # What errors of errors add, ``(1 + u)^depth`` in the coarsest format, and how deep that goes.
 HIGHER_ORDERS = 1.25
 DEEPEST = math.log(HIGHER_ORDERS) / math.log1p(BFLOAT16.unit)
-
-
-@dataclass(frozen=True, eq=False)
-class AffineForm:
-    """Of all ``n`` values of a node: numbers of terms ``(n, T)``, in increasing order, and their
-    coefficients; ``mag`` and ``off`` ``(n,)``; how many roundings are on the longest way through
-    it, and how many additions are behind it, on all ways since the last bend; whether anything was
-    added up, or bent, not only moved, scaled and compared; the formats of the nodes that it leads
-    through, and which of these compare."""
-
-    terms: Tensor
-    coefficients: Tensor
-    mag: Tensor
-    off: Tensor
-    depth: float = 0.0
-    behind: float = 0.0
-    computed: bool = False
-    formats: frozenset[Arithmetic | None] = frozenset()
-    compared: frozenset[int] = frozenset()
-
-    @property
-    def live(self) -> Tensor:
-        return self.terms != _NONE
-
-    def rows(self, index: Tensor) -> AffineForm:
-        """Of some of the values; nothing where the index is −1."""
-        inside, at = index >= 0, index.clamp(min=0)
-        return self._with(
-            torch.where(inside[:, None], self.terms[at], _NONE),
-            torch.where(inside[:, None], self.coefficients[at], 0.0),
-            torch.where(inside, self.mag[at], 0.0),
-            torch.where(inside, self.off[at], 0.0),
-        )
-
-    def scaled(self, by: Tensor) -> AffineForm:
-        """Times a number each, ``(n,)``; powers of two round nothing."""
-        size = by.abs()
-        mantissa = torch.frexp(size).mantissa
-        rounds = torch.where((mantissa == 0.5) | (size == 0), 0.0, 4.0)
-        found = self._with(
-            self.terms, self.coefficients * by[:, None], self.mag * size,
-            size * (self.off + rounds * self.mag),
-        )  # fmt: skip
-        return replace(found, depth=self.depth + (2 if bool((rounds > 0).any()) else 0))
-
-    def _with(self, terms: Tensor, coefficients: Tensor, mag: Tensor, off: Tensor) -> AffineForm:
-        return replace(self, terms=terms, coefficients=coefficients, mag=mag, off=off)
 
 
 @dataclass(eq=False)
@@ -108,8 +61,7 @@ class Forms:
     _known: dict[int, AffineForm] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = [math.prod(node.shape) for node in self.network.nodes]
-        self.starts = [0, *itertools.accumulate(sizes)]
+        self.starts = starts(self.network)
 
     def of(self, i: int) -> AffineForm:
         """The form of a node, by its own values where it is made otherwise."""
@@ -151,14 +103,14 @@ class Forms:
             case Diagonal() if kind.bias is None and kind.scale is not None:
                 scale = kind.scale.double().expand(node.shape).reshape(-1)
                 return self.of(node.inputs[0]).scaled(scale)
-            case Dense() | Convolution() if kind.bias is None and kind.terms <= _TERMS:
+            case Dense() | Convolution() if is_sparse(kind):
                 return self._mixed(self.of(node.inputs[0]), kind)
             case Clip() if kind.upper is None and _is_zero(kind.lower):
                 return self._kinked(self.of(node.inputs[0]), torch.zeros(()))
             case Clip() if kind.lower is None and _is_zero(kind.upper):
                 # min(z, 0) = −max(−z, 0).
-                turned = self._kinked(_turned(self.of(node.inputs[0])), torch.zeros(()))
-                return None if turned is None else _turned(turned)
+                found = self._kinked(turned(self.of(node.inputs[0])), torch.zeros(()))
+                return None if found is None else turned(found)
             case PReLU():
                 slope = kind.slope.double().expand(shape).reshape(-1)
                 return self._kinked(self.of(node.inputs[0]), slope)
@@ -186,10 +138,10 @@ class Forms:
         places = torch.arange(size, dtype=torch.float64).reshape(1, *kind.in_shape)
         ones, parts = torch.ones_like(places), []
         flat = entries.double().flatten(1)
-        for tap in range(flat.shape[1]):
-            alone = torch.zeros_like(flat)
-            alone[:, tap] = 1
-            alone = alone.reshape(entries.shape)
+        count = int((flat != 0).sum(1).amax())
+        taps = (flat != 0).double().sort(dim=1, descending=True, stable=True).indices[:, :count]
+        for tap in taps.unbind(1):
+            alone = torch.zeros_like(flat).scatter(1, tap[:, None], 1.0).reshape(entries.shape)
             # A padding reads nothing: its weight is 0.
             weight = kind._forward(ones, alone * entries.double()).flatten()
             index = kind._forward(places, alone).flatten().long()
@@ -215,11 +167,11 @@ class Forms:
             same = terms[:, t] == terms[:, t + 1]
             coefficients[:, t + 1] += torch.where(same, coefficients[:, t], 0.0)
             coefficients[:, t] = torch.where(same, 0.0, coefficients[:, t])
-        terms = torch.where(coefficients == 0, _NONE, terms)
+        terms = torch.where(coefficients == 0, NONE, terms)
         lost = self._lost(before, terms)
         order = terms.argsort(dim=1, stable=True)
         terms, coefficients = terms.gather(1, order), coefficients.gather(1, order)
-        width = max(1, int((terms != _NONE).sum(1).amax()))
+        width = max(1, int((terms != NONE).sum(1).amax()))
         several = torch.stack([part.live.any(1) for part in parts]).sum(0)
         mag = torch.stack([part.mag for part in parts]).sum(0)
         off = torch.stack([part.off for part in parts]).sum(0)
@@ -241,15 +193,15 @@ class Forms:
         gone = (before != after).any(1).nonzero().flatten()
         lost = torch.zeros(len(before), dtype=torch.bool)
         kept = (first[gone][:, :, None] == second[gone][:, None, :]).any(2)
-        lost[gone] = (~kept & (first[gone] != _NONE)).any(1)
+        lost[gone] = (~kept & (first[gone] != NONE)).any(1)
         return lost
 
     def _values(self, terms: Tensor) -> Tensor:
         """The values in the terms of every row, two for each term."""
-        pairs = torch.tensor([pair[:2] for pair in self.pairs] or [(_NONE, _NONE)])
-        size = (terms >= MAGNITUDES) & (terms != _NONE)
+        pairs = torch.tensor([pair[:2] for pair in self.pairs] or [(NONE, NONE)])
+        size = (terms >= MAGNITUDES) & (terms != NONE)
         both = pairs[torch.where(size, terms - MAGNITUDES, 0)]
-        alone = torch.stack([terms, torch.full_like(terms, _NONE)], -1)
+        alone = torch.stack([terms, torch.full_like(terms, NONE)], -1)
         return torch.where(size[..., None], both, alone).flatten(1)
 
     def _kinked(self, z: AffineForm, slope: Tensor) -> AffineForm | None:
@@ -275,7 +227,7 @@ class Forms:
     ) -> tuple[AffineForm, AffineForm] | None:
         """Maximum and minimum of the values in two lists of places."""
         first, second = z.rows(a), z.rows(b)
-        difference = self.added([first, _turned(second)])
+        difference = self.added([first, turned(second)])
         size = None if difference is None else self._magnitude(difference)
         total = self.added([first, second])
         if size is None or total is None:
@@ -311,29 +263,12 @@ class Forms:
         return replace(z, terms=terms, coefficients=first.abs()[:, None])
 
 
-def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:
-    """One after another."""
-    width = max(part.terms.shape[1] for part in parts)
-
-    def wide(values: Tensor, fill: int) -> Tensor:
-        missing = values.new_full((len(values), width - values.shape[1]), fill)
-        return torch.cat([values, missing], 1)
-
-    return AffineForm(
-        torch.cat([wide(part.terms, _NONE) for part in parts]),
-        torch.cat([wide(part.coefficients, 0) for part in parts]),
-        torch.cat([part.mag for part in parts]),
-        torch.cat([part.off for part in parts]),
-        max(part.depth for part in parts),
-        max(part.behind for part in parts),
-        any(part.computed for part in parts),
-        frozenset().union(*(part.formats for part in parts)),
-        frozenset().union(*(part.compared for part in parts)),
-    )
-
-
-def _turned(form: AffineForm) -> AffineForm:
-    return form.scaled(form.coefficients.new_full((len(form.terms),), -1.0))
+def is_sparse(kind: Operator) -> bool:
+    """Whether an operator without a bias has so few products a row that it is looked through."""
+    if not isinstance(kind, Dense | Convolution) or kind.bias is not None:
+        return False
+    entries = kind.entries()
+    return entries is not None and int((entries != 0).flatten(1).sum(1).amax()) <= _TERMS
 
 
 def _is_zero(limit: Tensor | None) -> bool:

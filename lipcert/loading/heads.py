@@ -52,7 +52,7 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Head:
+class ScoreModel:
     """``model`` up to ``output``, its only one, which is None where none was chosen among several:
     then ``model`` is the whole file. ``cut``: the nodes that were cut off behind it, in order;
     ``axes``: along which of the output's axes they look for the largest; ``threshold``: what they
@@ -73,7 +73,7 @@ class _Decision:
     threshold: Threshold | None = None
 
 
-def scores(model: onnx.ModelProto, name: str, output: str | None = None) -> Head:
+def scores(model: onnx.ModelProto, name: str, output: str | None = None) -> ScoreModel:
     """The checked model up to the scores that its outputs, or the chosen one, are made from.
 
     Raises ``UsageError`` under the file's ``name`` for an output that it does not have.
@@ -86,13 +86,13 @@ def scores(model: onnx.ModelProto, name: str, output: str | None = None) -> Head
     found = [_before(whole.graph, one, beside=len(wanted) > 1) for one in wanted]
     thresholds = {one.threshold for one in found if one.threshold is not None}
     if len({_logits(whole.graph, one.source) for one in found}) != 1 or len(thresholds) > 1:
-        return Head(whole, None)
+        return ScoreModel(whole, None)
     # A threshold belongs to the very value that is held against it.
     source = next((one for one in found if one.threshold is not None), found[0]).source
     nodes = {id(node) for one in found for node in one.cut}
     cut = tuple(node for node in whole.graph.node if id(node) in nodes)
     axes = tuple(axis for one in found for axis in one.axes)
-    return Head(part_for(whole, source), source, cut, axes, next(iter(thresholds), None))
+    return ScoreModel(part_for(whole, source), source, cut, axes, next(iter(thresholds), None))
 
 
 def _before(graph: onnx.GraphProto, output: str, *, beside: bool) -> _Decision:

@@ -13,24 +13,22 @@ arithmetic is a value of its own here.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.network import Network, NetworkBuilder
-from lipcert.network.activations import Activation, GroupMax, GroupSort, MaxMin
-from lipcert.network.joints import Joint
+from lipcert.loading.rebuilding import Rebuilding, starts
+from lipcert.network import Network
+from lipcert.network.activations import GroupMax, GroupSort, MaxMin
 from lipcert.network.nodes import Node, Sum
-from lipcert.network.operators import Operator, Select
+from lipcert.network.operators import Select
 from lipcert.rounding import Arithmetic
 
 # So many values has a group, and so many a node that is looked into.
 _MOST, _LARGEST = 6, 2**17
 _NONE = 2**62
-_POINTS = 3
 
 
 def grouped(network: Network) -> Network:
@@ -40,34 +38,7 @@ def grouped(network: Network) -> Network:
         i: known for i in range(1, len(network.nodes))
         if (known := _ordered(lattices.of(i))) is not None
     }  # fmt: skip
-    ends = {
-        i for i in found
-        if i == network.output
-        or any(i in node.inputs and j not in found for j, node in enumerate(network.nodes))
-    }  # fmt: skip
-    if not ends:
-        return network
-    builder, place = NetworkBuilder(network.in_shape, network.nodes[0].origin), {0: 0}
-    maker = _Maker(network, lattices, builder, place)
-    for i, node in enumerate(network.nodes[1:], 1):
-        before = [place[j] for j in node.inputs]
-        builder.format = node.format
-        match node.kind:
-            case _ if i in ends:
-                place[i] = maker.made(node, found[i])
-            case Operator():
-                place[i] = builder.operator(node.kind, before[0], node.origin)
-            case Activation():
-                place[i] = builder.activation(node.kind, before[0], node.origin)
-            case Joint():
-                place[i] = builder.joint(node.kind, before, node.origin)
-            case _:
-                place[i] = builder.sum(before, node.origin)
-    built = replace(
-        builder.build(place[network.output]), rough=network.rough, leaves=network.leaves,
-        each=network.each,
-    )  # fmt: skip
-    return built if _same(network, built) else network
+    return _Making(network, found).rebuilt() or network
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +89,7 @@ class _Lattices:
     known: dict[int, _Table] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = [math.prod(node.shape) for node in self.network.nodes]
-        self.starts = [0, *itertools.accumulate(sizes)]
+        self.starts = starts(self.network)
 
     def of(self, i: int) -> _Table:
         """The table of a node, by its own values where it is made otherwise."""
@@ -229,17 +199,15 @@ def _ordered(found: _Table) -> _Order | None:
     return _Order(found.atoms, rank, next(iter(found.formats)))
 
 
-@dataclass(eq=False)
-class _Maker:
-    """Puts ordered nodes into the network that is built, one comparison for the same groups."""
+class _Making(Rebuilding[_Order]):
+    """Puts order statistics into the network that is built, one comparison for the same groups."""
 
-    network: Network
-    lattices: _Lattices
-    builder: NetworkBuilder
-    place: dict[int, int]
-    shared: dict[tuple[bytes, bool], int] = field(default_factory=dict)
+    def __init__(self, network: Network, known: dict[int, _Order]) -> None:
+        super().__init__(network, known)
+        self.shared: dict[tuple[bytes, bool], int] = {}
 
-    def made(self, node: Node, known: _Order) -> int:
+    def made(self, i: int, known: _Order) -> int:
+        node = self.network.nodes[i]
         self.builder.format = known.format
         shape = tuple(node.shape)
         sizes, parts = (known.atoms != _NONE).sum(1), []
@@ -247,45 +215,21 @@ class _Maker:
             own = sizes == size
             if size == 1:
                 alone = torch.where(own, known.atoms[:, 0], -1)
-                parts += self._gathered(alone, shape, node.origin)
+                parts += self.gathered(alone, shape, node.origin)
                 continue
             groups, which = torch.unique(known.atoms[own, :size], dim=0, return_inverse=True)
             largest = bool((known.rank[own] == 1).all())
             index = torch.full_like(sizes, -1)
             index[own] = which if largest else which * size + known.rank[own] - 1
             sorts = self._sorts(groups, largest, node.origin)
-            parts.append(self._select(sorts, index, shape, node.origin))
+            parts.append(self.select(sorts, index, shape, node.origin))
         return self.builder.sum(parts, node.origin)
 
     def _sorts(self, groups: Tensor, largest: bool, origin: str) -> int:
         name = groups.numpy().tobytes(), largest
         if name not in self.shared:
             shape = tuple(groups.shape)
-            before = self.builder.sum(self._gathered(groups.flatten(), shape, origin), origin)
+            before = self.builder.sum(self.gathered(groups.flatten(), shape, origin), origin)
             kind = GroupMax() if largest else GroupSort()
             self.shared[name] = self.builder.activation(kind, before, origin)
         return self.shared[name]
-
-    def _gathered(self, atoms: Tensor, shape: tuple[int, ...], origin: str) -> list[int]:
-        """Values by their numbers, −1 for none: a part for each node that they are of."""
-        starts = torch.tensor(self.lattices.starts)
-        owners = torch.bucketize(atoms.contiguous(), starts, right=True) - 1
-        return [
-            self._select(
-                self.place[j], torch.where((owners == j) & (atoms >= 0), atoms - starts[j], -1),
-                shape, origin,
-            )
-            for j in sorted(set(owners[atoms >= 0].tolist()))
-        ]  # fmt: skip
-
-    def _select(self, node: int, index: Tensor, shape: tuple[int, ...], origin: str) -> int:
-        operator = Select.of(index.reshape(shape), self.builder.shape(node))
-        return self.builder.operator(operator, node, origin)
-
-
-def _same(one: Network, other: Network) -> bool:
-    """Whether both give the same, bit for bit but for sums in another order, at a few points."""
-    places = torch.arange(math.prod(one.in_shape), dtype=torch.float64)
-    x = torch.stack([torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
-    first, second = one.logits(x), other.logits(x)
-    return bool(((first - second).abs() <= 1e-9 * (1 + first.abs().amax())).all())

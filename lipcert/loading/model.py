@@ -19,7 +19,7 @@ from lipcert.errors import UsageError
 from lipcert.loading.entry import WHOLE, bound, one_by_one, real
 from lipcert.loading.factory import export, from_weights, try_on
 from lipcert.loading.heads import ALONE, CUT, TWO, Threshold, probability, scores, two_classes
-from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset
+from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset, weights_alone
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.reader import ReadGraph, network_of, read
 from lipcert.loading.weights import STATE_DICTS, replace_weights
@@ -87,17 +87,15 @@ def load_model(
     files: dict[str, str] = {}
     if path.suffix == ".safetensors" or (path.suffix in STATE_DICTS and arch is not None):
         if arch is None or input_shape is None:
-            raise UsageError(
-                f"{path.name}: weights alone are no model; add the factory (package.module:name), "
-                "or the name of an architecture, and the input shape, or give an ONNX file"
-            )
+            raise UsageError(weights_alone(path))
         if weights is not None:
             raise UsageError(f"{path.name} holds the weights already; leave out {weights}")
         model, files[path.name] = from_weights(arch, path, input_shape)
         kind = "safetensors+arch"
     elif arch is not None:
         raise UsageError(
-            f"{path.name}: a factory ({arch}) goes with a .safetensors file or a state dict"
+            f"{path.name}: --arch {arch} goes with weights alone, a .safetensors file or a state "
+            "dict; leave it out, as an ONNX file says what it computes"
         )
     else:
         opened = open_onnx(path)

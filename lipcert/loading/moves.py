@@ -26,8 +26,9 @@ FLOATS = {
 TYPES = {own: to for to, own in FLOATS.items()}
 
 
-def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
-    """Applies the node to places; ``slots`` are the inputs whose values move.
+def _move(call: Call, slots: Sequence[int], whole: int | None = None) -> list[Variable]:
+    """Applies the node to places; ``slots`` are the inputs whose values move, ``whole`` one of
+    them all of whose values have to arrive.
 
     Place 0 stands for the constant 0 of padding; the values of the inputs follow from 1 on.
     """
@@ -47,6 +48,11 @@ def _move(call: Call, slots: Sequence[int]) -> list[Variable]:
     allowance.move(result_size(call.node.op_type, call.attributes, inputs))
     node, shift = _without_pad_value(call)
     results = evaluate(node, call.version, inputs, call.attributes, allowance)
+    if whole is not None:
+        wanted = inputs[whole]
+        assert wanted is not None
+        if not np.isin(wanted, results[0]).all():
+            raise Unsupported("two values for one place")
     return [_gather(call, parts, result.astype(np.int64), shift) for result in results]
 
 
@@ -121,6 +127,16 @@ def _rule(*slots: int) -> Callable[[Call], list[Variable]]:
     return lambda call: _move(call, slots)
 
 
+def _scatter(call: Call) -> list[Variable]:
+    """Values that take the places of others, as an assignment to ``x[:, ::2]`` is written."""
+    reduction = call.attributes.get("reduction") or "none"
+    if reduction != "none":
+        raise Unsupported(f"attribute reduction={reduction!r}")
+    if isinstance(call.inputs[1], Variable):
+        raise Unsupported("indices that depend on the network's input")
+    return _move(call, (0, 2), whole=2)
+
+
 def _concat(call: Call) -> list[Variable]:
     return _move(call, range(len(call.inputs)))
 
@@ -189,6 +205,8 @@ MOVES: dict[str, Callable[[Call], Variable | Array | list[Variable]]] = {
     "Shape": _shape,
     "Size": _shape,
     "Slice": _rule(0),
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
     "SpaceToDepth": _rule(0),
     "Split": _rule(0),
     "Squeeze": _rule(0),

@@ -18,6 +18,7 @@ import onnx.inliner
 import onnx.shape_inference
 
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.mistaken import mistaken
 
 LARGEST_FILE = 2**31 - 1
 MOST_NODES = 2**15
@@ -41,6 +42,8 @@ def open_onnx(path: Path) -> OnnxFile:
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise UsageError(f"{path}: {what}; give the path of an ONNX file")
+    if path.suffix == ".safetensors":
+        raise UsageError(weights_alone(path))
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt"):
         raise UsageError(f"{path.name}: {NUMBERS_ONLY}")
     try:
@@ -54,12 +57,21 @@ def open_onnx(path: Path) -> OnnxFile:
     except CannotCertify:
         raise
     except Exception as error:
-        raise CannotCertify(
-            f"{path.name}: not a readable ONNX file: {one_line(error)}; export the model to ONNX"
-        ) from error
+        said = mistaken(path) or f": {one_line(error)}; export the model to ONNX"
+        raise CannotCertify(f"{path.name}: not a readable ONNX file{said}") from error
+    if not model.ByteSize():
+        raise CannotCertify(f"{path.name}: not a readable ONNX file{mistaken(path)}")
     ordered(model)
     check(model, path.name)
     return OnnxFile(model, files)
+
+
+def weights_alone(path: Path) -> str:
+    """Why a file of weights is no model, and what to do."""
+    return (
+        f"{path.name}: weights alone are no model; say with --arch what they belong to, a factory "
+        "(package.module:name) or the name of an architecture, or give an ONNX file"
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -213,7 +225,10 @@ def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
         )
     array = tensor_array(tensor, name)
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise CannotCertify(f"{name}: tensor {tensor.name!r} holds NaN")
+        raise CannotCertify(
+            f"{name}: tensor {tensor.name!r} holds NaN, so that its outputs are no numbers; export "
+            "the model again from weights that are finite"
+        )
 
 
 def _bound_size(model: onnx.ModelProto, name: str) -> None:
@@ -280,7 +295,10 @@ def _load_external(model: onnx.ModelProto, path: Path) -> dict[str, str]:
         if not inside or ".." in Path(location).parts or Path(location).is_absolute():
             raise CannotCertify(f"{told}: external data {location!r} lies outside its folder")
         if not file.is_file():
-            raise CannotCertify(f"{told}: its external data {location!r} is missing")
+            raise CannotCertify(
+                f"{told}: its external data {location!r} is missing; put that file beside "
+                f"{path.name}"
+            )
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         offset = int(entries.get("offset", 0))
         needed = math.prod(tensor.dims) * dtype.itemsize

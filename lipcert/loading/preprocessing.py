@@ -46,7 +46,9 @@ def with_preprocessing(
     assembler.origin = "preprocessing"
     low, high = (float(bound) for bound in value_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"value range {low} to {high}: expected two finite, increasing numbers")
+        raise UsageError(
+            f"--range {low:g},{high:g}: give two finite numbers, the smaller first, such as 0,255"
+        )
     x, given = assembler.input, image_shape
     if (low, high) != (0.0, 1.0):
         scale = None if high - low == 1 else number(high - low)
@@ -60,7 +62,7 @@ def with_preprocessing(
     if std is not None:
         deviation = _statistic("std", std, image_shape)
         if not bool((deviation > 0).all()):
-            raise UsageError(f"std {list(std)}: every entry must be greater than 0")
+            raise UsageError(f"--std {_written(std)}: every number must be above 0")
         x = assembler.diagonal(x, 1 / deviation, None)
     x = _arrange(assembler, x, image_shape, network.in_shape, layout, given)
     if (own := network.nodes[0].format) is not None:
@@ -74,12 +76,16 @@ def with_preprocessing(
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:
     if len(values) not in (1, image_shape[0]) or not all(map(math.isfinite, values)):
-        several = f" or {image_shape[0]}" if image_shape[0] > 1 else ""
+        several = f", or {image_shape[0]}, one each" if image_shape[0] > 1 else ""
         raise UsageError(
-            f"{name} {list(values)}: expected 1{several} finite numbers for "
+            f"--{name} {_written(values)}: give one finite number{several}, for "
             f"{_KINDS[len(image_shape)]} {list(image_shape)}"
         )
     return torch.tensor(values, dtype=torch.float64).reshape(-1, *(1,) * (len(image_shape) - 1))
+
+
+def _written(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 # What arrays of so many axes are called, and the letters of these.
@@ -90,10 +96,10 @@ _AXES = {1: "F", 2: "CL", 3: "CHW", 4: "CDHW"}
 def _colours(channels: str, image_shape: Shape) -> list[int]:
     """The channels of the data in the order in which the network reads them."""
     if channels not in ("rgb", "bgr"):
-        raise UsageError(f"channels {channels!r}: choose rgb or bgr")
+        raise UsageError(f"--channels {channels!r}: choose rgb or bgr")
     if len(image_shape) != 3 or image_shape[0] not in (1, 3):
         raise UsageError(
-            f"channels {channels}: goes with images of one or three channels, not with "
+            f"--channels {channels}: goes with images of one or three channels, not with "
             f"{_KINDS[len(image_shape)]} {list(image_shape)}"
         )
     if image_shape[0] == 1:
@@ -150,17 +156,19 @@ def _arrange(
     elif len(image_shape) == 1 or sorted(layout) != sorted(axes):
         if sorted(layout.upper()) == ["B", "G", "R"]:
             raise UsageError(
-                f"layout {layout!r}: this is the order of the axes, not of the colours; give "
+                f"--layout {layout!r}: this is the order of the axes, not of the colours; give "
                 "--channels bgr for a network that reads blue first"
             )
         letters = f"{', '.join(axes[:-1])} and {axes[-1]}" if axes[1:] else "C, H and W"
-        raise UsageError(f"layout {layout!r}: expected an order of {letters}, for {kind} with all")
+        raise UsageError(
+            f"--layout {layout!r}: give an order of all the letters {letters}, for {kind}"
+        )
     elif sum(extent != 1 for extent in in_shape) > 1:
         ordered = [image_shape[axes.index(axis)] for axis in layout]
         if [n for n in ordered if n != 1] != [n for n in in_shape if n != 1]:
             raise UsageError(
-                f"layout {layout!r} makes {ordered} of {kind} {list(image_shape)}, which does not "
-                f"fit the network's input {list(in_shape)}"
+                f"--layout {layout!r} makes {ordered} of {kind} {list(image_shape)}, which does "
+                f"not fit the network's input {list(in_shape)}"
             )
     order = [1 + axes.index(axis) for axis in layout]
     return assembler.select(x, places(x.shape).transpose(0, *order).reshape(in_shape))

@@ -52,10 +52,11 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> ReadGr
 def network_of(reading: ReadGraph, name: str) -> Network:
     """The network, or one ``CannotCertify`` that lists every problem."""
     if reading.network is None:
+        count = len(reading.problems)
         listed = "".join(f"\n  {problem}" for problem in reading.problems)
         raise CannotCertify(
-            f"{name}: {len(reading.problems)} obstacle(s); change the model, export it without "
-            f"them, or choose another output:{listed}"
+            f"{name}: {count} obstacle{'s' if count > 1 else ''}; change the model, export it "
+            f"without {'them' if count > 1 else 'it'}, or choose another output:{listed}"
         )
     return reading.network
 

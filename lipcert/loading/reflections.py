@@ -17,7 +17,8 @@ differ by ``2 |n·z| ≤ 2 o_s u m / ‖(α, β)‖``. So it is off by at most
 
     (2 o_s / ‖(α, β)‖ + o_t + δ/u) u m,    m ≤ √2 max|R z|,
 
-which is charged as the ``MaxMin.spelling``, in the file's own format under every deployment.
+of either value, √2 times that in the rotated frame, which is charged as the ``MaxMin.spelling``,
+in the file's own format under every deployment.
 """
 
 from __future__ import annotations
@@ -30,19 +31,18 @@ import onnx
 import torch
 from torch import Tensor
 
+from lipcert.loading.affine_form import AffineForm
 from lipcert.loading.assembler import Assembler, Variable, places
 from lipcert.loading.comparisons import GatedValue
-from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, AffineForm, Forms
+from lipcert.loading.forms import DEEPEST, Forms
 from lipcert.loading.formulas import Formula
+from lipcert.loading.mirrors import mirror_of
 from lipcert.loading.polynomial import Polynomial, X
 from lipcert.loading.value import Condition, Value
 from lipcert.network import Network
 from lipcert.network.activations import MaxMin
+from lipcert.rounding import Arithmetic
 
-# How far constants may be from those of a reflection; what float64 makes of the model's own.
-_NEAR, _OWN = 1e-5, 1e-13
-# So near the half turn needs no rotation.
-_STRAIGHT = 2.0**-20
 # Whether the condition holds where the selector is large.
 _ABOVE = {"greater": True, "greaterorequal": True, "less": False, "lessorequal": False}
 
@@ -141,9 +141,22 @@ def _sign(value: Value | None) -> Sign | None:
 def _built(one: Half, other: Half, assembler: Assembler) -> tuple[Variable, Variable] | None:
     """Both halves of a reflection, or None where they are none."""
     forms, own = Forms(Network(tuple(assembler.builder.nodes))), assembler.own
+    # What is turned where the selector is positive is turned where its negative is not.
+    sides = (one, other), tuple(Half(True, h.turned, h.kept, h.selector) for h in (one, other))
+    for turned, halves in enumerate(sides):
+        if all(_is_value(forms.of(half.kept.node)) for half in halves):
+            one, other = halves
+            return _reflected(forms, one, other, -1.0 if turned else 1.0, assembler, own)
+    return None
+
+
+def _reflected(
+    forms: Forms, one: Half, other: Half, sign: float, assembler: Assembler, own: Arithmetic
+) -> tuple[Variable, Variable] | None:
+    """Both halves, kept where ``sign`` times the selector is not positive."""
     a, b = forms.of(one.kept.node), forms.of(other.kept.node)
     shape = one.kept.shape
-    if other.kept.shape != shape or not (_is_value(a) and _is_value(b)):
+    if other.kept.shape != shape:
         return None
     pair = torch.cat([a.terms, b.terms], 1)
     selector = forms.of(one.selector.node)
@@ -156,32 +169,21 @@ def _built(one: Half, other: Half, assembler: Assembler) -> tuple[Variable, Vari
     if by is None or first is None or second is None:
         return None
     length = by.square().sum(1).sqrt()
-    if not bool((length > 0).all()):
-        return None
-    normal = by / length[:, None]
-    p, q = (normal[:, 0] - normal[:, 1]) / math.sqrt(2), -normal.sum(1) / math.sqrt(2)
-    straight = bool((q.abs() <= _STRAIGHT).all()) and bool((p > 0).all())
-    if straight:
-        p, q = torch.ones_like(p), torch.zeros_like(q)
-    # The model's own vector, Rᵀ (1, −1)/√2.
-    model = torch.stack([p - q, -q - p], 1) / math.sqrt(2)
-    mirror = torch.eye(2, dtype=torch.float64) - 2 * model[:, :, None] * model[:, None, :]
-    off = (torch.stack([first, second], 1) - mirror).abs().sum(2).amax(1)
-    off = off + 4 * (normal - model).abs().sum(1) + _OWN
-    if not bool((off <= _NEAR).all()):
+    mirror = mirror_of(sign * by, torch.stack([first, second], 1))
+    if mirror is None:
         return None
     rounded = 2 * selector.off / length + torch.maximum(turned[0].off, turned[1].off)
-    spelling = math.sqrt(2) * HIGHER_ORDERS * float((rounded + off / own.unit).max())
+    spelling = mirror.spelling(rounded, own)
     if not math.isfinite(spelling):
         return None
-    z = assembler.stack([one.kept, other.kept], 0)
-    z = z if straight else _rotated(z, p, -q, assembler)
+    z, (p, q) = assembler.stack([one.kept, other.kept], 0), (mirror.p, mirror.q)
+    z = z if mirror.straight else _rotated(z, p, -q, assembler)
     # The smaller one first.
     swapped = places((2, *shape))[::-1].copy()
     behind = max(part.behind for part in turned)
     found_ = assembler.activation(MaxMin(0, spelling, behind), z, own)
     y = assembler.select(found_, swapped)
-    y = y if straight else _rotated(y, p, q, assembler)
+    y = y if mirror.straight else _rotated(y, p, q, assembler)
     both = places((2, *shape))
     return assembler.select(y, both[0]), assembler.select(y, both[1])
 

@@ -9,28 +9,28 @@ linear combinations (``forms``), and where every value of a node is one of
 
 by its coefficients, exactly, the node is put together from one ``MaxMin``. It is the same function
 of real numbers, and compared at a few points as well. What the file's own way rounds stays
-charged: ``MaxMin.spelling`` says how much.
+charged: ``MaxMin.spelling`` says how much. Reflections that are written out are comparisons in a
+rotated frame (``mirrors``).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lipcert.loading.candidates import candidates
 from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
-from lipcert.network import Network, NetworkBuilder
-from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
-from lipcert.network.joints import Joint
-from lipcert.network.nodes import Sum
+from lipcert.loading.mirrors import NEAR, Mirrored, mirrored
+from lipcert.loading.rebuilding import Rebuilding
+from lipcert.network import Network
+from lipcert.network.activations import Activation, MaxMin
 from lipcert.network.operators import (
     Convolution,
     Dense,
     Diagonal,
-    Operator,
-    Select,
     TransposedConvolution,
 )
 from lipcert.rounding import Arithmetic
@@ -41,7 +41,6 @@ _MOST_ROUNDED, _MOST = 64.0, 8.0
 _ROUNDS = 64
 # More additions than any that are charged well.
 _MANY = 2**16
-_SAME, _POINTS = 1e-9, 3
 
 
 def respelled(network: Network) -> Network:
@@ -49,7 +48,7 @@ def respelled(network: Network) -> Network:
     for _ in range(_ROUNDS):
         # Of comparisons by their parts first, then of comparisons of what was compared.
         changed = _once(network, whole=False) or _once(network, whole=True)
-        if changed is None or not _agree(network, changed):
+        if changed is None:
             return network
         network = changed
     return network
@@ -73,70 +72,15 @@ class _Sorted:
 def _once(network: Network, *, whole: bool) -> Network | None:
     """With the sortings that are written out of values before; None where there are none."""
     forms = Forms(network, whole)
-    reached = _candidates(network, forms)
+    reached = candidates(network, forms)
     if not reached:
         return None
-    found = {i: known for i in sorted(reached) if (known := _sorted(forms, i)) is not None}
-    ends = {
-        i for i in found
-        if i == network.output
-        or any(i in node.inputs and j not in found for j, node in enumerate(network.nodes))
-    }  # fmt: skip
-    if not ends:
-        return None
-    builder, place = NetworkBuilder(network.in_shape, network.nodes[0].origin), {0: 0}
-    maker = _Maker(network, forms, builder, place)
-    for i, node in enumerate(network.nodes[1:], 1):
-        if i in ends:
-            place[i] = maker.made(i, found[i])
-            continue
-        builder.format = node.format
-        before = [place[j] for j in node.inputs]
-        match node.kind:
-            case Operator():
-                place[i] = builder.operator(node.kind, before[0], node.origin)
-            case Activation():
-                place[i] = builder.activation(node.kind, before[0], node.origin)
-            case Joint():
-                place[i] = builder.joint(node.kind, before, node.origin)
-            case _:
-                place[i] = builder.sum(before, node.origin)
-    return replace(
-        builder.build(place[network.output]), rough=network.rough, leaves=network.leaves,
-        each=network.each,
-    )  # fmt: skip
-
-
-def _candidates(network: Network, forms: Forms) -> set[int]:
-    """The nodes that are made of magnitudes of differences."""
-    reached: set[int] = set()
-    for i, node in enumerate(network.nodes):
-        starts = isinstance(node.kind, Activation) and _mixes(network, i)
-        if not (starts or reached.intersection(node.inputs)) or not forms.is_transparent(i):
-            continue
-        form = forms.of(i)
-        if bool((form.live & (form.terms >= MAGNITUDES)).any()):
-            reached.add(i)
-    return reached
-
-
-def _mixes(network: Network, i: int) -> bool:
-    """Whether an activation may read a difference: cheaply, so that most networks are passed by."""
-    kind = network.nodes[i].kind
-    if isinstance(kind, MaxMin):
-        return True
-    shape = network.nodes[network.nodes[i].inputs[0]].shape
-    if isinstance(kind, GroupMax):
-        return shape[-1] == 2
-    if not isinstance(kind, Clip | PReLU):
-        return False
-    node = network.nodes[i].inputs[0]
-    while isinstance(network.nodes[node].kind, Select | Diagonal):
-        node = network.nodes[node].inputs[0]
-    before = network.nodes[node].kind
-    if isinstance(before, Operator):
-        return before.terms <= 4 and before.bias is None
-    return isinstance(before, Sum)
+    found: dict[int, _Sorted | Mirrored] = {}
+    for i in sorted(reached):
+        known = _sorted(forms, i) or mirrored(forms, i)
+        if known is not None:
+            found[i] = known
+    return _Making(network, found, forms).rebuilt()
 
 
 def _sorted(forms: Forms, i: int) -> _Sorted | None:
@@ -144,7 +88,7 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     form = forms.of(i)
     if len(form.formats) != 1 or form.terms.shape[1] != 3:
         return None
-    if not form.computed and len(form.compared) < 2:
+    if not form.computed and len(form.compared) < 2 and not _repeats(forms, form.compared):
         # One comparison, moved and scaled, is as it should be.
         return None
     three = form.live.all(1)
@@ -180,20 +124,64 @@ def _sorted(forms: Forms, i: int) -> _Sorted | None:
     )
 
 
-@dataclass(eq=False)
-class _Maker:
+def _repeats(forms: Forms, compared: frozenset[int]) -> bool:
+    """Whether a comparison compares the same two values several times, as of a value with itself,
+    moved."""
+    for i in compared:
+        form = forms.of(i)
+        sizes = form.terms[form.live & (form.terms >= MAGNITUDES)]
+        if forms.is_transparent(i) and 2 * len(set(sizes.tolist())) < len(form.terms):
+            return isinstance(forms.network.nodes[i].kind, MaxMin)
+    return False
+
+
+class _Making(Rebuilding[_Sorted | Mirrored]):
     """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
 
-    network: Network
-    forms: Forms
-    builder: NetworkBuilder
-    place: dict[int, int]
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, network: Network, known: dict[int, _Sorted | Mirrored], forms: Forms
+    ) -> None:
+        # A file's own constants are those of a reflection only nearly, which is charged.
+        exact = all(isinstance(one, _Sorted) for one in known.values())
+        super().__init__(network, known, *() if exact else (math.sqrt(NEAR),))
+        self.forms = forms
         self.shared: dict[tuple[bytes, float, float], int] = {}
-        self.behind = _additions(self.network)
+        self.behind = _additions(network)
 
-    def made(self, i: int, known: _Sorted) -> int:
+    def made(self, i: int, known: _Sorted | Mirrored) -> int:
+        return self._sort(i, known) if isinstance(known, _Sorted) else self._mirror(i, known)
+
+    def _mirror(self, i: int, known: Mirrored) -> int:
+        """``Rᵀ (min, max)(R z)`` of all pairs ``z``."""
+        node, builder, count = self.network.nodes[i], self.builder, len(known.pairs)
+        builder.format = known.format
+        atoms, shape, mirror = known.pairs.T.reshape(-1), (2, count), known.mirror
+        z = builder.sum(self.gathered(atoms, shape, node.origin), node.origin)
+        z = z if mirror.straight else self._turned(z, mirror.p, -mirror.q, node.origin)
+        spelling = known.spelling + self._merged(known.pairs)
+        y = builder.activation(MaxMin(0, spelling, known.additions), z, node.origin)
+        # The smaller one first.
+        places = torch.arange(2 * count).reshape(shape)
+        y = self.select(y, places.flip(0), shape, node.origin)
+        y = y if mirror.straight else self._turned(y, mirror.p, mirror.q, node.origin)
+        index = torch.empty(2 * count, dtype=torch.int64)
+        index[known.places.T.reshape(-1)] = places.reshape(-1)
+        return self.select(y, index, tuple(node.shape), node.origin)
+
+    def _turned(self, z: int, p: Tensor, q: Tensor, origin: str) -> int:
+        """``(p z₁ + q z₂, −q z₁ + p z₂)``."""
+        shape = self.builder.shape(z)
+        swapped = self.select(z, torch.arange(2 * len(p)).reshape(shape).flip(0), shape, origin)
+        parts = (z, torch.stack([p, p])), (swapped, torch.stack([q, -q]))
+        return self.builder.sum(
+            [
+                self.builder.operator(Diagonal.of(scale, None, shape), part, origin)
+                for part, scale in parts
+            ],
+            origin,
+        )
+
+    def _sort(self, i: int, known: _Sorted) -> int:
         node, builder = self.network.nodes[i], self.builder
         builder.format = known.format
         pair = known.second >= 0
@@ -208,10 +196,10 @@ class _Maker:
         index = torch.full((len(known.first),), -1)
         index[pair] = back + count * (~known.larger[pair]).long()
         shape = tuple(node.shape)
-        parts = [self._select(self.shared[name], index, shape, node.origin)]
+        parts = [self.select(self.shared[name], index, shape, node.origin)]
         if not bool(pair.all()):
             alone = torch.where(pair, -1, known.first)
-            parts += self._gathered(alone, shape, node.origin)
+            parts += self.gathered(alone, shape, node.origin)
         found = builder.sum(parts, node.origin)
         if bool((known.factor != 1).any()):
             scale = known.factor.reshape(shape)
@@ -224,39 +212,19 @@ class _Maker:
         """The ``MaxMin`` of pairs ``(first, second, sign)``: node of shape ``(2, count)``."""
         shape = (2, len(pairs))
         both = torch.cat([pairs[:, 0], pairs[:, 1]])
-        node = self.builder.sum(self._gathered(both, shape, origin), origin)
+        node = self.builder.sum(self.gathered(both, shape, origin), origin)
         if bool((pairs[:, 2] != 1).any()):
             scale = torch.stack([torch.ones(len(pairs)), pairs[:, 2]]).double()
             node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
         return self.builder.activation(kind, node, origin)
 
-    def _owners(self, atoms: Tensor) -> Tensor:
-        """The nodes of values by their numbers."""
-        return torch.bucketize(atoms.contiguous(), torch.tensor(self.forms.starts), right=True) - 1
-
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum
         that makes the other: each of its additions then rounds at the size of both."""
-        first, second = self._owners(pairs[:, 0]), self._owners(pairs[:, 1])
+        first, second = self.owners(pairs[:, 0]), self.owners(pairs[:, 1])
         apart = first != second
         most = torch.cat([first[apart], second[apart]])
         return 4.0 * max((self.behind[i] for i in set(most.tolist())), default=0)
-
-    def _gathered(self, atoms: Tensor, shape: tuple[int, ...], origin: str) -> list[int]:
-        """Values by their numbers, −1 for none: a part for each node that they are of."""
-        owners = self._owners(atoms)
-        return [
-            self._select(
-                self.place[j],
-                torch.where((owners == j) & (atoms >= 0), atoms - self.forms.starts[j], -1),
-                shape, origin,
-            )
-            for j in sorted(set(owners[atoms >= 0].tolist()))
-        ]  # fmt: skip
-
-    def _select(self, node: int, index: Tensor, shape: tuple[int, ...], origin: str) -> int:
-        operator = Select.of(index.reshape(shape), self.builder.shape(node))
-        return self.builder.operator(operator, node, origin)
 
 
 def _additions(network: Network) -> list[int]:
@@ -280,13 +248,3 @@ def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
     )
     order = first.argsort()
     return unique[order], order.argsort()[back]
-
-
-def _agree(one: Network, other: Network) -> bool:
-    """Whether both give the same at a few points that mean nothing."""
-    count = math.prod(one.in_shape)
-    places = torch.arange(count, dtype=torch.float64)
-    x = torch.stack([torch.sin(1.0 + k + (k + 1) * places) for k in range(_POINTS)])
-    first, second = one.logits(x), other.logits(x)
-    allowed = _SAME * (1 + first.abs().amax())
-    return bool(((first - second).abs() <= allowed).all())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.onnx_file import LARGEST_FILE, one_line
+from lipcert.mistaken import mistaken
 
 FLOATS = {
     onnx.TensorProto.FLOAT: torch.float32,
@@ -27,12 +28,16 @@ FLOATS = {
 HALVES, WIDE = (torch.float16, torch.bfloat16), (torch.float32, torch.float64)
 # What wrappers put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+# Differences that a message lists.
+_SHOWN = 8
 # Under what checkpoints keep the state dict.
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 STATE_DICTS = (".pt", ".pth", ".ckpt")
 
 # Under this key a file of weights says which graph it was written with.
-GRAPH = "graph"
+GRAPH = "lipcert.graph"
+# As lipcert 0.1.0 before its release wrote it.
+_GRAPH_BEFORE = "graph"
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -54,7 +59,8 @@ def _safe(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except Exception as error:
-        raise CannotCertify(f"{path.name}: not a safetensors file: {one_line(error)}") from error
+        said = mistaken(content) or f": {one_line(error)}; give a .safetensors file"
+        raise CannotCertify(f"{path.name}: not a safetensors file{said}") from error
 
 
 def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -64,6 +70,8 @@ def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
+        if said := mistaken(content):
+            raise CannotCertify(f"{path.name}: not a state dict{said}") from error
         raise CannotCertify(
             f"{path.name}: holds more than a state dict, which is not read as it could run code; "
             f"save model.state_dict() as .safetensors, or export the model to ONNX "
@@ -137,9 +145,13 @@ def differences(
 
 
 def refuse(told: list[str], weights: str, model: str) -> None:
+    """Raises ``CannotCertify`` with the first of what differs, if anything does."""
     if told:
-        listed = "".join(f"\n  {line}" for line in told)
-        raise CannotCertify(f"{weights} does not fit {model}:{listed}")
+        more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise CannotCertify(
+            f"{weights} does not fit {model}: {'; '.join(told[:_SHOWN])}{more}; give the weights "
+            "that were saved of this model"
+        )
 
 
 def graph_digest(model: onnx.ModelProto) -> str:
@@ -161,7 +173,8 @@ def _written_with(path: Path) -> str | None:
     if path.suffix in STATE_DICTS:
         return None
     with safetensors.safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get(GRAPH)
+        metadata = file.metadata() or {}
+    return metadata.get(GRAPH, metadata.get(_GRAPH_BEFORE))
 
 
 def replace_weights(model: onnx.ModelProto, path: Path, name: str) -> str:

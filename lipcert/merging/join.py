@@ -54,7 +54,8 @@ def merge(
     """
     watch = watch or Silent()
     _check_output(output, overwrite=overwrite)
-    watch.stage(f"reading the certificates in {len(folders)} places")
+    places = "1 place" if len(folders) == 1 else f"{len(folders)} places"
+    watch.stage(f"reading the certificates in {places}")
     shards = find(folders)
     samples = sum(shard.size for shard in shards)
     watch.stage(f"reading {samples} samples of {len(shards)} shards")

@@ -137,7 +137,9 @@ def _by_eps(results: Results) -> str:
     for text, _ in results.eps:
         count, upper = results.counts[text], results.upper.get(text)
         row = [text, f"{count} of {n}", percent(count, n)]
-        rows.append(row if upper is None else [*row, percent_up(upper, n)])
+        if upper is not None:
+            row.append("none is open" if upper == count else percent_up(upper, n))
+        rows.append(row)
     if results.upper:
         head.append("not falsified")
     return elements.table(

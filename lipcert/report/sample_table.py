@@ -13,7 +13,7 @@ from lipcert.report.results import Record, Results
 # Rows: more make a page slow; those that a reader looks for come first.
 MOST = 500
 _FIRST = ("error", "falsified", "unknown", "timeout", "misclassified")
-_HEAD = ("no.", "verdict", "class", "taken for", "margin", "radius", "decided by", "seconds")
+_HEAD = ("no.", "verdict", "class", "prediction", "margin", "radius", "decided by", "seconds")
 
 
 def section(results: Results) -> str:
@@ -58,8 +58,8 @@ def _row(results: Results, sample: Record) -> str:
     margin = sample["margin"]
     cells: Sequence[str] = (
         sample["verdict"],
-        str(sample["label"]),
-        str(sample["prediction"]) if sample["prediction"] >= 0 else "–",
+        results.class_name(sample["label"]),
+        results.class_name(sample["prediction"]) if sample["prediction"] >= 0 else "–",
         "–" if margin is None else f"{margin:.4g}",
         rounded_down(results.radius(sample)),
         sample.get("decided_by") or "–",

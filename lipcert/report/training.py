@@ -16,6 +16,7 @@ Record = dict[str, Any]
 _ACCURACIES = (
     ("attacked", "validation_clean", "clean"),
     ("estimated", "validation_certified_estimate", "certified (ESTIMATE of the training bound)"),
+    ("certified", "checked_certified", "certified by auto, some of the images"),
 )
 _NOTE = (
     "Validation images, held out of the training set. What the training bound says is an ESTIMATE; "

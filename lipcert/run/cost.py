@@ -58,10 +58,13 @@ def norm_seconds(network: Network, options: Options) -> float:
 
 
 def norms_told(network: Network, options: Options, less: str) -> str:
-    """That norms are being bounded; where that takes much, about how much, and with what less."""
+    """That norms are being bounded; where that takes much, about how much, and with what less; and
+    what each sample of a deep network will take after them, as long as nothing has begun."""
     text = f"bounding operator norms: {network.parameters:,} parameters"
-    seconds = norm_seconds(network, options)
-    return text if seconds < _MUCH else f"{text}, about {_spent(seconds)}; less with {less}"
+    seconds, tube = norm_seconds(network, options), tube_told(network, options)
+    if seconds >= _MUCH:
+        text += f", about {_spent(seconds)}; less with {less}"
+    return text if tube is None else f"{text}; then {tube}"
 
 
 def samples_told(network: Network, options: Options, samples: int, workers: int) -> str:

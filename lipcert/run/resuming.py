@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.errors import UsageError
+from lipcert.options import in_words
 from lipcert.run.folder import AFRESH
 
 Header = Mapping[str, Any]
@@ -64,5 +65,5 @@ def _changed(of: Any, now: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = in_words(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

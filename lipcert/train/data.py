@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from lipcert.data import Dataset
 from lipcert.errors import UsageError
+
+Augment = Literal["auto", "none", "crop", "flip", "crop-flip"]
 
 # Pixels of the usual random crop of 32x32 pictures.
 _PAD = 4
@@ -33,6 +36,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def some(self, count: int) -> Images:
+        """So many of them, spread over all: data that lie sorted by class keep every class."""
+        places = np.linspace(0, len(self), min(count, len(self)), endpoint=False).astype(int)
+        return Images(self.data, self.indices[places])
 
     def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
         """Pixels in [0, 1] and labels at these places."""
@@ -62,14 +70,15 @@ def held_out(
 class Batches:
     """An epoch's batches of ``size`` images, of which this process takes its slice.
 
-    What does not fill a batch is left for another epoch's order. ``most``: an epoch ends after so
+    What does not fill a batch is left for another epoch's order. ``augment``: whether and how its
+    images are moved. ``most``: an epoch ends after so
     many batches, and the next one draws among all images again.
     """
 
     images: Images
     size: int
     seed: int
-    augment: bool
+    augment: Augment
     rank: int = 0
     world: int = 1
     most: int | None = None
@@ -99,18 +108,37 @@ class Batches:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         for step in range(start, len(self)):
             pixels, labels = self.images.batch(order[step * self.size :][: self.size])
-            if self.augment:
-                random = np.random.default_rng([self.seed, _STEP, number, step])
-                pixels = crop_and_flip(pixels, random)
+            random = np.random.default_rng([self.seed, _STEP, number, step])
+            pixels = augmented(pixels, self.augment, random)
             yield pixels[mine], labels[mine]
 
 
-def crop_and_flip(pixels: Tensor, random: np.random.Generator) -> Tensor:
-    """``(B, C, H, W)``: each image moved by up to 4 pixels, black coming in, flipped or not."""
+def chosen_augment(asked: Augment, data: Dataset) -> Augment:
+    """``auto`` is ``crop-flip`` of photographs and ``none`` of all else.
+
+    Raises ``UsageError`` where images that are flat are to be moved.
+    """
+    found: Augment = asked
+    if asked == "auto":
+        found = "crop-flip" if natural(data) else "none"
+    if found != "none" and data.images.ndim != 4:
+        raise UsageError(f"--augment {asked}: the images are flat; give --augment none")
+    return found
+
+
+def augmented(pixels: Tensor, how: Augment, random: np.random.Generator) -> Tensor:
+    """``(B, C, H, W)``: each image moved by up to 4 pixels, black coming in (``crop``), mirrored
+    or not (``flip``), or both."""
+    if how == "none":
+        return pixels
     batch, _, height, width = pixels.shape
     padded = F.pad(pixels, [_PAD] * 4)
     down, right = torch.from_numpy(random.integers(0, 2 * _PAD + 1, (2, batch)))
     flip = torch.from_numpy(random.random(batch) < 0.5)
+    if "crop" not in how:
+        down = right = torch.full_like(down, _PAD)
+    if "flip" not in how:
+        flip = torch.zeros_like(flip)
     rows = down[:, None] + torch.arange(height)
     columns = torch.arange(width)
     columns = torch.where(flip[:, None], columns.flip(0), columns) + right[:, None]

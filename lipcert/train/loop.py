@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import astuple, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,23 +16,23 @@ from lipcert.errors import CannotCertify
 from lipcert.train import checkpoint
 from lipcert.train.checkpoint import Progress
 from lipcert.train.data import Batches, Images
+from lipcert.train.interrupts import interrupts
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
-from lipcert.train.plan import TIMED, Plan, plan, timed
+from lipcert.train.plan import Plan, measured, plan
 from lipcert.train.processes import ProcessGroup
 from lipcert.train.selection import Selection
+from lipcert.train.validation import BATCH, Check, validated
 from lipcert.train.watch import TrainingWatch
 
 Weights = dict[str, Tensor]
-
-# Images that the estimate of a validation is made of: its standard error is then .031 at most.
-_EVALUATION_BATCH = 256
 
 
 class Training:
     """One run: what changes from step to step, and where it is kept.
 
-    ``identity`` is what a checkpoint must have in common with the run that continues it.
+    ``identity`` is what a checkpoint must have in common with the run that continues it. ``check``
+    certifies validation images after every epoch; None: only the training bound speaks of them.
     """
 
     def __init__(
@@ -51,10 +47,12 @@ class Training:
         device: str,
         metrics: Metrics,
         watch: TrainingWatch,
+        check: Check | None = None,
     ) -> None:
-        self.objective = objective.to(device)
+        self.objective, self.check = objective.to(device), check
         self.recipe = objective.recipe
         self.batches, self.validation, self.folder = batches, validation, folder
+        self.held_out = validation
         self.identity, self.processes, self.device = identity, processes, device
         self.metrics, self.watch = metrics, watch
         self.progress = Progress(sums=_nothing())
@@ -81,13 +79,16 @@ class Training:
             self.metrics.resume(self.progress.step // len(self.batches))
         if self.processes.world > 1:
             model = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-        with _interrupts(self), self.watch:
+        with interrupts(self._ask_to_stop), self.watch, closing(self.metrics):
             self.watch.start(self._total, self.progress.step)
             if self.progress.step == 0:
                 self._end_of_epoch(0, time.perf_counter())
             while self.progress.step < self._total and not self._no_better:
                 self._epoch(model)
         return self.best
+
+    def _ask_to_stop(self) -> None:
+        self.stopped = True
 
     @property
     def _total(self) -> int:
@@ -104,28 +105,16 @@ class Training:
 
     def _planned(self, seconds: float) -> Plan:
         """Timed on this machine, the weights and norms as they were afterwards."""
-        began, state = time.perf_counter(), checkpoint.to_cpu(self.objective.state_dict())
-        recipe, device = self.recipe, self.device
-        pixels, labels = next(iter(self.batches.epoch(0, 0)))
-        pixels, labels = pixels.to(device), labels.to(device)
-        places = np.arange(min(len(self.validation), _EVALUATION_BATCH))
+        began, device = time.perf_counter(), self.device
+        batch = [tensor.to(device) for tensor in next(iter(self.batches.epoch(0, 0)))]
+        places = np.arange(min(len(self.validation), BATCH))
         some = [tensor.to(device) for tensor in self.validation.batch(places)]
-
-        def step() -> None:
-            loss, _ = self.objective(pixels, labels, recipe.training_eps, recipe.kappa)
-            loss.backward()
-            self.optimiser.zero_grad()
-
-        def evaluate() -> None:
-            self.objective.evaluate(some[0], some[1], float(recipe.eps.value))
-
-        found = torch.tensor([timed(step, TIMED), timed(evaluate, 1) / len(places)])
+        found = torch.tensor(measured(self.objective, batch, some), dtype=torch.float64)
         # All processes plan alike.
-        one, image = (self.processes.total(found.double()) / self.processes.world).tolist()
-        self.objective.load_state_dict(state)
+        one, image = (self.processes.total(found) / self.processes.world).tolist()
         left = seconds - (time.perf_counter() - began)
         made = plan(left, one, image, len(self.batches), len(self.validation))
-        return replace(made, epochs=min(made.epochs, made.most(recipe, self.batches.whole)))
+        return replace(made, epochs=min(made.epochs, made.most(self.recipe, self.batches.whole)))
 
     def _follow_plan(self) -> None:
         if self.progress.plan is None:
@@ -133,9 +122,7 @@ class Training:
         chosen = Plan(*self.progress.plan)
         self.recipe = chosen.of(self.objective.recipe)
         self.batches = replace(self.batches, most=chosen.steps)
-        self.validation = replace(
-            self.validation, indices=self.validation.indices[: chosen.validation]
-        )
+        self.validation = self.held_out.some(chosen.validation)
 
     def _epoch(self, model: nn.Module) -> None:
         began, progress = time.perf_counter() - self.progress.seconds, self.progress
@@ -182,7 +169,8 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.rate_at(t)
         self.optimiser.zero_grad()
-        loss, totals = model(pixels, labels, schedule.eps_at(t), schedule.kappa_at(t))
+        distil = self.recipe.distil * schedule.left_at(t)
+        loss, totals = model(pixels, labels, schedule.eps_at(t), schedule.kappa_at(t), distil)
         loss.backward()
         learned = [p for p in self.objective.parameters() if p.requires_grad]
         # After the gradients were averaged, a NaN of any process is seen by all of them.
@@ -220,9 +208,15 @@ class Training:
         current = _weights(self.objective)
         self._trainable.load_weights(self.averaged)
         schedule, progress = self.recipe.schedule, self.progress
-        clean, robust = self._validate(float(self.recipe.eps.value))
+        clean, robust = validated(
+            self.objective, self.validation, float(self.recipe.eps.value), self.processes,
+            self.device,
+        )  # fmt: skip
+        checked = {}
+        if self.check is not None and self.processes.first:
+            checked = self.check(self.objective, self.validation, self.device)
         # As they were validated: constraints on weights move an average of them.
-        validated = _weights(self.objective)
+        kept = _weights(self.objective)
         self._trainable.load_weights(current)
         # A model that comes in may be the most certified already; by any other criterion it would
         # win for what it was before, and counts as a last resort.
@@ -230,33 +224,24 @@ class Training:
         score = select.score(clean, robust) if number or select == Selection() else 0.0
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, number
-            self.best = validated
-        record = self._figures() | {
-            "epoch": number,
-            "step": progress.step,
-            "kappa": schedule.kappa_at(self._time),
-            "learning_rate": schedule.rate_at(self._time),
-            "seconds": time.perf_counter() - began,
-            "validation_clean": clean,
-            "validation_certified_estimate": robust,
-            "validation_eps": self.recipe.eps.text,
-        }
+            self.best = kept
+        record: dict[str, Any] = (
+            self._figures()
+            | {
+                "epoch": number,
+                "step": progress.step,
+                "kappa": schedule.kappa_at(self._time),
+                "learning_rate": schedule.rate_at(self._time),
+                "seconds": time.perf_counter() - began,
+                "validation_clean": clean,
+                "validation_certified_estimate": robust,
+                "validation_eps": self.recipe.eps.text,
+            }
+            | checked
+        )
         if self.processes.first:
             self.metrics.add(record)
         self.watch.epoch(record)
-
-    def _validate(self, eps: float) -> tuple[float, float]:
-        """Shares of the validation images that are right, and estimated to be so in all of the
-        ball; every process takes its part of them."""
-        mine = np.arange(self.processes.rank, len(self.validation), self.processes.world)
-        sums = torch.zeros(len(_nothing()), dtype=torch.float64, device=self.device)
-        # No more at once than a step has, which takes more memory.
-        size = min(_EVALUATION_BATCH, self.recipe.batch_size)
-        for places in np.split(mine, range(size, len(mine), size)):
-            pixels, labels = self.validation.batch(places)
-            sums += self.objective.evaluate(pixels.to(self.device), labels.to(self.device), eps)
-        _, clean, robust, images = self.processes.total(sums).tolist()
-        return clean / images, robust / images
 
     def _figures(self) -> dict[str, Any]:
         """Of the epoch under way."""
@@ -311,23 +296,3 @@ def _weights(objective: Objective) -> Weights:
         name: tensor.detach().clone()
         for name, tensor in zip(trainable.names, trainable.tensors, strict=True)
     }
-
-
-@contextmanager
-def _interrupts(training: Training) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the run after the step under way; a second one at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if training.stopped:
-            raise KeyboardInterrupt("interrupted in the middle of a step; nothing more was kept")
-        training.stopped = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)

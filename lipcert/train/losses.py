@@ -1,4 +1,4 @@
-"""What is minimised: losses of logits and margins, and the sparsity of boxes.
+"""What is minimised: losses of each sample by its logits and margins, and the sparsity of boxes.
 
 With ``m_j`` the estimated lower bounds of ``f_y − f_j`` over the ball, the worst logits are
 ``f_y − m_j``, and ``f_y`` itself for the label. ``CE_T`` is ``T CE(logits / T)``.
@@ -6,12 +6,12 @@ With ``m_j`` the estimated lower bounds of ``f_y − f_j`` over the ball, the wo
     gloro    CE over the logits and one more, "not certified": ``max_{j≠y} f_y − m_j``
              (Leino, Wang & Fredrikson, ICML 2021)
     bcp      κ CE(logits) + (1 − κ) CE(worst logits)           (Lee, Lee & Park, NeurIPS 2020)
-    margin   κ CE(logits) + (1 − κ) mean max(0, gap − min_j m_j)
+    margin   κ CE(logits) + (1 − κ) max(0, gap − min_j m_j)
     emma     CE of the label's logit and the others raised by ``s_j (f_y − f_j − m_j)``, with
              ``s_j`` the share of the ball within which j does not overtake, held fixed: a class
              that is far away asks for no more room than it needs
              (Hu, Zou, Wang, Leino & Fredrikson, NeurIPS 2023)
-    annealed κ CE(logits) + (1 − κ) mean (1 − p)⁵ CE_¾(worst logits), ``p`` the label's share of
+    annealed κ CE(logits) + (1 − κ) (1 − p)⁵ CE_¾(worst logits), ``p`` the label's share of
              their softmax: samples that are certified with room lose their weight
              (Lai et al., ICML 2025)
     offset   CE_¼(f − 2√2 eps at the label): for networks whose every layer is 1-Lipschitz, which
@@ -46,30 +46,31 @@ class Aim:
     eps: float
 
 
+# Of a batch's estimate and labels: the loss of each sample, ``(B,)``.
 Loss = Callable[[Estimate, Tensor, Aim], Tensor]
 
 # Of the distance to the upper threshold, where a neuron could as well fall below the lower one.
 _UPPER_SHARE = 0.1
 # The published temperatures and the exponent of the weight.
 _ANNEALED_TEMPERATURE, _ANNEALED_POWER, _OFFSET_TEMPERATURE = 0.75, 5, 0.25
+# At which classes that the teacher holds for impossible still differ.
+_DISTILLED_TEMPERATURE = 2.0
 
 
 def gloro(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     own = estimate.logits.gather(1, labels[:, None])
     worst = own - estimate.least(labels)[:, None]
-    return F.cross_entropy(torch.cat([estimate.logits, worst], 1), labels)
+    return _each(torch.cat([estimate.logits, worst], 1), labels)
 
 
 def bcp(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
-    clean = F.cross_entropy(estimate.logits, labels)
     # A shift of all logits by f_y changes no cross-entropy.
-    return _mixed(aim, clean, F.cross_entropy(-estimate.margins, labels))
+    return _mixed(aim, _each(estimate.logits, labels), _each(-estimate.margins, labels))
 
 
 def margin(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
-    clean = F.cross_entropy(estimate.logits, labels)
-    hinge = (aim.gap - estimate.least(labels)).clamp(min=0).mean()
-    return _mixed(aim, clean, hinge)
+    hinge = (aim.gap - estimate.least(labels)).clamp(min=0)
+    return _mixed(aim, _each(estimate.logits, labels), hinge)
 
 
 def emma(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
@@ -78,21 +79,32 @@ def emma(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     # What the ball can take from the lead: nothing at the label itself, whose lead is 0.
     reach = lead - estimate.margins
     share = (lead / reach.clamp(min=1e-12)).clamp(0, 1).detach()
-    return F.cross_entropy(estimate.logits + share * reach, labels)
+    return _each(estimate.logits + share * reach, labels)
 
 
 def annealed(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
-    clean = F.cross_entropy(estimate.logits, labels)
-    worst = -estimate.margins / _ANNEALED_TEMPERATURE
-    each = F.cross_entropy(worst, labels, reduction="none")
+    each = _each(-estimate.margins / _ANNEALED_TEMPERATURE, labels)
     weight = (1 - torch.exp(-each)) ** _ANNEALED_POWER
-    return _mixed(aim, clean, _ANNEALED_TEMPERATURE * (weight * each).mean())
+    return _mixed(aim, _each(estimate.logits, labels), _ANNEALED_TEMPERATURE * weight * each)
 
 
 def offset(estimate: Estimate, labels: Tensor, aim: Aim) -> Tensor:
     own = F.one_hot(labels, estimate.logits.shape[1])
     lowered = estimate.logits - 2 * math.sqrt(2) * aim.eps * own
-    return _OFFSET_TEMPERATURE * F.cross_entropy(lowered / _OFFSET_TEMPERATURE, labels)
+    return _OFFSET_TEMPERATURE * _each(lowered / _OFFSET_TEMPERATURE, labels)
+
+
+def distillation(logits: Tensor, taught: Tensor) -> Tensor:
+    """``T² KL(softmax(taught / T) ‖ softmax(logits / T))`` of each sample (Hinton, Vinyals & Dean,
+    2015): what a network that is changed loses of what the one that came in knew."""
+    found = F.log_softmax(logits / _DISTILLED_TEMPERATURE, 1)
+    wanted = F.log_softmax(taught / _DISTILLED_TEMPERATURE, 1)
+    each = F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
+    return _DISTILLED_TEMPERATURE**2 * each
+
+
+def _each(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def _mixed(aim: Aim, clean: Tensor, robust: Tensor) -> Tensor:
@@ -107,6 +119,8 @@ LOSSES: dict[LossName, Loss] = {
     "annealed": annealed,
     "offset": offset,
 }
+# Those that weigh the clean loss against another one.
+WITH_KAPPA: frozenset[LossName] = frozenset({"bcp", "margin", "annealed"})
 
 
 def sparsity(estimate: Estimate) -> Tensor:

@@ -1,15 +1,16 @@
-"""What a run tells of itself: a line of ``metrics.jsonl`` an epoch; TensorBoard if asked for."""
+"""What a run tells of itself: a line of ``metrics.jsonl`` an epoch, and boards if asked for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcert.errors import UsageError
+from lipcert.train.boards import Board
 from lipcert.train.checkpoint import write_bytes
 
-FILE, BOARD = "metrics.jsonl", "tensorboard"
+FILE = "metrics.jsonl"
 # What a training bound says is no certificate.
 NOTE = "ESTIMATE: the training bound rests on power iteration; only certificate.json is sound"
 
@@ -17,44 +18,33 @@ Record = dict[str, Any]
 
 
 class Metrics:
-    """The records of a run, on disk after each epoch."""
+    """The records of a run, on disk after each epoch, and on ``boards``."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        self.path = folder / FILE
+    def __init__(self, folder: Path, boards: Sequence[Board] = ()) -> None:
+        self.path, self._boards = folder / FILE, boards
         self.records: list[Record] = []
-        self._board = _writer(folder) if tensorboard else None
 
     def resume(self, epoch: int) -> None:
         """Keep the records of finished epochs, before ``epoch`` of training."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         records = [json.loads(line) for line in lines]
         self.records = [record for record in records if record["epoch"] <= epoch]
-        if self._board is not None:
-            self._board.close()
-            self._board = _writer(self.path.parent, epoch + 1)
+        for board in self._boards:
+            board.resume(epoch)
 
     def add(self, record: Record) -> None:
         self.records.append(record)
         lines = (json.dumps(r, allow_nan=False) + "\n" for r in self.records)
         write_bytes(self.path, "".join(lines).encode())
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, record["epoch"])
-            self._board.flush()
+        numbers = {
+            name: value
+            for name, value in record.items()
+            if isinstance(value, int | float) and name != "epoch"
+        }
+        for board in self._boards:
+            board.add(numbers, record["epoch"])
 
-
-def _writer(folder: Path, start: int | None = None) -> Any:
-    """Readers of the events forget those of earlier runs from ``start`` on."""
-    return summary_writer()(str(folder / BOARD), purge_step=start)
-
-
-def summary_writer() -> Any:
-    """TensorBoard's writer. Raises ``UsageError`` where the package is absent."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            "--tensorboard: needs the package tensorboard; pip install 'lipcert[tensorboard]'"
-        ) from error
-    return SummaryWriter
+    def close(self) -> None:
+        """The run is over, finished or not."""
+        for board in self._boards:
+            board.close()

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lipcert.network import Network
 from lipcert.train.bounds import BOUNDS, Estimate
-from lipcert.train.losses import LOSSES, Aim, sparsity
+from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.patches import PatchTrainable
 from lipcert.train.recipe import Recipe
@@ -21,12 +22,25 @@ TOTALS = ("loss", "clean", "robust", "images")
 class Objective(nn.Module):
     """Loss of a batch, and its totals: summed loss, right, right in all of the ball, images.
 
-    The bound runs in float32 throughout, whatever mixed precision may be on around it.
+    ``weights``: how much a sample of each class counts, ``(K,)``; None: all the same. ``teacher``:
+    the network that came in, whose logits the trained one keeps to while eps is small; None where
+    none is asked. The bound runs in float32 throughout, whatever mixed precision may be on around
+    it.
     """
 
-    def __init__(self, trainable: Trainable, recipe: Recipe) -> None:
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        recipe: Recipe,
+        weights: Tensor | None = None,
+        teacher: Network | None = None,
+    ) -> None:
         super().__init__()
-        self.trainable, self.recipe = trainable, recipe
+        self.trainable, self.recipe, self.teacher = trainable, recipe, teacher
+        # Both follow from the recipe, the data and the file: no part of the state.
+        self.register_buffer("weights", weights, persistent=False)
         self.bound = BOUNDS[recipe.bound]()
         # The logarithm of one over the temperature of the logits in the loss; the exported file
         # has none of it, as a positive factor moves no decision and no certificate.
@@ -51,14 +65,26 @@ class Objective(nn.Module):
         return torch.bfloat16 if coarse else torch.float32
 
     def forward(
-        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float
+        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, distil: float = 0.0
     ) -> tuple[Tensor, Tensor]:
+        """``distil``: the weight of the distillation in this step."""
         recipe = self.recipe
         estimate = self.estimate(pixels, labels, eps)
-        loss = LOSSES[recipe.loss](self._scaled(estimate), labels, Aim(kappa, recipe.gap, eps))
+        each = LOSSES[recipe.loss](self._scaled(estimate), labels, Aim(kappa, recipe.gap, eps))
+        if self.teacher is not None and distil > 0:
+            each = each + distil * distillation(estimate.logits, self._taught(pixels))
+        loss = (each if self.weights is None else self.weights[labels] * each).mean()
         if recipe.sparsity:
             loss = loss + recipe.sparsity * sparsity(estimate)
         return loss, _totals(estimate, labels, loss)
+
+    @torch.no_grad()
+    def _taught(self, pixels: Tensor) -> Tensor:
+        """The logits of the network that came in."""
+        assert self.teacher is not None
+        if self.teacher.anchor.device != pixels.device:
+            self.teacher = self.teacher.to(device=pixels.device)
+        return self.teacher.logits(pixels)
 
     def _scaled(self, estimate: Estimate) -> Estimate:
         """With logits and margins divided by the temperature that is learned, where one is."""

@@ -10,13 +10,17 @@ schedules, which go by shares of it, follow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from lipcert.train.checkpoint import to_cpu
+from lipcert.train.objective import Objective
 from lipcert.train.recipe import Recipe
 
 # Steps that are timed, after the first one, which allocates.
-TIMED = 4
+_TIMED = 4
 _EPOCHS = 8
 _VALIDATION_SHARE = 0.1
 # Images that a validation keeps at least, however little time there is.
@@ -61,7 +65,27 @@ def plan(seconds: float, step: float, image: float, steps: int, validation: int)
     return Plan(epochs, each, checked)
 
 
-def timed(action: Callable[[], object], times: int) -> float:
+def measured(
+    objective: Objective, batch: Sequence[Tensor], some: Sequence[Tensor]
+) -> tuple[float, float]:
+    """Seconds that a step takes with ``batch``, and that validating one of ``some`` does, each
+    pixels and labels; weights and norms are afterwards as they were."""
+    recipe, state = objective.recipe, to_cpu(objective.state_dict())
+
+    def step() -> None:
+        loss, _ = objective(batch[0], batch[1], recipe.training_eps, recipe.kappa, recipe.distil)
+        loss.backward()
+        objective.zero_grad()
+
+    def evaluate() -> None:
+        objective.evaluate(some[0], some[1], float(recipe.eps.value))
+
+    found = _timed(step, _TIMED), _timed(evaluate, 1) / len(some[0])
+    objective.load_state_dict(state)
+    return found
+
+
+def _timed(action: Callable[[], object], times: int) -> float:
     """Seconds that one call takes, the mean of so many, after one that is not counted."""
     action()
     began = time.perf_counter()

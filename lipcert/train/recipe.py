@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from lipcert.errors import UsageError
 from lipcert.options import Epsilon
 from lipcert.train.bounds import BoundName
+from lipcert.train.class_weights import ClassWeights
+from lipcert.train.data import Augment
 from lipcert.train.losses import LossName
 from lipcert.train.rewriting import ActivationChoice, Sharing
 from lipcert.train.schedules import LearningRate, Schedule
@@ -18,7 +20,6 @@ from lipcert.train.selection import Selection
 
 Optimiser = Literal["adam", "adamw"]
 Temperature = Literal["fixed", "learned"]
-Augment = Literal["auto", "none", "crop-flip"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -35,7 +36,9 @@ class Recipe:
     the logits. ``select``: which epoch's weights are exported. ``patience``: end where so many
     epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
     clock (see ``lipcert.train.plan``), ``epochs`` at most and ``warmup`` and ``ramp`` in
-    proportion; None: as long as the epochs take. ``precision``: of the layers of a patch network
+    proportion; None: as long as the epochs take. ``class_weights``: how much a sample counts by its
+    class; None: all the same. ``distil``: the weight of the distillation from the file that came
+    in, at the start; it falls to 0 over the ramp. ``precision``: of the layers of a patch network
     in a step; everything else, and every validation, is in float32.
     """
 
@@ -68,6 +71,8 @@ class Recipe:
     select: Selection = field(default_factory=Selection)
     patience: int | None = None
     minutes: float | None = None
+    class_weights: ClassWeights | None = None
+    distil: float = 0.0
     precision: Precision = "float32"
     seed: int = 0
 
@@ -103,6 +108,7 @@ class Recipe:
             ("--clip-norm", self.clip_norm, 1e-12, math.inf),
             ("--power-steps", self.power_steps, 1, 1000),
             ("--ema", self.ema, 0, 1 - 1e-9),
+            ("--distil", self.distil, 0, math.inf),
             ("--seed", self.seed, 0, 2**31 - 1),
         ):
             # Written so that a NaN fails it as well.
@@ -142,7 +148,9 @@ class Recipe:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"eps": self.eps.text, "select": self.select.text}
+        weights = None if self.class_weights is None else self.class_weights.text
+        texts = {"eps": self.eps.text, "select": self.select.text, "class_weights": weights}
+        return asdict(self) | texts
 
     @property
     def digest(self) -> str:

@@ -43,6 +43,10 @@ class Schedule:
         share = self.progress(t)
         return (1 - share) + self.kappa * share
 
+    def left_at(self, t: float) -> float:
+        """How much of the ramp is left, from 1 to 0: the weight of what belongs to its start."""
+        return 1 - self.progress(t)
+
     def rate_at(self, t: float) -> float:
         if self.kind == "cosine":
             share = (1 + math.cos(math.pi * min(1.0, t / self.epochs))) / 2

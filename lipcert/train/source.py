@@ -64,16 +64,17 @@ def open_source(
             f"dict ({', '.join(STATE_DICTS)}); fine-tune an ONNX file without --arch"
         )
     files = {} if given is None else {given.name: replace_weights(model, given, arch)}
-    return Source(Model(_loaded(model, arch, files), preprocessing), given is not None)
+    return Source(Model(as_model(model, arch, files), preprocessing), given is not None)
 
 
-def _loaded(model: onnx.ModelProto, name: str, files: dict[str, str]) -> LoadedModel:
+def as_model(model: onnx.ModelProto, name: str, files: dict[str, str] | None = None) -> LoadedModel:
+    """A graph that no file holds, as if it were loaded; ``files``: those its weights are of."""
     check(model, name)
     reading = read(model, name)
     return LoadedModel(
         network=network_of(reading, name),
         path=Path(name),
-        files=files,
+        files=files or {},
         format="architecture",
         opset=opset(model),
         input_name=reading.input_name,

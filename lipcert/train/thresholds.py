@@ -24,6 +24,8 @@ def start_thresholds(
 ) -> None:
     """Set every new threshold; upper limits at ``percentile`` per cent, lower ones at the rest."""
     chosen = [binding for binding in trainable.bindings if binding.parameter in names]
+    if not chosen:
+        return
     sources = {b.node: trainable.template.nodes[b.node].inputs[0] for b in chosen}
     parts: dict[int, list[Tensor]] = {source: [] for source in sources.values()}
     # The thresholds are still without effect: these are the file's own activations.

@@ -51,11 +51,21 @@ class ConsoleTrainingWatch(TrainingWatch):
         validation = f"validation clean {record['validation_clean']:.2%}, certified (estimate) "
         self.say(
             f"epoch {record['epoch']}: {_line(record)} · {validation}"
-            f"{record['validation_certified_estimate']:.2%}"
+            f"{record['validation_certified_estimate']:.2%}{_checked(record)}"
         )
 
     def stop(self) -> None:
         self._line.stop()
+
+
+def _checked(record: Record) -> str:
+    """What was certified of some of them; nothing where none was."""
+    if "checked_certified" not in record:
+        return ""
+    return (
+        f" · auto certifies {record['checked_certified']:.2%} of {record['checked_images']} of "
+        f"them, {record['checked_difference']:+.2%} from their estimate"
+    )
 
 
 def _line(figures: Record) -> str:

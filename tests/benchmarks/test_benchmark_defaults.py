@@ -3,7 +3,8 @@
 pytest -m benchmark tests/benchmarks/test_benchmark_defaults.py -s
 
 Certified accuracy rises, and clean accuracy falls by less than that. ``LIPCERT_DATA_DIR`` needs the
-training images of MNIST and CIFAR-10.
+training images of MNIST and CIFAR-10. ``LIPCERT_TEST_PRESET`` is quick if not given,
+``LIPCERT_TEST_LIMIT`` so many test images, 100 if not given, and ``LIPCERT_TEST_EFFORT`` standard.
 """
 
 import json
@@ -35,10 +36,12 @@ def test_defaults_alone_make_networks_certify(name, tmp_path):
         pytest.skip(f"the training images of {entry['dataset']} are not in LIPCERT_DATA_DIR")
     declared = [f"--{key}={','.join(map(str, entry[key]))}" for key in ("mean", "std")]
     preset = os.environ.get("LIPCERT_TEST_PRESET", "quick")
+    limit = os.environ.get("LIPCERT_TEST_LIMIT", "100")
+    effort = os.environ.get("LIPCERT_TEST_EFFORT", "standard")
     done = main([
         "finetune", str(Path(MODELS) / f"{name}.onnx"), "--data", entry["dataset"], *declared,
-        "--eps", NETWORKS[name], "--preset", preset, "--limit", "100", "--threads", "1",
-        "--output", str(tmp_path / "tuned"),
+        "--eps", NETWORKS[name], "--preset", preset, "--limit", limit, "--effort", effort,
+        "--threads", "1", "--output", str(tmp_path / "tuned"),
     ])  # fmt: skip
     assert done == 0
     found = json.loads((tmp_path / "tuned" / "recipe.json").read_text())

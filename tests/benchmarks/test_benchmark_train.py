@@ -79,9 +79,8 @@ class Steps:
         self.adam.zero_grad()
         network = self.trainable.network()
         found = self.bound(network, self.pixels, self.labels, self.radius, self.norms)
-        (
-            gloro(found, self.labels, Aim(0.0, 1.0, float(self.radius[0]))) + 0.01 * sparsity(found)
-        ).backward()
+        each = gloro(found, self.labels, Aim(0.0, 1.0, float(self.radius[0])))
+        (each.mean() + 0.01 * sparsity(found)).backward()
         self.adam.step()
 
 

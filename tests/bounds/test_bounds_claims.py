@@ -4,7 +4,7 @@ import pytest
 import torch
 from laws import ACTIVATION_CASES, normal, seeded, uniform
 
-from lipcert.bounds.claims import remainder
+from lipcert.bounds.claims import alone_of, remainder
 from lipcert.network.activations import Elementwise
 
 ELEMENTWISE = {
@@ -26,3 +26,26 @@ def test_remainders_hold(name: str) -> None:
         z = lower + share * (upper - lower)
         error = kind.value(z) - kind.value(anchor) - slope * (z - anchor) - middle
         assert bool((error.abs() <= rest + 1e-12).all())
+
+
+def test_errors_that_go_alone_are_the_largest_and_no_smaller() -> None:
+    rest = uniform((2, 1, 10, 10), seeded(3)) ** 8 * (uniform((2, 1, 10, 10), seeded(4)) > 0.6)
+    rest[0, 0, 0, 0], rest[1, 0, 0, 1] = 1e-60, 1.0 + 2.0**-30
+    for count in (0, 1, 7, 1000):
+        alone = alone_of(rest, count, torch.float32)
+        chosen = alone > 0
+        assert int(chosen.flatten(1).sum(1).max()) <= count
+        assert bool((alone == alone.float().double()).all())
+        assert bool((alone >= rest)[chosen].all())
+        assert bool((alone <= rest * (1 + 1e-6))[chosen].all())
+        for row in range(2):
+            others = rest[row][~chosen[row]]
+            if count and count < 1000:
+                assert float(others.max()) <= float(rest[row][chosen[row]].min())
+            elif count:
+                # Too small for float32: it goes with the others.
+                assert float(others.max()) < 1e-38
+
+
+def test_where_most_neurons_are_bent_no_error_goes_alone() -> None:
+    assert not bool(alone_of(torch.ones(1, 1, 4), 100, torch.float32).any())

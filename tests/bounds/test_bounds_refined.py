@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 from attacks import in_ball
 from bounds.test_bounds_facts import longest_moves
@@ -10,11 +11,15 @@ from bounds.test_bounds_lipschitz import deterministic
 from bounds.test_bounds_receptive import BENDS, EVERY, SHAPES, Grower, bounds, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import uniform
+from laws import normal, seeded, uniform
 
 from lipcert.bounds import Facts
+from lipcert.bounds.facts import mixing
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import State
+from lipcert.network import NetworkBuilder, lower, simplify
+from lipcert.network.activations import GroupMax, Sigmoid
+from lipcert.network.operators import Dense, Select
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,3 +111,39 @@ def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
     assert all(bool(share.isnan().all()) for share in of(EVERY)[0].shrunk.values())
     some = found.select(torch.tensor([1]))
     assert all(torch.equal(some.shrunk[i], share[1:]) for i, share in found.shrunk.items())
+
+
+def test_a_layer_has_to_gain_less_where_more_carry_it_on() -> None:
+    """With as much in every one of them the last one's boxes are what it is worth, and comparisons
+    are no layers."""
+    refinement = Refinement(worth=0.5)
+    for count in range(1, 9):
+        assert refinement.worth_of_each(count) ** count == pytest.approx(0.5)
+    grow = Grower(7)
+    deep = bounds(grow.logits(grow.relu(grow.conv(grow.relu(plain(grow))))), refinement, False)
+    assert mixing(deep.layers, deep.subnetworks) == len(deep.subnetworks) == 3
+    builder = NetworkBuilder((1, 8))
+    pooled = builder.activation(
+        GroupMax(), builder.operator(Select.of(torch.arange(8).reshape(1, 2, 4), (1, 8)), 0)
+    )
+    last = builder.operator(Dense.of(torch.ones(3, 2).double(), None, (1, 2)), pooled)
+    compared = bounds(simplify(lower(simplify(builder.build(last)))), refinement, False)
+    assert len(compared.subnetworks) == 1
+    assert mixing(compared.layers, compared.subnetworks) == 1
+
+
+def test_of_smooth_activations_no_slopes_are_sought() -> None:
+    """They are known only roughly there, and steps would gain nothing for their time."""
+    generator = seeded(3)
+    builder, node = NetworkBuilder((1, 6)), 0
+    for _ in range(3):
+        weight = normal((6, 6), generator)
+        node = builder.activation(Sigmoid(), builder.operator(Dense.of(weight, None, (1, 6)), node))
+    last = builder.operator(Dense.of(normal((3, 6), generator), None, (1, 6)), node)
+    network, x = builder.build(last), uniform((2, 1, 6), generator)
+    eps, states = torch.full((2,), 0.3).double(), []
+    for steps in (0, 5):
+        bound = bounds(network, replace(EVERY, steps=steps), False)
+        states.append(bound.prepare_state(bound.propagation.anchors(x), eps, deterministic)[1])
+    assert all(subnetwork.rough for subnetwork in bound.subnetworks.values())
+    assert all(torch.equal(layer.lower, states[1][i].lower) for i, layer in states[0].items())

@@ -1,10 +1,12 @@
 """What tubes take is told from the graph, and nothing begins that an effort does not pay for."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from laws import seeded, uniform
+from resnets import resnet
 from test_certification_tube import residual_network
 
 from lipcert.certification import Certifier
@@ -14,7 +16,7 @@ from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import relu
 from lipcert.network.operators import Convolution
 from lipcert.options import Epsilon, Options
-from lipcert.run.cost import samples_told, tube_told
+from lipcert.run.cost import norms_told, samples_told, tube_told
 
 FAST = PACES["fast"].tube
 
@@ -69,12 +71,48 @@ def test_what_would_take_too_long_is_told_before_it_starts() -> None:
     assert is_deep(large)
     assert TubePlan.of(large, FAST) is None
     told = samples_told(large, options(), 1, 1)
-    for word in ("deep network", " s and ", "GiB an image", "--effort fast", "--effort max"):
+    for word in ("deep network", " s and ", "GiB an image", "--effort fast", "choose a model"):
         assert word in told, word
     assert "\n" not in told
     # Nothing to tell of where no tube is taken.
     assert tube_told(plain_network(2, 8, 2), options()) is None
     assert tube_told(large, replace(options(), method="local")) is None
+
+
+def test_a_resnet_of_large_images_says_what_it_takes_before_its_norms() -> None:
+    """A small stand-in for a ResNet-50 at 224×224: told with the cost of norms, before these."""
+    network = resnet(
+        seeded(1), blocks=(3, 4, 6, 3), widths=(24, 48, 96, 192), side=224, bottleneck=True,
+        normalised=False,
+    )  # fmt: skip
+    assert TubePlan.of(network, FAST) is None
+    told = norms_told(network, options(), "--norms deterministic")
+    assert re.search(
+        r"; then the tube of this deep network takes about \d+ s .* GiB an image", told
+    )
+    # Only an effort that pays for it is named.
+    named = re.findall(r"choose --effort (\w+)", told)
+    pays = [e for e in ("standard", "max") if TubePlan.of(network, PACES[e].tube) is not None]
+    assert named == pays[:1]
+    nothing = resnet(
+        seeded(1), blocks=(3, 4, 6, 3), widths=(64, 128, 256, 512), side=224, bottleneck=True,
+        normalised=False,
+    )  # fmt: skip
+    assert "--effort max" not in norms_told(nothing, options("standard"), "--no-norms")
+
+
+def test_columns_are_left_out_before_projections() -> None:
+    """As memory grows short: first the columns of a claim are fewer, then all tangents."""
+    found = []
+    for share in (1.0, 0.75, 0.5, 0.35, 0.25):
+        pace = PACES["standard"].tube
+        scarce = replace(pace, memory=share * pace.memory)
+        plan = TubePlan.of(plain_network(24, 32, 20), scarce)
+        if plan is not None:
+            assert plan.memory <= scarce.memory
+            found.append((plan.projections, plan.rows.exact * 1, plan.rows.columns))
+    assert found == sorted(found, reverse=True)
+    assert len({columns for _, _, columns in found}) > 1
 
 
 def test_nothing_begins_that_the_effort_does_not_pay_for(

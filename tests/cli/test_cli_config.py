@@ -151,3 +151,61 @@ def test_questions_are_answered_whatever_the_settings_are(here, capsys, argument
 
 def test_the_project_s_own_file_configures_nothing_by_accident():
     assert config.file_in(ROOT) is None
+
+
+RECIPE = """eps = "0.3"
+data = "digits"
+class-weights = [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+lr = 0.0020
+loss = "bcp"
+no_such = 1
+"""
+
+
+def test_a_recipe_outranks_variables_and_the_command_line_outranks_it(here, monkeypatch, capsys):
+    (here / "lipcert.toml").write_text('eps = ["0.1"]\nlimit = 7\n')
+    (here / "mine.toml").write_text(RECIPE.replace("no_such = 1\n", ""))
+    monkeypatch.setenv("LIPCERT_LOSS", "gloro")
+    for named in (("--config", "mine.toml"), ("--config=mine.toml",)):
+        code, out, err = run(capsys, "finetune", "--show-config", *named, "--data", "mnist")
+        assert (code, err) == (0, "")
+        values, sources = tomllib.loads(out), dict(re.findall(r"^(\S+) = .*  # (.*)$", out, re.M))
+        assert (values["eps"], values["loss"], values["limit"]) == ("0.3", "bcp", 7)
+        assert (values["data"], values["lr"]) == ("mnist", 0.002)
+        assert values["class-weights"] == "1,1,1,1,1,1,1,1,1,2"
+        assert (sources["eps"], sources["data"]) == ("mine.toml", "command line")
+    # What is shown is a recipe again.
+    (here / "again.toml").write_text(out)
+    shown = run(capsys, "finetune", "--show-config", "--config", "again.toml")[1]
+    assert tomllib.loads(shown) == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", "mine.toml"), "mine.toml: unknown key 'no_such'; did you mean"),
+        (("--config", "absent.toml"), "--config absent.toml: no such file"),
+        (("--config", "broken.toml"), "broken.toml: cannot be read"),
+        (("--config", "wrong.toml"), "wrong.toml: resume = 'yes': give true or false"),
+        # An option of other commands alone.
+        (("--config", "other.toml"), "other.toml: unknown key 'method'"),
+        (("--config", "code.toml"), "code.toml: sets data to evil:make, which is code"),
+        (("--config", ""), "--config '': is empty"),
+    ],
+)
+def test_a_recipe_that_cannot_be_names_the_file_and_the_key(here, capsys, arguments, said):
+    for name, text in {
+        "mine": RECIPE, "broken": "eps = [", "wrong": 'resume = "yes"', "other": 'method = "auto"',
+        "code": 'data = "evil:make"\neps = "0.1"\n',
+    }.items():  # fmt: skip
+        (here / f"{name}.toml").write_text(text)
+    code, out, err = run(capsys, "finetune", "model.onnx", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_other_commands_say_that_they_have_no_recipe(here, capsys):
+    (here / "mine.toml").write_text(RECIPE)
+    code, _, err = run(capsys, "doctor", "--config", "mine.toml")
+    assert code == 2
+    assert "--config" in err

@@ -167,6 +167,62 @@ def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     assert the_failure(told).startswith("lipcert: error: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--class-weights", "even"), "--class-weights 'even': give balanced"),
+        (("--class-weights", "1,2"), "gives 2 numbers, but the model has 10 classes"),
+        (("--log", "board"), "--log board: choose among tensorboard, wandb, mlflow"),
+        (("--log", "wandb"), "pip install 'lipcert[wandb]'"),
+        (("--check", "0"), "--check 0"),
+        (("--distil", "-1"), "--distil -1"),
+        (("--sweep", "0,2"), "--sweep '0,2': give the weights of the clean loss"),
+        (("--sweep", "0,0"), "each once"),
+        (("--sweep", "0,1", "--loss", "emma"), "the loss emma has no κ; give --loss annealed, bcp"),
+        (("--sweep", "0,1", "--kappa", "0.5"), "--kappa 0.5: goes without --sweep"),
+    ],
+)
+def test_wrong_use_of_what_trainers_expect(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["finetune", str(EXAMPLE), *QUICK, *arguments, "--output", "run"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_from_scratch_there_is_nothing_to_distil(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = ["--arch", "2c2f", "--data", "digits", "--eps", "0.3", "--distil", "1"]
+    assert main(["finetune", *given, "--output", "run"]) == 2
+    assert "no model that came in" in capsys.readouterr().err
+
+
+def test_a_sweep_is_a_table_of_trainings_and_keeps_every_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = [*QUICK, "--sweep", "0,1", "--check", "2", "--class-weights", "balanced"]
+    assert main(["finetune", str(EXAMPLE), *options, "--output", "curve", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found == json.loads((tmp_path / "curve" / "sweep.json").read_text())
+    assert [point["kappa"] for point in found["points"]] == [0, 1]
+    for point in found["points"]:
+        recipe = json.loads((tmp_path / "curve" / point["folder"] / "recipe.json").read_text())
+        assert recipe["recipe"]["kappa"] == point["kappa"]
+        assert recipe["recipe"]["loss"] == "bcp"
+        assert recipe["recipe"]["class_weights"] == "balanced"
+        assert point["certified"] == recipe["results"]["after"]["certified"] <= point["clean"]
+        assert point["validation"]["checked_images"] == 2
+        # The model that came in is the same for all, and certified once.
+        assert ("before" in recipe["results"]) == (point["kappa"] == 0)
+    assert "κ" in told.err
+    assert "auto certifies" in told.err
+    # Continued, every training is found finished.
+    before = (tmp_path / "curve" / "kappa-1" / "model.onnx").read_bytes()
+    again = ["finetune", str(EXAMPLE), *options, "--output", "curve", "--resume", "--quiet"]
+    assert main(again) == 0
+    assert (tmp_path / "curve" / "kappa-1" / "model.onnx").read_bytes() == before
+
+
 def test_help_holds_what_was_written_and_no_pictures(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["finetune", "--help"]) == 0

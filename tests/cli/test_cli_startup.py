@@ -1,12 +1,15 @@
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 import lipcert
 from lipcert.cli import parse
+from lipcert.cli.main import app, main
 from lipcert.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +35,21 @@ def test_help_and_version_answer_without_the_heavy_libraries(arguments):
     assert process.stderr.strip() == "set()"
     expected = lipcert.__version__ if arguments == ["--version"] else "Usage: lipcert"
     assert expected in process.stdout
+
+
+def test_help_shows_what_stands_in_brackets(monkeypatch, capsys):
+    """Markup eats brackets that are not escaped: `lipcert[cluster]` was shown as `lipcert`."""
+    monkeypatch.setenv("COLUMNS", "400")
+    looked_at = set()
+    for name, command in typer.main.get_command(app).commands.items():
+        said = [getattr(option, "help", None) or "" for option in command.params]
+        wanted = {found for text in said for found in re.findall(r"\[[^\]\\]+\]", text)}
+        if wanted:
+            assert main([name, "--help"]) == 0
+            shown = capsys.readouterr().out
+            assert [text for text in wanted if text not in shown] == []
+            looked_at |= wanted
+    assert {"[cluster]", "[tool.lipcert]"} <= looked_at
 
 
 def test_the_version_is_the_package_s():

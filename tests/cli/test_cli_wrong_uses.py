@@ -4,8 +4,11 @@ import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 from lipcert_process import ROOT
+from onnx import numpy_helper
+from safetensors.numpy import save_file
 
 from lipcert.cli.main import main
 from lipcert.data import load_dataset
@@ -39,6 +42,30 @@ def workplace(tmp_path_factory):
     (folder / "classes.json").write_text("{")
     (folder / "map.json").write_text('{"0": "zero"}')
     (folder / "own.py").write_text(FACTORIES)
+    for name in ("lfs.onnx", "lfs.npz", "lfs.npy", "lfs.pt", "lfs.safetensors", "lfs.parquet"):
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for name in ("page.onnx", "page.npz"):
+        (folder / name).write_text("\n<!DOCTYPE html><html>not found</html>")
+    for name in ("zero.onnx", "zero.npz", "zero.safetensors"):
+        (folder / name).touch()
+    (folder / "names.csv").write_text("a,b,label\n")
+    (folder / "ragged.csv").write_text("a,b,label\n1,2,0\n1,2\n")
+    (folder / "words.txt").write_text("0\n\nfirst\n")
+    np.savez(folder / "uneven.npz", x=x, y=y[:10])
+    np.savez(folder / "complex.npz", x=x.astype(complex), y=y)
+    (folder / "broken" / "a").mkdir(parents=True)
+    (folder / "broken" / "a" / "0.png").write_text("no picture")
+    model, apart = onnx.load(folder / "model.onnx"), onnx.load(folder / "model.onnx")
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    save_file({"other": np.zeros(3, np.float32)}, folder / "other.safetensors")
+    save_file(weights, folder / "w.safetensors")
+    onnx.save_model(apart, folder / "apart.onnx", save_as_external_data=True,
+                    location="apart.data", size_threshold=0)  # fmt: skip
+    (folder / "apart.data").unlink()
+    tensor = model.graph.initializer[0]
+    nothing = np.full_like(weights[tensor.name], np.nan)
+    tensor.CopyFrom(numpy_helper.from_array(nothing, tensor.name))
+    onnx.save(model, folder / "nan.onnx")
     (folder / "empty").mkdir()
     (folder / "results").mkdir()
     (folder / "results" / "samples.jsonl").write_text('{"index": 0}\n{"index": 1}\n')
@@ -113,6 +140,42 @@ WRONG = [
     ((*FINETUNE, "--validation", "0"), 2, "above 0 and below 1"),
     ((*FINETUNE, "--resume"), 2, "leave --resume out"),
     (("finetune", "--data", "digits", "--eps", "0.1", "--output", "ft"), 2, "or --arch"),
+    # What people have in the place of a file.
+    (("certify", "lfs.onnx", *CERTIFY[2:]), 3, "lfs.onnx: .*pointer of Git LFS.*git lfs pull"),
+    (("certify", "page.onnx", *CERTIFY[2:]), 3, "page.onnx: .*web page.*raw address"),
+    (("certify", "zero.onnx", *CERTIFY[2:]), 3, "zero.onnx: .*empty; write or download it"),
+    (certify("--weights", "lfs.safetensors"), 3, "lfs.safetensors: .*git lfs pull"),
+    (certify("--weights", "zero.safetensors"), 3, "zero.safetensors: .*empty; write or download"),
+    (certify("--weights", "model.onnx"), 3, "give a .safetensors file"),
+    (certify("--weights", "other.safetensors"), 3, "; missing: .*; .*that were saved of this"),
+    (("certify", "lfs.pt", "--arch", "4c3f", *CERTIFY[2:]), 3, "lfs.pt: .*git lfs pull"),
+    (certify(data="lfs.npz"), 3, "lfs.npz: .*git lfs pull"),
+    (certify("--labels", "few.npy", data="lfs.npy"), 3, "lfs.npy: .*git lfs pull"),
+    (certify(data="lfs.pt"), 3, "lfs.pt: .*git lfs pull"),
+    (certify(data="lfs.safetensors"), 3, "lfs.safetensors: .*git lfs pull"),
+    (certify(data="page.npz"), 3, "page.npz: .*download it by its raw address"),
+    (certify(data="zero.npz"), 3, "zero.npz: .*empty"),
+    (certify(data="broken"), 3, r"0.png: cannot be read as an image; replace it, or take it away$"),
+    # What a file lacks.
+    (("certify", "apart.onnx", *CERTIFY[2:]), 3, "put that file beside apart.onnx"),
+    (("certify", "nan.onnx", *CERTIFY[2:]), 3, "export the model again from weights"),
+    (("certify", "w.safetensors", *CERTIFY[2:]), 2, "say with --arch what they belong to"),
+    (("inspect", "w.safetensors"), 2, "say with --arch what they belong to"),
+    (certify("--arch", "4c3f"), 2, "--arch 4c3f goes with weights alone.*leave it out"),
+    (certify(data="names.csv"), 3, "a line of names and no rows"),
+    (certify(data="ragged.csv"), 3, "line 3 has 2 columns.*give every line as many"),
+    (certify(data="uneven.npz"), 2, "20 samples need as many.*of one split"),
+    (certify(data="complex.npz"), 2, "must be real numbers, not complex128"),
+    (certify("--indices", "words.txt"), 2, "line 3 is 'first'; write one whole number a line"),
+    # Numbers that do not fit, under the option's own name.
+    (certify("--mean", "0.5,0.5,0.5"), 2, "--mean 0.5,0.5,0.5: give one finite number, for"),
+    (certify("--std", "0"), 2, "--std 0: every number must be above 0"),
+    (certify("--layout", "HWX"), 2, "--layout 'HWX': give an order of all the letters C, H and W"),
+    (("finetune", "model.onnx", "--data", "digits", "--eps", "0.1", "--batch-size", "9999",
+      "--output", "large"), 2, "--batch-size 9999: .*give at most 1293"),
+    (("merge", "results", "--output", "m"), 2, "holds no certificate of a shard"),
+    (("interval", "model.onnx", "--data", "d.npz", "--eps", "1", "--output", "results"), 2,
+     "--output results: is a folder; name a file in it"),
 ]  # fmt: skip
 
 

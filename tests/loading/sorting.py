@@ -220,3 +220,62 @@ def less_the_half(z: Tensor) -> Tensor:
     a, b = halves(z)
     s, d = a + b, torch.abs(b - a)
     return torch.cat([(s + d) * 0.5, s - (s + d) * 0.5], 1)
+
+
+@sorting
+def swapped_and_chosen(z: Tensor) -> Tensor:
+    """Every pair is compared twice, and what is wanted of either is chosen."""
+    half = z.shape[1] // 2
+    other = torch.roll(z, half, 1)
+    first = (torch.arange(z.shape[1]) < half).reshape(1, -1, *(1,) * (z.dim() - 2))
+    return torch.where(first, torch.max(z, other), torch.min(z, other))
+
+
+@sorting
+def swapped_and_masked(z: Tensor) -> Tensor:
+    half = z.shape[1] // 2
+    other = torch.roll(z, half, 1)
+    first = (torch.arange(z.shape[1]) < half).float().reshape(1, -1, *(1,) * (z.dim() - 2))
+    return first * torch.max(z, other) + (1 - first) * torch.min(z, other)
+
+
+@sorting
+def clamped_by_the_other(z: Tensor) -> Tensor:
+    a, b = halves(z)
+    return torch.cat([torch.clamp(a, min=b), torch.clamp(a, max=b)], 1)
+
+
+@sorting
+def sign_times_difference(z: Tensor) -> Tensor:
+    a, b = halves(z)
+    d = (a - b) * torch.sign(a - b)
+    return torch.cat([(a + b + d) / 2, (a + b - d) / 2], 1)
+
+
+@sorting
+def chosen_difference(z: Tensor) -> Tensor:
+    a, b = halves(z)
+    d = torch.where(a > b, a - b, torch.zeros_like(a))
+    return torch.cat([b + d, a - d], 1)
+
+
+@sorting
+def largest_of_difference_and_nothing(z: Tensor) -> Tensor:
+    a, b = halves(z)
+    return torch.cat(
+        [b + torch.max(a - b, torch.zeros(1)), a - torch.max(a - b, torch.zeros(1))], 1
+    )
+
+
+@sorting
+def by_matrices(z: Tensor) -> Tensor:
+    """Sums and differences as a layer writes them, with most of its weights 0."""
+    half = z.shape[1] // 2
+    rows = [[float(i == j) for j in range(half)] for i in range(half)]
+    one = torch.tensor(rows, dtype=z.dtype)
+    both, apart = torch.cat([one, one], 1), torch.cat([one, -one], 1)
+    if z.dim() == 2:
+        s, d = F.linear(z, both), F.linear(z, apart).abs()
+    else:
+        s, d = F.conv2d(z, both[:, :, None, None]), F.conv2d(z, apart[:, :, None, None]).abs()
+    return torch.cat([(s + d) / 2, (s - d) / 2], 1)

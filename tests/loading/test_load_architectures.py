@@ -67,5 +67,10 @@ def test_weights_go_over_the_graph_alone_that_they_were_written_with(tmp_path: P
     save_file(tensors, path, {GRAPH: graph_digest(model)})
     with pytest.raises(CannotCertify, match="another graph than 4c3f"):
         load_model(path, arch="4c3f", input_shape=SHAPE)
+    # What was written before this key had its name says it under another.
+    assert GRAPH == "lipcert.graph"
+    save_file(tensors, path, {"graph": graph_digest(model)})
+    with pytest.raises(CannotCertify, match="another graph than 4c3f"):
+        load_model(path, arch="4c3f", input_shape=SHAPE)
     onnx.save(model, tmp_path / "model.onnx")
     assert load_model(tmp_path / "model.onnx", weights=path).network.classes == 7

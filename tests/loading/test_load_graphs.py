@@ -130,7 +130,7 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
     with pytest.raises(CannotCertify) as refusal:
         network(model)
     told = str(refusal.value)
-    assert "test.onnx: 3 obstacle(s)" in told
+    assert "test.onnx: 3 obstacles" in told
     assert "Sin-7 at activation: " in told
     assert "Cos-7 at block.3: " in told
     assert "Sinh-9 at p: " in told

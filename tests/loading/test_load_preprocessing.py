@@ -85,13 +85,13 @@ def test_nothing_asked_for_adds_nothing() -> None:
     ("shape", "options", "reason"),
     [
         ((61,), {}, r"\[3, 4, 5\] have 60 values, the network's input \[1, 61\] has 61"),
-        (IMAGE, {"mean": [0.1, 0.2]}, "expected 1 or 3 finite numbers"),
-        (IMAGE, {"mean": [float("nan")]}, "expected 1 or 3 finite numbers"),
-        (IMAGE, {"std": [0.1, 0.2, 0.0]}, "must be greater than 0"),
-        (IMAGE, {"std": [-1.0]}, "must be greater than 0"),
-        (IMAGE, {"layout": "NHWC"}, "expected an order of C, H and W"),
+        (IMAGE, {"mean": [0.1, 0.2]}, "give one finite number, or 3, one each"),
+        (IMAGE, {"mean": [float("nan")]}, "give one finite number, or 3, one each"),
+        (IMAGE, {"std": [0.1, 0.2, 0.0]}, "every number must be above 0"),
+        (IMAGE, {"std": [-1.0]}, "every number must be above 0"),
+        (IMAGE, {"layout": "NHWC"}, "give an order of all the letters C, H and W"),
         (IMAGE, {"layout": "HWC"}, "does not fit the network's input"),
-        (IMAGE, {"value_range": (1, 1)}, "increasing"),
+        (IMAGE, {"value_range": (1, 1)}, "--range 1,1: give two finite numbers"),
     ],
 )
 def test_what_does_not_fit_is_told(
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_told(
 
 
 def test_a_layout_of_features_is_refused() -> None:
-    with pytest.raises(UsageError, match="order of C, H and W"):
+    with pytest.raises(UsageError, match="all the letters C, H and W"):
         with_preprocessing(taking(4), image_shape=(4,), layout="CHW")
 
 

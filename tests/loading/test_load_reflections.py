@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attacks import smallest_margins
 from torch import Tensor, nn
 
@@ -51,7 +52,31 @@ def stacked(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
     return torch.stack(both, 2).flatten(1, 2)
 
 
-WAYS: dict[str, Write] = {f.__name__: f for f in (masked, chosen, stacked)}
+def with_relu(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    """``z − 2 n relu(n·z)``, without a choice."""
+    sin, cos = torch.sin(0.5 * angle), torch.cos(0.5 * angle)
+    over = F.relu(a * sin - b * cos)
+    return torch.cat([a - 2 * sin * over, b + 2 * cos * over], 1)
+
+
+def with_magnitude(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    sin, cos = torch.sin(0.5 * angle), torch.cos(0.5 * angle)
+    selector = a * sin - b * cos
+    twice = selector + selector.abs()
+    return torch.stack([a - sin * twice, b + cos * twice], 2).flatten(1, 2)
+
+
+WRITES = (masked, chosen, stacked, with_relu, with_magnitude)
+WAYS: dict[str, Write] = {f.__name__: f for f in WRITES}
+
+
+def on_the_other_side(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    selector, c, d = parts(a, b, angle)
+    return torch.cat([torch.where(selector <= 0, c, a), torch.where(selector <= 0, d, b)], 1)
+
+
+# What a way may be loaded by; the first of them are the same function.
+LOADED = WAYS | {on_the_other_side.__name__: on_the_other_side}
 
 
 class Net(nn.Module):
@@ -92,11 +117,11 @@ def compared(network: Network) -> list[MaxMin]:
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
 @pytest.mark.parametrize("images", [False, True], ids=["vectors", "images"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", LOADED)
 def test_a_reflection_moves_no_two_points_apart(
     way: str, images: bool, dynamo: bool, tmp_path: Path
 ) -> None:
-    model = Net(WAYS[way], images=images)
+    model = Net(LOADED[way], images=images)
     x = torch.randn(5, 8, 2, 2) if images else torch.randn(5, 8)
     network = loaded(model, x, tmp_path / "m.onnx", dynamo=dynamo)
     assert len(compared(network)) == 1
@@ -146,6 +171,24 @@ def turned_round(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
     return torch.cat([torch.where(selector <= 0, a, -c), torch.where(selector > 0, -d, b)], 1)
 
 
+def too_far(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    """No reflection: it goes further than the mirror, and expands."""
+    sin, cos = torch.sin(0.5 * angle), torch.cos(0.5 * angle)
+    over = F.relu(a * sin - b * cos)
+    return torch.cat([a - 2.01 * sin * over, b + 2.01 * cos * over], 1)
+
+
+def half_of_it(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
+    sin, cos = torch.sin(0.5 * angle), torch.cos(0.5 * angle)
+    return torch.cat([a - 2 * sin * F.relu(a * sin - b * cos), b], 1)
+
+
+@pytest.mark.parametrize("write", [too_far, half_of_it])
+def test_what_is_no_reflection_stays_as_it_is_written(write: Write, tmp_path: Path) -> None:
+    network = loaded(Net(write), torch.randn(1, 8), tmp_path / "m.onnx")
+    assert not any(isinstance(network.nodes[i].kind, MaxMin) for i in network.activations)
+
+
 def apart(a: Tensor, b: Tensor, angle: Tensor) -> Tensor:
     """Chosen by two selectors."""
     selector, c, d = parts(a, b, angle)
@@ -169,10 +212,11 @@ def test_what_jumps_is_refused(write: Write, tmp_path: Path) -> None:
         loaded(Net(write), torch.randn(1, 8), tmp_path / "m.onnx")
 
 
-def test_certificates_of_reflections_hold_and_reach_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [masked, with_relu, on_the_other_side])
+def test_certificates_of_reflections_hold_and_reach_their_own(write: Write, tmp_path: Path) -> None:
     """As far as the margins over ``‖w_y − w_j‖``, which the construction promises, and no attack
     gets there."""
-    model = Net(masked)
+    model = Net(write)
     x = torch.rand(6, 8, generator=torch.Generator().manual_seed(2))
     network = loaded(model, x, tmp_path / "m.onnx")
     x = x.double()

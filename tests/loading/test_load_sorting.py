@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from loading.sorting import SORTINGS, Sorting
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 
 from lipcert.bounds import GlobalBound, Layers
 from lipcert.certification.deployed import Deployment
+from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
+from lipcert.loading.forms import Forms
 from lipcert.loading.spellings import respelled
 from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import Clip, GroupSort, MaxMin, PReLU, relu
@@ -294,3 +298,98 @@ def test_deep_ways_of_writing_are_left_as_they_are() -> None:
     assert kind.additions >= 1
     assert respelled(many) is many
     assert not any(isinstance(many.nodes[i].kind, MaxMin) for i in many.activations)
+
+
+def test_a_network_whose_layers_mix_much_is_passed_by(monkeypatch) -> None:
+    """Looking for spellings goes through every value: no network pays for it that has none."""
+    builder, node = NetworkBuilder((1, 6)), 0
+    dense = Dense.of(torch.ones(6, 6), torch.ones(6), (1, 6))
+    for _ in range(3):
+        node = builder.activation(MaxMin(1), builder.operator(dense, node))
+        # As files have it: the halves apart, and put together again.
+        halves = [torch.arange(6).reshape(1, 6).clone() for _ in range(2)]
+        halves[0][:, 3:], halves[1][:, :3] = -1, -1
+        node = builder.sum([builder.operator(Select.of(half, (1, 6)), node) for half in halves])
+    network = builder.build(builder.operator(dense, node))
+
+    def asked(self: Forms, i: int) -> bool:
+        raise AssertionError(f"the form of node {i} was asked for")
+
+    monkeypatch.setattr(Forms, "is_transparent", asked)
+    assert respelled(network) is network
+
+
+class Assigned(nn.Module):
+    """Sorting by assignment to every other channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        weight = torch.linalg.qr(torch.randn(8, 8))[0]
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.first.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        out = torch.zeros_like(z)
+        out[:, ::2] = torch.max(z[:, ::2], z[:, 1::2])
+        out[:, 1::2] = torch.min(z[:, ::2], z[:, 1::2])
+        return self.last(out)
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+def test_sorting_by_assignment_costs_what_sorting_costs(dynamo: bool, tmp_path: Path) -> None:
+    model, x, path = Assigned().eval(), torch.randn(1, 8), tmp_path / "m.onnx"
+    if dynamo:
+        torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    else:
+        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=17)
+    network = load_model(path).network
+    assert [type(network.nodes[i].kind) for i in network.activations] == [MaxMin]
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+def scattering(indices: list[int], reduction: str = "none") -> onnx.ModelProto:
+    """``y = x`` with the first values of ``x`` at these places."""
+    helper, numbers = onnx.helper, onnx.numpy_helper
+    at = np.array([[[0, i] for i in indices]], dtype=np.int64)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "start", "stop", "axis"], ["first"]),
+            helper.make_node("ScatterND", ["x", "at", "first"], ["y"], reduction=reduction),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 6])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6])],
+        [
+            numbers.from_array(at, "at"),
+            *(
+                numbers.from_array(np.array([n]), name)
+                for name, n in (("start", 0), ("stop", len(indices)), ("axis", 1))
+            ),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+
+
+def test_values_that_are_put_into_places_are_where_the_file_puts_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(scattering([5, 2]), path)
+    x = torch.arange(6, dtype=torch.float64)[None]
+    assert load_model(path).network.logits(x).tolist() == [[0, 1, 1, 3, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(scattering([5, 5]), "two values for one place"), (scattering([5, 2], "add"), "reduction")],
+    ids=["twice", "added"],
+)
+def test_values_that_are_put_anywhere_else_are_refused(
+    model: onnx.ModelProto, why: str, tmp_path: Path
+) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(CannotCertify, match=why):
+        load_model(tmp_path / "m.onnx")

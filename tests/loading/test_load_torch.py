@@ -185,7 +185,9 @@ def test_weights_that_do_not_fit_are_all_listed(small: Path, tmp_path: Path) -> 
     with pytest.raises(CannotCertify) as refusal:
         load_model(small, weights=saved(tensors, tmp_path))
     told = str(refusal.value)
-    assert told.startswith("weights.safetensors does not fit small.onnx:")
+    assert told.startswith("weights.safetensors does not fit small.onnx: ")
+    assert told.count("; ") == 4
+    assert "\n" not in told
     assert "missing: 'flat.bias' [6]" in told
     assert "not a parameter of the model: 'extra' [2]" in told
     assert "'head.weight' is [3, 7], expected [3, 6]" in told

@@ -109,9 +109,10 @@ def test_images_and_remainders_hold_every_sampled_point(name: str) -> None:
         width = min(width, 0.9 * min(abs(case[1]), abs(case[2])))
         boxes = boxes_around(anchors, width, 10 * number)
         low, high = joint.image(boxes)
-        rest = joint.remainder(anchors, boxes)
+        rest, (below, above) = joint.remainder(anchors, boxes), joint.remainders(anchors, boxes)
         line, here = joint.derivative(anchors), joint.value(*anchors)
         assert not bool(rest.isnan().any())
+        assert torch.equal(rest, torch.maximum(below, above))
         shapes = {t.shape for t in (low, high, rest, here, rounding_of(joint, anchors))}
         assert shapes == {(6, *joint.out_shape)}
         for seed in range(12):
@@ -120,13 +121,13 @@ def test_images_and_remainders_hold_every_sampled_point(name: str) -> None:
             noise = rounding_of(joint, points)
             assert bool(((low - noise <= value) & (value <= high + noise)).all())
             moved = [p - a for p, a in zip(points, anchors, strict=True)]
-            off = (value - here - line.once(moved)).abs()
+            off = value - here - line.once(moved)
             noise = (
                 noise
                 + rounding_of(joint, anchors)
                 + 64 * DOUBLE.unit * (line.magnitude_once([m.abs() for m in moved]) + here.abs())
             )
-            assert bool((off <= rest + noise).all())
+            assert bool(((-below - noise <= off) & (off <= above + noise)).all())
 
 
 @CASES

@@ -291,3 +291,22 @@ def test_reshape_keeps_every_place():
     operator = Select.reshape((2, 3), (6,))
     assert operator.is_reshape
     assert torch.equal(operator.apply(places((1, 2, 3))), places((1, 6)))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[0, 1, 2, -1, -1], [-1, -1, 3, 4, 5], [2, 3], [-1, 0, -1], [1, 0], [-1, -1], [0, -1, 1], [5]],
+    ids=str,
+)
+def test_values_in_a_run_are_moved_like_all_others(index: list[int]) -> None:
+    """Concatenations and slices are copied as a whole."""
+    operator = Select.of(torch.tensor([index]), (1, 6))
+    v, back = torch.arange(1.0, 13.0).reshape(2, 1, 6), torch.arange(1.0, 2 * len(index) + 1)
+    back = back.reshape(2, 1, -1)
+    moved, returned = torch.zeros_like(back), torch.zeros_like(v)
+    for out, place in enumerate(index):
+        if place >= 0:
+            moved[..., out] = v[..., place]
+            returned[..., place] = back[..., out]
+    assert torch.equal(operator.apply(v), moved)
+    assert torch.equal(operator.transpose(back), returned)

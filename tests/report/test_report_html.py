@@ -15,6 +15,7 @@ from lipcert.errors import CannotCertify
 from lipcert.gate import Outcome
 from lipcert.records import schemas
 from lipcert.report import html_page
+from lipcert.report.numbers import percent
 from lipcert.report.reading import read_results
 from lipcert.report.results import Results
 from lipcert.report.style import DARK, LIGHT
@@ -227,9 +228,24 @@ def test_single_samples_are_listed_open_ones_first_and_can_be_filtered():
     for verdict in {*verdicts, "all"}:
         assert f'id="only-{verdict}"' in page
     assert "<script" not in page
+    # A falsified sample is predicted right: what its counterexample is taken for is another thing.
+    one = next(s for s in results.samples if s["verdict"] == "falsified")
+    label, predicted = results.class_name(one["label"]), results.class_name(one["prediction"])
+    assert f'data-name="class">{label}</td><td data-name="prediction">{predicted}</td>' in page
     large = html_page.render(made.full(1200))
     assert large.count('<tr class="is-') == 500
     assert "700 more in samples.jsonl" in large
+
+
+def test_an_interval_whose_ends_are_one_count_is_none():
+    results = made.full()
+    (eps, _), n = results.eps[0], results.summary["n"]
+    upper = {"upper_count": results.upper | {eps: results.counts[eps]}}
+    certificate = results.certificate | {"summary": results.summary | upper}
+    closed = replace(results, certificate=certificate)
+    share = re.escape(percent(results.counts[eps], n))
+    assert re.search(f">{share}</td><td[^>]*>none is open</td>", html_page.render(closed))
+    assert "none is open</td>" not in html_page.render(results)
 
 
 def test_an_audit_is_shown_where_it_is_of_these_files(tmp_path):

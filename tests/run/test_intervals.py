@@ -26,7 +26,7 @@ from lipcert.network.activations import relu
 from lipcert.network.joints import Product
 from lipcert.network.operators import Dense
 from lipcert.options import Epsilon, Options
-from lipcert.run import intervals as running
+from lipcert.run.intervals import enclosing, rows
 
 Array = np.ndarray
 REPORT = Path(lipcert.__file__).parent / "report"
@@ -286,10 +286,17 @@ def test_the_command_writes_all_and_gates(folder, tmp_path, monkeypatch, capsys)
         (["mlp2.onnx", "--data", "x.npy", "--tolerance", "1"], 2, "needs targets"),
         (["mlp2.onnx", "--data", "data.npz", "--tolerance", "0"], 2, "give a number above 0"),
         (["mlp2.onnx", "--data", "data.npz", "--min-certified", "1"], 2, "goes with --tolerance"),
-        (["mlp1.onnx", "--data", "data.npz", "--tolerance", "1"], 2, "do not fit 7 samples of 1"),
+        (
+            ["mlp1.onnx", "--data", "data.npz", "--tolerance", "1"],
+            2,
+            "the targets of shape [7, 2] do not fit the 7 samples and 1 outputs",
+        ),
+        (["mlp2.onnx", "--data", "x.npy", "--targets", "no.npy"], 2, "--targets no.npy: there is"),
         (["mlp2.onnx", "--data", "data.npz", "--norms", "estimate"], 3, "bounds nothing"),
         (["mlp2.onnx", "--data", "data.npz", "--label-key", "z"], 2, "has no such array"),
         (["mlp2.onnx", "--data", "data.npz", "--pixel-domain"], 2, "no set of images"),
+        (["mlp2.onnx", "--data", "data.npz", "--output", "."], 2, "--output .: is a folder"),
+        (["mlp2.onnx", "--data", "data.npz", "--output", "x.npy/a"], 2, "x.npy/a: cannot be"),
     ],
 )
 def test_what_cannot_be_enclosed_is_refused(
@@ -311,7 +318,7 @@ def test_the_library_refuses_what_it_does_not_know(folder) -> None:
         lipcert.intervals(model, np.zeros((1, 6), np.float32), 0.1, targets=nothing, tolerance=1.0)
 
 
-class Shifted(running.DeployedFile):
+class Shifted(enclosing.DeployedFile):
     """A file that computes a little more than what was read, by less than a cross-check sees."""
 
     def __call__(self, pixels: Array, *, batch: int = 256) -> Array:
@@ -320,7 +327,7 @@ class Shifted(running.DeployedFile):
 
 
 def test_a_file_that_leaves_the_interval_takes_it_back(folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(running, "DeployedFile", Shifted)
+    monkeypatch.setattr(enclosing, "DeployedFile", Shifted)
     monkeypatch.chdir(folder)
     given = ["interval", "mlp2.onnx", "--data", "data.npz", "--eps", "1e-7", "--json", "--quiet"]
     assert main([*given, "--tolerance", "3"]) == 4
@@ -329,3 +336,80 @@ def test_a_file_that_leaves_the_interval_takes_it_back(folder, monkeypatch, caps
     for sample in json.loads(caught.out)["samples"]:
         assert (sample["verdict"], sample["radius"], sample["certified"]) == ("error", 0.0, [])
         assert sample["intervals"]["1e-7"] == [[None, None], [None, None]]
+
+
+class Contradicted(enclosing.Encloser):
+    """One whose attack is outside of what is proven, at the sample of the largest first value."""
+
+    def reached(self, x, eps, *, pixel_domain, most):
+        points, seen = super().reached(x, eps, pixel_domain=pixel_domain, most=most)
+        return points, seen + 1e3 * chosen(x)[:, None, None]
+
+
+class Broken(enclosing.Encloser):
+    """One that fails at any company of that sample."""
+
+    def enclose(self, samples, eps, number=0):
+        if chosen(samples.x).any():
+            raise RuntimeError("this one cannot be enclosed")
+        return super().enclose(samples, eps, number)
+
+
+def chosen(x: torch.Tensor) -> torch.Tensor:
+    return (x.flatten(1)[:, 0] > 1.3).double()
+
+
+@pytest.mark.parametrize(
+    ("encloser", "said"),
+    [
+        (Contradicted, "at eps 0.01 an attack left the interval that was proven"),
+        (Broken, "RuntimeError: this one cannot be enclosed"),
+    ],
+)
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_sample_that_fails_inside_is_an_error_and_all_else_is_kept(
+    folder, tmp_path, monkeypatch, capsys, encloser, said, judged
+) -> None:
+    monkeypatch.chdir(folder)
+    with np.load("data.npz") as data:
+        (at,) = np.flatnonzero(data["x"][:, 0] > 1.3)
+    out = tmp_path / "found.json"
+    given = ["interval", "mlp2.onnx", "--data", "data.npz", "--eps", "0.01,0.02", "--seed", "1"]
+    given += ["--effort", "fast", *(["--tolerance", "2"] if judged else [])]
+    assert main([*given, "--output", str(out), "--quiet"]) == 0
+    before = json.loads(out.read_text())["samples"]
+    monkeypatch.setattr(enclosing, "Encloser", encloser)
+    assert main([*given, "--output", str(out)]) == 4
+    told = capsys.readouterr()
+    assert f"lipcert: 1 of 7 samples failed; the first, {at}: {said}" in told.err
+    assert "FAILED" in told.out
+    record = json.loads(out.read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
+    for index, (old, new) in enumerate(zip(before, record["samples"], strict=True)):
+        if index != at:
+            for eps, pairs in old["intervals"].items():
+                np.testing.assert_allclose(new["intervals"][eps], pairs, rtol=1e-9)
+            assert new.get("verdict") == old.get("verdict")
+            continue
+        assert (new["verdict"], new["certified"]) == ("error", [])
+        assert new.get("radius", 0.0) == 0.0
+        assert said in new["message"]
+        np.testing.assert_allclose(new["value"], old["value"], rtol=1e-9)
+        assert new["intervals"] == {eps: [[None, None]] * 2 for eps in ("0.01", "0.02")}
+    assert record["summary"]["unbounded"] == {"0.01": 1, "0.02": 1}
+
+
+def test_what_has_no_interval_is_said_in_words(folder) -> None:
+    with np.load(folder / "data.npz") as data:
+        x = data["x"]
+    model = lipcert.load(folder / "linear2.onnx")
+    huge = 3e38 * np.ones_like(x)
+    found = dict(rows(lipcert.intervals(model, huge[:1], "1")))
+    assert found["widest interval at eps 1, mean"] == "no bound for the sample"
+    found = dict(rows(lipcert.intervals(model, huge[:3], "1")))
+    assert found["widest interval at eps 1, mean"] == "no bound for any of the 3 samples"
+    some = np.concatenate([x[:2], huge[:1]])
+    found = dict(rows(lipcert.intervals(model, some, "1")))
+    assert (
+        "over 2 of 3 samples; no bound for the other 1" in found["widest interval at eps 1, mean"]
+    )

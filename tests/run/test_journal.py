@@ -170,7 +170,7 @@ def test_options_that_differ_are_told_by_their_names(tmp_path):
     after = HEADER | {"options": "2", "settings": {"effort": "max", "pixel_domain": True}}
     with Journal(Execution(output=tmp_path), before, FRAME) as journal:
         journal.add([sample(0)])
-    said = r'another --effort \("fast", now "max"\), another --pixel-domain \(false, now true\);'
+    said = r"another --effort \(fast, now max\), another --pixel-domain \(off, now on\);"
     with pytest.raises(UsageError, match=said):
         resume(tmp_path, after)
     # The words alone refuse nothing.

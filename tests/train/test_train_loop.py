@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from train_models import recipe
@@ -14,6 +15,8 @@ from train_models import recipe
 import lipcert.train.checkpoint as checkpoint
 from lipcert.data import load_dataset
 from lipcert.errors import CannotCertify, UsageError
+from lipcert.loading.reader import network_of, read
+from lipcert.train.boards import opened
 from lipcert.train.data import Batches, held_out
 from lipcert.train.loop import Training
 from lipcert.train.metrics import Metrics
@@ -41,7 +44,7 @@ class StopAt(TrainingWatch):
             self.training.stopped = True
 
 
-def training(folder, watch=None, *, tensorboard=False, device="cpu", **changed):
+def training(folder, watch=None, *, boards=(), device="cpu", weights=None, teacher=None, **changed):
     asked = recipe(**({"batch_size": 64, "limit": 320} | changed))
     data = load_dataset("digits", split="train")
     image = np.zeros((1, 1, 8, 8), dtype=np.float32)
@@ -51,14 +54,14 @@ def training(folder, watch=None, *, tensorboard=False, device="cpu", **changed):
     pixels = train.batch(np.arange(200))[0]
     start_thresholds(trainable, found.thresholds, pixels, asked.percentile)
     made = Training(
-        Objective(trainable, asked),
-        Batches(train, asked.batch_size, asked.seed, False),
+        Objective(trainable, asked, weights, teacher),
+        Batches(train, asked.batch_size, asked.seed, "none"),
         validation,
         folder,
         identity={"recipe": asked.digest},
         processes=ProcessGroup(),
         device=device,
-        metrics=Metrics(folder, tensorboard=tensorboard),
+        metrics=Metrics(folder, opened(boards, folder, {})),
         watch=watch or TrainingWatch(),
     )
     if isinstance(watch, StopAt):
@@ -164,45 +167,6 @@ def test_the_weights_are_those_that_validated_best(tmp_path):
     assert set(best) == set(run.objective.trainable.names)
 
 
-def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=r"lipcert\[tensorboard\]"):
-        Metrics(tmp_path, tensorboard=True)
-
-
-def events(folder):
-    """What a reader of the events sees: the steps and values of each scalar."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    reader = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return {
-        name: [(event.step, event.value) for event in reader.Scalars(name)]
-        for name in reader.Tags()["scalars"]
-    }
-
-
-def test_tensorboard_reads_what_the_metrics_say(tmp_path):
-    run = training(tmp_path, tensorboard=True)
-    run.run(resume=False)
-    found = events(tmp_path)
-    assert len(run.metrics.records) == 3
-    for name in ("loss", "eps", "learning_rate", "validation_certified_estimate"):
-        told = [(r["epoch"], r[name]) for r in run.metrics.records if r[name] is not None]
-        assert [step for step, _ in found[name]] == [step for step, _ in told]
-        assert [v for _, v in found[name]] == pytest.approx([v for _, v in told], rel=1e-6)
-
-
-def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
-    first = Metrics(tmp_path, tensorboard=True)
-    for epoch in range(3):
-        first.add({"epoch": epoch, "loss": 1.0})
-    again = Metrics(tmp_path, tensorboard=True)
-    again.resume(1)
-    again.add({"epoch": 2, "loss": 0.5})
-    assert events(tmp_path)["loss"] == [(0, 1.0), (1, 1.0), (2, 0.5)]
-    assert [record["epoch"] for record in records(tmp_path)] == [0, 1, 2]
-
-
 def command(folder, *launcher):
     arguments = [
         "finetune", str(EXAMPLE), "--data", "digits", "--eps", "0.3", "--epochs", "1",
@@ -280,3 +244,47 @@ def test_a_learned_temperature_moves_and_is_not_exported(tmp_path):
     weights = made.run(resume=False)
     assert float(made.objective.sharpness.detach()) != 0
     assert set(weights) == set(made.objective.trainable.names)
+
+
+def came_in():
+    return network_of(read(onnx.load(EXAMPLE), "digits.onnx"), "digits.onnx").to(
+        dtype=torch.float32
+    )
+
+
+def kept(made):
+    """How far the logits are from those of the model that came in."""
+    pixels = made.validation.batch(np.arange(len(made.validation)))[0]
+    with torch.no_grad():
+        return float((made.objective.trainable(pixels) - came_in().logits(pixels)).abs().mean())
+
+
+def test_distillation_keeps_to_what_came_in_and_ends_with_the_ramp(tmp_path):
+    changed = {"activation": "maxmin", "epochs": 6, "ramp": 6.0, "eps_factor": 1e-3, "rate": 1e-3}
+    plain = training(tmp_path / "plain", **changed)
+    plain.run(resume=False)
+    taught = training(tmp_path / "taught", teacher=came_in(), distil=30.0, **changed)
+    taught.run(resume=False)
+    assert kept(taught) < 0.8 * kept(plain)
+    # No ramp is left at the end of it.
+    schedule = taught.recipe.schedule
+    assert (schedule.left_at(0), schedule.left_at(3), schedule.left_at(6)) == (1, 0.5, 0)
+
+
+def test_a_class_that_counts_for_nothing_is_not_learned(tmp_path):
+    weights = torch.tensor([0.0] + [10 / 9] * 9)
+    changed = {"activation": "keep", "epochs": 4, "ramp": 0.0, "rate": 1e-2, "loss": "bcp"}
+    made = training(tmp_path / "a", weights=weights, **changed)
+    made.run(resume=False)
+    even = training(tmp_path / "b", **changed)
+    even.run(resume=False)
+
+    def found(run):
+        pixels, labels = run.batches.images.batch(np.arange(len(run.batches.images)))
+        with torch.no_grad():
+            zeros = run.objective.trainable(pixels[labels == 0]).argmax(1) == 0
+        return float(zeros.double().mean())
+
+    assert found(made) < found(even)
+    # Neither is part of what a run is continued from.
+    assert "weights" not in made.objective.state_dict()

@@ -15,8 +15,15 @@ from lipcert.network import NetworkBuilder
 from lipcert.network.activations import Clip
 from lipcert.options import Epsilon
 from lipcert.train.bounds import Estimate
-from lipcert.train.data import Batches, Images, crop_and_flip, held_out, natural
-from lipcert.train.losses import LOSSES, Aim, sparsity
+from lipcert.train.data import (
+    Batches,
+    Images,
+    augmented,
+    chosen_augment,
+    held_out,
+    natural,
+)
+from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
 from lipcert.train.schedules import Schedule
 
 
@@ -32,6 +39,12 @@ def estimate(kind=None, boxes=None):
     return Estimate(made, logits, margins, boxes or {}), torch.tensor([0, 1])
 
 
+def mean_of(name, *given):
+    each = LOSSES[name](*given)
+    assert each.shape == given[1].shape
+    return float(each.mean())
+
+
 def cross_entropy(rows, labels):
     return sum(
         math.log(sum(math.exp(v) for v in row)) - row[label]
@@ -43,9 +56,7 @@ def test_gloro_adds_a_class_not_certified():
     found, labels = estimate()
     # The worst logits of the others: 2 − (−0.5) and 3 − 1.5.
     expected = cross_entropy([[2, 0, 1, 2.5], [0, 3, 0.5, 1.5]], [0, 1])
-    assert float(LOSSES["gloro"](found, labels, Aim(0.3, 1.0, 0.1))) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert mean_of("gloro", found, labels, Aim(0.3, 1.0, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
@@ -54,16 +65,14 @@ def test_bcp_mixes_clean_and_worst_logits(kappa):
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
     worst = cross_entropy([[2, 1, 2.5], [1, 3, 1.5]], [0, 1])
     expected = kappa * clean + (1 - kappa) * worst
-    assert float(LOSSES["bcp"](found, labels, Aim(kappa, 1.0, 0.1))) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert mean_of("bcp", found, labels, Aim(kappa, 1.0, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_margin_is_a_hinge_on_the_smallest_margin():
     found, labels = estimate()
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
     hinge = (max(0, 2 + 0.5) + max(0, 2 - 1.5)) / 2
-    assert float(LOSSES["margin"](found, labels, Aim(0.25, 2.0, 0.1))) == pytest.approx(
+    assert mean_of("margin", found, labels, Aim(0.25, 2.0, 0.1)) == pytest.approx(
         0.25 * clean + 0.75 * hinge, rel=1e-5
     )
 
@@ -73,15 +82,15 @@ def test_emma_raises_rivals_by_what_the_ball_adds_and_no_more_than_overtakes():
     # Sample 0: leads 2 and 1, of which the ball takes 1 and 1.5, the latter cut to 1.
     # Sample 1: leads 3 and 2.5, of which it takes 1 and 1.
     expected = cross_entropy([[2, 1, 2], [1, 3, 1.5]], [0, 1])
-    loss = LOSSES["emma"](found, labels, Aim(0.3, 1.0, 0.1))
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    loss = mean_of("emma", found, labels, Aim(0.3, 1.0, 0.1))
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_emma_of_a_wrong_prediction_is_the_clean_loss():
     logits, margins = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -3.0]])
     found = Estimate(network(Clip(torch.zeros(()), None)), logits, margins, {})
-    loss = LOSSES["emma"](found, torch.tensor([0]), Aim(0.0, 1.0, 0.1))
-    assert float(loss) == pytest.approx(cross_entropy([[0, 1]], [0]), rel=1e-5)
+    loss = mean_of("emma", found, torch.tensor([0]), Aim(0.0, 1.0, 0.1))
+    assert loss == pytest.approx(cross_entropy([[0, 1]], [0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5])
@@ -92,16 +101,16 @@ def test_annealed_weighs_the_worst_logits_at_three_quarters(kappa):
         each = cross_entropy([[v / 0.75 for v in row]], [label])
         total += 0.75 * (1 - math.exp(-each)) ** 5 * each / 2
     clean = cross_entropy([[2, 0, 1], [0, 3, 0.5]], [0, 1])
-    loss = LOSSES["annealed"](found, labels, Aim(kappa, 1.0, 0.1))
-    assert float(loss) == pytest.approx(kappa * clean + (1 - kappa) * total, rel=1e-5)
+    loss = mean_of("annealed", found, labels, Aim(kappa, 1.0, 0.1))
+    assert loss == pytest.approx(kappa * clean + (1 - kappa) * total, rel=1e-5)
 
 
 def test_offset_lowers_the_label_and_sharpens():
     found, labels = estimate()
     down = 2 * math.sqrt(2) * 0.1
     rows = [[4 * (2 - down), 0, 4], [0, 4 * (3 - down), 2]]
-    loss = LOSSES["offset"](found, labels, Aim(0.0, 1.0, 0.1))
-    assert float(loss) == pytest.approx(cross_entropy(rows, [0, 1]) / 4, rel=1e-5)
+    loss = mean_of("offset", found, labels, Aim(0.0, 1.0, 0.1))
+    assert loss == pytest.approx(cross_entropy(rows, [0, 1]) / 4, rel=1e-5)
 
 
 def box(low, high):
@@ -189,7 +198,7 @@ def test_validation_images_are_never_trained_on():
         held_out(data, 0.0, seed=3)
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
 def test_processes_share_each_batch_without_gap_or_overlap(augment):
     data = made_up()
     images = Images(data, np.arange(50))
@@ -210,14 +219,15 @@ def test_processes_share_each_batch_without_gap_or_overlap(augment):
 def test_batches_that_cannot_be_are_refused():
     images = Images(made_up(), np.arange(50))
     with pytest.raises(UsageError, match="multiple of the 3 processes"):
-        Batches(images, 16, 0, False, 0, 3)
+        Batches(images, 16, 0, "none", 0, 3)
     with pytest.raises(UsageError, match="only 50 images"):
-        Batches(images, 64, 0, False)
+        Batches(images, 64, 0, "none")
 
 
-def test_crops_and_flips_move_whole_images():
+@pytest.mark.parametrize("how", ["none", "crop", "flip", "crop-flip"])
+def test_crops_and_flips_move_whole_images(how):
     grid = torch.arange(16 * 16, dtype=torch.float32).reshape(1, 1, 16, 16).expand(200, 3, 16, 16)
-    moved = crop_and_flip(grid + 1, np.random.default_rng(0))
+    moved = augmented(grid + 1, how, np.random.default_rng(0))
     assert moved.shape == grid.shape
     flipped = 0
     for image in moved:
@@ -227,8 +237,38 @@ def test_crops_and_flips_move_whole_images():
         flipped += int(right == -1)
         assert abs(float(right)) == 1
         assert bool((inside[1:] - inside[:-1] == 16).all())
-    assert 60 < flipped < 140
-    assert bool((moved == 0).any())
+    assert (60 < flipped < 140) == ("flip" in how)
+    # Black comes in where an image was moved, and nowhere else.
+    assert bool((moved == 0).any()) == ("crop" in how)
+    assert torch.equal(moved, grid + 1) == (how == "none")
+
+
+def test_auto_moves_photographs_and_flat_images_are_not_moved():
+    assert chosen_augment("auto", made_up()) == "crop-flip"
+    assert chosen_augment("auto", made_up(shape=(1, 28, 28))) == "none"
+    assert chosen_augment("crop", made_up(shape=(1, 28, 28))) == "crop"
+    flat = made_up(shape=(20,))
+    assert chosen_augment("auto", flat) == "none"
+    with pytest.raises(UsageError, match="--augment none"):
+        chosen_augment("flip", flat)
+
+
+def test_some_images_are_spread_over_all():
+    """Data that lie sorted by class must not lose classes where few images are looked at."""
+    data = made_up()
+    by_class = Images(data, np.argsort(data.labels, kind="stable"))
+    some = by_class.some(10)
+    assert sorted(data.labels[some.indices]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert len(by_class.some(1000)) == 50
+
+
+def test_distillation_is_nothing_where_nothing_was_lost_and_by_hand():
+    taught = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    assert float(distillation(taught + 3, taught).abs().max()) < 1e-6
+    found = distillation(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]]))
+    p = 1 / (1 + math.exp(-1))
+    expected = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_photographs_are_told_from_drawings():

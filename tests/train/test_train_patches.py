@@ -158,7 +158,7 @@ def training(folder, watch=None):
     train, validation = held_out(DIGITS, asked.validation, asked.seed, asked.limit)
     return Training(
         Objective(made, asked),
-        Batches(train, asked.batch_size, asked.seed, False),
+        Batches(train, asked.batch_size, asked.seed, "none"),
         validation,
         folder,
         identity={"recipe": asked.digest},

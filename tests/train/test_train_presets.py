@@ -44,6 +44,13 @@ def test_times_and_epochs():
     assert wanted(minutes=2.0).recipe(SMALL).epochs == wanted().recipe(SMALL).epochs
 
 
+def test_photographs_keep_their_accuracy_and_small_images_have_some_to_spare():
+    assert wanted().recipe(PHOTOGRAPHS).loss == "emma"
+    assert wanted().recipe(PHOTOGRAPHS).eps_factor == 1
+    assert wanted().recipe(SMALL).loss == "gloro"
+    assert wanted().recipe(SMALL).eps_factor == 1.1
+
+
 def test_what_is_asked_for_outranks_the_preset():
     found = wanted(
         "quick",
@@ -55,8 +62,8 @@ def test_what_is_asked_for_outranks_the_preset():
         ema=None,
     ).recipe(SMALL)
     assert (found.loss, found.rate, found.select.text) == ("bcp", 0.5, "clean")
-    # Half of what the warm-up leaves; what is None is the preset's.
-    assert found.ramp == 3
+    # A quarter of what the warm-up leaves; what is None is the preset's.
+    assert found.ramp == 1.5
     assert found.ema == wanted("quick").recipe(SMALL).ema
     assert wanted(ramp=1.0).recipe(SMALL).ramp == 1
 

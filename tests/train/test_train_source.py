@@ -11,8 +11,10 @@ from train_models import GRAPHS, SHAPE, graph, recipe, rewritten, run
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.architectures import build
+from lipcert.network import segments
 from lipcert.network.operators import Convolution, Dense
 from lipcert.run import Preprocessing
+from lipcert.train.objective import Objective
 from lipcert.train.source import make_trainable, open_source
 from lipcert.train.thresholds import start_thresholds
 from lipcert.train.trainable import Trainable
@@ -44,6 +46,38 @@ def test_the_published_networks(name):
     x = torch.rand(2, *shape)
     assert run(model, x).shape == (2, 10)
     assert build(name, shape, 10, seed=1) == model != build(name, shape, 10, seed=2)
+
+
+def test_a_linear_residual_block_is_one_map_whose_norm_is_trained():
+    """Between two activations stands ``x + W ∗ x``: no sum, and no norm of its parts."""
+    asked = recipe(bound="global", loss="gloro", activation="maxmin", sparsity=0.0, batch_size=8)
+    source = open_source(None, None, "liresnet", Preprocessing(), data((3, 32, 32)), 1)
+    made, _ = make_trainable(source.model, asked, data((3, 32, 32)))
+    network = made.network()
+    # The stem, five blocks and the dense layer; none left as a ReLU.
+    assert len(network.activations) == 7
+    assert sum(binding.parameter.startswith("block") for binding in made.bindings) == 10
+    objective = Objective(made, asked)
+    # One segment in front of each activation, residual or not; the logits have their rows.
+    assert len(objective.norms.whole_vectors) == 7
+    pixels, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+    loss, _ = objective(pixels, labels, 0.1, 0.0)
+    loss.backward()
+    assert all(bool(tensor.grad.abs().max() > 0) for tensor in made.tensors)
+    # What training believes of a block is what power iteration finds of x + W ∗ x.
+    [edge] = segments(network, network.nodes[network.activations[1]].inputs[0])
+    by_name = dict(zip(made.names, made.tensors, strict=True))
+    with torch.no_grad():
+        v = torch.randn(1, 96, 8, 8)
+        for _ in range(60):
+            weight = by_name["block1.weight"]
+            u = v + torch.nn.functional.conv2d(v, weight, padding=1)
+            v = u + torch.nn.functional.conv_transpose2d(u, weight, padding=1)
+            v = v / v.norm()
+        found = float((v + torch.nn.functional.conv2d(v, weight, padding=1)).norm())
+        believed = float(objective.norms.eval().whole(edge))
+    assert believed == pytest.approx(found, rel=0.03)
+    assert believed <= found * (1 + 1e-4)
 
 
 def test_names_and_images_that_do_not_fit_are_refused():

@@ -21,7 +21,7 @@ from lipcert.certification.warm_start import WarmStart
 _DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
-_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.88
+_SPARE, _RAISE, _SHORT = 0.05, 0.75, 0.94
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class DualRadius:
             if len(alive) < len(rows):
                 part, limit = part.select(alive), limit[alive]
                 guess = Guess.of(duals, part, limit, doubtful[alive])
-            reach[alive], ahead, begun = guess.radius((limit / 3).clamp(min=SMALLEST_BALL))
-            first = torch.full_like(limit, known.options.largest.rounded_up).minimum(limit)
-            top = torch.where(reach[alive] > 0, (reach[alive] * ahead).minimum(limit), first)
-            top = on_grid(top.clamp(min=SMALLEST_BALL))
+            first = torch.full_like(limit, known.options.largest.rounded_up)
+            reach[alive], top, begun = guess.radius((limit / 3).clamp(min=SMALLEST_BALL), first)
+            top = on_grid(top.minimum(limit).clamp(min=SMALLEST_BALL))
             found = prove_radius(duals, part, top, begun)
             start = found.start.spread(alive, len(rows))
             radius[alive], deployed[alive], still = self._again(part, top, limit, found, known)

@@ -84,8 +84,10 @@ def is_deep(network: Network) -> bool:
 
 def not_within(network: Network, options: Options, pace: TubePace) -> str:
     """What a tube would take where the effort does not pay for it, and what to do."""
-    least = TubePlan.least(network, pace)
-    other = "" if options.effort == "max" else "--effort max, or "
+    least, efforts = TubePlan.least(network, pace), list(PACES)
+    dearer = efforts[efforts.index(options.effort) + 1 :]
+    pay = [effort for effort in dearer if TubePlan.of(network, PACES[effort].tube) is not None]
+    other = f"--effort {pay[0]}, or " if pay else ""
     return (
         f"the tube of this deep network takes {least.told}, more than the {pace.seconds:.0f} s and "
         f"{pace.memory / _GIBIBYTE:.0f} GiB of --effort {options.effort}: choose {other}a model of "
@@ -102,8 +104,11 @@ def _plans(network: Network, pace: TubePace) -> list[TubePlan]:
             projections = max(_FEWEST, round(share * pace.projections))
             claims = max(_FEWEST, round(share * pace.claims))
             guesses = max(_FEWEST // 4, round(share * pace.guesses))
-            plan = TubePlan(Rows(exact=units), projections, claims, guesses, 0.0, 0.0)
-            plans.append(_priced(network, plan, pace))
+            # Columns are what can be left out best.
+            for columns in (pace.columns, pace.columns // 4, 0) if units else (0,):
+                rows = Rows(exact=units, columns=columns)
+                plan = TubePlan(rows, projections, claims, guesses, 0.0, 0.0)
+                plans.append(_priced(network, plan, pace))
     return plans
 
 
@@ -115,9 +120,11 @@ def _priced(network: Network, plan: TubePlan, pace: TubePace) -> TubePlan:
     )
     neurons = sum(math.prod(network.nodes[sink].shape) for sink in network.sinks)
     single, double = (a * products + b * neurons for a, b in (_SINGLE, _DOUBLE))
-    claimed = plan.claims + (math.prod(network.in_shape) if plan.rows.exact else plan.claims)
-    proven = plan.projections * (1 if plan.rows.exact else 2)
-    seconds = (2 * plan.guesses * pace.searches + claimed) * single + proven * double
+    exact, columns = plan.rows.exact, plan.rows.columns
+    claimed = plan.claims + (math.prod(network.in_shape) + columns if exact else plan.claims)
+    proven = plan.projections * (1 if exact else 2)
+    guessed = plan.guesses * (3 if columns else 2)
+    seconds = (guessed * pace.searches + claimed) * single + proven * double
     seconds += (pace.searches + 3) * _BESIDE * neurons
     memory = held(network) * max(4.0 * claimed, 8.0 * proven)
     memory += COLUMN_BYTES + _CLAIMED * neurons

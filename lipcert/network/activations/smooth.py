@@ -227,8 +227,10 @@ class Smooth(Elementwise):
             passed = coefficient * slope
             with torch.no_grad():
                 total = torch.addcmul(multiplier * square, coefficient, rise)
-                best = total.addcmul_(passed, change, value=-1).argmin(0, keepdim=True)
-                way, up = change.gather(0, best)[0], rise.gather(0, best)[0]
+                total = total.addcmul_(passed, change, value=-1)
+                # Several times as fast as argmin; places that tie are one place, or as good.
+                best = total == total.amin(0)
+                way, up = (torch.where(best, of, -torch.inf).amax(0) for of in (change, rise))
             least = coefficient * up - passed * way + multiplier * way.square()
             return passed, least.flatten(1).sum(1)
 

@@ -4,12 +4,12 @@ element-wise.
 A joint ``f`` of values ``z = (z_1, …, z_p)`` is known over a box around an anchor ``z0`` by a
 linear map and what is left of it:
 
-    |f(z) − f(z0) − L (z − z0)| ≤ r     for every z of the box, element by element,
+    −below ≤ f(z) − f(z0) − L (z − z0) ≤ above     for every z of the box, element by element,
 
 ``L`` about its derivative at the anchor. So whatever passes linear maps on, forwards (tangents) or
-backwards (objectives), passes a joint too, and counts ``r`` as an error that enters behind it.
-``L`` is defined by the numbers that it holds, as these were rounded: what they differ by from
-``f'(z0)`` is part of ``r``.
+backwards (objectives), passes a joint too, and counts what is left as an error that enters behind
+it. ``L`` is defined by the numbers that it holds, as these were rounded: what they differ by from
+``f'(z0)`` is part of what is left.
 
 Values of one sample have the shapes ``in_shapes``; tensors carry the samples in a leading
 dimension, and many vectors of each sample in a second one: ``(B, *shape)`` and ``(B, N, *shape)``.
@@ -27,8 +27,11 @@ import torch
 from torch import Tensor
 
 from lipcert.network.operators.base import Shape, move_tensors
-from lipcert.numbers import Box, Outward, outward_of
+from lipcert.numbers import Box, Outward, largest, outward_of
 from lipcert.rounding import Arithmetic
+
+# How far a value may fall below its anchor, and how far rise above it: neither is negative.
+Way = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,31 @@ class Derivative(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class JointRelaxation:
+    """What a joint is to objectives that go back over it, in boxes around N anchors: ``line`` is
+    ``L``, and ``below`` and ``above`` ``(N, *out_shape)`` bound what it leaves."""
+
+    line: Derivative
+    below: Tensor
+    above: Tensor
+
+    @property
+    def rest(self) -> Tensor:
+        """What is left, on either side."""
+        return torch.maximum(self.below, self.above)
+
+    def relaxed(self, form: Tensor, own: Outward) -> tuple[Tensor, Tensor]:
+        """The part ``kept`` of an objective ``(N, *out_shape)`` that goes on through ``L``, and by
+        how much ``form · (f(z) − f(z0))`` may be below ``kept · L (z − z0)``: ``(N,)``.
+
+        Of a product this is the least value of a quadratic function over a box: with ``L`` the
+        derivative, ``A Δa Δb`` is least at one of the four corners.
+        """
+        side = torch.where(form > 0, self.below, self.above)
+        return form, own.sum(own.times(form.abs(), side))
+
+
+@dataclass(frozen=True, eq=False)
 class Joint(ABC):
     """A function of the values of one or several nodes."""
 
@@ -118,9 +146,10 @@ class Joint(ABC):
         """``L``, about the derivative at the anchors."""
 
     @abstractmethod
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        """``|f(z) − f(z0) − f'(z0) (z − z0)|`` at most, for ``|z − z0| ≤ ways``, but for a share of
-        ``precision`` of it; infinite or NaN where nothing is known."""
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        """How far ``f(z) − f(z0) − f'(z0) (z − z0)`` may be below 0, and how far above, for
+        ``−falls ≤ z − z0 ≤ rises``, but for a share of ``precision`` of it; infinite or NaN where
+        nothing is known."""
 
     @property
     @abstractmethod
@@ -144,29 +173,43 @@ class Joint(ABC):
         boxes, in any order of its sums; infinite where a number could overflow, and where its own
         domain may be left."""
 
-    def remainder(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> Tensor:
-        """``r ≥ |f(z) − f(z0) − L (z − z0)|`` for every ``z`` of the boxes, ``(B, *out_shape)``.
+    def remainders(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+        """``below`` and ``above``: ``−below ≤ f(z) − f(z0) − L (z − z0) ≤ above`` for every ``z``
+        of the boxes, ``(B, *out_shape)``.
 
         ``L`` is the ``derivative`` at these anchors, which the boxes need not hold.
         """
         ways = ways_of(anchors, boxes)
-        own = outward_of(anchors[0].dtype)
-        moved = self.derivative(anchors).magnitude_once(ways)
-        rest = own.up(self.bend(anchors, ways), self.precision) + own.error(moved, self.precision)
+        own, far = outward_of(anchors[0].dtype), [largest(way) for way in ways]
+        lost = own.error(self.derivative(anchors).magnitude_once(far), self.precision)
         # A box that is one point moves nothing.
-        still = torch.stack([(way == 0).flatten(1).all(1) for way in ways]).all(0)
-        return torch.where(still.reshape(-1, *(1,) * (rest.dim() - 1)), 0.0, rest)
+        still = torch.stack([(way == 0).flatten(1).all(1) for way in far]).all(0)
+        still = still.reshape(-1, *(1,) * (lost.dim() - 1))
+        below, above = (
+            torch.where(still, 0.0, own.up(side, self.precision) + lost)
+            for side in self.bend(anchors, ways)
+        )
+        return below, above
+
+    def remainder(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> Tensor:
+        """``r ≥ |f(z) − f(z0) − L (z − z0)|``, the larger of the two."""
+        return torch.maximum(*self.remainders(anchors, boxes))
+
+    def relaxation(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> JointRelaxation:
+        """What it is to objectives that go back over it, for every ``z`` of the boxes."""
+        return JointRelaxation(self.derivative(anchors), *self.remainders(anchors, boxes))
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> Self:
         return move_tensors(self, change)
 
 
-def ways_of(anchors: Sequence[Tensor], boxes: Sequence[Box]) -> list[Tensor]:
-    """How far the boxes reach from the anchors, rounded up; a NaN stays."""
+def ways_of(anchors: Sequence[Tensor], boxes: Sequence[Box]) -> list[Way]:
+    """How far the boxes reach below and above the anchors, rounded up; a NaN stays."""
     ways = []
     for anchor, (lower, upper) in zip(anchors, boxes, strict=True):
-        way = torch.maximum((upper - anchor).abs(), (anchor - lower).abs())
-        ways.append(outward_of(anchor.dtype).up(way, 1))
+        own = outward_of(anchor.dtype)
+        fall, rise = (anchor - lower).clamp(min=0), (upper - anchor).clamp(min=0)
+        ways.append((own.up(fall, 1), own.up(rise, 1)))
     return ways
 
 

@@ -1,8 +1,8 @@
 """Functions of one number that bounds on activations do not know: squares, roots, powers,
 exponentials, logarithms, reciprocals, as they stand in normalisations and gates written out.
 
-By Taylor's theorem the remainder is at most ``½ max |f''| Δ²`` over the way, and ``|f''|`` of each
-of them is largest at one of its ends.
+By Taylor's theorem the remainder is ``½ f'' Δ²`` somewhere on the way; ``|f''|`` of each of them is
+largest at one of its ends, and has one sign where it has that at both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.network.joints.base import (
     Derivative,
     Joint,
+    Way,
     finite_or_all,
     guarded,
     rounded,
@@ -123,15 +124,22 @@ class Curve(Joint):
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         return Slopes(self._jet(anchors[0])[0])
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        (z,), (way,) = anchors, ways
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        (z,), ((fall, rise),) = anchors, ways
         own = outward_of(z.dtype)
-        lower, upper = around(z, way, own)
-        most = torch.maximum(self._jet(lower)[1].abs(), self._jet(upper)[1].abs())
-        found = most / 2 * way.square()
+        lower, upper = around(z, fall, own)[0], around(z, rise, own)[1]
+        first, second = self._jet(lower)[1], self._jet(upper)[1]
+        found = torch.maximum(first.abs(), second.abs()) / 2 * torch.maximum(fall, rise).square()
         # An exponent's own rounding, relatively.
         found = found + own.gamma(4) * z.abs() * found if self.name == "exp" else found
-        return torch.where(self._known(lower, upper), found, torch.inf)
+        found = torch.where(self._known(lower, upper), found, torch.inf)
+        convex, concave = (first >= 0) & (second >= 0), (first <= 0) & (second <= 0)
+        # A NaN has no sign, and an infinity is nothing known.
+        known = found < torch.inf
+        return (
+            torch.where(convex & known, 0.0, found),
+            torch.where(concave & known, 0.0, found),
+        )
 
     @property
     def precision(self) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcert.network.joints.base import (
     Derivative,
     Joint,
+    Way,
     finite_or_all,
     guarded,
 )
@@ -90,9 +91,10 @@ class MatrixProduct(Joint):
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         return Sandwich(*anchors)
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        one, other = ways
-        return one @ other
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        one, other = map(largest, ways)
+        found = one @ other
+        return found, found
 
     @property
     def precision(self) -> float:

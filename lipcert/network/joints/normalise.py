@@ -30,11 +30,12 @@ from torch import Tensor
 from lipcert.network.joints.base import (
     Derivative,
     Joint,
+    Way,
     finite_or_all,
     guarded,
     rounded,
 )
-from lipcert.network.joints.product import reduced
+from lipcert.network.joints.product import corners, reduced
 from lipcert.network.operators.base import Shape
 from lipcert.numbers import Box, Outward, around, halves, largest, outward_of, widened
 from lipcert.rounding import Arithmetic
@@ -161,8 +162,8 @@ class InverseLength(Joint):
         x = self._centre(anchors[0])
         return Weighing(-self.factor * x / self._length(x).pow(3))
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        (way,), x = ways, self._centre(anchors[0])
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        (way,), x = map(largest, ways), self._centre(anchors[0])
         own = outward_of(way.dtype)
         length = self._length(x)
         distance = own.up(way.square().sum(-1, keepdim=True).sqrt(), self._roundings)
@@ -171,8 +172,12 @@ class InverseLength(Joint):
         # The computed x̃ is not quite the real one.
         share = self._share(anchors[0])
         least = own.below(own.down(length, self._roundings), turned, share * distance)
-        found = distance.square() / least.pow(3) + 8 * share * distance / length.square()
-        return torch.where(self._unknown(least), torch.inf, self.factor * found)
+        turn, lost = distance.square() / least.pow(3), 8 * share * distance / length.square()
+        below, above = (
+            torch.where(self._unknown(least), torch.inf, self.factor * (part + lost))
+            for part in (turn / 2, turn)
+        )
+        return below, above
 
     def _share(self, x: Tensor) -> Tensor:
         """How far the computed ``x̃`` may be from the real one, relatively to its length: what the
@@ -285,11 +290,11 @@ class Standardise(Joint):
         x, mean, inverse = anchors
         return Centring(inverse, x - mean)
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        x, mean, inverse = ways
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        (fall, rise), (down, up), inverse = ways
         # The difference is rounded in the map itself.
-        lost = outward_of(x.dtype).error(anchors[0].abs() + anchors[1].abs(), 3)
-        return (x + mean + lost) * inverse
+        lost = outward_of(fall.dtype).error(anchors[0].abs() + anchors[1].abs(), 3)
+        return corners((fall + up + lost, rise + down + lost), inverse)
 
     @property
     def precision(self) -> float:

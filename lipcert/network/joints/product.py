@@ -2,7 +2,8 @@
 
     (a + Δa)(b + Δb) = ab + bΔa + aΔb + ΔaΔb
 
-so the remainder of a product is at most ``|Δa| |Δb|``. Of a quotient it is
+so the remainder of a product is ``Δa Δb``, least and largest at corners of the box. Of a quotient
+it is
 
     Δb (aΔb/b − Δa) / (b (b + Δb)),
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from lipcert.network.joints.base import (
     Derivative,
     Joint,
+    Way,
     finite_or_all,
     guarded,
     rounded,
@@ -72,6 +74,12 @@ class Scaling(Derivative):
         return tuple(reduced(p, shape) for p, shape in zip(parts, self.shapes, strict=True))
 
 
+def corners(one: Way, other: Way) -> tuple[Tensor, Tensor]:
+    """How far the product of two changes may be below 0, and above."""
+    (fall, rise), (down, up) = one, other
+    return torch.maximum(fall * up, rise * down), torch.maximum(fall * down, rise * up)
+
+
 def _around(ends: Tensor) -> Box:
     """The box of values of one rounding each, along the first axis."""
     own = outward_of(ends.dtype)
@@ -112,9 +120,8 @@ class Product(_OfTwo):
         one, other = anchors
         return Scaling(other, one, (self.left, self.right))
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        one, other = ways
-        return one * other
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        return corners(*ways)
 
     @property
     def precision(self) -> float:
@@ -148,12 +155,13 @@ class Quotient(_OfTwo):
         one, other = anchors
         return Scaling(1 / other, -one / other / other, (self.left, self.right))
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        (one, other), (way, down) = anchors, ways
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        (one, other), (way, down) = anchors, map(largest, ways)
         size = other.abs()
         least = outward_of(one.dtype).below(size, down)
         found = down * ((one / other).abs() * down + way) / (size * least)
-        return torch.where(least > 0, found, torch.inf)
+        found = torch.where(least > 0, found, torch.inf)
+        return found, found
 
     @property
     def precision(self) -> float:

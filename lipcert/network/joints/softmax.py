@@ -9,8 +9,10 @@ The derivative is ``diag p − p pᵀ``. As adding one number to all inputs chan
 
     p_i(s + Δ) − p_i − p_i δ_i = p_i (φ(δ_i) − (Z − 1)(1 + δ_i)) / Z,
 
-the remainder, where ``Z ≥ 1`` and, as long as ``|δ_i| ≤ 1``, both terms are at least 0: it is at
-most the larger of the two, and else at most their sum.
+the remainder, where ``Z ≥ 1`` and, as long as ``|δ_i| ≤ 1``, both terms are at least 0: the first
+is as far as it rises, the second as far as it falls; else it is at most their sum.
+
+For an objective on all of a row together more is known (``lipcert.network.joints.shares``).
 """
 
 from __future__ import annotations
@@ -24,50 +26,21 @@ from torch import Tensor
 from lipcert.network.joints.base import (
     Derivative,
     Joint,
+    JointRelaxation,
+    Way,
     finite_or_all,
     guarded,
+    ways_of,
 )
+from lipcert.network.joints.shares import Shares, SoftmaxRelaxation
 from lipcert.network.operators.base import Shape
-from lipcert.numbers import Box, Outward, outward_of
+from lipcert.numbers import Box, Outward, largest, outward_of
 from lipcert.rounding import Arithmetic
 
 # An exponential errs by at most so many units, relatively, as torch's and other libraries' do.
 _EXPONENTIAL = 8.0
 # A mask of this or less leaves a value out, as long as no other one comes near it.
 NEVER = -(2.0**100)
-
-
-@dataclass(frozen=True, eq=False)
-class Shares(Derivative):
-    """``p ∘ (v − (p·v))``: symmetric."""
-
-    p: Tensor
-
-    @property
-    def terms(self) -> int:
-        return int(self.p.shape[-1]) + 4
-
-    @property
-    def transposed_terms(self) -> int:
-        return self.terms
-
-    def apply(self, parts: Sequence[Tensor]) -> Tensor:
-        (v,) = parts
-        p = self.p[:, None]
-        return p * (v - (p * v).sum(-1, keepdim=True))
-
-    def magnitude(self, parts: Sequence[Tensor]) -> Tensor:
-        (v,) = parts
-        p = self.p[:, None]
-        return p * (v + (p * v).sum(-1, keepdim=True))
-
-    def transpose(self, form: Tensor) -> tuple[Tensor, ...]:
-        p = self.p[:, None]
-        through = p * form
-        return (through - p * through.sum(-1, keepdim=True),)
-
-    def transpose_magnitude(self, form: Tensor) -> tuple[Tensor, ...]:
-        return (self.magnitude([form]),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +96,7 @@ class Softmax(Joint):
         lower, upper = (self._known(end) for end in boxes[0])
         own, kept = outward_of(lower.dtype), self._weights(boxes[0][0])
         least, most = _corner(lower, upper, kept), _corner(upper, lower, kept)
-        # Exponents up to the width of the box are rounded before their exponentials.
-        spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
-        roundings = 2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs()
+        roundings = self._roundings((lower, upper))
         low = (own.down(least, roundings) - own.tiny * self.size).clamp(min=0)
         high = (own.up(most, roundings) + own.tiny * self.size).clamp(max=1)
         usual = own.grown(roundings) < 1.25
@@ -134,24 +105,73 @@ class Softmax(Joint):
     def derivative(self, anchors: Sequence[Tensor]) -> Derivative:
         return Shares(self.value(*anchors))
 
-    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Tensor]) -> Tensor:
-        (way,), p = ways, self.value(*anchors)
+    def bend(self, anchors: Sequence[Tensor], ways: Sequence[Way]) -> tuple[Tensor, Tensor]:
+        way, p = largest(ways[0]), self.value(*anchors)
+        (below, above), far = self._bend(anchors[0], way), self._turned(p, way)
+        # What p itself may be off by, where an exponent is large.
+        slip = self._slip(anchors[0], p, far)
+        return below + slip, above + slip
+
+    def _turned(self, p: Tensor, way: Tensor) -> Tensor:
+        """``|δ_i|`` at most, of ``δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k``."""
         way = way * self._weights(way)
-        # δ_i = (1 − p_i) Δ_i − Σ_{k≠i} p_k Δ_k.
         far = _others(p) * way + _others(p * way)
-        own = outward_of(way.dtype)
-        far = own.up(far, 4 * self.size + 13)
+        return outward_of(way.dtype).up(far, 4 * self.size + 13)
+
+    def _slip(self, anchor: Tensor, p: Tensor, far: Tensor) -> Tensor:
+        return outward_of(far.dtype).gamma(8) * self._fall(anchor) * p * far
+
+    def _fall(self, anchor: Tensor) -> Tensor:
+        known = self._known(anchor)
+        return known.amax(-1, keepdim=True) - known
+
+    def _bend(self, anchor: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+        """What the derivative itself leaves, but for a share of ``precision`` of it."""
+        p = self.value(anchor)
+        far, own = self._turned(p, way), outward_of(way.dtype)
         turn = _bent(far)
         common = (p * turn).sum(-1, keepdim=True) * (1 + far)
-        found = p * torch.where(far <= 1, torch.maximum(turn, common), turn + common)
-        # What p itself may be off by, where an exponent is large.
-        known = self._known(anchors[0])
-        fall = known.amax(-1, keepdim=True) - known
-        found = found + own.gamma(8) * fall * p * far
+        known = self._known(anchor)
         # No two values of p_i are further than 1 apart.
         crude = 1 + 2 * p * far
-        found = torch.where(far == far, torch.fmin(found, crude), torch.nan)
-        return torch.where(self._is_far(known - way), found, torch.inf)
+        sides = []
+        for side in (common, turn):
+            found = p * torch.where(far <= 1, side, turn + common)
+            found = own.up(found, 8 * self._fall(anchor))
+            found = torch.where(far == far, torch.fmin(found, crude), torch.nan)
+            sides.append(torch.where(self._is_far(known - way), found, torch.inf))
+        return sides[0], sides[1]
+
+    def relaxation(self, anchors: Sequence[Tensor], boxes: Sequence[Box]) -> JointRelaxation:
+        (anchor,), ((lower, upper),) = anchors, boxes
+        [(fall, rise)] = ways_of(anchors, boxes)
+        own, p, kept = outward_of(anchor.dtype), self.value(anchor), self._weights(anchor)
+        way, line = torch.maximum(fall, rise), Shares(p)
+        below, above = (own.up(side, self.precision) for side in self._bend(anchor, way))
+        slip = own.up(self._slip(anchor, p, self._turned(p, way)), self.precision)
+        slip = slip + own.error(line.magnitude_once([way]), self.precision)
+        hull = torch.minimum(lower, anchor), torch.maximum(upper, anchor)
+        low, high = (self._known(end) for end in boxes[0])
+        top = high.amax(-1, keepdim=True)
+        # Where a mask may be reached nothing is known of a row.
+        far = self._is_far(self._known(anchor) - way)
+        return SoftmaxRelaxation(
+            line, below, above,
+            slip=torch.where(far, slip, torch.inf),
+            kept=kept,
+            weights=((low - top).exp(), (high - top).exp()),
+            most=self.image([hull])[1],
+            here=torch.where(far, self.image([(anchor, anchor)])[1], torch.inf),
+            way=(fall * kept, rise * kept),
+            roundings=self._roundings((low, high)) + 4 * self.size + 16,
+        )  # fmt: skip
+
+    def _roundings(self, box: Box) -> Tensor:
+        """On the way of what is made of exponentials of differences within the box, which are
+        rounded themselves, relatively by as much as exponents are: ``(…, 1)``."""
+        lower, upper = box
+        spread = upper.amax(-1, keepdim=True) - lower.amin(-1, keepdim=True)
+        return 2 * self.size + 4 * _EXPONENTIAL + 8 * spread.abs()
 
     @property
     def precision(self) -> float:

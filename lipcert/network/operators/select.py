@@ -102,9 +102,9 @@ class Select(Operator):
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Where values come from, −1 for the constant 0. ``run``: where all that come lie one behind the
-    other, as in a concatenation or a slice, the first place that is read, how many, and how many
-    zeros are before and behind them; None elsewhere."""
+    """Where values come from, −1 for the constant 0. ``run``: where all that come lie one behind
+    the other, as in a concatenation or a slice, the first place that is read, how many, and how
+    many zeros are before and behind them; None elsewhere."""
 
     shifted: Tensor
     run: tuple[int, int, int, int] | None
