@@ -171,9 +171,11 @@ def test_thresholds_start_at_a_percentile_of_the_activations(sharing):
         assert float(share.max()) >= 0.09
     changed = made(pixels)
     assert not torch.allclose(changed, before)
-    # Nothing is computed where nothing starts: these are no images of the network.
-    start_thresholds(made, (), pixels[:, :0], 90.0)
+    start_thresholds(made, (), pixels, 90.0)
     assert torch.equal(made(pixels), changed)
+    # Nothing is computed where nothing starts: it does without the network.
+    made.template = None
+    start_thresholds(made, (), pixels, 90.0)
 
 
 def test_at_the_highest_percentile_nothing_changes():
