@@ -53,7 +53,7 @@ _FAST: Values = {
     "ema": 0.998,
     "ramp_share": 0.5,
 }
-# One in 64 images a step: in as much processor time, MNIST from scratch at 1.58 is certified more
+# Small batches: in as much processor time, MNIST from scratch at 1.58 is certified more
 # often than in batches of 128 (see tests/benchmarks/RESULTS.md).
 _SMALL: Values = {
     **_FAST,
