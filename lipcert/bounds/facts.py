@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -146,16 +146,18 @@ class Finder:
         if node == 0 and self.images:
             images = box[0].clamp(0, 1), box[1].clamp(0, 1)
             return images, torch.full_like(self.centre.logits[:, 0], math.nan)
-        if self.plan.refinement is None or node not in self.subnetworks:
+        refinement = self.plan.refinement
+        if refinement is None or node not in self.subnetworks:
             return None
+        # Boxes of differences shrink much, and tell the layers behind them next to nothing.
+        refinement = replace(refinement, tried=0.0) if node in self._comparing else refinement
         network = self.layers.network
         readers = [i for i in network.activations if network.nodes[i].inputs[0] == node]
         kind = network.nodes[readers[-1]].kind
         assert isinstance(kind, Elementwise)
         return refined_box(
-            self.subnetworks[node], self.centre, node, state, box, off, kind, self.plan.refinement,
-            self._mixing,
-        )  # fmt: skip
+            self.subnetworks[node], self.centre, node, state, box, off, kind, refinement
+        )
 
     def chain(self, node: int, state: State, mask: Tensor) -> Chain | None:
         """Finds the chain of an input of activations with this mask, where it has one."""
@@ -185,8 +187,8 @@ class Finder:
         return Counter(_inputs(self.layers.network))
 
     @cached_property
-    def _mixing(self) -> int:
-        return mixing(self.layers, self.subnetworks)
+    def _comparing(self) -> set[int]:
+        return _mixing_few(self.layers)
 
     @cached_property
     def _wide(self) -> list[int]:
@@ -196,11 +198,6 @@ class Finder:
 def exact_map(network: Network, mapping: GramMap) -> GramMap:
     """Gives the map in float64; its numbers are those of the network's type."""
     return mapping if network.exact is network else mapping.over(network.exact)
-
-
-def mixing(layers: Layers, nodes: Iterable[int]) -> int:
-    """How many of these inputs of activations do more than compare a few values; at least 1."""
-    return max(1, len(set(nodes) - _mixing_few(layers)))
 
 
 def _inputs(network: Network) -> list[int]:

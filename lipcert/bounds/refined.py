@@ -86,9 +86,9 @@ class Refinement:
     """How much goes into the boxes of a layer: ``steps`` of the slopes; ``work``: the values that
     all neurons that vary may see, bounded from both sides, or else those on whose sides slopes
     change. Where these see more, up to what may be ``tried``, they are bounded where a few of them
-    shrink to less than what it is ``worth``, then with so many steps ``more``: with as much in
-    every layer, the boxes of the last would be this share of what they were. ``receptive``: neurons
-    are seen through receptive fields that hold at most so much of all values."""
+    shrink to less than ``worth`` of what they were, then with so many steps ``more``.
+    ``receptive``: neurons are seen through receptive fields that hold at most so much of all
+    values."""
 
     steps: int = 0
     work: float = math.inf
@@ -97,21 +97,15 @@ class Refinement:
     more: int = 0
     receptive: float = 0.5
 
-    def worth_of_each(self, layers: int) -> float:
-        """To what share the boxes of one of so many layers have to shrink: later layers carry on
-        what each of them gains."""
-        return float(self.worth ** (1 / layers))
-
 
 def refined_box(
     subnetwork: Subnetwork, centre: Centre, node: int, state: State, box: Box, off: Tensor,
-    kind: Elementwise, refinement: Refinement, layers: int = 1,
+    kind: Elementwise, refinement: Refinement,
 ) -> tuple[Box, Tensor]:  # fmt: skip
     """The box of a layer, with neurons bounded by the dual; and to what share sides shrank where a
     few were tried, ``(B,)``, else NaN.
 
-    ``off``: how far values may be from what the layers before tell. ``layers``: how many there are
-    whose boxes may be refined, but for comparisons.
+    ``off``: how far values may be from what the layers before tell.
     """
     here = centre.values[node]
     sides = torch.stack([side.flatten(1) for side in box])
@@ -153,7 +147,7 @@ def refined_box(
         refine(few, refinement.steps)
         now, then = ((few * (of - anchor).abs()).sum((0, 2)) for of in (sides, before))
         shrunk = torch.where(tried, now / then, math.nan).to(shrunk)
-    pays = tried & (shrunk < refinement.worth_of_each(layers))
+    pays = tried & (shrunk < refinement.worth)
     little = (work <= refinement.work)[:, None]
     refine(varying & full[:, None] | bends & little, refinement.steps)
     refine(bends & pays[:, None], refinement.steps + refinement.more)

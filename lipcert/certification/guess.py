@@ -16,7 +16,7 @@ from torch import Tensor
 from lipcert.bounds import Facts
 from lipcert.bounds.anchored_bound import state_margins
 from lipcert.bounds.boxes import Centre
-from lipcert.bounds.facts import FactPlan, mixing
+from lipcert.bounds.facts import FactPlan
 from lipcert.bounds.objectives import Objectives
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
@@ -170,9 +170,8 @@ class Guess:
 
     def _ahead(self, facts: Facts) -> Tensor:
         boxes, pays = self.duals.analysis.pace.boxes, torch.zeros_like(self.hopeless)
-        layers = mixing(self.duals.guide.layers, self.duals.guide.subnetworks)
         for shrunk in facts.shrunk.values():
-            pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth_of_each(layers)))
+            pays = pays | (shrunk < (0.0 if boxes is None else boxes.worth))
         return torch.where(pays, _AHEAD, 1.0).to(self.limit)
 
     def _objectives(self, which: Tensor) -> Iterator[tuple[Objectives, Tensor]]:

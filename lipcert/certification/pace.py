@@ -83,7 +83,7 @@ PACES: dict[Effort, Pace] = {
     "standard": Pace(
         own_norms=True,
         guesses=5, guess_steps=8, guessed_classes=2, radius_steps=24, trials=40, again=3,
-        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**24, worth=0.5, more=4),
+        chain_work=2.0**18, boxes=Refinement(work=2.0**16, tried=2.0**24, worth=0.7, more=4),
         near=3.0, stages=(20, 40), coupled=False,
         refine=Refinement(steps=8, work=2.0**23),
         leaves=48, leaf_work=2.0**20, hopeless=0.75,

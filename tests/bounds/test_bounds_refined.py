@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
 import torch
 from attacks import in_ball
 from bounds.test_bounds_facts import longest_moves
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from laws import normal, seeded, uniform
 
 from lipcert.bounds import Facts
-from lipcert.bounds.facts import mixing
 from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import State
 from lipcert.network import NetworkBuilder, lower, simplify
@@ -113,23 +111,20 @@ def test_boxes_are_refined_where_a_few_of_them_pay() -> None:
     assert all(torch.equal(some.shrunk[i], share[1:]) for i, share in found.shrunk.items())
 
 
-def test_a_layer_has_to_gain_less_where_more_carry_it_on() -> None:
-    """With as much in every one of them the last one's boxes are what it is worth, and comparisons
-    are no layers."""
-    refinement = Refinement(worth=0.5)
-    for count in range(1, 9):
-        assert refinement.worth_of_each(count) ** count == pytest.approx(0.5)
-    grow = Grower(7)
-    deep = bounds(grow.logits(grow.relu(grow.conv(grow.relu(plain(grow))))), refinement, False)
-    assert mixing(deep.layers, deep.subnetworks) == len(deep.subnetworks) == 3
+def test_wide_layers_of_comparisons_are_not_tried() -> None:
+    """Boxes of differences shrink much, and tell the layers behind them next to nothing."""
+    generator = seeded(5)
     builder = NetworkBuilder((1, 8))
-    pooled = builder.activation(
-        GroupMax(), builder.operator(Select.of(torch.arange(8).reshape(1, 2, 4), (1, 8)), 0)
-    )
-    last = builder.operator(Dense.of(torch.ones(3, 2).double(), None, (1, 2)), pooled)
-    compared = bounds(simplify(lower(simplify(builder.build(last)))), refinement, False)
-    assert len(compared.subnetworks) == 1
-    assert mixing(compared.layers, compared.subnetworks) == 1
+    node = builder.operator(Dense.of(normal((8, 8), generator), None, (1, 8)), 0)
+    pairs = Select.of(torch.arange(8).reshape(1, 2, 4), (1, 8))
+    pooled = builder.activation(GroupMax(), builder.operator(pairs, node))
+    last = builder.operator(Dense.of(normal((3, 2), generator), None, (1, 2)), pooled)
+    network = simplify(lower(simplify(builder.build(last))))
+    bound = bounds(network, replace(BENDS, work=0.0), False)
+    x, eps = uniform((2, 1, 8), generator), torch.full((2,), 0.3).double()
+    found, _ = bound.prepare_state(bound.propagation.anchors(x), eps, deterministic)
+    assert len(bound.subnetworks) == 1
+    assert all(bool(share.isnan().all()) for share in found.shrunk.values())
 
 
 def test_of_smooth_activations_no_slopes_are_sought() -> None:
