@@ -71,7 +71,7 @@ def load_dataset(
     spec: str,
     *,
     split: str = "test",
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     offline: bool = False,
     layout: Layout = "auto",
     value_range: ValueRange | None = None,
@@ -103,7 +103,8 @@ def load_dataset(
         expected or Expected(),
     )  # fmt: skip
     if spec in KNOWN:
-        return _published(spec, declared, data_dir, offline)
+        folder = None if data_dir is None else Path(data_dir)
+        return _published(spec, declared, folder, offline)
     path = Path(spec)
     if path.is_dir():
         return _folder(path, declared)

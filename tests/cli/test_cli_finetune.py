@@ -105,7 +105,7 @@ def test_resuming_a_finished_run_only_certifies_again(tuned):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (("--resume", "--lr", "0.1"), "another recipe (rate 0.001 there, 0.1 now)"),
+        (("--resume", "--lr", "0.1"), "another recipe (rate 0.002 there, 0.1 now)"),
         (("--resume", "--mean", "0.5"), "another preprocessing (mean None there, [0.5] now)"),
         (("--overwrite", "--batch-size", "5000"), "are left to train on"),
         (("--overwrite", "--mean", "0.5,0.5"), "mean"),

@@ -333,3 +333,12 @@ def test_real_sets_are_the_published_ones(name, split):
     dataset = load_dataset(name, split=split, data_dir=folder, offline=True)
     assert len(dataset) == NAMED[name].counts[split]
     assert set(np.unique(dataset.labels)) == set(range(NAMED[name].classes))
+
+
+def test_a_folder_of_data_may_be_named_by_a_string(tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 28, 28), np.uint8)
+    write_idx(tmp_path, "test", images, np.arange(2))
+    with pytest.raises(CannotCertify, match=r"t10k|mnist"):
+        load_dataset("mnist", data_dir=str(tmp_path), offline=True)
+    with pytest.raises(UsageError, match="no such folder"):
+        load_dataset("mnist", data_dir=str(tmp_path / "none"), offline=True)
