@@ -52,8 +52,8 @@ def test_samples_are_predicted_by_their_number_and_the_effort(large):
     )
     small = network(EXAMPLE)
     assert least_seconds(small, fast, 10) < least_seconds(small, standard, 10)
-    # It took 118 s of processor time in its tangents.
-    assert 60 < least_seconds(found, fast, 1) < 240
+    # It took 118 s of processor time in its tangents when `fast` had a fifth more of them.
+    assert 40 < least_seconds(found, fast, 1) < 240
     told = samples_told(found, standard, 1000, 2)
     assert told.endswith("GiB an image; less with --effort fast or --limit")
     assert "1000 samples" in told

@@ -187,14 +187,14 @@ def test_shards_spend_the_failure_probability_of_the_whole_run(model):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"options": Options(eps=OPTIONS.eps, seed=1)}, "--seed .null, now 1"),
+        ({"options": Options(eps=OPTIONS.eps, seed=1)}, r"--seed \(not given, now 1\)"),
         (
             {"options": Options(eps=OPTIONS.eps, deployed="real")},
-            '--deployed ."float32", now "real"',
+            r"--deployed \(float32, now real\)",
         ),
         ({"options": Options(eps=(Epsilon.parse("0.10"),))}, "--eps"),
         ({"indices": CHOSEN[:-1]}, "choice of samples .--limit"),
-        ({"model": Preprocessing(mean=(0.01,))}, "--mean .null, now "),
+        ({"model": Preprocessing(mean=(0.01,))}, r"--mean \(not given, now "),
     ],
 )
 def test_a_journal_is_not_continued_under_other_conditions(model, path, tmp_path, change, field):
