@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lipcert.options import Epsilon
 
 Record = Mapping[str, Any]
@@ -193,6 +191,9 @@ def _median(numbers: array[float]) -> float | None:
     """As ``statistics.median``, which would sort them as so many objects of Python's."""
     if not numbers:
         return None
+    # Here, as help and version answer without it.
+    import numpy as np
+
     half = len(numbers) // 2
     places = [half] if len(numbers) % 2 else [half - 1, half]
     middle: list[float] = np.partition(np.frombuffer(numbers), places)[places].tolist()

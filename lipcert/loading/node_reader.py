@@ -112,6 +112,8 @@ class NodeReader:
         rule = joint_rule(node, inputs)
         if rule is None:
             return None
+        # Of a mask the rule knows what it leaves out.
+        inputs = [value.scores if isinstance(value, Masked) else value for value in inputs]
         known = tuple(value for value in inputs if not isinstance(value, Unknown))
         if len(known) < len(inputs):
             return [Unknown(varies=True)] * len(node.output), _AFTER

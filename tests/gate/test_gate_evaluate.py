@@ -95,8 +95,8 @@ def test_options_that_differ_from_the_baseline_are_named():
     (held,) = outcomes(new, old=old, baseline="old", max_drop="0.8pp")
     assert held.status == "pass"
     assert held.message.endswith(
-        "; the baseline has another effort (fast, now standard), another pixel-domain (True, now "
-        "False), another range (0.0,255.0, now 0.0,1.0))"
+        "; the baseline has another effort (fast, now standard), another pixel-domain (on, now "
+        "off), another range (0.0,255.0, now 0.0,1.0))"
     )
 
 
@@ -111,7 +111,7 @@ def test_a_level_for_the_largest_eps_and_one_for_it_by_name_are_held_against_eac
         (("data", "sha256"), "f" * 64, "data digest"),
         (("data", "indices_sha256"), "f" * 64, "sample ids"),
         (("data", "shard"), "1/2", "sample ids"),
-        (("options", "eps"), ["0.1", "0.3"], "eps"),
+        (("options", "eps"), ["0.1", "0.3"], r"eps \(0\.1,0\.3, now 0\.1,36/255,0\.3\)"),
         (("threat_model", "norm"), "linf", "threat model"),
     ],
 )

@@ -189,6 +189,10 @@ MOVE_CASES = [
     *one("Gather", named="scalar", _i=np.array(-1, dtype=np.int64), axis=2),
     *one("GatherElements", shape=(1, 4), _i=np.array([[2, 2, 0]], dtype=np.int64), axis=1),
     *one("GatherND", at=(11, 13), _i=np.array([[0, 1], [0, 3]], dtype=np.int64)),
+    *one("ScatterElements", at=(11, 13, 16, 18), shape=(1, 4), axis=1,
+         _i=np.array([[2, 0]], dtype=np.int64), _u=np.array([[0.5, -1.5]], dtype=np.float32)),
+    *one("ScatterND", at=(11, 13, 16, 18), shape=(1, 4),
+         _i=np.array([[0, 1], [0, 3]], dtype=np.int64), _u=np.array([0.5, -1.5], dtype=np.float32)),
     *one("Expand", at=(8, 13), shape=(1, 4, 1), _s=ints(2, 1, 3)),
     *one("Tile", at=(7, 13), shape=(1, 4, 2), _r=ints(2, 1, 3)),
     *one("Pad", at=(7, 10), pads=[0, 1, 0, 2, 0, 0, 1, 0]),
@@ -314,6 +318,8 @@ def test_operator_agrees_with_onnxruntime(case: Case) -> None:
 NOT_IN_BATCHES = {
     "Expand-8-", "Expand-13-", "GatherElements-17-", "GatherND-11-", "GatherND-13-",
     "Mul-17-larger", "ReduceMax-11-all", "ReduceMean-11-all", "ReduceMin-11-all",
+    "ScatterElements-11-", "ScatterElements-13-", "ScatterElements-16-", "ScatterElements-18-",
+    "ScatterND-11-", "ScatterND-13-", "ScatterND-16-", "ScatterND-18-",
     "ReduceSum-11-all", "Tile-7-", "Tile-13-", "shape-15-15", "shape-15-17",
 }  # fmt: skip
 
