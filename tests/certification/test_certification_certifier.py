@@ -130,9 +130,10 @@ def test_options_agree_where_they_must(seed: int) -> None:
         assert sound.radius is not None
         assert guess.radius is None
         assert guess.radius_estimate is not None
-        assert sound.radius <= guess.radius_estimate * 1.002
+        # Either search may stop a step before the other.
+        assert sound.radius <= guess.radius_estimate * _SEARCH
         assert certain.radius is not None
-        assert certain.radius <= guess.radius_estimate * 1.002
+        assert certain.radius <= guess.radius_estimate * _SEARCH
         assert sound.radius >= (whole[row].radius or 0) * 0.998
         assert sound.radius <= (real[row].radius or 0) * 1.002
         # The search for the duals' radius is coarser than that for one bound alone.
