@@ -20,7 +20,7 @@ from lipcert.data.collect import as_array, collect
 from lipcert.data.layouts import Layout
 from lipcert.errors import UsageError
 from lipcert.loading import load_module
-from lipcert.options import Certifying, Epsilon, Options
+from lipcert.options import Epsilon, Options, OptionValues
 from lipcert.result import Result
 from lipcert.run import (
     Execution,
@@ -35,7 +35,7 @@ from lipcert.run.job import Channels, Running
 from lipcert.run.progress import ConsoleWatch, Watch
 
 
-class CertifyOptions(Certifying, Running):
+class CertifyOptions(OptionValues, Running):
     """What ``certify`` takes beside model, data and radii; defaults are those of ``Options`` and of
     ``Execution``."""
 
@@ -161,7 +161,7 @@ def certify(
     dataset = _dataset(model, images, labels, data_range, data_layout)
     how = Options(
         eps=tuple(Epsilon.parse(radius) for radius in _radii(eps)),
-        **_chosen(options, Certifying, seed=_seed),
+        **_chosen(options, OptionValues, seed=_seed),
     )
     dataset = only(dataset, how.only_classes)
     execution = Execution(**_chosen(options, Running, output=_path))
@@ -179,7 +179,7 @@ def intervals(
     targets: Any = None,
     tolerance: float | None = None,
     progress: bool = False,
-    **options: Unpack[Certifying],
+    **options: Unpack[OptionValues],
 ) -> IntervalResult:
     """Bound every output of a model of real outputs over the balls of radius ``eps`` around inputs.
 
@@ -192,7 +192,7 @@ def intervals(
     ``to_json``. Raises ``UsageError`` and ``CannotCertify``.
     """
     for name in options:
-        if name not in Certifying.__annotations__:
+        if name not in OptionValues.__annotations__:
             raise TypeError(f"intervals() got an unexpected keyword argument {name!r}")
     given: dict[str, Any] = {**options, "seed": _seed(options.get("seed"))}
     how = Options(eps=tuple(Epsilon.parse(radius) for radius in _radii(eps)), **given)

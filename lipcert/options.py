@@ -61,7 +61,7 @@ class Epsilon:
         return nearest if Fraction(nearest) <= self.value else math.nextafter(nearest, -math.inf)
 
 
-class Certifying(TypedDict, total=False):
+class OptionValues(TypedDict, total=False):
     """The fields of ``Options`` but the radii, as the library takes them; a seed as text too."""
 
     method: Method

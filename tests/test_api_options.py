@@ -10,14 +10,14 @@ import pytest
 import lipcert
 from lipcert.api import CertifyOptions
 from lipcert.errors import UsageError
-from lipcert.options import Certifying, Options
+from lipcert.options import Options, OptionValues
 from lipcert.run import Execution
 from lipcert.run.job import Running
 
 
 @pytest.mark.parametrize(
     ("group", "record", "without", "wider"),
-    [(Certifying, Options, {"eps"}, {"seed"}), (Running, Execution, {"shard"}, {"output"})],
+    [(OptionValues, Options, {"eps"}, {"seed"}), (Running, Execution, {"shard"}, {"output"})],
 )
 def test_every_field_is_an_option_of_the_same_type(group, record, without, wider):
     taken, held = get_type_hints(group), get_type_hints(record)

@@ -46,8 +46,11 @@ class Seeded:
 class Case:
     """A random network, samples, and a tube around them, in real or deployed arithmetic."""
 
-    def __init__(self, seed: int, name: str | None = None, batch: int = 3) -> None:
-        loaded = random_network(seeded(seed), blocks=1 + seed % 3)
+    def __init__(
+        self, seed: int, name: str | None = None, batch: int = 3, loaded: Network | None = None
+    ) -> None:
+        if loaded is None:
+            loaded = random_network(seeded(seed), blocks=1 + seed % 3)
         self.x = uniform((batch, *loaded.in_shape), seeded(seed + 50))
         if name is not None:
             self.x = self.x.to(DTYPES[name]).double()

@@ -10,7 +10,7 @@ from typing import Any
 
 import lipcert
 from lipcert.api import CertifyOptions
-from lipcert.options import Certifying, Options
+from lipcert.options import Options, OptionValues
 from lipcert.run import Execution
 
 PAGE = Path(__file__).resolve().parents[1] / "lipcert" / "API.md"
@@ -61,7 +61,7 @@ def signature(function: Any) -> str:
             keywords = True
         if "Unpack" in str(parameter.annotation):
             lines += options(
-                CertifyOptions if "CertifyOptions" in str(parameter.annotation) else Certifying
+                CertifyOptions if "CertifyOptions" in str(parameter.annotation) else OptionValues
             )
             continue
         # Annotations are text, and shown without its quotes; defaults keep theirs.

@@ -21,7 +21,7 @@ from lipcert.records.strict_json import Record
 
 
 @dataclass
-class Layer:
+class LayerFigures:
     """Of the samples that say so, how many neurons of a layer are eliminated: in all, at most."""
 
     samples: int = 0
@@ -47,7 +47,7 @@ class Figures:
     passed: Counter[str] = field(default_factory=Counter)
     decided: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, array[float]] = field(default_factory=dict)
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[LayerFigures] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -67,7 +67,7 @@ class Figures:
             self.decided[decided] += 1
         for number, count in enumerate(sample.get("eliminated", ())):
             if number == len(self.layers):
-                self.layers.append(Layer())
+                self.layers.append(LayerFigures())
             layer = self.layers[number]
             layer.samples, layer.neurons = layer.samples + 1, layer.neurons + count
             layer.most = max(layer.most, count)

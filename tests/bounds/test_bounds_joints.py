@@ -7,20 +7,18 @@ import torch
 from attacks import in_ball, smallest_margins
 from deployed_runs import DTYPES, ORDERS, deployed_values
 from laws import random_joint_network, seeded, uniform
-from test_bounds_sketch import ASSURANCE, COUNT, RADII, Case, Seeded, anchors
+from test_bounds_sketch import ASSURANCE, COUNT, RADII, Case, Seeded
 from torch import Tensor
 
 from lipcert.bounds.claims import Claim
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.sketch import Tube, TubeProof
+from lipcert.bounds.sketch import TubeProof
 from lipcert.bounds.state import select, to_dtype
-from lipcert.certification.deployed import Deployment
-from lipcert.network import keep, lower, simplify
+from lipcert.network import keep
 from lipcert.network.activations import Identity
 from lipcert.network.joints import Joint
-from lipcert.rounding import FORMATS
 
 SEEDS = range(10)
 
@@ -30,16 +28,7 @@ class Joined(Case):
 
     def __init__(self, seed: int, name: str | None = None, batch: int = 3) -> None:
         loaded = keep(random_joint_network(seeded(seed), blocks=1 + seed % 3))
-        self.x = uniform((batch, *loaded.in_shape), seeded(seed + 50))
-        if name is not None:
-            self.x = self.x.to(DTYPES[name]).double()
-        self.network = simplify(lower(simplify(loaded)))
-        arithmetic = None if name is None else FORMATS[name]
-        self.deployment = Deployment.of(loaded, arithmetic=arithmetic, softmax=False)
-        self.noise = self.deployment.noise(self.network)
-        self.tube = Tube(self.network, self.network.to_guess_by())
-        self.centre = anchors(self.network, self.x)
-        self.seed = seed
+        super().__init__(seed, name, batch, loaded)
 
 
 def inside(case: Joined, proof: TubeProof, values: list[Tensor]) -> bool:

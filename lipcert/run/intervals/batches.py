@@ -39,7 +39,7 @@ class _Ball:
 
 
 @dataclass(frozen=True, eq=False)
-class Batches:
+class Enclosing:
     """One network, enclosed by ``encloser`` and run as its ``file``; ``goal``: what is judged."""
 
     task: Task

@@ -22,7 +22,7 @@ from lipcert.loading.heads import CUT
 from lipcert.options import Options
 from lipcert.run.checks import CROSS_CHECK_SAMPLES, check_domain
 from lipcert.run.environment import environment, threads
-from lipcert.run.intervals.batches import Batches
+from lipcert.run.intervals.batches import Enclosing
 from lipcert.run.intervals.inputs import Goal
 from lipcert.run.intervals.record import Enclosed, IntervalResult, summarised
 from lipcert.run.job import Execution
@@ -85,7 +85,7 @@ def enclose(
             task.network, outputs, options, samples=len(indices), searched=goal is not None,
             reach=task.reach, key=Coins.of(options.seed).seed if key is None else key,
         )  # fmt: skip
-        batches = Batches(task, encloser, file, goal)
+        batches = Enclosing(task, encloser, file, goal)
         samples: list[Enclosed] = []
         for first in range(0, len(indices), _AT_ONCE):
             watch.stage(f"enclosing sample {first + 1} of {len(indices)}")
