@@ -29,7 +29,7 @@ from lipcert.options import Options
 _POWER_STEPS = 100
 # Of Lanczos, for the norms of a guess, which misses where they are too small; no proof rests on
 # them.
-_ROUGH_STEPS = 12
+ROUGH_STEPS = 12
 # How far, relatively, a randomised norm may lie above what its probes saw: a smaller excess takes
 # more steps, in the inverse of its square root, and what it gains a radius is at most this share.
 EXCESS = 0.01
@@ -120,12 +120,15 @@ class AssuredNorms:
         """Gives the map in lower precision, where there is a network for it."""
         return None if self.guide is None else mapping.over(self.guide)
 
-    def guessed(self, norm: SegmentNorms | None, mapping: GramMap, allowance: Allowance) -> Tensor:
-        """Estimates a local norm, to decide where to look."""
+    def guessed(
+        self, norm: SegmentNorms | None, mapping: GramMap, allowance: Allowance,
+        steps: int = ROUGH_STEPS,
+    ) -> Tensor:  # fmt: skip
+        """Estimates a local norm, to decide where to look; from below."""
         if norm is not None and not self._has_own(norm):
             assert isinstance(mapping, WeightedMap)
             return norm.from_whole(mapping)
-        return lanczos(mapping, allowance.guesses.start(mapping.support), _ROUGH_STEPS)
+        return lanczos(mapping, allowance.guesses.start(mapping.support), steps)
 
     def _has_own(self, norm: SegmentNorms) -> bool:
         return (norm.segment.source, norm.segment.sink) in self.own

@@ -141,7 +141,8 @@ class Findings:
             )
         if step.constant is not None:
             constant = found.constant.index_copy(0, rows, step.constant)
-            found = replace(found, constant=constant, fixed=step.fixed)
+            fixed = found.fixed if step.fixed is None else step.fixed
+            found = replace(found, constant=constant, fixed=fixed)
         if step.guess is not None:
             found = replace(found, guess=found.guess.index_copy(0, rows, step.guess))
         if step.hopeless is not None:

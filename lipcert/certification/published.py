@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipcert.bounds import Bound, Facts, GlobalBound, Layers, LocalBound
 from lipcert.certification.analysis import Analysis
-from lipcert.certification.assured import EXCESS, AssuredNorms
+from lipcert.certification.assured import EXCESS, ROUGH_STEPS, AssuredNorms
 from lipcert.certification.samples import Samples
 from lipcert.certification.search import largest_radius
 from lipcert.network import Network
@@ -70,10 +70,12 @@ class Published:
 
     def first(self, samples: Samples, eps: Tensor) -> Facts:
         """What is worth finding of every sample. Where other bounds follow, local norms need not be
-        so near the truth, and an effort that takes none of a sample's own does without."""
-        if self.analysis.options.method != "auto":
+        so near the truth, and an effort that takes none of a sample's own does without; so does
+        whoever asks for verdicts alone."""
+        options = self.analysis.options
+        if options.radii and options.method != "auto":
             return self.prepare(samples, eps)
-        if self.analysis.pace.own_norms:
+        if options.radii and self.analysis.pace.own_norms:
             return self.prepare(samples, eps, _ROUGHLY)
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, edge: int) -> Tensor:
@@ -118,8 +120,10 @@ class Published:
         return slack, deployed
 
     def rounding(self, samples: Samples, eps: Tensor) -> Tensor:
-        """Finds the largest deployed error of the samples' margins: ``(B,)``."""
-        return self._errors(samples, samples.ball(eps), None).amax(1)
+        """Finds the largest deployed error of the samples' margins, ``(B,)``; for verdicts alone no
+        nearer than what is well below the margins at the samples."""
+        margins = None if self.analysis.options.radii else samples.clean
+        return self._errors(samples, samples.ball(eps), margins).amax(1)
 
     def _errors(self, samples: Samples, ball: Tensor, margins: Tensor | None) -> Tensor:
         """Finds the deployed errors of all margins that count: ``(B, K)``, 0 elsewhere."""
@@ -128,13 +132,14 @@ class Published:
         )
         return self.analysis.head.among(errors, samples.labels, 0.0)
 
-    def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
-        """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
+    def estimated_slack(self, samples: Samples, eps: Tensor, steps: int = ROUGH_STEPS) -> Tensor:
+        """Says how far margins stay above 0 by norms that are estimated in so many ``steps``, which
+        are too small if anything."""
         guide = self.guide
         centre = guide.propagation.centre(samples.x.to(guide.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:
-            return self.norms.guessed(norm, mapping, samples.allowance)
+            return self.norms.guessed(norm, mapping, samples.allowance, steps)
 
         single = eps.to(centre.logits.dtype)
         facts = guide.prepare(centre, single, norm_of)

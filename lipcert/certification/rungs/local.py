@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
+from lipcert.certification.assured import ROUGH_STEPS
 from lipcert.certification.findings import Findings, Step
 from lipcert.certification.published import Published
-from lipcert.certification.rungs.base import SMALLEST_BALL
+from lipcert.certification.rungs.base import SMALLEST_BALL, open_at
 from lipcert.certification.samples import Samples
 
 # What a search can miss of the largest radius, and how far above it norms that are prepared for an
 # eps itself may still prove that.
 _FURTHER, _NEAR = 1.001, 1.1
+# Of estimates of norms: the first tells most samples whose margins cannot be proven, the second the
+# others. An estimate in float32 may be off by this share of the clean margin.
+_LOOKS, _OFF = (3, ROUGH_STEPS), 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,37 @@ class Largest:
             constant=published.constant(samples, ball, facts),
             fixed=facts.fixed,
         )
+
+
+@dataclass(frozen=True)
+class LocalAt:
+    """Decides at ``eps`` by norms of a sample's own, which are proven only where estimates, from
+    below, say that they would do."""
+
+    published: Published
+    eps: float
+    name: str = "local"
+
+    def climb(self, samples: Samples, known: Findings) -> Step:
+        published, rows = self.published, open_at(known, self.eps).nonzero().flatten()
+        for steps in _LOOKS:
+            some = samples.select(rows)
+            at = torch.full_like(known.margin[rows], self.eps)
+            ball = at.clamp(min=SMALLEST_BALL)
+            left = published.estimated_slack(some, ball, steps) > -_OFF * some.decisive
+            rows = rows[left]
+        if not len(rows):
+            return Step(self.name, rows)
+        some, at, ball = samples.select(rows), at[left], ball[left]
+        facts = published.prepare(some, ball)
+        slack, deployed = published.slack(some, at, facts)
+        constant = None
+        if self.eps == known.options.largest.rounded_up:
+            constant = published.constant(some, ball, facts).minimum(known.constant[rows])
+        return Step(
+            self.name, rows, radius=torch.where(slack > 0, at, -1.0), deployed=deployed,
+            constant=constant,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
