@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from lipcert.errors import CannotCertify
 from lipcert.loading.model import LoadedModel
 from lipcert.loading.onnx_file import inlined, opset
+from lipcert.loading.reader import network_of, read
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.sum_order import NoOrder, NoSum, sum_order
 from lipcert.loading.sum_probes import Layer
@@ -50,18 +51,20 @@ _POINTS = 2
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A layer of the file: the node of the network that it was read as, and its order, or why it
-    has none."""
+    """A node of the file: as a ``layer`` of the network's ``node``, where it is one, and its order,
+    or why it has none."""
 
     name: str
-    node: int
-    layer: Layer
+    node: int = -1
+    layer: Layer | None = None
     order: SumOrder | None = None
     runs: int = 0
     reason: str = ""
 
     def to_json(self) -> Record:
-        common = {"layer": self.name, "terms": self.layer.terms}
+        common: Record = {"layer": self.name}
+        if self.layer is not None:
+            common["terms"] = self.layer.terms
         if self.order is None:
             return common | {"order": "any", "reason": self.reason}
         programs = json.dumps([tree.program for tree in self.order.trees])
@@ -72,17 +75,32 @@ class Found:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The orders that were found, by the nodes of the network, and their record."""
+
+    orders: Mapping[int, SumOrder]
+    record: Record
+
+
 def measured(model: LoadedModel) -> LoadedModel:
     """The model with the orders of its sums in its network, and the record of them.
 
     Raises ``CannotCertify`` where a layer does not add its products one to another, in any order,
     or where none could be measured.
     """
-    network, name = model.network, model.path.name
-    if model.double or model.half or any(node.format is not None for node in network.nodes):
+    content, network = onnx.ModelProto.FromString(model.runtime_bytes), model.network
+    found = orders_of(content, network, model.path.name, model.input_name)
+    nodes = [replace(node, order=found.orders.get(i)) for i, node in enumerate(network.nodes)]
+    return replace(model, network=replace(network, nodes=tuple(nodes)), summation=found.record)
+
+
+def orders_of(model: onnx.ModelProto, network: Network, name: str, source: str) -> Measured:
+    """Those of a file that was read as this ``network``, from its input ``source`` on; likewise."""
+    if network.anchor.dtype != torch.float64 or not _single(model, source):
         raise CannotCertify(f"{name}: --summation measured is for files that are float32 alone")
-    content = inlined(onnx.ModelProto.FromString(model.runtime_bytes))
-    runs = _Runs.of(content, name, network, model.input_name)
+    content = inlined(model)
+    runs = _Runs.of(content, name, network, source)
     layers = list(_layers(content, network, runs))
     known: dict[Any, tuple[SumOrder | None, int, str]] = {}
     found = [_measured(one, network, runs, known) for one in layers]
@@ -92,11 +110,16 @@ def measured(model: LoadedModel) -> LoadedModel:
             f"{name}: --summation measured: no layer's order was found ({why or 'it has none'}); "
             "leave the option out, for sums in any order"
         )
-    orders = {one.node: one.order for one in found}
-    nodes = [replace(node, order=orders.get(i)) for i, node in enumerate(network.nodes)]
     record = machine() | {"layers": [one.to_json() for one in found]}
     record["probes"] = sum(runs for _, runs, _ in known.values())
-    return replace(model, network=replace(network, nodes=tuple(nodes)), summation=record)
+    return Measured({one.node: one.order for one in found if one.order is not None}, record)
+
+
+def again(model: onnx.ModelProto, name: str) -> Record:
+    """The record of a file that is known to be one that can be measured. Raises likewise."""
+    reading = read(model, name)
+    network = network_of(reading, name)
+    return orders_of(model, network, name, reading.input_name).record
 
 
 def machine() -> Record:
@@ -114,6 +137,15 @@ def machine() -> Record:
         "batch": 1,
         **processor(),
     }
+
+
+def _single(model: onnx.ModelProto, source: str) -> bool:
+    """Whether the input and all real weights of a file are float32."""
+    real = (onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    given = [v.type.tensor_type.elem_type for v in model.graph.input if v.name == source]
+    kinds = [*given, *(tensor.data_type for tensor in model.graph.initializer)]
+    casts = [a.i for n in model.graph.node if n.op_type == "Cast" for a in n.attribute]
+    return not any(kind in real for kind in (*kinds, *casts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,23 +179,31 @@ class _Runs:
 
 
 def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator[Found]:
-    """The nodes of the file that are read as one operator with the same numbers."""
+    """The products of the file; those that are read as one operator with the same numbers have a
+    layer."""
     constants = {t.name: t for t in content.graph.initializer}
     for node in content.graph.node:
         if node.op_type in KINDS:
-            tensors = [constants[name] for name in node.input[1:] if name in constants]
-            whole = len(tensors) == len([name for name in node.input[1:] if name])
-            if node.input[0] not in runs.values or not (tensors and whole):
-                continue  # its weights are no constants of the file: any order, as for all others
+            names = [name for name in node.input[1:] if name]
+            tensors = [constants[name] for name in names if name in constants]
+            if node.input[0] not in runs.values or len(tensors) < len(names):
+                yield Found(place(node), reason="its weights are no constants of the file")
+                continue
             weight, *bias = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
             layer = Layer(
                 node, weight, bias[0] if bias else None,
                 runs.values[node.input[0]][0].shape, runs.values[node.output[0]][0].shape,
                 opset(content), content.ir_version,
             )  # fmt: skip
-            for i, operator in network.operators.items():
-                if network.nodes[i].origin == place(node) and _same(layer, operator):
-                    yield Found(place(node), i, layer)
+            read = [
+                i
+                for i, operator in network.operators.items()
+                if network.nodes[i].origin == place(node) and _same(layer, operator)
+            ]
+            if len(read) == 1:
+                yield Found(place(node), read[0], layer)
+            else:
+                yield Found(place(node), reason="it is not read as one sum of products")
 
 
 def _same(layer: Layer, operator: Any) -> bool:
@@ -180,7 +220,10 @@ def _measured(
 ) -> Found:
     """With its order; layers that are the same to the runtime share it, in ``known``. Raises
     ``CannotCertify``."""
-    layer, operator = one.layer, network.operators[one.node]
+    layer = one.layer
+    if layer is None:
+        return one
+    operator = network.operators[one.node]
     try:
         if layer.signature not in known:
             known[layer.signature] = _probed(layer, operator)
