@@ -105,6 +105,34 @@ def _aimed(radii: Tensor, known: Findings) -> Tensor:
 
 
 @dataclass(frozen=True)
+class DualWithin:
+    """Guesses, for verdicts alone, of which samples duals reach ``eps``; proves nothing."""
+
+    duals: Duals
+    eps: float
+    name: str = "dual"
+
+    def climb(self, samples: Samples, known: Findings) -> Step:
+        duals, rows = self.duals, open_at(known, self.eps).nonzero().flatten()
+        if not len(rows):
+            return Step(self.name, rows)
+        if known.seconds_left <= 0:
+            return Step(self.name, rows[:0], late=rows)
+        part, pace = samples.anchored.select(rows), duals.analysis.pace
+        at = torch.full_like(known.radius[rows], self.eps).clamp(min=SMALLEST_BALL)
+        limit = known.attacked[rows].clamp(max=duals.analysis.reach).maximum(at)
+        doubtful = ~(duals.analysis.deployment.usual <= _DOUBT * part.decisive)
+        guess = Guess.of(duals, part, limit, doubtful)
+        # Who goes on only up to the guess has to know no more than whether it holds here.
+        looks = 1 if pace.near <= 1 else None
+        found, nearly, start = guess.radius(at, torch.zeros_like(at), looks)
+        reach = torch.where(found > 0, found, nearly)
+        # What was looked at lies on a grid, right below.
+        reach = torch.where(reach >= on_grid(at), reach.maximum(at), reach)
+        return Step(self.name, rows, guess=reach, hopeless=guess.hopeless, start=start)
+
+
+@dataclass(frozen=True)
 class DualAt:
     """Decides at ``eps``, with boxes refined as ``refinement`` says: more steps may do it, further
     out than the radius was guessed."""
