@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.bounds.claims import chord
 from lipcert.bounds.coupled import LayerMultipliers
 from lipcert.bounds.dual import DualBound, crown_slopes
 from lipcert.bounds.state import Layer, State, select
@@ -43,6 +42,8 @@ _SCALE_STEPS = 4
 _TINY, _LARGEST = 1e-12, 1e6
 # So small a multiplier that the relaxed minimum is that of the remainder alone.
 _NO_MULTIPLIER = 1e-20
+# So near the end of a box a remainder is that at the end, but for rounding.
+_NEAR = 1e-5
 # Of the seeds of steps, so that no two steps and nodes share one.
 _NODES = 2**20
 
@@ -160,13 +161,9 @@ class _Estimating(Forward[_Flow]):
         anchor = self.values[self.network.nodes[i].inputs[0]]
         width = _width(before.rows, before.errors, column(self.eps, anchor))
         middle = anchor if before.shift is None else anchor + before.shift
-        # A box holds the sample. What differs over it is small beside what is there.
-        here = anchor.double()
-        low = torch.minimum(middle - width, anchor).double()
-        high = torch.maximum(middle + width, anchor).double()
-        slope = chord(activation, low, high)
-        moved, rest = (t.to(anchor.dtype) for t in _remainder(activation, slope, here, low, high))
-        slope, low, high = (t.to(anchor.dtype) for t in (slope, low, high))
+        # A box holds the sample.
+        low, high = torch.minimum(middle - width, anchor), torch.maximum(middle + width, anchor)
+        slope, moved, rest = _linearised(activation, anchor, low, high)
         gain = activation.gain(low, high).detach()
         way = torch.maximum(high - anchor, anchor - low).detach()
         self.state[i] = Layer(anchor, low, high, EXACT.length(way), gain, (gain != 0).to(anchor))
@@ -205,26 +202,27 @@ def _scale(cauchy: Tensor) -> Tensor:
     return torch.where(whole > 0, scale.squeeze(1) * along, 0)
 
 
-def _remainder(
-    activation: Elementwise, slope: Tensor, anchor: Tensor, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``m`` and ``r``: ``|Δσ − c Δz − m| ≤ r`` over the box, differentiable in all of it, as what
-    is least or most lies inside of a piece, or at an end of the box."""
-    here, one = activation.value(anchor), torch.ones_like(slope)
-    ends = [activation.value(z) - here - slope * (z - anchor) for z in (lower, upper)]
-    small = torch.full_like(slope, _NO_MULTIPLIER)
-    extremes = []
-    for sign in (1.0, -1.0):
-        inside = activation.relaxed_minimum(sign * one, slope, small, anchor, lower, upper)
-        end = torch.minimum(sign * ends[0], sign * ends[1])
-        # A relaxed minimum need not know how it moves with an end of the box.
-        near = inside >= end - 1e-6 * end.abs().detach()
-        extremes.append(sign * torch.where(near, end, inside))
+def _linearised(
+    activation: Elementwise, anchor: Tensor, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The chord ``c`` of the box, and ``m`` and ``r`` with ``|Δσ − c Δz − m| ≤ r`` over it; all of
+    them differentiable in the box and the anchor."""
     flat, steep = activation.slopes(lower, upper)
+    bent = (flat != steep) & (upper > lower)
+    here, at_lower, at_upper = (activation.value(z) for z in (anchor, lower, upper))
+    chord = (at_upper - at_lower) / torch.where(bent, upper - lower, 1)
+    slope = torch.where(bent, torch.minimum(torch.maximum(chord, flat), steep), flat)
+    # At both ends of the chord alike. A relaxed minimum need not know how it moves with them.
+    end = at_lower - here - slope * (lower - anchor)
+    one, small = torch.ones_like(slope), torch.full_like(slope, _NO_MULTIPLIER)
+    least = activation.relaxed_minimum(one, slope, small, anchor, lower, upper)
+    most = -activation.relaxed_minimum(-one, slope, small, anchor, lower, upper)
+    near = _NEAR * end.abs().detach()
+    least = torch.where(least < end - near, least, end)
+    most = torch.where(most > end + near, most, end)
     # Where the box is straight nothing remains.
-    bent = (flat != steep) | (slope != flat)
-    least, most = extremes
-    return torch.where(bent, (least + most) / 2, 0), torch.where(bent, (most - least) / 2, 0)
+    middle, half = (least + most) / 2, (most - least) / 2
+    return slope, torch.where(bent, middle, 0), torch.where(bent, half, 0)
 
 
 def _measured(flow: _Flow, logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
