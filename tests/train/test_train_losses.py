@@ -14,7 +14,7 @@ from lipcert.errors import UsageError
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations import Clip
 from lipcert.options import Epsilon
-from lipcert.train.bounds import Estimate
+from lipcert.train.estimate import Estimate
 from lipcert.train.data import (
     Batches,
     Images,
