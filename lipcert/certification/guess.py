@@ -22,7 +22,7 @@ from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
 from lipcert.certification.samples import Samples
-from lipcert.certification.search import largest_radius
+from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.numbers import Box
@@ -140,7 +140,7 @@ class Guess:
             return values
 
         radius = largest_radius(
-            slack, start, clean=clean, limit=self.limit, resolution=1.01,
+            slack, on_grid(start), clean=clean, limit=self.limit, resolution=1.01,
             steps=pace.guesses if looks is None else looks,
         )  # fmt: skip
         begin = torch.where(short > -_NEARLY * clean, failed, failed.minimum(asked_for))

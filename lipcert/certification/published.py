@@ -12,7 +12,7 @@ from lipcert.bounds import Bound, Facts, GlobalBound, Layers, LocalBound
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.assured import EXCESS, AssuredNorms
 from lipcert.certification.samples import Samples
-from lipcert.certification.search import largest_radius
+from lipcert.certification.search import largest_radius, on_grid
 from lipcert.network import Network
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.numbers import Box
@@ -173,7 +173,8 @@ class Published:
         def estimated(eps: Tensor, asked: Tensor) -> Tensor:
             return self.estimated_slack(samples, eps)
 
-        guess = largest_radius(estimated, start, clean=clean, limit=limit, resolution=1.005)
+        begin = on_grid(start)
+        guess = largest_radius(estimated, begin, clean=clean, limit=limit, resolution=1.005)
         # A guess may stop a little short; where it fails the caller's radius is as good a place.
         top = torch.where(guess > 0, guess * 1.01, start.minimum(limit))
         facts, deployed = self.prepare(samples, top), torch.full_like(start, math.nan)
@@ -186,7 +187,8 @@ class Published:
             deployed = torch.where(asked & (found > 0), error, deployed)
             return found
 
-        radius = largest_radius(slack, top, clean=clean, limit=top, resolution=1.001)
+        begin = on_grid(top)
+        radius = largest_radius(slack, begin, clean=clean, limit=top, resolution=1.001)
         return radius, deployed
 
 

@@ -23,7 +23,7 @@ from lipcert.cli.shared import ARCH_HELP, DATA_HELP, EXPECTS, SAMPLES, AllowCode
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
-from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options, Summation
 
 if TYPE_CHECKING:
     from lipcert.report.results import Results
@@ -83,6 +83,7 @@ def certify(
         _how(f"{shared.SEED_HELP} --random uses it too, else 0."),
     ] = None,
     deployed: Annotated[Deployed, _how(shared.DEPLOYED_HELP)] = "float32",
+    summation: Annotated[Summation, _how(shared.SUMMATION_HELP)] = "any",
     dtype: Annotated[
         Dtype, _how("The type that bounds are computed in; its own rounding is accounted for.")
     ] = "float64",
@@ -237,6 +238,7 @@ def certify(
             failure_probability=failure_probability,
             seed=None if seed is None else parse_seed(seed),
             deployed=deployed,
+            summation=summation,
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
             dtype=dtype,
