@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ class DeployedFile:
         self._classes, self._front = model.network.classes, _preprocessing(model, network)
         self._in_batches, self._checked = model.any_batch, False
         # How many samples may run together, from the numbers that each of them takes.
-        self.at_once = max(1, NUMBERS // sum(math.prod(n.shape) for n in model.network.nodes))
+        self.at_once = max(1, NUMBERS // model.network.size)
         self._session: Runtime | None = None
 
     @property
