@@ -21,6 +21,7 @@ from lipcert.audit.progress import AuditWatch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
 from lipcert.audit.report import Audit, Audited, ReplayedProofs
+from lipcert.audit.summation import check_summation
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.version import VERSION
@@ -59,6 +60,7 @@ def audit(
     found = _labels(claims, dataset)
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
+    check_summation(claims, model)
     chosen = _chosen(claims, samples, seed)
     saved = _saved(claims, shape)
     proofs_file = _proofs(claims) if proofs else None

@@ -89,7 +89,7 @@ class DualBound:
 
         def go(i: int, value: Tensor) -> tuple[Tensor, Tensor]:
             layer, kind = relaxed.state[i], relaxed.kind(i)
-            slope = _crown(kind, layer, value) if crown else kind.derivative(layer.anchor)
+            slope = crown_slopes(kind, layer, value) if crown else kind.derivative(layer.anchor)
             slope = found.slopes[i] = (slope * layer.varying).expand_as(value)
             size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
             first = size / layer.radius.clamp(min=1e-12)
@@ -213,7 +213,7 @@ class DualBound:
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
-def _crown(kind: Elementwise, layer: Layer, value: Tensor) -> Tensor:
+def crown_slopes(kind: Elementwise, layer: Layer, value: Tensor) -> Tensor:
     """CROWN's slopes for objectives: the chord above, and below the slope in the box's middle."""
     wide = layer.upper - layer.lower
     rise = kind.value(layer.upper) - kind.value(layer.lower)

@@ -50,7 +50,8 @@ class LoadedModel:
     what the output does not need, so that running it takes no more than was allowed; it takes
     ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
     there its input of ``whole`` numbers is one of real numbers. Of a file of one score a threshold
-    was put ``beside`` it, and class 1 may lie ``below`` that.
+    was put ``beside`` it, and class 1 may lie ``below`` that. ``summation``: the record of
+    the orders of sums that were measured, and that the network has.
     """
 
     network: Network
@@ -72,6 +73,7 @@ class LoadedModel:
     whole: bool = False
     below: bool = False
     beside: float | None = None
+    summation: dict[str, Any] | None = None
 
 
 def load_model(

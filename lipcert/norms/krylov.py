@@ -61,6 +61,17 @@ def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
     return square.sqrt()
 
 
+def stretched(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
+    """About the unit vectors that the Gram map stretches most, ``(B, *shape)``, by so many power
+    steps; 0 where the map vanishes."""
+    v = start
+    for _ in range(steps):
+        v = mapping.gram(v)
+        size = _length(v)
+        v = v / _column(torch.where(size > 0, size, 1), v)
+    return v
+
+
 def lanczos(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
     """The largest Ritz value after ``steps``, as an estimate of ``‖M‖₂`` from below: ``(B,)``."""
     steps = min(steps, math.prod(start.shape[1:]))

@@ -27,7 +27,7 @@ from lipcert.run.intervals.batches import Enclosing
 from lipcert.run.intervals.inputs import Goal
 from lipcert.run.intervals.record import Enclosed, IntervalResult, summarised
 from lipcert.run.job import Execution
-from lipcert.run.model import Model
+from lipcert.run.model import Model, with_summation
 from lipcert.run.progress import Watch
 from lipcert.run.task import Task
 from lipcert.version import VERSION
@@ -74,6 +74,7 @@ def enclose(
         raise CannotCertify(f"{dataset.source}: holds no sample, so there is nothing to enclose")
     outputs = outputs_of(model)
     goal = Goal.of(targets, tolerance, len(dataset), len(outputs))
+    model = with_summation(model, options, watch)
     task = Task(model, dataset, np.asarray(indices), options, Execution())
     with threads(1):
         file = DeployedFile(model.loaded, task.network)
