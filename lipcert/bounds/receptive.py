@@ -52,7 +52,7 @@ class Extent:
 
 
 # One for each axis of an image.
-Windows = tuple[Extent, ...]
+Extents = tuple[Extent, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,20 +162,20 @@ class ReceptiveFields:
         )
 
 
-class _Seen(Backward[Windows | None]):
+class _Seen(Backward[Extents | None]):
     """The windows of every node, in ``found``; None where one is no image or of no fixed stride."""
 
     def __init__(self, network: Network, axes: int) -> None:
         self.network, self.axes = network, axes
-        self.found: dict[int, Windows | None] = {}
+        self.found: dict[int, Extents | None] = {}
 
-    def arrived(self, i: int, value: Windows | None) -> Windows | None:
+    def arrived(self, i: int, value: Extents | None) -> Extents | None:
         shape = self.network.nodes[i].shape
         is_image = len(shape) == self.axes + 2 and shape[0] == 1
         self.found[i] = value if is_image else None
         return self.found[i]
 
-    def affine(self, i: int, operator: Operator, value: Windows | None) -> Windows | None:
+    def affine(self, i: int, operator: Operator, value: Extents | None) -> Extents | None:
         if value is None or isinstance(operator, Diagonal):
             return value
         if not isinstance(operator, Convolution):
@@ -185,13 +185,13 @@ class _Seen(Backward[Windows | None]):
             return None
         return _before(operator, value)
 
-    def activation(self, i: int, activation: Activation, value: Windows | None) -> Windows | None:
+    def activation(self, i: int, activation: Activation, value: Extents | None) -> Extents | None:
         return value if isinstance(activation, Elementwise) else None
 
-    def joint(self, i: int, joint: Joint, value: Windows | None) -> list[Windows | None]:
+    def joint(self, i: int, joint: Joint, value: Extents | None) -> list[Extents | None]:
         return [None] * len(joint.in_shapes)
 
-    def add(self, one: Windows | None, other: Windows | None) -> Windows | None:
+    def add(self, one: Extents | None, other: Extents | None) -> Extents | None:
         if one is None or other is None:
             return None
         pairs = list(zip(one, other, strict=True))
@@ -200,7 +200,7 @@ class _Seen(Backward[Windows | None]):
         return tuple(a.hull(b) for a, b in pairs)
 
 
-def _extents(network: Network, node: int) -> dict[int, Windows] | None:
+def _extents(network: Network, node: int) -> dict[int, Extents] | None:
     """Of every node before it, None where one is no image or of no fixed stride."""
     axes = len(network.nodes[node].shape) - 2
     if axes < 1:

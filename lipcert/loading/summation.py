@@ -5,7 +5,7 @@ one sample (``sum_probes``, ``sum_order``). Then the file itself is run, with wh
 nodes and comes out of them kept, and the results must be those of the order that was found, to the
 last bit: products are rounded once or fused, sums are in float32 and round to nearest, and the node
 does in the file what it does alone. What is no tree of such additions ends in a refusal. Layers
-that are not covered, or too dear to probe, stay with any order, and the record says so.
+that are not covered, or too costly to probe, stay with any order, and the record says so.
 
 The order is that of one machine: onnxruntime of this version and build, as ``loading.runtime`` runs
 it (no graph optimisations, so that no weight is changed and nothing is merged; one thread), one
