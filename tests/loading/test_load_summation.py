@@ -14,7 +14,7 @@ from sums import backwards
 from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
 from lipcert.loading.model import LoadedModel
-from lipcert.loading.sum_probes import Layer
+from lipcert.loading.sum_probes import SummedLayer
 from lipcert.loading.summation import measured
 from lipcert.numbers import SumOrder, SumTree
 
@@ -83,14 +83,14 @@ def test_measuring_again_finds_the_same(model, tmp_path):
     assert measured(small(tmp_path)).summation == model.summation
 
 
-def layer_of(model: LoadedModel, name: str) -> tuple[Layer, int]:
+def layer_of(model: LoadedModel, name: str) -> tuple[SummedLayer, int]:
     content = onnx.ModelProto.FromString(model.runtime_bytes)
     [node] = [node for node in content.graph.node if node.name == name]
     given = {t.name: numpy_helper.to_array(t) for t in content.graph.initializer}
     place = next(i for i, n in enumerate(model.network.nodes) if n.origin == name and n.order)
     kind = model.network.operators[place]
     bias = given[node.input[2]] if len(node.input) > 2 else None
-    layer = Layer(
+    layer = SummedLayer(
         node, given[node.input[1]], bias, kind.in_shape, kind.out_shape, 17, content.ir_version
     )
     return layer, place
