@@ -20,10 +20,10 @@ from torch import Tensor
 from lipcert.network import Network, Node
 from lipcert.network.activations import Clip, GroupMax, GroupSort, Identity, MaxMin, PReLU
 from lipcert.network.nodes import Input, Sum
-from lipcert.network.operators import Convolution, Dense, Operator
+from lipcert.network.operators import Operator
 from lipcert.train.provenance import Binding
 from lipcert.train.rewriting import NO_LIMIT
-from lipcert.train.trainable import Trainable
+from lipcert.train.trainable import Trainable, is_layer
 
 _STEPS = 30
 
@@ -36,7 +36,7 @@ def balance(trainable: Trainable) -> bool:
     uses = Counter(binding.parameter for binding in trainable.bindings)
     bound = {(binding.node, binding.field): binding for binding in trainable.bindings}
     layers = [
-        i for i, node in enumerate(network.nodes) if _is_layer(node) and (i, "weight") in bound
+        i for i, node in enumerate(network.nodes) if is_layer(node) and (i, "weight") in bound
     ]
     passed = _passed(network, layers)
     if passed is None or any(uses[bound[i, "weight"].parameter] > 1 for i in layers):
@@ -75,10 +75,6 @@ def operator_size(operator: Operator) -> float:
         v = operator.transpose(operator.apply(v))
         v = v / v.norm().clamp(min=1e-30)
     return float(operator.apply(v).norm())
-
-
-def _is_layer(node: Node) -> bool:
-    return isinstance(node.kind, Dense | Convolution)
 
 
 def _passed(network: Network, layers: list[int]) -> list[int] | None:

@@ -1,7 +1,5 @@
 """The tube as a training bound: its gradients, its coins, and how far it is from what certifies."""
 
-import math
-
 import pytest
 import torch
 from laws import seeded
@@ -155,4 +153,3 @@ def test_steps_draw_new_coins_and_a_validation_the_same():
     with torch.no_grad():
         alone = estimated(bound, made, x[:1], labels[:1], 0.2).margins
     assert torch.allclose(alone, found()[:1], atol=1e-5)
-
