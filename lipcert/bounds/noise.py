@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lipcert.bounds.ordered import Moves
 from lipcert.bounds.reach import Reach, joined, through
 from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
@@ -199,6 +200,11 @@ class _FromState(RoundingSweep[_Run]):
         run = before.here
         size = OUT64.add(run.reference.abs(), run.residual, 2 * before.total)
         return OUT64.add(OUT64.magnitude(operator, size), here.reach.width)
+
+    def moves(self, before: Rounded[_Run]) -> Moves:
+        run = before.here
+        spread = OUT64.add(run.residual, 2 * before.total)
+        return Moves(run.reference, spread, run.reach.width, run.reach.whole, before.size != 0)
 
     def found(self, i: int, node: Node, value: Rounded[_Run]) -> Rounded[_Run]:
         """An activation's own rounding, of limits in a narrower analysis too, is behind it."""

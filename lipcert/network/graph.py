@@ -19,7 +19,7 @@ from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
 from lipcert.network.walk import Forward, forward
-from lipcert.numbers import EXACT, Outward, outward_of
+from lipcert.numbers import EXACT, Outward, SumOrder, outward_of
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
 
@@ -199,10 +199,13 @@ class NetworkBuilder:
     def shape(self, node: int) -> Shape:
         return self.nodes[node].shape
 
-    def operator(self, operator: Operator, source: int, origin: str = "") -> int:
+    def operator(
+        self, operator: Operator, source: int, origin: str = "", order: SumOrder | None = None
+    ) -> int:
+        """``order``: of its sums, where it has the terms of one whose sums were measured."""
         if operator.in_shape != self.shape(source):
             raise ValueError(f"{origin}: {operator} does not take {list(self.shape(source))}")
-        return self._add(operator, (source,), operator.out_shape, origin)
+        return self._add(operator, (source,), operator.out_shape, origin, order)
 
     def activation(self, activation: Activation, source: int, origin: str = "") -> int:
         return self._add(activation, (source,), activation.out_shape(self.shape(source)), origin)
@@ -236,6 +239,9 @@ class NetworkBuilder:
             )
         )
 
-    def _add(self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str) -> int:
-        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format))
+    def _add(
+        self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str,
+        order: SumOrder | None = None,
+    ) -> int:  # fmt: skip
+        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format, order))
         return len(self.nodes) - 1

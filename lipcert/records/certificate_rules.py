@@ -49,6 +49,16 @@ def is_of_one_version(certificate: Record, _: Figures, __: Frame) -> str | None:
     return None if found == there else f"lipcert {found} in an environment with lipcert {there}"
 
 
+def names_the_runtime_that_it_holds_for(
+    certificate: Record, _: Figures, frame: Frame
+) -> str | None:
+    """A runtime is named exactly where the order of its sums was measured."""
+    asked, named = frame.options.summation == "measured", "summation" in certificate["model"]
+    if asked != named:
+        return f"the model {'names a' if named else 'names no'} runtime whose sums were measured"
+    return None
+
+
 def holds_against_its_threat_model(certificate: Record, _: Figures, frame: Frame) -> str | None:
     """The threat model is the one that the options ask for, in some unit; in pixels where only
     images count."""
@@ -192,6 +202,7 @@ def check_claims(certificate: Record, spent: float, frame: Frame, where: str) ->
 CLAIMS: tuple[Rule, ...] = (
     options_have_their_digest,
     is_of_one_version,
+    names_the_runtime_that_it_holds_for,
     holds_against_its_threat_model,
     is_in_the_unit_of_its_data,
     maps_labels_to_classes,
