@@ -20,10 +20,10 @@ from torch import Tensor
 from lipcert.network import Network, Node, fold
 from lipcert.network.activations import Clip, GroupMax, GroupSort, Identity, MaxMin, PReLU
 from lipcert.network.nodes import Input, Sum
-from lipcert.network.operators import Convolution, Dense, Operator
+from lipcert.network.operators import Operator
 from lipcert.train.provenance import Binding
 from lipcert.train.rewriting import NO_LIMIT
-from lipcert.train.trainable import Trainable
+from lipcert.train.trainable import Trainable, is_layer
 
 _STEPS = 30
 
@@ -35,10 +35,7 @@ def balance(trainable: Trainable) -> bool:
     network = trainable.template
     uses = Counter(binding.parameter for binding in trainable.bindings)
     bound = {(binding.node, binding.field): binding for binding in trainable.bindings}
-    layers = [
-        i for i, operator in network.operators.items()
-        if isinstance(operator, Dense | Convolution) and (i, "weight") in bound
-    ]  # fmt: skip
+    layers = [i for i in network.operators if is_layer(network.nodes[i]) and (i, "weight") in bound]
     passed = _passed(network, layers)
     if passed is None or any(uses[bound[i, "weight"].parameter] > 1 for i in layers):
         return False
