@@ -78,6 +78,7 @@ class OptionValues(TypedDict, total=False):
     top_k: int
     only_classes: tuple[int, ...] | None
     margin: float
+    radii: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ class Options:
     What is claimed of the outputs: ``top_k``, that the label is among so many best; of
     ``only_classes``, where they are given, the numbers of the outputs that compete; ``margin``,
     that its softmax probability is more than so much above every other one.
+
+    ``radii``: whether the largest radius of every sample is sought too; else only whether it is
+    certified at each ``eps``, and its radius is the largest of these. A tube of a deep network
+    seeks it all the same.
     """
 
     eps: tuple[Epsilon, ...]
@@ -118,6 +123,7 @@ class Options:
     only_classes: tuple[int, ...] | None = None
     margin: float = 0.0
     summation: Summation = "any"
+    radii: bool = True
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -174,10 +180,10 @@ class Options:
         return max(self.eps, key=lambda eps: eps.value)
 
     def to_json(self) -> dict[str, Any]:
-        """As certificates have them; of the head, and of the order of sums, only what is not the
-        plain one."""
+        """As certificates have them; of the head, the order of sums and ``radii`` only what is not
+        the plain one."""
         record = asdict(self) | {"eps": [eps.text for eps in self.eps]}
-        plain = {"top_k": 1, "only_classes": None, "margin": 0.0, "summation": "any"}
+        plain = {"top_k": 1, "only_classes": None, "margin": 0.0, "summation": "any", "radii": True}
         record = {k: v for k, v in record.items() if k not in plain or v != plain[k]}
         if self.only_classes is not None:
             record["only_classes"] = list(self.only_classes)

@@ -78,7 +78,7 @@ Sweep = Annotated[
     ),
 ]
 Bound = Annotated[
-    Literal["global", "local", "anchored", "dual"] | None,
+    Literal["global", "local", "anchored", "dual", "tube"] | None,
     typer.Option(
         help="The bound inside the loss: global, the product of norms, whose steps are the "
         "fastest; local, the published one; anchored and dual are tighter and take longer.",

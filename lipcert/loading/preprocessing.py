@@ -44,15 +44,7 @@ def with_preprocessing(
     """
     assembler = Assembler((1, *image_shape), "pixels" if len(image_shape) == 3 else "data")
     assembler.origin = "preprocessing"
-    low, high = (float(bound) for bound in value_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(
-            f"--range {low:g},{high:g}: give two finite numbers, the smaller first, such as 0,255"
-        )
-    x, given = assembler.input, image_shape
-    if (low, high) != (0.0, 1.0):
-        scale = None if high - low == 1 else number(high - low)
-        x = assembler.diagonal(x, scale, number(low) if low else None)
+    x, given = _ranged(assembler, value_range), image_shape
     if channels is not None:
         order = _colours(channels, image_shape)
         x = assembler.select(x, places(x.shape)[:, order])
@@ -72,6 +64,19 @@ def with_preprocessing(
         replace(node, inputs=tuple(x.node + i for i in node.inputs)) for node in network.nodes[1:]
     ]
     return Network((*front, *moved), leaves=network.leaves, each=network.each)
+
+
+def _ranged(assembler: Assembler, value_range: tuple[float, float]) -> Variable:
+    """The data in the range that the network takes."""
+    low, high = (float(bound) for bound in value_range)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(
+            f"--range {low:g},{high:g}: give two finite numbers, the smaller first, such as 0,255"
+        )
+    if (low, high) == (0.0, 1.0):
+        return assembler.input
+    scale = None if high - low == 1 else number(high - low)
+    return assembler.diagonal(assembler.input, scale, number(low) if low else None)
 
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.network.activations import Clip
-from lipcert.train.bounds import Estimate
+from lipcert.train.estimate import Estimate
 
 LossName = Literal["gloro", "bcp", "margin", "emma", "annealed", "offset"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.network import Network
-from lipcert.train.bounds import BOUNDS, Estimate
+from lipcert.train.bounds import BOUNDS
+from lipcert.train.estimate import Estimate
 from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.patches import PatchTrainable

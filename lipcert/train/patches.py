@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lipcert.errors import UsageError
 from lipcert.loading.architectures import PatchArchitecture
-from lipcert.train.bounds import Estimate
+from lipcert.train.estimate import Estimate
 from lipcert.train.trainable import PreprocessingFront, Trainable
 
 # What an average pixel is taken for, where biases start.

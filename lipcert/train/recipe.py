@@ -77,6 +77,23 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        if not 0 < self.validation < 1:
+            raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience {self.patience}: give at least 1 epoch")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes {self.minutes}: give a time above 0")
+        if self.limit is not None and self.limit < 2:
+            raise UsageError(f"--train-limit {self.limit}: give at least 2")
+        if self.warmup + self.ramp > self.epochs:
+            raise UsageError(
+                f"--warmup {self.warmup:g} and --ramp {self.ramp:g}: end after all --epochs "
+                f"{self.epochs}, so that the full eps is never trained for"
+            )
+
+    def _check_choices(self) -> None:
         for name, value, allowed in (
             ("--bound", self.bound, get_args(BoundName)),
             ("--loss", self.loss, get_args(LossName)),
@@ -90,6 +107,8 @@ class Recipe:
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+
+    def _check_numbers(self) -> None:
         if self.eps.value <= 0:
             raise UsageError(f"--eps {self.eps.text}: training needs a radius above 0")
         for name, number, least, most in (
@@ -115,19 +134,6 @@ class Recipe:
             if not least <= number <= most:
                 span = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
                 raise UsageError(f"{name} {number}: give a number {span}")
-        if not 0 < self.validation < 1:
-            raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"--patience {self.patience}: give at least 1 epoch")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise UsageError(f"--minutes {self.minutes}: give a time above 0")
-        if self.limit is not None and self.limit < 2:
-            raise UsageError(f"--train-limit {self.limit}: give at least 2")
-        if self.warmup + self.ramp > self.epochs:
-            raise UsageError(
-                f"--warmup {self.warmup:g} and --ramp {self.ramp:g}: end after all --epochs "
-                f"{self.epochs}, so that the full eps is never trained for"
-            )
 
     @property
     def training_eps(self) -> float:

@@ -14,7 +14,6 @@ from lipcert.errors import UsageError
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations import Clip
 from lipcert.options import Epsilon
-from lipcert.train.bounds import Estimate
 from lipcert.train.data import (
     Batches,
     Images,
@@ -23,6 +22,7 @@ from lipcert.train.data import (
     held_out,
     natural,
 )
+from lipcert.train.estimate import Estimate
 from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
 from lipcert.train.schedules import Schedule
 
