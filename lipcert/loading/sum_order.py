@@ -1,4 +1,4 @@
-"""The order of a machine's sums, found by running it (after FPRev: Xie, Gao, Zhang and Hu, USENIX
+"""The order of a machine's sums, found by running it (after FPRev: Xie, Gao, Wang and Xue, USENIX
 ATC 2025).
 
 Let one term be ``M``, another one ``−M``, so large that whatever is added to either is lost, and
