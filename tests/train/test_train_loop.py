@@ -76,7 +76,7 @@ def records(folder):
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
-@pytest.mark.parametrize("bound", ["local", "dual"])
+@pytest.mark.parametrize("bound", ["local", "dual", "tube"])
 @pytest.mark.parametrize("stop", [3, 4])
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path, bound, stop):
     whole = training(tmp_path / "whole", bound=bound)
