@@ -69,9 +69,9 @@ def exceeds(spent: float, allowed: float) -> bool:
 
     Each is a product of a few numbers, at most ``2^33`` are added, in any order, and all of them
     are 0 or more: ``γ`` of that many roundings, 9.5e-7 of it, is what the computed sum may be above
-    the exact one.
+    the exact one. NaN exceeds everything.
     """
-    return spent > allowed * (1 + gamma(2.0**33))
+    return not spent <= allowed * (1 + gamma(2.0**33))
 
 
 def arithmetic_of(dtype: torch.dtype) -> Arithmetic:

@@ -78,6 +78,7 @@ class Encloser:
         for wrong, said in (
             (options.method != "auto", f"--method {options.method}: bounds margins of classes"),
             (options.estimate, "--norms estimate: bounds nothing"),
+            (not options.radii, "--no-radii: there are no verdicts on classes"),
         ):
             if wrong:
                 raise CannotCertify(f"{said}; leave it out")

@@ -62,12 +62,12 @@ def _is_repeated(network: Network, i: int) -> bool:
 
 def _is_one_of_few(network: Network, i: int) -> bool:
     """Whether the node's values, moved and scaled, are compared or put together with few others."""
+    kinds = {j: network.nodes[j].kind for j in network.readers[i]}
     return any(
         _is_one_of_few(network, j)
         if _moves(network, j)
-        else isinstance(node.kind, Activation) or _takes_few(node.kind)
-        for j, node in enumerate(network.nodes)
-        if i in node.inputs
+        else isinstance(kind, Activation) or _takes_few(kind)
+        for j, kind in kinds.items()
     )
 
 

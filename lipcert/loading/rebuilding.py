@@ -36,7 +36,7 @@ class Rebuilding(Forward[int], Generic[T]):
         self.ends = {
             i for i in known
             if i == network.output
-            or any(i in node.inputs and j not in known for j, node in enumerate(network.nodes))
+            or any(j not in known for j in network.readers[i])
         }  # fmt: skip
 
     @abstractmethod

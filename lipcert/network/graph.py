@@ -129,6 +129,15 @@ class Network:
         """The nodes that activations and joints read."""
         return frozenset(j for i in self.sources for j in self.nodes[i].inputs)
 
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For every node those that read it, in order, each of them once."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in set(node.inputs):
+                found[j].append(i)
+        return tuple(map(tuple, found))
+
     @property
     def parameters(self) -> int:
         """The numbers held by the affine operators, biases included."""

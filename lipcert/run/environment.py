@@ -14,7 +14,7 @@ import torch
 from lipcert.machine import usable_cores
 from lipcert.network import Network
 from lipcert.options import Options
-from lipcert.run.batches import number
+from lipcert.run.batches import number, usual
 from lipcert.run.cost import least_seconds
 from lipcert.run.job import Execution
 from lipcert.run.memory import LEAST
@@ -85,5 +85,5 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     cores = usable_cores() // (execution.threads or 1)
     if execution.memory_limit is not None:
         cores = min(cores, execution.memory_limit // LEAST)
-    batches = number(samples, execution.batch_size)
+    batches = number(samples, execution.batch_size or usual(options))
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))

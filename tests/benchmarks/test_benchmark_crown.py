@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from lipcert.certification import Certifier
 from lipcert.options import Epsilon, Options
+from lipcert.run.batches import usual
 
 PYTHON = os.environ.get("LIPCERT_LIRPA_PYTHON")
 IMAGES = int(os.environ.get("LIPCERT_CROWN_IMAGES", "100"))
@@ -126,7 +127,7 @@ def test_twenty_times_as_fast_as_crown_and_never_looser(name: str, eps: str, tmp
 
     certify(IMAGES + np.arange(20))
     samples, begun = [], time.process_time()
-    for some in np.array_split(chosen, max(1, IMAGES // 20)):
+    for some in np.array_split(chosen, max(1, IMAGES // usual(options))):
         samples += certify(some)
     seconds = time.process_time() - begun
     ours = [bool(sample.certified) for sample in samples]

@@ -15,6 +15,7 @@ from lipcert.network import (
     Node,
     ancestors,
     backward,
+    fold,
     forward,
     lower,
 )
@@ -135,3 +136,11 @@ def test_rules_without_a_rule_for_a_node_say_so() -> None:
 def test_ancestors_leave_out_what_is_not_needed() -> None:
     assert ancestors(diamond(), 2) == (0, 1, 2)
     assert ancestors(diamond(), 4) == (0, 1, 2, 3, 4)
+
+
+def test_one_rule_for_nodes_of_all_kinds_sees_what_each_of_them_reads():
+    network = diamond()
+    ways = fold(network, lambda i, parts: sum(parts) if parts else 1)
+    assert ways == [1, 1, 1, 1, 3]
+    seen = fold(network, lambda i, parts: (i, len(parts)))
+    assert seen == [(i, len(node.inputs)) for i, node in enumerate(network.nodes)]
