@@ -183,6 +183,8 @@ def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator
     layer."""
     constants = {t.name: t for t in content.graph.initializer}
     for node in content.graph.node:
+        if _encloses(node):
+            yield LayerSums(place(node), reason="its products are those of a branch or a loop")
         if node.op_type in KINDS:
             names = [name for name in node.input[1:] if name]
             tensors = [constants[name] for name in names if name in constants]
@@ -204,6 +206,12 @@ def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator
                 yield LayerSums(place(node), read[0], layer)
             else:
                 yield LayerSums(place(node), reason="it is not read as one sum of products")
+
+
+def _encloses(node: onnx.NodeProto) -> bool:
+    """Whether there are products in a graph of the node's own."""
+    inner = [one for a in node.attribute for graph in (a.g, *a.graphs) for one in graph.node]
+    return any(one.op_type in KINDS or _encloses(one) for one in inner)
 
 
 def _same(layer: SummedLayer, operator: Any) -> bool:

@@ -1,15 +1,22 @@
 """What the additions of an operator add up over a ball, in an order that is known."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from laws import normal, seeded, uniform
-from sums import TREES
+from sums import TREES, joined
 from torch import Tensor
 
+from lipcert.bounds import Propagation
+from lipcert.bounds.accumulated import accumulated
 from lipcert.bounds.ordered import Moves, Ordered
+from lipcert.bounds.roundoff import Roundoff
 from lipcert.errors import InternalError
-from lipcert.network.operators import Convolution, Dense
-from lipcert.numbers import SumOrder, SumTree
+from lipcert.network import Network, NetworkBuilder
+from lipcert.network.operators import Convolution, Dense, Diagonal
+from lipcert.numbers import OUT64, SumOrder, SumTree
 from lipcert.rounding import SINGLE
 
 
@@ -52,7 +59,7 @@ def sums_at(operator: Dense | Convolution, tree: SumTree, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", ["sequential", "blocked", "lanes"])
+@pytest.mark.parametrize("name", ["blocked", "lanes"])
 def test_no_run_adds_up_more(name, seed):
     generator = seeded(seed)
     for operator in operators(generator):
@@ -117,6 +124,94 @@ def test_a_bias_of_another_node_passes_through_the_additions_after_it():
     order = SumOrder((SumTree((0, 3, -1, 1, -1, 2, -1)),), True)
     assert Ordered.of(operator, order).later == 3
     assert Ordered.of(operator, SumOrder((SumTree((0, 1, -1, 2, -1)),))).later == 0
+
+
+def test_what_another_nodes_bias_is_added_to_is_a_partial_sum():
+    """2 with the bias, then 1 and 5."""
+    operator = Dense.of(torch.tensor([[2.0, -1.0, 4.0]]).double(), None, (1, 3))
+    ordered = Ordered.of(operator, SumOrder((SumTree((0, 3, -1, 1, -1, 2, -1)),), True))
+    x, none = torch.ones(1, 1, 3).double(), torch.zeros(1).double()
+    still = torch.zeros_like(x)
+    assert float(ordered.additions(Moves(x, still, still, none, x != 0))) == pytest.approx(8)
+    lengths = 2 + 5**0.5 + 21**0.5
+    wide = ordered.additions(Moves(still, still, x * torch.inf, none + 1, x != 0))
+    assert float(wide) == pytest.approx(lengths)
+
+
+PLACES = {"first": 0, "second": 1, "middle": 6, "last": 12}
+
+
+def with_bias(n: int, place: int) -> tuple[int, ...]:
+    """One product after the other, and the bias, term ``n``, at a place among them."""
+    terms = [*range(place), n, *range(place, n)]
+    return joined([(k,) for k in terms])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_run_in_the_order_errs_by_more_than_is_charged(place, fused):
+    """A Gemm with its bias anywhere in the sum, which is a node of its own; products that cancel to
+    all but nothing, so that partial sums are all that rounds."""
+    rng, n = np.random.default_rng(5), 12
+    program = with_bias(n, PLACES[place])
+    worst = 0.0
+    for trial in range(24):
+        size = 1 + trial % n
+        weight = rng.standard_normal(n).astype(np.float32)
+        x = (1 + rng.random(n)).astype(np.float32)
+        weight[size:], bias = 0, np.float32(rng.standard_normal() * 1e-6)
+        if size > 1:
+            weight[size - 1] = -(weight[: size - 1] * x[: size - 1]).sum() / x[size - 1]
+        builder = NetworkBuilder((1, n))
+        dense = Dense.of(torch.tensor(weight[None]).double(), None, (1, n))
+        tree = SumOrder((SumTree(program),), bias=True)
+        node = builder.operator(dense, 0, "gemm", tree)
+        node = builder.operator(
+            Diagonal.of(None, torch.tensor([bias]).double(), (1, 1)), node, "gemm"
+        )
+        network = builder.build(node)
+        total = summed(program, weight, x, bias, fused=fused)
+        exact = sum(Fraction(float(w)) * Fraction(float(v)) for w, v in zip(weight, x, strict=True))
+        error = abs(Fraction(float(total)) - exact - Fraction(float(bias)))
+        point = torch.tensor(x[None, None]).double()
+        charged = rounding(network, point)
+        assert error <= Fraction(charged)
+        worst = max(worst, float(error / Fraction(charged)))
+    assert worst > 0.1
+
+
+def summed(program, weight, x, bias, *, fused: bool) -> np.float32:
+    """In float32 along a tree; with ``fused`` products each is added exactly and rounded once."""
+    stack: list[int | np.float32] = []
+
+    def made(value: int | np.float32) -> np.float32:
+        if not isinstance(value, int):
+            return value
+        return bias if value == len(x) else np.float32(weight[value] * x[value])
+
+    for step in program:
+        if step >= 0:
+            stack.append(step)
+            continue
+        late, early = stack.pop(), stack.pop()
+        if fused and isinstance(late, int) and late < len(x):
+            product = np.longdouble(weight[late]) * np.longdouble(x[late])
+            stack.append(np.float32(product + made(early)))
+        else:
+            stack.append(np.float32(made(early) + made(late)))
+    [found] = stack
+    return made(found)
+
+
+def rounding(network: Network, x: Tensor) -> float:
+    """What the operations of a run may round in all, at a point, its input being exact."""
+    tools = Roundoff.of(network)
+    centre = Propagation.of(network).centre(x)
+    none = torch.zeros(1, dtype=torch.float64)
+    boxes = [(value, value) for value in centre.values]
+    found = accumulated(tools, centre, none, boxes, SINGLE)
+    passed = OUT64.magnitude(network.operators[1], found.total[0])
+    return float((found.total[-1] - passed).sum())
 
 
 def test_an_order_of_other_terms_is_refused():
