@@ -34,7 +34,7 @@ _POWER_STEPS = 100
 # them.
 _ROUGH_STEPS = 12
 # Power steps towards what a whole segment stretches most, once for all samples.
-_STRETCHING = 50
+_STRETCHING = 20
 # How far, relatively, a randomised norm may lie above what its probes saw: a smaller excess takes
 # more steps, in the inverse of its square root, and what it gains a radius is at most this share.
 EXCESS = 0.01

@@ -52,8 +52,8 @@ class Published:
             options,
             analysis.budget,
             # At most: one at the largest eps, two for the radius, before a tube and after it, and
-            # one at every eps; for verdicts alone two at every eps.
-            preparations=len(options.eps) + 3 if options.radii else 2 * len(options.eps),
+            # one at every eps; for verdicts alone two at every eps, and one before a tube.
+            preparations=len(options.eps) + 3 if options.radii else 2 * len(options.eps) + 1,
             own=None if own else (),
             part=0.5 if options.method == "auto" else 1.0,
             guide=guide,

@@ -165,8 +165,8 @@ def certify(
     batch_size: Annotated[
         int | None,
         _run(
-            "Samples at once; by default 20, 50 with --no-radii, on a GPU what fits, fewer where "
-            "memory runs out."
+            "Samples at once; by default 20, up to 100 with --no-radii, on a GPU what fits, fewer "
+            "where memory runs out."
         ),
     ] = None,
     workers: Annotated[

@@ -9,14 +9,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from lipcert.certificate import Sample
 from lipcert.errors import InternalError
+from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.run.executors import Answer, Ended, Executor, Failure
 
 # Twice as many take as long a sample. The size must depend on no machine: sums in another order end
 # in other digits.
 START = 20
-# For verdicts alone, which take so few operations that starting them is most of the time.
-_VERDICTS = 50
+# For verdicts alone, which take so few operations that starting them is most of the time: of small
+# networks more at once, so many numbers of all their nodes together.
+_VERDICTS, _NUMBERS = 100, 2**22
 # On a GPU, where more samples at once take hardly longer: no more than so many, at most so many
 # times the last ones, and so much of the memory, for what a rung takes differs between samples.
 _MOST, _GROWTH, _FILLED = 512, 4, 0.6
@@ -28,9 +30,12 @@ _KILLS = 8
 Failed = Callable[[int, str], Sample]
 
 
-def usual(options: Options) -> int:
+def usual(options: Options, network: Network) -> int:
     """How many samples a batch begins with where nobody says it."""
-    return START if options.radii else _VERDICTS
+    if options.radii:
+        return START
+    each = sum(math.prod(node.shape) for node in network.nodes)
+    return min(_VERDICTS, max(START, _NUMBERS // each))
 
 
 def in_batches(

@@ -45,7 +45,7 @@ def computed(
     resumed = KeptSamples(done, [index for index in part if index in done])
     left = len(todo)
     try:
-        start = usual(options)
+        start = usual(options, task.network)
         few = max(1, min(workers, number(len(todo), execution.batch_size or start)))
         watch.stage(samples_told(task.network, options, len(todo), few))
         # This process is one of them, though it only waits for the others.

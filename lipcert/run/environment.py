@@ -85,5 +85,5 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     cores = usable_cores() // (execution.threads or 1)
     if execution.memory_limit is not None:
         cores = min(cores, execution.memory_limit // LEAST)
-    batches = number(samples, execution.batch_size or usual(options))
+    batches = number(samples, execution.batch_size or usual(options, network))
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))

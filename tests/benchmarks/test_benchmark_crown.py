@@ -127,7 +127,7 @@ def test_twenty_times_as_fast_as_crown_and_never_looser(name: str, eps: str, tmp
 
     certify(IMAGES + np.arange(20))
     samples, begun = [], time.process_time()
-    for some in np.array_split(chosen, max(1, IMAGES // usual(options))):
+    for some in np.array_split(chosen, max(1, IMAGES // usual(options, network))):
         samples += certify(some)
     seconds = time.process_time() - begun
     ours = [bool(sample.certified) for sample in samples]

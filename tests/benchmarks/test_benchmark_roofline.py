@@ -142,8 +142,9 @@ def test_forward_equivalents_by_rung(name, options, most, seconds):
         before = forward_seconds(forward, data)
 
     def certify(first: int, last: int) -> None:
-        for start in range(first, last, usual(options)):
-            some = range(start, min(start + usual(options), last))
+        batch = usual(options, network)
+        for start in range(first, last, batch):
+            some = range(start, min(start + batch, last))
             certifier(
                 torch.from_numpy(data.pixels(some)), torch.from_numpy(data.labels[some]), some
             )
