@@ -14,7 +14,7 @@ from torch import Tensor
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
-from lipcert.norms import operator_norm, row_norms
+from lipcert.norms import ready_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic
 
 
@@ -37,7 +37,7 @@ class Roundoff:
             assert isinstance(kind, Activation)
             norms[i] = kind.lipschitz
         for i, operator in network.operators.items():
-            norms[i] = operator_norm(operator)
+            norms[i] = ready_norm(operator)
             rows[i] = row_norms(operator, network.anchor)
         return cls(network, norms, rows, analysis)
 

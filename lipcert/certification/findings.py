@@ -60,11 +60,11 @@ class Findings:
     place ``rung`` in ``rungs``; ``deployed``: the deployed error that it was charged, or that of
     the ball of the largest eps. ``constant``: of Lipschitz, in the ball of the largest eps.
     ``attacked``: the distance of the nearest misclassified point, in ``points``. ``fixed``: how
-    many neurons of each layer cannot vary. ``spent``: failure probability. ``ends``: when no other
-    rung may begin, by the clock; ``late``: it was over before every rung was tried.
-    ``contradicted``: by row, what the deployed file says against the certificate. ``right``: the
-    answer is; ``correct``: and what is claimed holds at the sample itself. ``top``: the best
-    classes ``(B, k)``, where more than one counts. The others as in ``Step``.
+    many neurons of each layer cannot vary, −1 where nobody asked. ``spent``: failure probability.
+    ``ends``: when no other rung may begin, by the clock; ``late``: it was over before every rung
+    was tried. ``contradicted``: by row, what the deployed file says against the certificate.
+    ``right``: the answer is; ``correct``: and what is claimed holds at the sample itself. ``top``:
+    the best classes ``(B, k)``, where more than one counts. The others as in ``Step``.
     """
 
     options: Options
@@ -141,7 +141,7 @@ class Findings:
             )
         if step.constant is not None:
             constant = found.constant.index_copy(0, rows, step.constant)
-            found = replace(found, constant=constant, fixed=step.fixed)
+            found = replace(found, constant=constant, fixed=found._fixed_after(step))
         if step.guess is not None:
             found = replace(found, guess=found.guess.index_copy(0, rows, step.guess))
         if step.hopeless is not None:
@@ -158,6 +158,14 @@ class Findings:
         if len(rows):
             ledger = ledger.passed(step.rung, rows, decided[rows])
         return replace(found, open=step.open, ledger=ledger)
+
+    def _fixed_after(self, step: Step) -> Tensor | None:
+        if step.fixed is None:
+            return self.fixed
+        known = self.fixed
+        if known is None:
+            known = torch.full_like(step.fixed[:1], -1).repeat(len(self.label), 1)
+        return known.index_copy(0, step.rows, step.fixed)
 
     def _with_radii(self, step: Step) -> Findings:
         """Keeps the radii that are larger than what is known, with their rung and error."""
@@ -241,7 +249,7 @@ class Findings:
         reached = self._reached(row)
         verdict, message = self._verdict(row, reached)
         seconds = self.ledger.seconds(row)
-        counted = self.fixed is not None and verdict != "error"
+        counted = self.fixed is not None and verdict != "error" and not (self.fixed[row] < 0).any()
         attacked = self.was_attacked and verdict != "error"
         return Sample(
             index=index,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,12 +28,13 @@ _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "
 @dataclass(frozen=True, eq=False)
 class Published:
     """``bound`` and its ``norms`` are of the simplified network; ``guide``, of its copy in float32,
-    counts on estimated norms. An effort that takes no norms of a sample's own has them here all the
-    same where they are cheap, so that ``auto`` is never below ``local``."""
+    counts on estimated norms of samples, and ``rough`` on estimated ones throughout. All three are
+    found when they are first asked for. An effort that takes no norms of a sample's own has them
+    here all the same where they are cheap, so that ``auto`` is never below ``local``."""
 
     analysis: Analysis
-    bound: Bound
-    guide: Bound
+    layers: Layers
+    kind: type[Bound]
     norms: AssuredNorms
 
     @classmethod
@@ -45,7 +47,6 @@ class Published:
         own = kind is not GlobalBound
         if options.method == "auto":
             own = analysis.pace.own_norms or _values_passed(layers) <= _CHEAP
-        guide = analysis.simplified_guide
         norms = AssuredNorms(
             layers.edges,
             options,
@@ -55,10 +56,29 @@ class Published:
             preparations=len(options.eps) + 3,
             own=None if own else (),
             part=0.5 if options.method == "auto" else 1.0,
-            guide=guide,
+            guide=analysis.simplified_guide,
         )
-        estimated = kind.of(_layers(guide), norms.shared_over(guide))
-        return cls(analysis, kind.of(layers, norms.shared), estimated, norms)
+        return cls(analysis, layers, kind, norms)
+
+    @cached_property
+    def bound(self) -> Bound:
+        return self.kind.of(self.layers, self.norms.shared)
+
+    @cached_property
+    def guide(self) -> Bound:
+        guide = self.analysis.simplified_guide
+        return self.kind.of(_layers(guide), self.norms.shared_over(guide))
+
+    @cached_property
+    def rough(self) -> Bound:
+        guide = self.analysis.simplified_guide
+        return self.kind.of(_layers(guide), self.norms.rough_over(guide), rough=True)
+
+    def found(self) -> Published:
+        """The same with all that samples share at hand: where every sample asks for it, whoever
+        gets a copy need not find it again."""
+        _ = self.bound, self.guide
+        return self
 
     @property
     def product(self) -> float:
@@ -128,9 +148,12 @@ class Published:
         )
         return self.analysis.head.among(errors, samples.labels, 0.0)
 
-    def estimated_slack(self, samples: Samples, eps: Tensor) -> Tensor:
-        """Says how far margins stay above 0 by estimated norms, which are too small if anything."""
-        guide = self.guide
+    def estimated_slack(
+        self, samples: Samples, eps: Tensor, *, rough: bool = False
+    ) -> Tensor:  # fmt: skip
+        """Says how far margins stay above 0 by estimated norms, which are too small if anything;
+        ``rough``: those of all samples too, so that none of these has to be found."""
+        guide = self.rough if rough else self.guide
         centre = guide.propagation.centre(samples.x.to(guide.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:

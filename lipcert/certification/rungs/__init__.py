@@ -35,20 +35,23 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
         check_joints(analysis.loaded, options)
         return Nothing(), Attacked(analysis), TubeRadius.of(analysis, _LATER)
     if options.method != "auto":
+        published = published.found()
         return Largest(published, options.method), Radius(published, options.method)
-    rungs: list[Rung] = [Largest(published), Attacked(analysis)]
+    attack = Attacked(analysis)
     # A tube is nothing without coins.
     if is_deep(analysis.loaded) and not options.deterministic:
         kept = analysis.kept.lowered_double
         if TubePlan.of(kept, pace.tube) is not None:
-            # Of what Lipschitz constants settle no tube is asked.
-            settled = Radius(published, share=SETTLED)
-            return *rungs, settled, TubeRadius.of(analysis, _LATER), Radius(published)
+            # Of what Lipschitz constants settle no tube is asked, and of others no norms.
+            largest = Largest(published, share=SETTLED)
+            settled = Radius(published, share=SETTLED, rough=True)
+            tube = TubeRadius.of(analysis, _LATER)
+            return attack, largest, settled, tube, Radius(published, rough=True)
         # Nothing begins that would not end; a few layers the duals may do.
         if len(kept.sinks) > FEW_LAYERS:
-            return *rungs, Radius(published)
+            return Largest(published.found()), attack, Radius(published)
     duals = Duals.of(analysis, _LATER)
-    rungs.append(DualRadius(duals))
+    rungs: list[Rung] = [Largest(published.found()), attack, DualRadius(duals)]
     few = min(pace.leaves, _FEW_LEAVES)
     for eps in (eps.rounded_up for eps in options.eps):
         rungs.append(DualAt(duals, eps, pace.boxes))
