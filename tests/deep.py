@@ -39,14 +39,18 @@ class DeepGrower:
     def __init__(
         self, generator: Generator, *, hostile: bool, shape: tuple[int, ...] = IN_SHAPE
     ) -> None:
-        self.generator, self.hostile = generator, hostile
+        self.generator, self.hostile, self.small = generator, hostile, shape == _SMALL
         self.builder = NetworkBuilder(shape)
         self.seen = uniform((3, *shape), generator)
         self.kind = self._activation()
 
     def _activation(self) -> Activation:
         leaky = PReLU(torch.full((), 0.1, dtype=torch.float64))
-        return pick([relu(), relu(), relu(), leaky, Silu()], self.generator)
+        # Bounds of smooth ones take longest.
+        kinked = (
+            3 * [relu(), relu(), relu(), leaky] if self.small else [relu(), relu(), relu(), leaky]
+        )
+        return pick([*kinked, Silu()], self.generator)
 
     def _sometimes(self, chance: float = 0.25) -> bool:
         return self.hostile and float(uniform((), self.generator)) < chance
@@ -171,7 +175,7 @@ class Lean(Analysis):
 class SideBySide(TubeRadius):
     """Samples of small networks take little more time together than one of them."""
 
-    at_once = 64
+    at_once = 128
 
 
 @ieee_arithmetic()

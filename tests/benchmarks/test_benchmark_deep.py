@@ -30,7 +30,7 @@ def test_no_attack_breaks_a_deep_certificate() -> None:
     nearest, broken = float("inf"), []
     while certificates < WANTED and seed < _IN_VAIN * WANTED:
         large = (FIRST + seed) % 8 == 7
-        found = attacked(FIRST + seed, samples=8 if large else 32, lean=not large)
+        found = attacked(FIRST + seed, samples=16 if large else 64, lean=not large)
         seed, samples = seed + 1, samples + found.samples
         certificates += found.certificates
         if found.broken:
