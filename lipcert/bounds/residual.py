@@ -75,9 +75,10 @@ def residual_blocks(network: Network, *, fitting: bool = False) -> dict[int, Blo
     """The blocks of this form, by the sums that end them; ``fitting``: only where ``V`` explains
     the most of ``U``, as others gain next to nothing and all take norms."""
     exact, found = network.exact, dict[int, Block]()
-    for i, node in enumerate(exact.nodes):
-        if isinstance(node.kind, Sum) and len(node.inputs) == 2:
-            for x, end in (node.inputs, node.inputs[::-1]):
+    for i in exact.sums:
+        inputs = exact.nodes[i].inputs
+        if len(inputs) == 2:
+            for x, end in (inputs, inputs[::-1]):
                 pair = _pair(exact, x, end)
                 if pair is not None and (not fitting or _fits(*pair)):
                     found[i] = Block(x, _factor(*pair, rough=network.rough))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from lipcert.bounds.ball import Edge
@@ -22,14 +23,18 @@ from lipcert.norms import (
     power_iteration,
     randomised_norm,
     schur_bound,
+    stretched,
 )
 from lipcert.options import Options
+from lipcert.rounding import column
 
 # Of a power iteration, for `--norms estimate`, which is not proven.
 _POWER_STEPS = 100
 # Of Lanczos, for the norms of a guess, which misses where they are too small; no proof rests on
 # them.
 _ROUGH_STEPS = 12
+# Power steps towards what a whole segment stretches most, once for all samples.
+_STRETCHING = 50
 # How far, relatively, a randomised norm may lie above what its probes saw: a smaller excess takes
 # more steps, in the inverse of its square root, and what it gains a radius is at most this share.
 EXCESS = 0.01
@@ -66,6 +71,8 @@ class AssuredNorms:
         self.own = {(edge.source, edge.sink) for edge in edges} if own is None else set(own)
         bare = [SegmentNorms(edge, Norm(math.inf, "unknown")) for edge in edges]
         inexact = sum(not norm.is_exact for norm in bare if self._has_own(norm))
+        # By the edge, what its whole segment stretches most, about; for guesses.
+        self._stretched: dict[Edge, Tensor] = {}
         self.certain = options.deterministic or options.estimate
         self.account = budget.account(
             0.0 if self.certain else part,
@@ -137,6 +144,20 @@ class AssuredNorms:
             estimate = lanczos(whole, self.budget.guesses.start(whole.support), _ROUGH_STEPS)
             found[edge] = replace(bare, norm=Norm(float(estimate[0]), "estimate"))
         return found
+
+    def glimpsed(self, norm: SegmentNorms, mapping: WeightedMap, steps: int) -> Tensor:
+        """Estimates a local norm of a segment from below, in few steps from the vector that the
+        whole segment stretches most: no coin is drawn."""
+        if not self._has_own(norm):
+            return norm.from_whole(mapping)
+        edge = norm.segment.source, norm.segment.sink
+        if edge not in self._stretched:
+            whole = norm.unweighted()
+            start = self.budget.guesses.start(whole.support)
+            self._stretched[edge] = stretched(whole, start, _STRETCHING)
+        start = self._stretched[edge] * mapping.support
+        length = torch.linalg.vector_norm(start.flatten(1), dim=1).clamp(min=1e-30)
+        return lanczos(mapping, start / column(length, start), steps)
 
     def _has_own(self, norm: SegmentNorms) -> bool:
         return (norm.segment.source, norm.segment.sink) in self.own

@@ -161,8 +161,8 @@ class Certifier:
             known = known.after(rung.climb(batch, known))
         deployed = known.deployed
         rows = (known.correct & (known.radius < 0)).nonzero().flatten()
-        # Where there are joints only the tube knows it.
-        if rows.numel() and not self.analysis.loaded.joints:
+        # Where there are joints only the tube knows it, and verdicts alone do not say it.
+        if rows.numel() and not self.analysis.loaded.joints and self.options.radii:
             # What stood against a certificate, in the ball of the largest eps.
             ball = torch.full_like(deployed[rows], self.options.largest.rounded_up)
             error = self.published.rounding(batch.select(rows), ball.clamp(min=SMALLEST_BALL))

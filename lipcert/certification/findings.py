@@ -141,7 +141,10 @@ class Findings:
             )
         if step.constant is not None:
             constant = found.constant.index_copy(0, rows, step.constant)
-            found = replace(found, constant=constant, fixed=found._fixed_after(step))
+            found = replace(found, constant=constant)
+        if step.fixed is not None:
+            unknown = torch.full_like(step.fixed[:1], -1).repeat(len(self.label), 1)
+            found = replace(found, fixed=unknown.index_copy(0, rows, step.fixed))
         if step.guess is not None:
             found = replace(found, guess=found.guess.index_copy(0, rows, step.guess))
         if step.hopeless is not None:
@@ -158,14 +161,6 @@ class Findings:
         if len(rows):
             ledger = ledger.passed(step.rung, rows, decided[rows])
         return replace(found, open=step.open, ledger=ledger)
-
-    def _fixed_after(self, step: Step) -> Tensor | None:
-        if step.fixed is None:
-            return self.fixed
-        known = self.fixed
-        if known is None:
-            known = torch.full_like(step.fixed[:1], -1).repeat(len(self.label), 1)
-        return known.index_copy(0, step.rows, step.fixed)
 
     def _with_radii(self, step: Step) -> Findings:
         """Keeps the radii that are larger than what is known, with their rung and error."""
@@ -249,7 +244,7 @@ class Findings:
         reached = self._reached(row)
         verdict, message = self._verdict(row, reached)
         seconds = self.ledger.seconds(row)
-        counted = self.fixed is not None and verdict != "error" and not (self.fixed[row] < 0).any()
+        counted = self.fixed is not None and verdict != "error" and int(self.fixed[row].min()) >= 0
         attacked = self.was_attacked and verdict != "error"
         return Sample(
             index=index,
@@ -301,7 +296,8 @@ class Findings:
             return "falsified", None
         if bool(self.late[row]):
             return "timeout", f"open after --time-per-sample {self.options.time_per_sample:g}"
-        if not (reached or math.isfinite(deployed)):
+        told = self.options.radii or not math.isnan(deployed)
+        if told and not (reached or math.isfinite(deployed)):
             return "unknown", f"a value could overflow {self.options.deployed} in the ball"
         if not reached and deployed >= float(self.margin[row]):
             return "unknown", f"rounding in {self.options.deployed} could alone exceed the margin"

@@ -104,7 +104,7 @@ class Rebuilding(Forward[int], Generic[T]):
 def starts(network: Network) -> list[int]:
     """The number of each node's first value, where the values of all nodes are numbered in order;
     after them how many there are."""
-    return [0, *itertools.accumulate(math.prod(node.shape) for node in network.nodes)]
+    return [0, *itertools.accumulate(node.size for node in network.nodes)]
 
 
 def _agree(one: Network, other: Network, near: float) -> bool:

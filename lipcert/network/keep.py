@@ -44,7 +44,8 @@ class _Keeping(Forward[int]):
         return self._shared(i, self.builder.sum(parts, self._origin(i)))
 
     def affine(self, i: int, operator: Operator, before: int) -> int:
-        place = self.builder.operator(operator, before, self._origin(i))
+        order = self.network.nodes[i].order
+        place = self.builder.operator(operator, before, self._origin(i), order)
         # What only moves rounds nothing.
         return place if isinstance(operator, Select) else self._shared(i, place)
 

@@ -68,7 +68,8 @@ class _Merging(Forward[int]):
     def affine(self, i: int, operator: Operator, before: int) -> int:
         origin = self._origin(i)
         if self.moves_only and not isinstance(operator, Select):
-            return self.builder.operator(operator, before, origin)
+            order = self.network.nodes[i].order
+            return self.builder.operator(operator, before, origin, order)
         alone = self.uses[self.network.nodes[i].inputs[0]] == 1
         return _operator(self.builder, operator, before, alone, origin)
 

@@ -18,7 +18,12 @@ from lipcert.loading import CrossCheck, DeployedFile
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.report import json_file
-from lipcert.run.checks import check_counterexamples, check_domain, check_proofs
+from lipcert.run.checks import (
+    check_counterexamples,
+    check_domain,
+    check_proofs,
+    check_summation,
+)
 from lipcert.run.comparing import compared
 from lipcert.run.computing import computed
 from lipcert.run.cost import norms_told
@@ -33,7 +38,7 @@ from lipcert.run.executors import Certifying
 from lipcert.run.folder import check_output, recorded_coins
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal
-from lipcert.run.model import Model, expected_by, open_model
+from lipcert.run.model import Model, expected_by, open_model, with_summation
 from lipcert.run.progress import Watch
 from lipcert.run.result import RunResult, assurance
 from lipcert.run.task import Indices, Task
@@ -109,6 +114,7 @@ def certify_dataset(
     began, watch = time.perf_counter(), watch or Watch()
     devices = Devices.of(execution.device)
     execution = replace(execution, device=devices.name)
+    model = with_summation(model, options, watch)
     task = Task(model, dataset, indices, options, execution)
     gpus = devices.gpus
     workers = len(gpus) or suitable_workers(task.network, options, execution, len(task.part))
@@ -140,6 +146,7 @@ def _check_asked(options: Options, execution: Execution) -> None:
     check_output(execution)
     check_counterexamples(options, execution)
     check_proofs(options, execution)
+    check_summation(options, execution)
     Devices.of(execution.device)
 
 

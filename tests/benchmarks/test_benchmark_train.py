@@ -20,7 +20,8 @@ from lipcert.data import Dataset
 from lipcert.network import Network
 from lipcert.options import Epsilon
 from lipcert.run import Model, Preprocessing
-from lipcert.train.bounds import BOUNDS, inner_edges
+from lipcert.train.bounds import BOUNDS
+from lipcert.train.estimate import inner_edges
 from lipcert.train.losses import Aim, gloro, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.recipe import Recipe
