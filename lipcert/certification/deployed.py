@@ -33,6 +33,7 @@ from lipcert.certification.heads import PLAIN, Head
 from lipcert.chunks import at_once, slices
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
+from lipcert.norms import ready_norm
 from lipcert.numbers import OUT64, Box
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest
 
@@ -78,7 +79,7 @@ class Deployment:
         _check_range(network, arithmetic)
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
-        propagation = Propagation.of(network, node_constants(network, {}))
+        propagation = Propagation.of(network, node_constants(network, {}, ready_norm))
         return cls(propagation, roundoff, arithmetic, softmax, leaves, each, head)
 
     def centre(self, x: Tensor) -> Centre:

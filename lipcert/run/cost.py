@@ -25,10 +25,9 @@ def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
     values = network.size
     guesses = options.method == "auto" and options.effort == "fast"
-    if options.method == "auto" and not options.deterministic and is_deep(network):
-        plan = TubePlan.of(_kept(network), PACES[options.effort].tube)
-        if plan is not None:
-            return samples * plan.seconds
+    plan = tube_plan(network, options)
+    if plan is not None:
+        return samples * plan.seconds
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
@@ -53,9 +52,14 @@ def norm_seconds(network: Network, options: Options) -> float:
     return 2 * _SWEEPS * network.products / _PRODUCTS
 
 
-def norms_told(network: Network, options: Options, less: str) -> str:
+def norms_told(network: Network, options: Options, less: str, *, every: bool = False) -> str:
     """That norms are being bounded; where that takes much, about how much, and with what less; and
-    what each sample of a deep network will take after them, as long as nothing has begun."""
+    what each sample of a deep network will take after them, as long as nothing has begun. With
+    tubes norms are bounded when a sample asks for them, unless ``every`` one is wanted."""
+    plan = None if every else tube_plan(network, options)
+    if plan is not None:
+        text = f"the network is deep: {network.parameters:,} parameters"
+        return text if plan.seconds < _MUCH else f"{text}, {plan.told}"
     text = f"bounding operator norms: {network.parameters:,} parameters"
     seconds, tube = norm_seconds(network, options), tube_told(network, options)
     if seconds >= _MUCH:
@@ -85,12 +89,18 @@ def tube_told(network: Network, options: Options) -> str | None:
     networks, or methods."""
     if options.method != "auto" or options.deterministic or not is_deep(network):
         return None
-    pace = PACES[options.effort].tube
-    kept = _kept(network)
-    plan = TubePlan.of(kept, pace)
+    plan = tube_plan(network, options)
     if plan is None:
-        return not_within(kept, options, pace)
+        return not_within(_kept(network), options, PACES[options.effort].tube)
     return None if plan.seconds < _MUCH else f"the network is deep, {plan.told}"
+
+
+def tube_plan(network: Network, options: Options) -> TubePlan | None:
+    """The plan of a deep network's tubes; None for other networks, or methods, and where none is
+    within what the effort pays for."""
+    if options.method != "auto" or options.deterministic or not is_deep(network):
+        return None
+    return TubePlan.of(_kept(network), PACES[options.effort].tube)
 
 
 def _kept(network: Network) -> Network:
