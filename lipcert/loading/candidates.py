@@ -6,6 +6,7 @@ Looking for spellings goes through every value, and most networks have none.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 
@@ -16,17 +17,29 @@ from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal, Operator, Select
 
 
-def candidates(network: Network, forms: Forms) -> set[int]:
-    """The nodes that are made of magnitudes of differences."""
-    reached: set[int] = set()
+def candidates(forms: Forms) -> set[int]:
+    """The nodes that are made of magnitudes of differences, or of values alone."""
+    network, reached = forms.network, set[int]()
+    bent = Counter(
+        _source(network, node.inputs[0])
+        for node in network.nodes if forms.alone and isinstance(node.kind, Clip | PReLU)
+    )  # fmt: skip
     for i, node in enumerate(network.nodes):
-        starts = isinstance(node.kind, Activation) and _mixes(network, i)
+        if forms.alone:
+            starts = isinstance(node.kind, Clip | PReLU) and _again(network, node.inputs[0], bent)
+        else:
+            starts = isinstance(node.kind, Activation) and _mixes(network, i)
         if not (starts or reached.intersection(node.inputs)) or not forms.is_transparent(i):
             continue
         form = forms.of(i)
         if bool((form.live & (form.terms >= MAGNITUDES)).any()):
             reached.add(i)
     return reached
+
+
+def _again(network: Network, i: int, bent: Counter[int]) -> bool:
+    """Whether values are bent more than once, here or elsewhere."""
+    return bent[_source(network, i)] > 1 or _is_repeated(network, i)
 
 
 def _mixes(network: Network, i: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,144 @@ class Nested(nn.Module):
 def by_relu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     d = torch.relu(a - b)
     return b + d, a - d
+
+
+Compare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def by_maximum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.max(a, b), torch.min(a, b)
+
+
+def by_magnitude(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    s, d = (a + b) / 2, (a - b).abs() / 2
+    return s + d, s - d
+
+
+def one_by_one(z: Tensor, compare: Compare) -> Tensor:
+    """Seven values, sorted by neighbours; the last is left alone."""
+    parts = list(z.chunk(8, 1))
+    for start in range(7):
+        for i in range(start % 2, 6, 2):
+            parts[i], parts[i + 1] = compare(parts[i], parts[i + 1])
+    return torch.cat(parts, 1)
+
+
+def in_two_stages(z: Tensor, compare: Compare) -> Tensor:
+    """No sorting: pairs, then pairs of neighbours of these, past the first and the last."""
+    z = torch.stack(compare(z[:, ::2], z[:, 1::2]), 2).flatten(1, 2)
+    inner = torch.stack(compare(z[:, 1:-1:2], z[:, 2:-1:2]), 2).flatten(1, 2)
+    return torch.cat([z[:, :1], inner, z[:, -1:]], 1)
+
+
+@pytest.mark.parametrize("compare", [by_relu, by_magnitude, by_maximum])
+@pytest.mark.parametrize("network", [one_by_one, in_two_stages])
+def test_stages_of_comparisons_cost_what_sorting_costs(
+    network: Callable[[Tensor, Compare], Tensor], compare: Compare, tmp_path: Path
+) -> None:
+    """However they are written, and whether or not they sort: each is an isometry in pieces."""
+
+    def way(z: Tensor) -> Tensor:
+        return network(z, compare)
+
+    model = Sorted([way, way], images=False)
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    found = load_model(path).network
+    assert {type(found.nodes[i].kind) for i in found.activations} <= {MaxMin, GroupSort}
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(found) <= own * 1.0001
+    assert product(lower(simplify(found))) <= own * 1.0001
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(found.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+def test_a_value_that_is_compared_and_read_again_stays_a_branch(tmp_path: Path) -> None:
+    """Joined to what it was compared to it would cost √2 of both."""
+
+    class Beside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = x.chunk(2, 1)
+            return torch.cat([1000 * torch.max(a, b), a], 1)
+
+    path = exported(Beside(), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    assert all(getattr(network.nodes[i].kind, "passing", 0) == 0 for i in network.activations)
+    assert product(network) <= 1001.1
+
+
+class Through(nn.Module):
+    def __init__(self, way: Sorting) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.first = way, nn.Linear(8, 8)
+        self.first.weight = nn.Parameter(torch.linalg.qr(torch.randn(8, 8))[0])
+        self.last = nn.Linear(way(torch.zeros(1, 8)).shape[1], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.way(self.first(x)))
+
+
+def positive_and_negative(z: Tensor) -> Tensor:
+    return torch.cat([torch.relu(z), torch.relu(-z)], 1)
+
+
+def above_and_below(z: Tensor) -> Tensor:
+    return torch.cat([z.clamp(min=0), z.clamp(max=0)], 1)
+
+
+def both_at_once(z: Tensor) -> Tensor:
+    return torch.relu(torch.cat([z, -z], 1))
+
+
+def sum_and_distance(z: Tensor) -> Tensor:
+    a, b = z.chunk(2, 1)
+    return torch.cat([(a + b) / math.sqrt(2), (a - b).abs() / math.sqrt(2)], 1)
+
+
+def distance_first(z: Tensor) -> Tensor:
+    a, b = z[:, ::2] * math.sqrt(0.5), z[:, 1::2] * math.sqrt(0.5)
+    return torch.stack([torch.relu(b - a) + torch.relu(a - b), a + b], 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [positive_and_negative, above_and_below, both_at_once, sum_and_distance, distance_first],
+)
+def test_what_sorting_makes_costs_what_sorting_costs(way: Sorting, tmp_path: Path) -> None:
+    """Both parts of a value, and the sum and the distance of two, move as far as what they are of;
+    and what they round is charged."""
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [kind] = [network.nodes[i].kind for i in network.activations]
+    assert isinstance(kind, MaxMin)
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+    z = x * 10.0 ** torch.randint(-6, 7, x.shape, generator=torch.Generator().manual_seed(2))
+    off = (way(z).double() - way(z.double())).abs().amax(1)
+    assert bool((off <= 2 * kind.spelling * SINGLE.unit * z.double().abs().amax(1)).all())
+
+
+def test_one_bend_alone_is_no_sorting() -> None:
+    """``relu(a)``, ``|a − b|`` and ``2 |a|`` beside ``3 |a|`` are no two parts of a pair."""
+    for names, kind in (((0,), relu()), ((0, 0), PReLU(-ONE))):
+        builder = NetworkBuilder((1, 4))
+        bent = builder.activation(kind, 0)
+        parts = []
+        for k, _ in enumerate(names):
+            index = torch.full((1, 4 * len(names)), -1)
+            index[0, 4 * k : 4 * k + 4] = torch.arange(4)
+            scale = Diagonal.of(ONE * (2 + k), None, (1, 4))
+            moved = Select.of(index, (1, 4))
+            parts.append(builder.operator(moved, builder.operator(scale, bent)))
+        rows = torch.eye(4 * len(names), dtype=torch.float64)
+        last = builder.operator(Dense.of(rows, None, tuple(rows[:1].shape)), builder.sum(parts))
+        network = builder.build(last)
+        assert respelled(network) is network
 
 
 def test_comparisons_of_what_was_compared(tmp_path: Path) -> None:
