@@ -93,6 +93,8 @@ class Forms:
         found = self._made(node)
         if found is None or found.terms.shape[1] > _TERMS:
             return None
+        if _is_guard(node):
+            return found
         compared = found.compared | ({i} if isinstance(node.kind, MaxMin | GroupMax) else set())
         return replace(found, formats=found.formats | {node.format}, compared=compared)
 
@@ -103,6 +105,12 @@ class Forms:
                 return self.added([self.of(j) for j in node.inputs])
             case Select():
                 return self.of(node.inputs[0]).rows(kind.index)
+            case Diagonal() if _is_guard(node):
+                before, limit = self.of(node.inputs[0]), node.format
+                assert limit is not None
+                # Of values of which it is a sum of so many.
+                reach = limit.largest / max(1.0, float(before.mag.max()))
+                return replace(before, within=min(before.within, reach))
             case Diagonal() if kind.bias is None and kind.scale is not None:
                 scale = kind.scale.double().expand(node.shape).reshape(-1)
                 return self.of(node.inputs[0]).scaled(scale)
@@ -188,6 +196,7 @@ class Forms:
             any(part.computed for part in parts) or more > 0,
             frozenset().union(*(part.formats for part in parts)),
             frozenset().union(*(part.compared for part in parts)),
+            min(part.within for part in parts),
         )  # fmt: skip
 
     def _lost(self, before: Tensor, after: Tensor) -> Tensor:
@@ -278,6 +287,12 @@ def is_sparse(kind: Operator) -> bool:
         return False
     entries = kind.entries()
     return entries is not None and int((entries != 0).flatten(1).sum(1).amax()) <= _TERMS
+
+
+def _is_guard(node: Node) -> bool:
+    """Whether it does nothing but to say how large a value may be."""
+    guards = isinstance(node.kind, Diagonal) and node.kind.is_identity
+    return guards and node.format is not None and node.format.unit == 0
 
 
 def _is_zero(limit: Tensor | None) -> bool:

@@ -29,7 +29,8 @@ _MOST_ROUNDED, _MOST = 64.0, 8.0
 class Sorted:
     """A node whose values are sorted ones: of each the ``first`` and the ``second`` of its pair,
     −1 for none, whose sign is turned by ``sign``; how often it has the ``larger`` and the
-    ``smaller`` of both. Where it is of no ``pair`` it has the first."""
+    ``smaller`` of both. Where it is of no ``pair`` it has the first. Nothing is known of what could
+    pass ``within / 2``."""
 
     first: Tensor
     second: Tensor
@@ -40,6 +41,7 @@ class Sorted:
     spelling: float
     additions: float
     format: Arithmetic | None
+    within: float
 
 
 def sorted_values(forms: Forms, i: int) -> Sorted | None:
@@ -64,7 +66,7 @@ def sorted_values(forms: Forms, i: int) -> Sorted | None:
     return Sorted(
         rows.key[:, 0], torch.where(rows.key[:, 1] == NONE, -1, rows.key[:, 1]),
         torch.where(rows.key[:, 2] == 0, 1, -rows.key[:, 2]), rows.larger, rows.smaller,
-        rows.pair, spelling, form.behind, next(iter(form.formats)),
+        rows.pair, spelling, form.behind, next(iter(form.formats)), form.within,
     )  # fmt: skip
 
 

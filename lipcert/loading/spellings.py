@@ -34,6 +34,7 @@ from lipcert.network.operators import (
     Diagonal,
     TransposedConvolution,
 )
+from lipcert.rounding import Arithmetic
 
 # How many comparisons may be nested.
 _ROUNDS = 64
@@ -77,7 +78,7 @@ class _Making(Rebuilding[Sorted | Mirrored]):
         exact = all(isinstance(one, Sorted) for one in known.values())
         super().__init__(network, known, *() if exact else (math.sqrt(NEAR),))
         self.forms = forms
-        self.shared: dict[tuple[bytes, bytes, float, float], int] = {}
+        self.shared: dict[tuple[bytes, bytes, float, float, float], int] = {}
         self.behind = _additions(network)
 
     def made(self, i: int, known: Sorted | Mirrored) -> int:
@@ -120,9 +121,13 @@ class _Making(Rebuilding[Sorted | Mirrored]):
         unique, back = _in_order(torch.stack([known.first, known.second, known.sign], 1)[pair])
         alone, which = _in_order(known.first[~pair, None])
         kind = MaxMin(0, known.spelling + self._merged(unique), known.additions, len(alone))
-        name = unique.numpy().tobytes(), alone.numpy().tobytes(), kind.spelling, kind.additions
+        name = (
+            unique.numpy().tobytes(), alone.numpy().tobytes(), kind.spelling, kind.additions,
+            known.within,
+        )  # fmt: skip
         if name not in self.shared:
-            self.shared[name] = self._compared(unique, alone[:, 0], kind, node.origin)
+            found = self._compared(unique, alone[:, 0], known.within, node.origin)
+            self.shared[name] = builder.activation(kind, found, node.origin)
         places = torch.zeros_like(known.first)
         places[pair], places[~pair] = back, 2 * len(unique) + which
         larger = torch.where(known.larger != 0, places, -1)
@@ -148,9 +153,9 @@ class _Making(Rebuilding[Sorted | Mirrored]):
             scale = scale.flatten()[0].clone()
         return self.builder.operator(Diagonal.of(scale, None, shape), found, origin)
 
-    def _compared(self, pairs: Tensor, alone: Tensor, kind: MaxMin, origin: str) -> int:
-        """The ``MaxMin`` of pairs ``(first, second, sign)``, past which others go: node of shape
-        ``(2, count)``, with those behind it in one row."""
+    def _compared(self, pairs: Tensor, alone: Tensor, within: float, origin: str) -> int:
+        """Pairs ``(first, second, sign)`` as ``MaxMin`` takes them, and others that pass: node of
+        shape ``(2, count)``, with those behind it in one row."""
         shape: tuple[int, ...] = (2, len(pairs))
         if len(alone):
             shape = (2 * len(pairs) + len(alone),)
@@ -160,7 +165,11 @@ class _Making(Rebuilding[Sorted | Mirrored]):
             one, rest = torch.ones(len(pairs)), torch.ones(len(alone))
             scale = torch.cat([one, pairs[:, 2], rest]).double().reshape(shape)
             node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
-        return self.builder.activation(kind, node, origin)
+        if within < math.inf:
+            own, self.builder.format = self.builder.format, Arithmetic(0.0, 0.0, within)
+            node = self.builder.operator(Diagonal.of(None, None, shape), node, origin)
+            self.builder.format = own
+        return node
 
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum

@@ -14,6 +14,7 @@ from loading.sorting import SORTINGS, Sorting
 from torch import Tensor, nn
 
 from lipcert.bounds import GlobalBound, Layers
+from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
 from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
@@ -23,6 +24,7 @@ from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import Clip, GroupSort, MaxMin, PReLU, relu
 from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.norms import SegmentNorms
+from lipcert.options import Epsilon, Options
 from lipcert.rounding import BFLOAT16, HALF, SINGLE, Arithmetic
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -532,3 +534,105 @@ def test_values_that_are_put_anywhere_else_are_refused(
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(CannotCertify, match=why):
         load_model(tmp_path / "m.onnx")
+
+
+def gathered(z: Tensor) -> Tensor:
+    return z.gather(1, z.argsort(1))
+
+
+def gathered_in_groups(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], -1, 4)
+    return v.gather(2, v.argsort(2, descending=True)).reshape(z.shape)
+
+
+def largest_by_places(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], 2, -1)
+    return v.gather(1, v.topk(2, 1)[1][:, :1]).flatten(1)
+
+
+def of_other_values(z: Tensor) -> Tensor:
+    return z.flip(1).gather(1, z.argsort(1))
+
+
+def of_other_groups(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], -1, 4)
+    return v.gather(2, v.argsort(2).flip(1)).reshape(z.shape)
+
+
+def weighed_by_places(z: Tensor) -> Tensor:
+    return z * z.argsort(1)
+
+
+@pytest.mark.parametrize("way", [gathered, gathered_in_groups, largest_by_places])
+def test_values_taken_by_the_places_of_sorted_ones_are_sorted(way: Sorting, tmp_path: Path) -> None:
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    assert len(network.activations) == 1
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    # Some of them equal.
+    x = torch.randint(-2, 3, (50, 8), generator=torch.Generator().manual_seed(1)).float()
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [of_other_values, of_other_groups, weighed_by_places])
+def test_what_else_is_read_by_places_is_refused(way: Sorting, tmp_path: Path) -> None:
+    path = exported(Through(way), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    with pytest.raises(CannotCertify, match="reads by the places of sorted values: it jumps"):
+        load_model(path)
+
+
+def below_a_limit(limit: float) -> Sorting:
+    def way(z: Tensor) -> Tensor:
+        a, b = z.chunk(2, 1)
+        d = nn.functional.hardtanh(a - b, 0, limit)
+        return torch.cat([d + b, a - d], 1)
+
+    return way
+
+
+def test_limits_far_out_hide_no_sorting_and_hold_where_they_are(tmp_path: Path) -> None:
+    """Nothing is known of values that could pass half of such a limit; a nearer one is a limit."""
+    model = Through(below_a_limit(2e6)).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [kind] = [network.nodes[i].kind for i in network.activations]
+    assert isinstance(kind, MaxMin)
+    labels, eps = torch.zeros(1, dtype=torch.int64), torch.tensor([1e-3], dtype=torch.float64)
+    for size, known in ((1.0, True), (1e5, True), (1e7, False)):
+        x = torch.full((1, 8), size, dtype=torch.float64)
+        x[:, 4:] = -size
+        for arithmetic in (SINGLE, None):
+            deployment = Deployment.of(network, arithmetic=arithmetic, softmax=False)
+            errors = deployment.pair_errors(deployment.centre(x), labels, eps)
+            assert math.isfinite(float(errors[0, 1])) == known, (size, arithmetic)
+    model = Through(below_a_limit(9e5)).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "near.onnx", dynamo=False)
+    assert any(
+        isinstance(node.kind, Clip) and node.kind.upper is not None
+        for node in load_model(path).network.nodes
+    )
+
+
+def test_two_ways_of_one_maximum_are_not_told_apart_for_free(tmp_path: Path) -> None:
+    """A file whose logits are what two writings of a maximum differ by: 0, but for rounding, which
+    stays charged though both become one comparison."""
+
+    class Difference(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = x.chunk(2, 1)
+            one, other = torch.relu(a - b) + b, a + torch.relu(b - a)
+            return 1e6 * (one - other)[:, :2] + torch.tensor([0.1, 0.0])
+
+    path = exported(Difference(), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) / 3
+    with torch.no_grad():
+        off = (Difference()(x).double() - torch.tensor([0.1, 0.0]).double()).abs().amax()
+    assert float(off) > 0.05
+    labels = torch.zeros(1, dtype=torch.int64)
+    options = Options((Epsilon.parse("0.001"),), seed=0)
+    [sample] = Certifier(network, options, samples=1)(x[:1].double(), labels, [0])
+    assert not sample.radius

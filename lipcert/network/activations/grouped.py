@@ -41,8 +41,8 @@ class MaxMin(Activation):
     def parts(self, z: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
         """Both halves along an axis of a tensor, and what passes."""
         half = (z.shape[axis] - self.passing) // 2
-        first, second, rest = z.split([half, half, self.passing], axis)
-        return first, second, rest
+        first, second = z.narrow(axis, 0, half), z.narrow(axis, half, half)
+        return first, second, z.narrow(axis, 2 * half, self.passing)
 
     def value(self, z: Tensor) -> Tensor:
         first, second, rest = self.parts(z, self.axis + 1)
