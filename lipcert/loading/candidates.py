@@ -16,19 +16,25 @@ from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReL
 from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal, Operator, Select
 
+# What may bend one value.
+_BENDS = (Clip, PReLU, MaxMin)
+
 
 def candidates(forms: Forms) -> set[int]:
     """The nodes that are made of magnitudes of differences, or of values alone."""
     network, reached = forms.network, set[int]()
+    read = Counter(j for node in network.nodes for j in node.inputs)
     bent = Counter(
         _source(network, node.inputs[0])
-        for node in network.nodes if forms.alone and isinstance(node.kind, Clip | PReLU)
+        for node in network.nodes if forms.alone and isinstance(node.kind, _BENDS)
     )  # fmt: skip
     for i, node in enumerate(network.nodes):
-        if forms.alone:
-            starts = isinstance(node.kind, Clip | PReLU) and _again(network, node.inputs[0], bent)
+        if not isinstance(node.kind, Activation):
+            starts = False
+        elif forms.alone:
+            starts = isinstance(node.kind, _BENDS) and _again(network, node.inputs[0], bent, read)
         else:
-            starts = isinstance(node.kind, Activation) and _mixes(network, i)
+            starts = _mixes(network, i)
         if not (starts or reached.intersection(node.inputs)) or not forms.is_transparent(i):
             continue
         form = forms.of(i)
@@ -37,9 +43,11 @@ def candidates(forms: Forms) -> set[int]:
     return reached
 
 
-def _again(network: Network, i: int, bent: Counter[int]) -> bool:
-    """Whether values are bent more than once, here or elsewhere."""
-    return bent[_source(network, i)] > 1 or _is_repeated(network, i)
+def _again(network: Network, i: int, bent: Counter[int], read: Counter[int]) -> bool:
+    """Whether values are bent more than once, here or elsewhere, or read beside it."""
+    if read[i] > 1 or bent[_source(network, i)] > 1 or _is_repeated(network, i):
+        return True
+    return _moves(network, i) and _again(network, network.nodes[i].inputs[0], bent, read)
 
 
 def _mixes(network: Network, i: int) -> bool:

@@ -21,13 +21,14 @@ import math
 import torch
 from torch import Tensor
 
+from lipcert.loading.bends import Bent, bent
 from lipcert.loading.candidates import candidates
 from lipcert.loading.forms import Forms
 from lipcert.loading.mirrors import NEAR, Mirrored, mirrored
 from lipcert.loading.rebuilding import Rebuilding
 from lipcert.loading.sorted_values import Sorted, sorted_values
 from lipcert.network import Network
-from lipcert.network.activations import Activation, MaxMin
+from lipcert.network.activations import Activation, MaxMin, PReLU
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -49,7 +50,7 @@ def respelled(network: Network) -> Network:
         # values that are compared with 0.
         changed = (
             _once(Forms(network)) or _once(Forms(network, whole=True))
-            or _once(Forms(network, whole=True, alone=True))
+            or _once(Forms(network, alone=True))
         )  # fmt: skip
         if changed is None:
             return network
@@ -62,27 +63,50 @@ def _once(forms: Forms) -> Network | None:
     reached = candidates(forms)
     if not reached:
         return None
-    found: dict[int, Sorted | Mirrored] = {}
+    found: dict[int, Sorted | Mirrored | Bent] = {}
     for i in sorted(reached):
-        known = sorted_values(forms, i) or (None if forms.alone else mirrored(forms, i))
+        other = bent(forms, i) if forms.alone else mirrored(forms, i)
+        known = sorted_values(forms, i) or other
         if known is not None:
             found[i] = known
     return _Making(forms.network, found, forms).rebuilt()
 
 
-class _Making(Rebuilding[Sorted | Mirrored]):
+class _Making(Rebuilding[Sorted | Mirrored | Bent]):
     """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
 
-    def __init__(self, network: Network, known: dict[int, Sorted | Mirrored], forms: Forms) -> None:
+    def __init__(
+        self, network: Network, known: dict[int, Sorted | Mirrored | Bent], forms: Forms
+    ) -> None:
         # A file's own constants are those of a reflection only nearly, which is charged.
-        exact = all(isinstance(one, Sorted) for one in known.values())
+        exact = not any(isinstance(one, Mirrored) for one in known.values())
         super().__init__(network, known, *() if exact else (math.sqrt(NEAR),))
         self.forms = forms
         self.shared: dict[tuple[bytes, bytes, float, float, float], int] = {}
         self.behind = _additions(network)
 
-    def made(self, i: int, known: Sorted | Mirrored) -> int:
-        return self._sort(i, known) if isinstance(known, Sorted) else self._mirror(i, known)
+    def made(self, i: int, known: Sorted | Mirrored | Bent) -> int:
+        match known:
+            case Sorted():
+                return self._sort(i, known)
+            case Bent():
+                return self._bend(i, known)
+        return self._mirror(i, known)
+
+    def _bend(self, i: int, known: Bent) -> int:
+        """Behind as many products as round what the file does (``lower``)."""
+        node, builder = self.network.nodes[i], self.builder
+        builder.format, shape = known.format, tuple(node.shape)
+        found = builder.sum(self.gathered(known.atoms, shape, node.origin), node.origin)
+        for factor in (8.0, 0.125) * math.ceil(known.spelling / 8):
+            scale = torch.tensor(factor, dtype=torch.float64)
+            found = builder.operator(Diagonal.of(scale, None, shape), found, node.origin)
+        slope = known.slope.reshape(shape)
+        if bool((slope == slope.flatten()[0]).all()):
+            slope = slope.flatten()[0].clone()
+        found = builder.activation(PReLU(slope), found, node.origin)
+        same = torch.arange(len(known.scale))
+        return self._scaled(same, known.scale, shape, found, node.origin)
 
     def _mirror(self, i: int, known: Mirrored) -> int:
         """``Rᵀ (min, max)(R z)`` of all pairs ``z``."""

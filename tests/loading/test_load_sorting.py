@@ -636,3 +636,49 @@ def test_two_ways_of_one_maximum_are_not_told_apart_for_free(tmp_path: Path) -> 
     options = Options((Epsilon.parse("0.001"),), seed=0)
     [sample] = Certifier(network, options, samples=1)(x[:1].double(), labels, [0])
     assert not sample.radius
+
+
+def twice_less_itself(z: Tensor) -> Tensor:
+    return 2 * torch.relu(z) - z
+
+
+def of_either_sign(z: Tensor) -> Tensor:
+    return torch.relu(z) + torch.relu(-z)
+
+
+def larger_of_both_signs(z: Tensor) -> Tensor:
+    return torch.max(z, -z)
+
+
+def leaky_by_parts(z: Tensor) -> Tensor:
+    return torch.relu(z) - 0.25 * torch.relu(-z)
+
+
+@pytest.mark.parametrize(
+    ("way", "slope"),
+    [(twice_less_itself, -1), (of_either_sign, -1), (larger_of_both_signs, -1),
+     (leaky_by_parts, 0.25)],
+)  # fmt: skip
+def test_bends_that_are_written_out_cost_what_they_bend(
+    way: Sorting, slope: float, tmp_path: Path
+) -> None:
+    """And what their writing rounds is charged in front of them."""
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [i] = network.activations
+    kind = network.nodes[i].kind
+    assert isinstance(kind, PReLU)
+    assert bool((kind.slope == slope).all())
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+    off = ((way(x).double() - way(x.double())).abs() / way(x.double()).abs()).max()
+    products = sum(
+        isinstance(node.kind, Diagonal) and node.kind.scale is not None
+        and float(node.kind.scale.abs().flatten()[0]) in (8.0, 0.125)
+        for node in network.nodes
+    )  # fmt: skip
+    assert float(off) <= 4 * products * SINGLE.unit
