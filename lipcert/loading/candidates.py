@@ -5,6 +5,8 @@ Looking for spellings goes through every value, and most networks have none.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from lipcert.loading.forms import MAGNITUDES, Forms, is_sparse
@@ -13,18 +15,40 @@ from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReL
 from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal, Operator, Select
 
+# What may bend one value.
+_BENDS = (Clip, PReLU, MaxMin)
 
-def candidates(network: Network, forms: Forms) -> set[int]:
-    """The nodes that are made of magnitudes of differences."""
+
+def candidates(forms: Forms) -> set[int]:
+    """The nodes that are made of magnitudes of differences, or of values alone."""
+    network = forms.network
+    read = Counter(j for node in network.nodes for j in node.inputs)
+    bent = Counter(
+        _source(network, node.inputs[0])
+        for node in network.nodes if forms.alone and isinstance(node.kind, _BENDS)
+    )  # fmt: skip
 
     def reached(i: int, parts: list[bool]) -> bool:
-        starts = isinstance(network.nodes[i].kind, Activation) and _mixes(network, i)
+        node = network.nodes[i]
+        if not isinstance(node.kind, Activation):
+            starts = False
+        elif forms.alone:
+            starts = isinstance(node.kind, _BENDS) and _again(network, node.inputs[0], bent, read)
+        else:
+            starts = _mixes(network, i)
         if not (starts or any(parts)) or not forms.is_transparent(i):
             return False
         form = forms.of(i)
         return bool((form.live & (form.terms >= MAGNITUDES)).any())
 
     return {i for i, found in enumerate(fold(network, reached)) if found}
+
+
+def _again(network: Network, i: int, bent: Counter[int], read: Counter[int]) -> bool:
+    """Whether values are bent more than once, here or elsewhere, or read beside it."""
+    if read[i] > 1 or bent[_source(network, i)] > 1 or _is_repeated(network, i):
+        return True
+    return _moves(network, i) and _again(network, network.nodes[i].inputs[0], bent, read)
 
 
 def _mixes(network: Network, i: int) -> bool:
