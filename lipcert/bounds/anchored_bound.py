@@ -53,10 +53,6 @@ class AnchoredBound(Bound):
     def sweep(self) -> RigorousSweep:
         return RigorousSweep(self.layers.network.exact)
 
-    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
-        """None: a state finds its own."""
-        return []
-
     def prepare(
         self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None
     ) -> Facts:

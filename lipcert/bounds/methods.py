@@ -74,10 +74,10 @@ class Bound(ABC):
             return margins
         return torch.maximum(margins, tail_margins(self.tail, centre, labels, eps).to(margins))
 
-    @abstractmethod
     def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
         """The boxes of all nodes over these balls, for ``prepare`` and ``margins`` to share; none
-        where the bound has no use for them."""
+        of a bound that has no use for them."""
+        return []
 
     @abstractmethod
     def prepare(
@@ -96,9 +96,6 @@ class Bound(ABC):
 
 class GlobalBound(Bound):
     """The product of norms over all segments but the last, times ``‖w_y − w_j‖``."""
-
-    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
-        return []
 
     def prepare(
         self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None

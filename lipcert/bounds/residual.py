@@ -74,9 +74,10 @@ class Block:
 def residual_blocks(network: Network) -> dict[int, Block]:
     """The blocks of this form, by the sums that end them."""
     exact, found = network.exact, dict[int, Block]()
-    for i, node in enumerate(exact.nodes):
-        if isinstance(node.kind, Sum) and len(node.inputs) == 2:
-            for x, end in (node.inputs, node.inputs[::-1]):
+    for i in exact.sums:
+        inputs = exact.nodes[i].inputs
+        if len(inputs) == 2:
+            for x, end in (inputs, inputs[::-1]):
                 pair = _pair(exact, x, end)
                 if pair is not None:
                     found[i] = Block(x, _factor(*pair, rough=network.rough))

@@ -33,7 +33,6 @@ from lipcert.certification.heads import PLAIN, Head
 from lipcert.chunks import at_once, slices
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
-from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest
 
@@ -151,7 +150,7 @@ class Deployment:
             if self.head.inner:
                 undecided = self.head.among(undecided, labels, False)
         rows, others = undecided.nonzero().unbind(1)
-        values = sum(math.prod(node.shape) for node in self.propagation.network.nodes)
+        values = self.propagation.network.size
         most = at_once(_CACHED * values, rows.device, each=values)
         for some in slices(len(rows), most):
             row, other = rows[some], others[some]
@@ -177,14 +176,15 @@ class Deployment:
 
 
 def _check_range(network: Network, deployed: Arithmetic | None) -> None:
-    for node in network.nodes:
-        arithmetic = coarsest(deployed, node.format)
-        if isinstance(node.kind, Operator) and arithmetic is not None:
-            for numbers in (node.kind.entries(), node.kind.bias):
-                most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
-                if most * (1 + arithmetic.unit) > arithmetic.largest:
-                    raise CannotCertify(
-                        f"{node.origin or type(node.kind).__name__}: a weight of {most:.3g} "
-                        f"overflows the deployed format, whose largest number is "
-                        f"{arithmetic.largest:.6g}; choose a wider --deployed"
-                    )
+    for i, operator in network.operators.items():
+        arithmetic = coarsest(deployed, network.nodes[i].format)
+        if arithmetic is None:
+            continue
+        for numbers in (operator.entries(), operator.bias):
+            most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
+            if most * (1 + arithmetic.unit) > arithmetic.largest:
+                raise CannotCertify(
+                    f"{network.nodes[i].origin or type(operator).__name__}: a weight of {most:.3g} "
+                    f"overflows the deployed format, whose largest number is "
+                    f"{arithmetic.largest:.6g}; choose a wider --deployed"
+                )

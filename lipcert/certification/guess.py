@@ -119,7 +119,7 @@ class Guess:
             if which is None:
                 ahead = self._ahead(facts)
             # The first look starts from nothing.
-            steps = pace.guess_steps * (_FIRST_GUESS if which is None else 1)
+            steps = pace.guess_steps * (_FIRST_GUESS if which is None and looks != 1 else 1)
             which = self._nearest(margins) if which is None else which
             best = duals.prover.untold(samples)
             for objectives, others in self._objectives(which & asked[:, None]):

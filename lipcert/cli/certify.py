@@ -164,7 +164,10 @@ def certify(
     debug: Debug = False,
     batch_size: Annotated[
         int | None,
-        _run("Samples at once; by default 20, on a GPU what fits, fewer where memory runs out."),
+        _run(
+            "Samples at once; by default 20, 50 with --no-radii, on a GPU what fits, fewer where "
+            "memory runs out."
+        ),
     ] = None,
     workers: Annotated[
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")

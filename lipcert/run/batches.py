@@ -9,11 +9,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from lipcert.certificate import Sample
 from lipcert.errors import InternalError
+from lipcert.options import Options
 from lipcert.run.executors import Answer, Ended, Executor, Failure
 
 # Twice as many take as long a sample. The size must depend on no machine: sums in another order end
 # in other digits.
 START = 20
+# For verdicts alone, which take so few operations that starting them is most of the time.
+_VERDICTS = 50
 # On a GPU, where more samples at once take hardly longer: no more than so many, at most so many
 # times the last ones, and so much of the memory, for what a rung takes differs between samples.
 _MOST, _GROWTH, _FILLED = 512, 4, 0.6
@@ -25,13 +28,19 @@ _KILLS = 8
 Failed = Callable[[int, str], Sample]
 
 
+def usual(options: Options) -> int:
+    """How many samples a batch begins with where nobody says it."""
+    return START if options.radii else _VERDICTS
+
+
 def in_batches(
-    executor: Executor, indices: Sequence[int], failed: Failed, *, size: int | None = None
-) -> Iterator[list[Sample]]:
+    executor: Executor, indices: Sequence[int], failed: Failed, *, size: int | None = None,
+    start: int = START,
+) -> Iterator[list[Sample]]:  # fmt: skip
     """Have ``indices`` certified; batches are yielded as they come in, every index exactly once.
 
-    They are cut in order, ``size`` at once, 20 where it is None; on a GPU then as many as its
-    memory holds, by what the batches before took at their peak. Where memory runs out the size
+    They are cut in order, ``size`` at once, ``start`` where it is None; on a GPU then as many as
+    its memory holds, by what the batches before took at their peak. Where memory runs out the size
     halves, for good; one sample for which it was too little beside others is tried again, alone, at
     the end. Any other failure of a batch is traced to its samples, one at a time; a sample that
     fails alone becomes ``failed(index, message)``. A batch whose worker ended is lost, and no other
@@ -39,7 +48,7 @@ def in_batches(
     fails by that. A ``LipcertError`` concerns the whole run
     and is passed on, as are interrupts.
     """
-    queue = _Queue(indices, size)
+    queue = _Queue(indices, size, start)
     while queue.left:
         while len(queue.flying) < executor.places and (batch := queue.cut()):
             queue.flying[executor.submit(batch)] = batch
@@ -66,8 +75,8 @@ class _Queue:
     nothing else runs; ``flying``: the batches that are being certified.
     """
 
-    def __init__(self, indices: Sequence[int], size: int | None) -> None:
-        self._most, self._grows = size or START, size is None
+    def __init__(self, indices: Sequence[int], size: int | None, start: int) -> None:
+        self._most, self._grows = size or start, size is None
         self._rest, self._single, self._last = deque(indices), deque[int](), deque[int]()
         self.flying: dict[Future[Answer], list[int]] = {}
         # Those that were not alone in the memory all the time.
@@ -135,9 +144,9 @@ def _fitting(samples: int, share: float) -> int:
     return min(_MOST, _GROWTH * samples, int(samples * _FILLED / share))
 
 
-def number(samples: int, size: int | None) -> int:
+def number(samples: int, size: int) -> int:
     """How many batches so many samples make."""
-    return math.ceil(samples / (size or START))
+    return math.ceil(samples / size)
 
 
 def _checked(samples: list[Sample], batch: Sequence[int]) -> list[Sample]:

@@ -13,7 +13,7 @@ from lipcert.certificate import Sample
 from lipcert.certification.heads import Head
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify
-from lipcert.run.batches import Failed, in_batches, number
+from lipcert.run.batches import Failed, in_batches, number, usual
 from lipcert.run.checks import outcome
 from lipcert.run.cost import samples_told
 from lipcert.run.executors import Certifying, Load, executor_for
@@ -45,7 +45,8 @@ def computed(
     resumed = KeptSamples(done, [index for index in part if index in done])
     left = len(todo)
     try:
-        few = max(1, min(workers, number(len(todo), execution.batch_size)))
+        start = usual(options)
+        few = max(1, min(workers, number(len(todo), execution.batch_size or start)))
         watch.stage(samples_told(task.network, options, len(todo), few))
         # This process is one of them, though it only waits for the others.
         memory = execution.memory_limit and execution.memory_limit // few
@@ -55,7 +56,9 @@ def computed(
         )  # fmt: skip
         with watch, limited(memory if few == 1 else None), executor:
             watch.start(len(part), resumed, estimate=options.estimate)
-            for found in in_batches(executor, todo, _failing(task), size=execution.batch_size):
+            for found in in_batches(
+                executor, todo, _failing(task), size=execution.batch_size, start=start
+            ):
                 check_estimate(options, found)
                 # As the journal gives them back, so that a resumed run returns the very same.
                 samples = [Sample.from_json(sample.to_json()) for sample in found]

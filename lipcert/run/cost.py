@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from lipcert.certification import is_deep
 from lipcert.certification.pace import PACES
 from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.network import Network, keep, lower, simplify
-from lipcert.network.operators import Operator
 from lipcert.options import Options
 
 # What a sample takes for each value of its network, at the least: twice as much on examples/digits;
@@ -26,7 +23,7 @@ _MUCH = 30.0
 
 def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
-    values = sum(math.prod(node.shape) for node in network.nodes)
+    values = network.size
     guesses = options.method == "auto" and options.effort == "fast"
     if options.method == "auto" and not options.deterministic and is_deep(network):
         plan = TubePlan.of(_kept(network), PACES[options.effort].tube)
@@ -39,7 +36,7 @@ def cost_of(network: Network, options: Options | None) -> dict[str, int | float 
     """What ``lipcert inspect`` says of it, from the graph alone: the values and the products of one
     sweep, the bounds that ``--method auto`` takes, and of the norms about the processor time."""
     found: dict[str, int | float | str] = {
-        "values": sum(math.prod(node.shape) for node in network.nodes),
+        "values": network.size,
         "products": sum(node.products for node in network.nodes),
         "bounds": "tube" if is_deep(network) else "dual",
     }
@@ -53,8 +50,7 @@ def norm_seconds(network: Network, options: Options) -> float:
     every layer, where they are bounded by coins."""
     if options.deterministic or options.estimate:
         return 0.0
-    products = sum(node.products for node in network.nodes if isinstance(node.kind, Operator))
-    return 2 * _SWEEPS * products / _PRODUCTS
+    return 2 * _SWEEPS * network.products / _PRODUCTS
 
 
 def norms_told(network: Network, options: Options, less: str) -> str:

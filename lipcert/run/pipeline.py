@@ -222,8 +222,16 @@ def _joint_notes(task: Task) -> list[str]:
     ]
 
 
+# What a reader has to know of radii that were not sought.
+_VERDICTS_ALONE = (
+    "verdicts alone: no radius was sought beyond the eps asked for, so radii are the largest of "
+    "these that hold, and no measure of how far a sample is robust"
+)
+
+
 def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
     notes = [json_file.ESTIMATE] if options.estimate else []
+    notes += [] if options.radii else [_VERDICTS_ALONE]
     errors = [sample for sample in samples if sample.verdict == "error"]
     if errors:
         notes.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -224,5 +223,4 @@ def _objective(opened: _Opened, train: Images) -> Objective:
 
 
 def _threshold_images(network: Network) -> int:
-    values = sum(math.prod(node.shape) for node in network.nodes)
-    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // values))
+    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // network.size))

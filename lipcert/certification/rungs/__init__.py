@@ -36,21 +36,22 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
         return Nothing(), Attacked(analysis), TubeRadius.of(analysis, _LATER)
     name = "local" if options.method == "auto" else options.method
     every = sorted((eps.rounded_up for eps in options.eps), reverse=True)
-    at_eps = [] if options.radii else [LocalAt(published, eps, name) for eps in every]
+    last: list[Rung] = [LocalAt(published, eps, name) for eps in every]
+    if options.radii:
+        last = [Radius(published, name)]
     if options.method != "auto":
-        last = [Radius(published, name)] if options.radii else at_eps
         return Largest(published, name), *last
-    rungs: list[Rung] = [Largest(published), *at_eps, Attacked(analysis)]
+    rungs: list[Rung] = [Largest(published), Attacked(analysis)]
     # A tube is nothing without coins.
     if is_deep(analysis.loaded) and not options.deterministic:
         kept = analysis.kept.lowered_double
         if TubePlan.of(kept, pace.tube) is not None:
             # Of what Lipschitz constants settle no tube is asked.
             settled = Radius(published, share=SETTLED)
-            return *rungs, settled, TubeRadius.of(analysis, _LATER), Radius(published)
+            return *rungs, settled, TubeRadius.of(analysis, _LATER), *last
         # Nothing begins that would not end; a few layers the duals may do.
         if len(kept.sinks) > FEW_LAYERS:
-            return *rungs, Radius(published)
+            return *rungs, *last
     duals = Duals.of(analysis, _LATER)
     rungs += [DualRadius(duals)] if options.radii else []
     few = min(pace.leaves, _FEW_LEAVES)
@@ -60,4 +61,4 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
         rungs += [SplitAt(duals, eps, few)] if few else []
         rungs += [refined_at(duals, eps)] if pace.refine is not None else []
         rungs += [SplitAt(duals, eps, pace.leaves)] if pace.refine is not None and few else []
-    return *rungs, *([Radius(published)] if options.radii else [])
+    return *rungs, *last
