@@ -37,8 +37,11 @@ def network(path):
 def test_norms_of_a_large_network_are_predicted_and_a_cheaper_way_is_named(large):
     found, options = network(large), Options(eps=EPS)
     assert 60 < norm_seconds(found, options) < 600
-    told = norms_told(found, options, "--no-norms")
+    told = norms_told(found, options, "--no-norms", every=True)
     assert "min of processor time; less with --no-norms" in told
+    # Tubes need none: what is told is what these take.
+    assert "norms" not in norms_told(found, options, "--no-norms")
+    assert "GiB an image" in norms_told(found, options, "--no-norms")
     for cheap in (Options(eps=EPS, norms="deterministic"), Options(eps=EPS, failure_probability=0)):
         assert norm_seconds(found, cheap) == 0
         assert "less with" not in norms_told(found, cheap, "--no-norms")
