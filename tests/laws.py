@@ -315,6 +315,7 @@ ACTIVATION_CASES: dict[str, ActivationBuilder] = {
     "MaxMin, channels": lambda dtype, generator: MaxMin(1),
     "MaxMin, last axis": lambda dtype, generator: MaxMin(3),
     "MaxMin, written out": lambda dtype, generator: MaxMin(1, 6.25),
+    "MaxMin, past others": lambda dtype, generator: MaxMin(1, 6.25, passing=2),
     "GroupMax": lambda dtype, generator: GroupMax(),
     "GroupSort": lambda dtype, generator: GroupSort(),
     "sigmoid": lambda dtype, generator: Sigmoid(),

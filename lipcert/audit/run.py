@@ -61,8 +61,7 @@ def audit(
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
     check_summation(claims, model)
-    chosen = _chosen(claims, samples, seed)
-    saved = _saved(claims, shape)
+    chosen, saved = _chosen(claims, samples, seed), _saved(claims, shape)
     proofs_file = _proofs(claims) if proofs else None
     with _one_thread():
         watch.stage("reading the model a second time, and bounding its norms")

@@ -41,28 +41,32 @@ AnyBound = TypeVar("AnyBound", bound="Bound")
 
 @dataclass(frozen=True, eq=False)
 class Bound(ABC):
-    """Lower bounds of the margins of one (simplified) network; ``norms`` are its segments'."""
+    """Lower bounds of the margins of one (simplified) network; ``norms`` are its segments';
+    ``estimated``: these are no bounds."""
 
     layers: Layers
     norms: Mapping[Edge, SegmentNorms]
     constants: Sequence[Scalar]
     propagation: Propagation
+    estimated: bool = False
 
     @classmethod
-    def of(cls, layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> Self:
+    def of(
+        cls, layers: Layers, norms: Mapping[Edge, SegmentNorms], *, estimated: bool = False
+    ) -> Self:
         whole = {edge: found.norm.value for edge, found in norms.items()}
-        constants = node_constants(layers.network, whole)
-        return cls(layers, norms, constants, Propagation.of(layers.network, constants))
+        constants = node_constants(layers.network, whole, rough=estimated)
+        return cls(layers, norms, constants, Propagation.of(layers.network, constants), estimated)
 
     def replaced(self, kind: type[AnyBound]) -> AnyBound:
         """Another bound on the same network and norms."""
-        return kind(self.layers, self.norms, self.constants, self.propagation)
+        return kind(self.layers, self.norms, self.constants, self.propagation, self.estimated)
 
     @cached_property
     def tail(self) -> Tail | None:
         """What follows the last residual block that does not expand, where that is all."""
         network = self.layers.network
-        end = tail_of(network, residual_blocks(network))
+        end = tail_of(network, residual_blocks(network, fitting=self.estimated))
         if end is None or not math.isfinite(float(self.constants[end])):
             return None
         rows, noise = rows_of(Segment(network.exact, end, network.output))

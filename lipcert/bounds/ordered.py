@@ -87,16 +87,27 @@ class Ordered:
             if torch.equal(before, reference) and not bool((live & ~more).any()):
                 return found
         read, alive = self.operator.reader(reference), self.operator.reader(live.to(reference))
-        bias = self.operator.bias
+        bias = self._own_bias
 
-        def term(k: int) -> tuple[Tensor, Tensor] | None:
+        def term(k: int) -> tuple[Tensor, Tensor]:
             if k < self.operator.terms:
                 return read(k) * self.operator.column(k), alive(k) > 0
-            return None if bias is None else (bias[None], torch.ones_like(bias[None]) > 0)
+            return bias, torch.ones_like(bias) > 0
 
         found = self.order.partial_sums(term).expand(len(reference), *self.operator.out_shape)
         self._last = reference, live, found
         return found
+
+    @property
+    def _own_bias(self) -> Tensor:
+        """0 where it is another node's, which charges it wherever it is in: what is added to it
+        here is a partial sum all the same, and rounded."""
+        bias, weight = self.operator.bias, self.operator.weight
+        return (
+            weight.new_zeros(1, *(1,) * len(self.operator.out_shape))
+            if bias is None
+            else bias[None]
+        )
 
     @cached_property
     def _deep(self) -> Dense | Convolution:
@@ -113,10 +124,10 @@ class Ordered:
     def _lengths(self) -> Tensor:
         """``Σ_v ‖w_v‖₂``, ``(1, …)`` that broadcasts to the outputs."""
 
-        def term(k: int) -> tuple[Tensor, Tensor] | None:
-            if k >= self.operator.terms:
-                return None
-            squares = self.operator.column(k).square()[None]
+        def term(k: int) -> tuple[Tensor, Tensor]:
+            own = k < self.operator.terms
+            row = self.operator.column(k if own else 0)[None]
+            squares = row.square() if own else torch.zeros_like(row)
             return squares, squares >= 0
 
         found = self.order.partial_sums(term, torch.sqrt)

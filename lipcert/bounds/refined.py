@@ -21,8 +21,8 @@ from lipcert.bounds.terms import against
 from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
-from lipcert.numbers import Box
-from lipcert.rounding import FLOAT64, rounded_up
+from lipcert.numbers import OUT64, Box
+from lipcert.rounding import rounded_up
 
 # Values of the subnetwork at once: more samples and neurons in one pass cost memory, and no longer
 # save time once they leave the processor's caches.
@@ -151,7 +151,7 @@ def _move_inwards(
         objectives = replace(objectives, coefficients=signed)
         found = _bounded(subnetwork.duals, seen, objectives, steps)
         at, found = anchor[row, neuron], found - error[row, neuron]
-        found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
+        found = at + sign * (found - OUT64.error(at.abs() + found.abs(), 4))
         # Rounded outwards, where the box is in a narrower type.
         found = -sign * rounded_up(-sign * found, sides.dtype)
         now = sides[side, row, neuron]

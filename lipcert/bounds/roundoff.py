@@ -15,7 +15,7 @@ from lipcert.bounds.ordered import Ordered
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
-from lipcert.norms import operator_norm, row_norms
+from lipcert.norms import ready_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic
 
 
@@ -40,7 +40,7 @@ class Roundoff:
             assert isinstance(kind, Activation)
             norms[i] = kind.lipschitz
         for i, operator in network.operators.items():
-            norms[i] = operator_norm(operator)
+            norms[i] = ready_norm(operator)
             rows[i] = row_norms(operator, network.anchor)
         orders = {
             i: Ordered.of(operator, order)

@@ -60,11 +60,11 @@ class Findings:
     place ``rung`` in ``rungs``; ``deployed``: the deployed error that it was charged, or that of
     the ball of the largest eps. ``constant``: of Lipschitz, in the ball of the largest eps.
     ``attacked``: the distance of the nearest misclassified point, in ``points``. ``fixed``: how
-    many neurons of each layer cannot vary. ``spent``: failure probability. ``ends``: when no other
-    rung may begin, by the clock; ``late``: it was over before every rung was tried.
-    ``contradicted``: by row, what the deployed file says against the certificate. ``right``: the
-    answer is; ``correct``: and what is claimed holds at the sample itself. ``top``: the best
-    classes ``(B, k)``, where more than one counts. The others as in ``Step``.
+    many neurons of each layer cannot vary, −1 where nobody asked. ``spent``: failure probability.
+    ``ends``: when no other rung may begin, by the clock; ``late``: it was over before every rung
+    was tried. ``contradicted``: by row, what the deployed file says against the certificate.
+    ``right``: the answer is; ``correct``: and what is claimed holds at the sample itself. ``top``:
+    the best classes ``(B, k)``, where more than one counts. The others as in ``Step``.
     """
 
     options: Options

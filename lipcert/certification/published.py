@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,12 +29,13 @@ _BOUNDS: dict[str, type[Bound]] = {"global": GlobalBound, "local": LocalBound, "
 @dataclass(frozen=True, eq=False)
 class Published:
     """``bound`` and its ``norms`` are of the simplified network; ``guide``, of its copy in float32,
-    counts on estimated norms. An effort that takes no norms of a sample's own has them here all the
-    same where they are cheap, so that ``auto`` is never below ``local``."""
+    counts on estimated norms of samples, and ``rough`` on estimated ones throughout. All three are
+    found when they are first asked for. An effort that takes no norms of a sample's own has them
+    here all the same where they are cheap, so that ``auto`` is never below ``local``."""
 
     analysis: Analysis
-    bound: Bound
-    guide: Bound
+    layers: Layers
+    kind: type[Bound]
     norms: AssuredNorms
 
     @classmethod
@@ -46,7 +48,6 @@ class Published:
         own = kind is not GlobalBound
         if options.method == "auto":
             own = analysis.pace.own_norms or _values_passed(layers) <= _CHEAP
-        guide = analysis.simplified_guide
         norms = AssuredNorms(
             layers.edges,
             options,
@@ -56,10 +57,29 @@ class Published:
             preparations=len(options.eps) + 3 if options.radii else 2 * len(options.eps) + 1,
             own=None if own else (),
             part=0.5 if options.method == "auto" else 1.0,
-            guide=guide,
+            guide=analysis.simplified_guide,
         )
-        estimated = kind.of(_layers(guide), norms.shared_over(guide))
-        return cls(analysis, kind.of(layers, norms.shared), estimated, norms)
+        return cls(analysis, layers, kind, norms)
+
+    @cached_property
+    def bound(self) -> Bound:
+        return self.kind.of(self.layers, self.norms.shared)
+
+    @cached_property
+    def guide(self) -> Bound:
+        guide = self.analysis.simplified_guide
+        return self.kind.of(_layers(guide), self.norms.shared_over(guide))
+
+    @cached_property
+    def rough(self) -> Bound:
+        guide = self.analysis.simplified_guide
+        return self.kind.of(_layers(guide), self.norms.rough_over(guide), estimated=True)
+
+    def found(self) -> Published:
+        """The same with all that samples share at hand: where every sample asks for it, whoever
+        gets a copy need not find it again."""
+        _ = self.bound, self.guide
+        return self
 
     @property
     def product(self) -> float:
@@ -142,10 +162,13 @@ class Published:
         )
         return self.analysis.head.among(errors, samples.labels, 0.0)
 
-    def estimated_slack(self, samples: Samples, eps: Tensor, steps: int | None = None) -> Tensor:
+    def estimated_slack(
+        self, samples: Samples, eps: Tensor, steps: int | None = None, *, rough: bool = False
+    ) -> Tensor:
         """Says how far margins stay above 0 by estimated norms, which are too small if anything.
-        ``steps``: of Lanczos, from what the samples share, as many as usual from coins if None."""
-        guide = self.guide
+        ``steps``: of Lanczos, from what the samples share, as many as usual from coins if None;
+        ``rough``: norms of all samples are estimates too, so that none of these has to be found."""
+        guide = self.rough if rough else self.guide
         centre = guide.propagation.centre(samples.x.to(guide.layers.network.anchor.dtype))
 
         def norm_of(norm: SegmentNorms | None, mapping: GramMap, number: int) -> Tensor:

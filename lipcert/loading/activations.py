@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from lipcert.loading.assembler import Variable, number, places
+from lipcert.loading.ranks import Places
 from lipcert.loading.reasons import JUMPS
-from lipcert.loading.value import Call, Unsupported
+from lipcert.loading.value import Call, Unsupported, Value
 from lipcert.network.activations import (
     Clip,
     Elu,
@@ -29,6 +30,8 @@ from lipcert.network.activations import (
 )
 from lipcert.network.activations.base import Activation
 
+# A limit that stands for none: a logit of a million is a network's end in any case.
+_FAR = 1e6
 # Of more values each is compared with too many others.
 _MOST_SORTED = 512
 
@@ -51,18 +54,19 @@ def _clip(call: Call) -> Variable:
 
 def _limited(call: Call, x: Variable, lower: Tensor, upper: Tensor) -> Variable:
     """A limit is left out that no finite number of the file's own type passes: one that is
-    infinite, or at the end of the type's range, as written for none. What a wider type of the
-    analysis or of a deployment could have beyond that counts as an overflow."""
+    infinite, or at the end of the type's range, as written for none; and one so far out that no
+    network comes near it. What could pass such a limit counts as an overflow."""
     if bool(lower.isnan().any() or upper.isnan().any()):
         raise Unsupported("a limit is NaN")
     if bool((lower == math.inf).any() or (upper == -math.inf).any()):
         raise Unsupported("a limit leaves no finite value")
-    most = call.assembler.own.largest
+    most = min(call.assembler.own.largest, _FAR)
     low = None if bool((lower <= -most).all()) else lower
     high = None if bool((upper >= most).all()) else upper
-    left_out = [limit for limit, kept in ((lower, low), (upper, high)) if kept is None]
-    if any(bool(limit.isfinite().any()) for limit in left_out):
-        x = call.assembler.within(x, most)
+    left_out = [limit.abs() for limit, kept in ((lower, low), (upper, high)) if kept is None]
+    nearest = min((float(limit.amin()) for limit in left_out), default=math.inf)
+    if nearest < math.inf:
+        x = call.assembler.within(x, min(nearest, call.assembler.own.largest))
     if low is None and high is None:
         return x
     return call.assembler.activation(Clip(low, high), x)
@@ -153,8 +157,9 @@ def _thresholded_relu(call: Call) -> Variable:
     return _limited(call, call.variable(0), number(0.0), number(math.inf))
 
 
-def _top_k(call: Call) -> list[Variable]:
-    """The largest values in order: all of them are GroupSort, one alone is a maximum."""
+def _top_k(call: Call) -> list[Value]:
+    """The largest values in order, and where they stood: all of them are GroupSort, one alone is a
+    maximum."""
     x, assembler = call.variable(0), call.assembler
     count = int(call.array(1).item()) if call.has(1) else int(call.attributes["k"])
     axis = int(call.attributes["axis"])
@@ -170,7 +175,7 @@ def _top_k(call: Call) -> list[Variable]:
     assembler.allowance.move(x.size)
     index = np.moveaxis(places(x.shape), axis, -1)
     if size == 1:
-        return [x]
+        return [x, Places.of(x, axis, x, places(x.shape))]
     if size == 2:
         pair = assembler.max_and_min(*(assembler.select(x, index[..., k]) for k in (0, 1)))
         result = assembler.stack((pair if largest else pair[::-1])[:count], -1)
@@ -180,8 +185,8 @@ def _top_k(call: Call) -> list[Variable]:
     else:
         most = assembler.group_extremum(assembler.select(x, index), largest)
         result = assembler.reshape(most, (*most.shape, 1))
-    order = np.moveaxis(places(result.shape), -1, axis)
-    return [assembler.select(result, order)]
+    ordered = assembler.select(result, np.moveaxis(places(result.shape), -1, axis))
+    return [ordered, Places.of(x, axis, ordered, places(ordered.shape))]
 
 
 def _extremum(largest: bool) -> Callable[[Call], Variable]:
@@ -233,7 +238,7 @@ def _softmax(call: Call) -> Variable:
     raise Unsupported("only as the last operator, over all classes")
 
 
-ACTIVATIONS: dict[str, Callable[[Call], Variable | list[Variable]]] = {
+ACTIVATIONS: dict[str, Callable[[Call], Variable | list[Variable] | list[Value]]] = {
     "Abs": _elementwise(absolute),
     "Celu": _celu,
     "Clip": _clip,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +20,8 @@ class AffineForm:
     coefficients; ``mag`` and ``off`` ``(n,)``; how many roundings are on the longest way through
     it, and how many additions are behind it, on all ways since the last bend; whether anything was
     added up, or bent, not only moved, scaled and compared; the formats of the nodes that it leads
-    through, and which of these compare."""
+    through, and which of these compare. Nothing is known of a row whose largest value could pass
+    ``within / 2``."""
 
     terms: Tensor
     coefficients: Tensor
@@ -30,6 +32,7 @@ class AffineForm:
     computed: bool = False
     formats: frozenset[Arithmetic | None] = frozenset()
     compared: frozenset[int] = frozenset()
+    within: float = math.inf
 
     @property
     def live(self) -> Tensor:
@@ -78,6 +81,7 @@ def stacked(parts: tuple[AffineForm, ...]) -> AffineForm:
         any(part.computed for part in parts),
         frozenset().union(*(part.formats for part in parts)),
         frozenset().union(*(part.compared for part in parts)),
+        min(part.within for part in parts),
     )
 
 

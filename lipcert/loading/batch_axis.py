@@ -174,8 +174,9 @@ class _Mixed:
             case Operator() as operator:
                 found = operator.count(parts[0])
             case MaxMin() as pairs:
-                either = torch.stack(parts[0].chunk(2, pairs.axis + 1)).amax(0)
-                found = torch.cat([either, either], pairs.axis + 1)
+                *both, rest = pairs.parts(parts[0], pairs.axis + 1)
+                either = torch.stack(both).amax(0)
+                found = torch.cat([either, either, rest], pairs.axis + 1)
             case GroupMax():
                 found = parts[0].amax(-1)
             case Joint() as joint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ class DeployedFile:
         self._in_batches = model.any_batch and model.summation is None
         self._checked = False
         # How many samples may run together, from the numbers that each of them takes.
-        self.at_once = max(1, NUMBERS // sum(math.prod(n.shape) for n in model.network.nodes))
+        self.at_once = max(1, NUMBERS // model.network.size)
         self._session: Runtime | None = None
 
     @property

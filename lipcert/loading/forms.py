@@ -29,6 +29,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.loading.affine_form import NONE, AffineForm, stacked, turned
@@ -52,11 +53,13 @@ DEEPEST = math.log(HIGHER_ORDERS) / math.log1p(BFLOAT16.unit)
 @dataclass(eq=False)
 class Forms:
     """The forms of a network's nodes, found where they are asked for. ``whole``: comparisons are
-    values of their own, whatever they compare. ``pairs``: the magnitudes, by their numbers less
-    ``MAGNITUDES``: ``(a, b, r)``."""
+    values of their own, whatever they compare. ``alone``: magnitudes may be of one value.
+    ``pairs``: the magnitudes, by their numbers less ``MAGNITUDES``: ``(a, b, r)``, or
+    ``(a, NONE, 0)``."""
 
     network: Network
     whole: bool = False
+    alone: bool = False
     pairs: dict[tuple[int, int, float], int] = field(default_factory=dict)
     _known: dict[int, AffineForm] = field(default_factory=dict)
 
@@ -90,6 +93,8 @@ class Forms:
         found = self._made(node)
         if found is None or found.terms.shape[1] > _TERMS:
             return None
+        if _is_guard(node):
+            return found
         compared = found.compared | ({i} if isinstance(node.kind, MaxMin | GroupMax) else set())
         return replace(found, formats=found.formats | {node.format}, compared=compared)
 
@@ -100,6 +105,12 @@ class Forms:
                 return self.added([self.of(j) for j in node.inputs])
             case Select():
                 return self.of(node.inputs[0]).rows(kind.index)
+            case Diagonal() if _is_guard(node):
+                before, limit = self.of(node.inputs[0]), node.format
+                assert limit is not None
+                # Of values of which it is a sum of so many.
+                reach = limit.largest / max(1.0, float(before.mag.max()))
+                return replace(before, within=min(before.within, reach))
             case Diagonal() if kind.bias is None and kind.scale is not None:
                 scale = kind.scale.double().expand(node.shape).reshape(-1)
                 return self.of(node.inputs[0]).scaled(scale)
@@ -116,12 +127,13 @@ class Forms:
                 return self._kinked(self.of(node.inputs[0]), slope)
             case MaxMin() if not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(shape)
-                a, b = (part.flatten() for part in places.chunk(2, kind.axis))
-                both = self._compared(self.of(node.inputs[0]), a, b, kind)
+                a, b, rest = (part.flatten() for part in kind.parts(places, kind.axis))
+                before = self.of(node.inputs[0])
+                both = self._compared(before, a, b, kind)
                 if both is None:
                     return None
-                order = torch.cat([part.reshape(-1) for part in (a, b)]).argsort()
-                return stacked(both).rows(order)
+                order = torch.cat([a, b, rest]).argsort()
+                return stacked((*both, before.rows(rest))).rows(order)
             case GroupMax() if shape[-1] == 2 and not self.whole:
                 places = torch.arange(math.prod(shape)).reshape(-1, 2)
                 both = self._compared(
@@ -184,6 +196,7 @@ class Forms:
             any(part.computed for part in parts) or more > 0,
             frozenset().union(*(part.formats for part in parts)),
             frozenset().union(*(part.compared for part in parts)),
+            min(part.within for part in parts),
         )  # fmt: skip
 
     def _lost(self, before: Tensor, after: Tensor) -> Tensor:
@@ -249,11 +262,16 @@ class Forms:
         return one, other
 
     def _magnitude(self, z: AffineForm) -> AffineForm | None:
-        """``|z|`` where every row is one difference or sum of two values."""
-        if z.terms.shape[1] != 2 or not bool((z.live & (z.terms < MAGNITUDES)).all()):
+        """``|z|`` where every row is one difference or sum of two values, or one value alone."""
+        count = z.live.sum(1)
+        if z.terms.shape[1] > 2 or bool((z.live & (z.terms >= MAGNITUDES)).any()):
             return None
-        first, ratio = z.coefficients[:, 0], z.coefficients[:, 1] / z.coefficients[:, 0]
-        keys = torch.stack([z.terms[:, 0].double(), z.terms[:, 1].double(), ratio], 1)
+        if not bool(((count == 2) | (count == 1) & self.alone).all()):
+            return None
+        places, values = F.pad(z.terms, (0, 1), value=NONE), F.pad(z.coefficients, (0, 1))
+        first, ratio = values[:, 0], values[:, 1] / values[:, 0]
+        ratio = torch.where(count == 2, ratio, 0.0)
+        keys = torch.stack([places[:, 0].double(), places[:, 1].double(), ratio], 1)
         unique, back = torch.unique(keys, dim=0, return_inverse=True)
         numbers = [
             self.pairs.setdefault((int(a), int(b), r), len(self.pairs))
@@ -269,6 +287,12 @@ def is_sparse(kind: Operator) -> bool:
         return False
     entries = kind.entries()
     return entries is not None and int((entries != 0).flatten(1).sum(1).amax()) <= _TERMS
+
+
+def _is_guard(node: Node) -> bool:
+    """Whether it does nothing but to say how large a value may be."""
+    guards = isinstance(node.kind, Diagonal) and node.kind.is_identity
+    return guards and node.format is not None and node.format.unit == 0
 
 
 def _is_zero(limit: Tensor | None) -> bool:

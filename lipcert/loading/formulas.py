@@ -156,8 +156,13 @@ def _applied(kind: Kind, parts: list[Polynomial]) -> Polynomial:
             x = x * Polynomial.constant(float(kind.scale))
         return x if kind.bias is None else x + Polynomial.constant(float(kind.bias))
     if isinstance(kind, Clip):
-        limits = _number(kind.lower, -math.inf), _number(kind.upper, math.inf)
-        return Polynomial.single(Function("clip", (x,), limits))
+        low, high = _number(kind.lower, -math.inf), _number(kind.upper, math.inf)
+        before = x.alone
+        if before is not None and before.name == "clip" and low <= high:
+            # Clipped on either side by an operator of its own.
+            x, limits = before.arguments[0], before.constants
+            low, high = (min(max(limit, low), high) for limit in limits)
+        return Polynomial.single(Function("clip", (x,), (low, high)))
     if isinstance(kind, PReLU):
         return Polynomial.single(Function("prelu", (x,), (float(kind.slope),)))
     return Polynomial.single(Function(_NAMES[type(kind)], (x,)))

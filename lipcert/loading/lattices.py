@@ -26,8 +26,8 @@ from lipcert.network.nodes import Node, Sum
 from lipcert.network.operators import Select
 from lipcert.rounding import Arithmetic
 
-# So many values has a group, and so many a node that is looked into.
-_MOST, _LARGEST = 6, 2**17
+# So many values has a group, so many a node that is looked into, and so many its tables.
+_MOST, _LARGEST, _TABLES = 8, 2**17, 2**23
 _NONE = 2**62
 
 
@@ -38,7 +38,22 @@ def grouped(network: Network) -> Network:
         i: known for i in range(1, len(network.nodes))
         if (known := _ordered(lattices.of(i))) is not None
     }  # fmt: skip
+    for i in sorted(found, reverse=True):
+        if _is_compared(network, i, set(found)):
+            del found[i]
     return _Making(network, found).rebuilt() or network
+
+
+def _is_compared(network: Network, i: int, found: set[int]) -> bool:
+    """Whether a node's values are compared again, in what is no order statistic of a group: then
+    all of its comparisons stay, one after another (``stages``)."""
+    for j, node in enumerate(network.nodes):
+        if i in node.inputs and j not in found:
+            if isinstance(node.kind, MaxMin | GroupMax | GroupSort):
+                return True
+            if isinstance(node.kind, Select | Sum) and _is_compared(network, j, found):
+                return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +128,11 @@ class _Lattices:
             case Sum():
                 found = _beside(before)
             case MaxMin() if not node.kind.spelling:
-                halves = [part.flatten() for part in places.chunk(2, node.kind.axis)]
+                *halves, rest = (part.flatten() for part in node.kind.parts(places, node.kind.axis))
                 both = _sorted([before[0].rows(part) for part in halves])
-                order = torch.cat([part.reshape(-1) for part in halves]).argsort()
-                found = _stacked(both).rows(order) if both else None
+                order = torch.cat([*halves, rest]).argsort()
+                every = [*both, before[0].rows(rest)] if both else []
+                found = _stacked(every).rows(order) if both else None
             case GroupMax() if shape[-1] <= _MOST:
                 parts = places.reshape(-1, shape[-1]).unbind(1)
                 both = _sorted([before[0].rows(part) for part in parts])
@@ -155,7 +171,9 @@ def _sorted(parts: list[_Table]) -> list[_Table] | None:
     again = torch.cat([torch.zeros_like(atoms[:, :1]) > 0, atoms[:, 1:] == atoms[:, :-1]], 1)
     atoms = torch.where(again, _NONE, atoms).sort(1).values
     atoms = atoms[:, : max(1, int((atoms != _NONE).sum(1).amax()))]
-    if atoms.shape[1] > _MOST or not all(bool(part.live[:, 0].all()) for part in parts):
+    if atoms.shape[1] > _MOST or len(atoms) * 2 ** atoms.shape[1] > _TABLES:
+        return None
+    if not all(bool(part.live[:, 0].all()) for part in parts):
         return None
     many = torch.stack([part.over(atoms) for part in parts]).sum(0)
     return [_Table(atoms, many >= rank, *_ways(parts)) for rank in range(1, len(parts) + 1)]
@@ -188,6 +206,9 @@ def _ways(parts: list[_Table]) -> tuple[frozenset[int], frozenset[Arithmetic | N
 def _ordered(found: _Table) -> _Order | None:
     """None unless every value is an order statistic, and several comparisons make them."""
     live = found.live
+    # Beside groups of another size, or values alone, their ways would be branches.
+    if bool((live.sum(1) != live[0].sum()).any()):
+        return None
     if len(found.compared) < 2 or len(found.formats) != 1 or not bool(live[:, 0].all()):
         return None
     choices = torch.arange(found.table.shape[1])
@@ -210,20 +231,11 @@ class _Making(Rebuilding[_Order]):
         node = self.network.nodes[i]
         self.builder.format = known.format
         shape = tuple(node.shape)
-        sizes, parts = (known.atoms != _NONE).sum(1), []
-        for size in sorted(set(sizes.tolist())):
-            own = sizes == size
-            if size == 1:
-                alone = torch.where(own, known.atoms[:, 0], -1)
-                parts += self.gathered(alone, shape, node.origin)
-                continue
-            groups, which = torch.unique(known.atoms[own, :size], dim=0, return_inverse=True)
-            largest = bool((known.rank[own] == 1).all())
-            index = torch.full_like(sizes, -1)
-            index[own] = which if largest else which * size + known.rank[own] - 1
-            sorts = self._sorts(groups, largest, node.origin)
-            parts.append(self.select(sorts, index, shape, node.origin))
-        return self.builder.sum(parts, node.origin)
+        size = int((known.atoms[0] != _NONE).sum())
+        groups, which = torch.unique(known.atoms[:, :size], dim=0, return_inverse=True)
+        largest = bool((known.rank == 1).all())
+        index = which if largest else which * size + known.rank - 1
+        return self.select(self._sorts(groups, largest, node.origin), index, shape, node.origin)
 
     def _sorts(self, groups: Tensor, largest: bool, origin: str) -> int:
         name = groups.numpy().tobytes(), largest

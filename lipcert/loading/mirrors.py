@@ -86,7 +86,12 @@ def mirrored(forms: Forms, i: int) -> Mirrored | None:
     """None unless every value of the node is one of a reflected pair, both of which it has."""
     form = forms.of(i)
     # Comparisons, in a rotated frame too, are as they should be.
-    if form.compared or not form.computed or form.terms.shape[1] not in (2, 3):
+    if (
+        form.within < math.inf
+        or form.compared
+        or not form.computed
+        or form.terms.shape[1] not in (2, 3)
+    ):
         return None
     if len(form.formats) != 1 or form.depth > DEEPEST or float(form.mag.max()) > _MOST:
         return None

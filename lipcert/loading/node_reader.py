@@ -17,6 +17,7 @@ from lipcert.loading.joints import joint_rule
 from lipcert.loading.masks import LEFT_OUT, Masked, masked
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.piecewise import piecewise
+from lipcert.loading.ranks import ranked
 from lipcert.loading.reasons import CHOICE, COMPARISONS, is_move, reason
 from lipcert.loading.reflections import Reflections
 from lipcert.loading.rules import FINAL_RULES, RULES, SHAPES, SOFTMAX
@@ -68,6 +69,9 @@ class NodeReader:
             return [mask], "part of a mask", True
         if node.op_type != "Softmax" and any(isinstance(value, Masked) for value in inputs):
             raise Unsupported(LEFT_OUT)
+        call = Call(node, self.version, (), assembler)
+        if (taken := ranked(call, list(inputs), assembler)) is not None:
+            return [taken], "", True
         choice = chosen(node, inputs, assembler)
         if choice is not None:
             return [choice], "part of a choice" if isinstance(choice, Condition) else "", True

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lipcert.errors import UsageError
 from lipcert.loading.assembler import Assembler, Variable, number, places
-from lipcert.network import Network
+from lipcert.network import Network, fold
 from lipcert.network.operators import Diagonal, Select, Shape
 
 
@@ -184,12 +184,13 @@ def normalisation_found(network: Network) -> str | None:
 
     It may be a normalisation, a part of one, or a layer that was trained: nothing tells them apart.
     """
-    read, found = {0}, []
-    for i, node in enumerate(network.nodes):
-        if not read.intersection(node.inputs) or not isinstance(node.kind, Select | Diagonal):
-            continue
-        read.add(i)
-        if isinstance(node.kind, Diagonal):
+
+    def only_moved(i: int, parts: list[bool]) -> bool:
+        return not parts or (any(parts) and isinstance(network.nodes[i].kind, Select | Diagonal))
+
+    found = []
+    for node, is_first in zip(network.nodes, fold(network, only_moved), strict=True):
+        if is_first and isinstance(node.kind, Diagonal):
             bias, scale = node.kind.bias, node.kind.scale
             if scale is not None and bool((scale != 1).any()):
                 found.append(f"a scale of {_told(scale)} at {node.origin!r}")

@@ -15,6 +15,7 @@ from lipcert.loading.lattices import grouped
 from lipcert.loading.onnx_file import inlined, one_line
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.spellings import respelled
+from lipcert.loading.stages import staged
 from lipcert.loading.value import place
 from lipcert.network import Network
 from lipcert.rounding import DOUBLE, HALF
@@ -42,7 +43,7 @@ def read(model: onnx.ModelProto, name: str, output: str | None = None) -> ReadGr
             reading = _each_by_itself(reader, reading, pair, model)
         if reading.network is None:
             return reading
-        return replace(reading, network=grouped(respelled(reading.network)))
+        return replace(reading, network=staged(grouped(respelled(reading.network))))
     except LipcertError:
         raise
     except Exception as error:

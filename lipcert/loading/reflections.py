@@ -164,6 +164,8 @@ def _reflected(
     parts = (selector, *turned)
     if any(len(part.terms) != len(pair) or part.depth > DEEPEST for part in parts):
         return None
+    if any(part.within < math.inf for part in parts):
+        return None
     found = [_by(part, pair) for part in parts]
     by, first, second = found[0], found[1], found[2]
     if by is None or first is None or second is None:

@@ -12,9 +12,9 @@ from lipcert.loading.einsum import EINSUM
 from lipcert.loading.moves import MOVES
 from lipcert.loading.pooling import POOLING
 from lipcert.loading.resize import RESIZE
-from lipcert.loading.value import Array, Call
+from lipcert.loading.value import Array, Call, Value
 
-Rule = Callable[[Call], Variable | Array | list[Variable]]
+Rule = Callable[[Call], Variable | Array | list[Variable] | list[Value]]
 
 RULES: dict[str, Rule] = {
     **MOVES, **AFFINE, **ARITHMETIC, **EINSUM, **POOLING, **RESIZE, **ACTIVATIONS,

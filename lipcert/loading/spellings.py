@@ -5,28 +5,30 @@
 By norms such a layer costs ``1 + 2 √2`` where sorting costs 1. So values are written as short
 linear combinations (``forms``), and where every value of a node is one of
 
-    s max(a, b) = s/2 (a + b) + s/2 |a − b|,   s min(a, b),   s a,
+    p max(a, b) + q min(a, b) = (p + q)/2 (a + b) + (p − q)/2 |a − b|,   s a,
 
-by its coefficients, exactly, the node is put together from one ``MaxMin``. It is the same function
-of real numbers, and compared at a few points as well. What the file's own way rounds stays
-charged: ``MaxMin.spelling`` says how much. Reflections that are written out are comparisons in a
-rotated frame (``mirrors``).
+by its coefficients, exactly, the node is put together from one ``MaxMin``: sorting itself, the
+sum and the distance of two values, and ``relu(a)`` beside ``relu(−a)``, which sorts ``a`` and 0.
+It is the same function of real numbers, and compared at a few points as well. What the file's own
+way rounds stays charged: ``MaxMin.spelling`` says how much. Reflections that are written out are
+comparisons in a rotated frame (``mirrors``).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lipcert.loading.bends import Bent, bent
 from lipcert.loading.candidates import candidates
-from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, MAGNITUDES, Forms
+from lipcert.loading.forms import Forms
 from lipcert.loading.mirrors import NEAR, Mirrored, mirrored
 from lipcert.loading.rebuilding import Rebuilding
-from lipcert.network import Network
-from lipcert.network.activations import Activation, MaxMin
+from lipcert.loading.sorted_values import Sorted, sorted_values
+from lipcert.network import Network, fold
+from lipcert.network.activations import Activation, MaxMin, PReLU
 from lipcert.network.operators import (
     Convolution,
     Dense,
@@ -35,9 +37,7 @@ from lipcert.network.operators import (
 )
 from lipcert.rounding import Arithmetic
 
-# How much may be rounded and how large a value may be on the way, in the larger value of a pair;
-# how many comparisons may be nested.
-_MOST_ROUNDED, _MOST = 64.0, 8.0
+# How many comparisons may be nested.
 _ROUNDS = 64
 # More additions than any that are charged well.
 _MANY = 2**16
@@ -46,110 +46,67 @@ _MANY = 2**16
 def respelled(network: Network) -> Network:
     """The same function with every sorting that is written out as a comparison."""
     for _ in range(_ROUNDS):
-        # Of comparisons by their parts first, then of comparisons of what was compared.
-        changed = _once(network, whole=False) or _once(network, whole=True)
+        # Of comparisons by their parts first, then of comparisons of what was compared, then of
+        # values that are compared with 0.
+        changed = (
+            _once(Forms(network)) or _once(Forms(network, whole=True))
+            or _once(Forms(network, alone=True))
+        )  # fmt: skip
         if changed is None:
             return network
         network = changed
     return network
 
 
-@dataclass(frozen=True, eq=False)
-class _Sorted:
-    """A node whose values are sorted ones: of each the first and the second of its pair, or the
-    first alone (second −1), the sign of the second, whether it is the larger one, and a factor."""
-
-    first: Tensor
-    second: Tensor
-    sign: Tensor
-    larger: Tensor
-    factor: Tensor
-    spelling: float
-    additions: float
-    format: Arithmetic | None
-
-
-def _once(network: Network, *, whole: bool) -> Network | None:
+def _once(forms: Forms) -> Network | None:
     """With the sortings that are written out of values before; None where there are none."""
-    forms = Forms(network, whole)
-    reached = candidates(network, forms)
+    reached = candidates(forms)
     if not reached:
         return None
-    found: dict[int, _Sorted | Mirrored] = {}
+    found: dict[int, Sorted | Mirrored | Bent] = {}
     for i in sorted(reached):
-        known = _sorted(forms, i) or mirrored(forms, i)
+        other = bent(forms, i) if forms.alone else mirrored(forms, i)
+        known = sorted_values(forms, i) or other
         if known is not None:
             found[i] = known
-    return _Making(network, found, forms).rebuilt()
+    return _Making(forms.network, found, forms).rebuilt()
 
 
-def _sorted(forms: Forms, i: int) -> _Sorted | None:
-    """None unless every value of the node is a sorted one, of more than one comparison."""
-    form = forms.of(i)
-    if len(form.formats) != 1 or form.terms.shape[1] != 3:
-        return None
-    if not form.computed and len(form.compared) < 2 and not _repeats(forms, form.compared):
-        # One comparison, moved and scaled, is as it should be.
-        return None
-    three = form.live.all(1)
-    one = form.live.sum(1) == 1
-    if not bool((three | one).all()) or bool((form.terms[one, 0] >= MAGNITUDES).any()):
-        return None
-    a, b, size = form.coefficients.unbind(1)
-    pairs = torch.tensor(list(forms.pairs), dtype=torch.float64)
-    own = pairs[torch.where(three, form.terms[:, 2] - MAGNITUDES, 0)]
-    fits = (own[:, 0] == form.terms[:, 0]) & (own[:, 1] == form.terms[:, 1])
-    ratio = own[:, 2]
-    fits = fits & (ratio.abs() == 1) & (b == -ratio * a) & (size.abs() == a.abs())
-    if not bool((fits | one).all()):
-        return None
-    # What is rounded counts before the factor; a value alone is taken as it is.
-    factor = torch.where(three, 2 * a, a)
-    spelling = float((form.off / factor.abs() * HIGHER_ORDERS).max())
-    if not spelling <= _MOST_ROUNDED or form.depth > DEEPEST:
-        return None
-    if float((form.mag / factor.abs()).max()) > _MOST:
-        return None
-    if bool((form.off[one] > 0).any()):
-        return None
-    return _Sorted(
-        form.terms[:, 0],
-        torch.where(three, form.terms[:, 1], -1),
-        torch.where(three, -ratio, 1.0),
-        (size * a > 0) | one,
-        factor,
-        spelling,
-        form.behind,
-        next(iter(form.formats)),
-    )
-
-
-def _repeats(forms: Forms, compared: frozenset[int]) -> bool:
-    """Whether a comparison compares the same two values several times, as of a value with itself,
-    moved."""
-    for i in compared:
-        form = forms.of(i)
-        sizes = form.terms[form.live & (form.terms >= MAGNITUDES)]
-        if forms.is_transparent(i) and 2 * len(set(sizes.tolist())) < len(form.terms):
-            return isinstance(forms.network.nodes[i].kind, MaxMin)
-    return False
-
-
-class _Making(Rebuilding[_Sorted | Mirrored]):
+class _Making(Rebuilding[Sorted | Mirrored | Bent]):
     """Puts sorted nodes into the network that is built; one ``MaxMin`` for the same pairs."""
 
     def __init__(
-        self, network: Network, known: dict[int, _Sorted | Mirrored], forms: Forms
+        self, network: Network, known: dict[int, Sorted | Mirrored | Bent], forms: Forms
     ) -> None:
         # A file's own constants are those of a reflection only nearly, which is charged.
-        exact = all(isinstance(one, _Sorted) for one in known.values())
+        exact = not any(isinstance(one, Mirrored) for one in known.values())
         super().__init__(network, known, *() if exact else (math.sqrt(NEAR),))
         self.forms = forms
-        self.shared: dict[tuple[bytes, float, float], int] = {}
+        self.shared: dict[tuple[bytes, bytes, float, float, float], int] = {}
         self.behind = _additions(network)
 
-    def made(self, i: int, known: _Sorted | Mirrored) -> int:
-        return self._sort(i, known) if isinstance(known, _Sorted) else self._mirror(i, known)
+    def made(self, i: int, known: Sorted | Mirrored | Bent) -> int:
+        match known:
+            case Sorted():
+                return self._sort(i, known)
+            case Bent():
+                return self._bend(i, known)
+        return self._mirror(i, known)
+
+    def _bend(self, i: int, known: Bent) -> int:
+        """Behind as many products as round what the file does (``lower``)."""
+        node, builder = self.network.nodes[i], self.builder
+        builder.format, shape = known.format, tuple(node.shape)
+        found = builder.sum(self.gathered(known.atoms, shape, node.origin), node.origin)
+        for factor in (8.0, 0.125) * math.ceil(known.spelling / 8):
+            scale = torch.tensor(factor, dtype=torch.float64)
+            found = builder.operator(Diagonal.of(scale, None, shape), found, node.origin)
+        slope = known.slope.reshape(shape)
+        if bool((slope == slope.flatten()[0]).all()):
+            slope = slope.flatten()[0].clone()
+        found = builder.activation(PReLU(slope), found, node.origin)
+        same = torch.arange(len(known.scale))
+        return self._scaled(same, known.scale, shape, found, node.origin)
 
     def _mirror(self, i: int, known: Mirrored) -> int:
         """``Rᵀ (min, max)(R z)`` of all pairs ``z``."""
@@ -181,46 +138,67 @@ class _Making(Rebuilding[_Sorted | Mirrored]):
             origin,
         )
 
-    def _sort(self, i: int, known: _Sorted) -> int:
+    def _sort(self, i: int, known: Sorted) -> int:
         node, builder = self.network.nodes[i], self.builder
         builder.format = known.format
-        pair = known.second >= 0
-        keys = torch.stack([known.first, known.second, known.sign.long()], 1)[pair]
-        unique, back = _in_order(keys)
-        spelling = known.spelling + self._merged(unique)
-        kind = MaxMin(0, spelling, known.additions)
-        name = unique.numpy().tobytes(), spelling, known.additions
+        pair, shape = known.pair, tuple(node.shape)
+        unique, back = _in_order(torch.stack([known.first, known.second, known.sign], 1)[pair])
+        alone, which = _in_order(known.first[~pair, None])
+        kind = MaxMin(0, known.spelling + self._merged(unique), known.additions, len(alone))
+        name = (
+            unique.numpy().tobytes(), alone.numpy().tobytes(), kind.spelling, kind.additions,
+            known.within,
+        )  # fmt: skip
         if name not in self.shared:
-            self.shared[name] = self._compared(unique, kind, node.origin)
-        count = len(unique)
-        index = torch.full((len(known.first),), -1)
-        index[pair] = back + count * (~known.larger[pair]).long()
-        shape = tuple(node.shape)
-        parts = [self.select(self.shared[name], index, shape, node.origin)]
-        if not bool(pair.all()):
-            alone = torch.where(pair, -1, known.first)
-            parts += self.gathered(alone, shape, node.origin)
-        found = builder.sum(parts, node.origin)
-        if bool((known.factor != 1).any()):
-            scale = known.factor.reshape(shape)
-            if bool((scale == scale.flatten()[0]).all()):
-                scale = scale.flatten()[0].clone()
-            found = builder.operator(Diagonal.of(scale, None, shape), found, node.origin)
-        return found
+            found = self._compared(unique, alone[:, 0], known.within, node.origin)
+            self.shared[name] = builder.activation(kind, found, node.origin)
+        places = torch.zeros_like(known.first)
+        places[pair], places[~pair] = back, 2 * len(unique) + which
+        larger = torch.where(known.larger != 0, places, -1)
+        smaller = torch.where(known.smaller != 0, places + len(unique), -1)
+        parts = [(larger, known.larger), (smaller, known.smaller)]
+        if not bool(((larger >= 0) & (smaller >= 0)).any()):
+            parts = [(torch.maximum(larger, smaller), known.larger + known.smaller)]
+        return builder.sum(
+            [self._scaled(index, factor, shape, self.shared[name], node.origin)
+             for index, factor in parts],
+            node.origin,
+        )  # fmt: skip
 
-    def _compared(self, pairs: Tensor, kind: MaxMin, origin: str) -> int:
-        """The ``MaxMin`` of pairs ``(first, second, sign)``: node of shape ``(2, count)``."""
-        shape = (2, len(pairs))
-        both = torch.cat([pairs[:, 0], pairs[:, 1]])
+    def _scaled(
+        self, index: Tensor, factor: Tensor, shape: tuple[int, ...], node: int, origin: str
+    ) -> int:
+        """Values of a new node, by their places in it, −1 for 0, each times a factor."""
+        found = self.select(node, index, shape, origin)
+        if bool((factor == 1).all()):
+            return found
+        scale = factor.reshape(shape)
+        if bool((scale == scale.flatten()[0]).all()):
+            scale = scale.flatten()[0].clone()
+        return self.builder.operator(Diagonal.of(scale, None, shape), found, origin)
+
+    def _compared(self, pairs: Tensor, alone: Tensor, within: float, origin: str) -> int:
+        """Pairs ``(first, second, sign)`` as ``MaxMin`` takes them, and others that pass: node of
+        shape ``(2, count)``, with those behind it in one row."""
+        shape: tuple[int, ...] = (2, len(pairs))
+        if len(alone):
+            shape = (2 * len(pairs) + len(alone),)
+        both = torch.cat([pairs[:, 0], pairs[:, 1], alone])
         node = self.builder.sum(self.gathered(both, shape, origin), origin)
         if bool((pairs[:, 2] != 1).any()):
-            scale = torch.stack([torch.ones(len(pairs)), pairs[:, 2]]).double()
+            one, rest = torch.ones(len(pairs)), torch.ones(len(alone))
+            scale = torch.cat([one, pairs[:, 2], rest]).double().reshape(shape)
             node = self.builder.operator(Diagonal.of(scale, None, shape), node, origin)
-        return self.builder.activation(kind, node, origin)
+        if within < math.inf:
+            own, self.builder.format = self.builder.format, Arithmetic(0.0, 0.0, within)
+            node = self.builder.operator(Diagonal.of(None, None, shape), node, origin)
+            self.builder.format = own
+        return node
 
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum
         that makes the other: each of its additions then rounds at the size of both."""
+        pairs = pairs[pairs[:, 1] >= 0]
         first, second = self.owners(pairs[:, 0]), self.owners(pairs[:, 1])
         apart = first != second
         most = torch.cat([first[apart], second[apart]])
@@ -229,15 +207,16 @@ class _Making(Rebuilding[_Sorted | Mirrored]):
 
 def _additions(network: Network) -> list[int]:
     """How many additions each value may have behind it since the last activation, at most."""
-    found: list[int] = []
-    for node in network.nodes:
-        before = sum(found[j] for j in node.inputs) + len(node.inputs)
-        if not node.inputs or isinstance(node.kind, Activation):
-            before = 0
-        elif isinstance(node.kind, Dense | Convolution | TransposedConvolution):
-            before = node.kind.terms + 1
-        found.append(min(before, _MANY))
-    return found
+
+    def behind(i: int, parts: list[int]) -> int:
+        kind = network.nodes[i].kind
+        if not parts or isinstance(kind, Activation):
+            return 0
+        if isinstance(kind, Dense | Convolution | TransposedConvolution):
+            return min(kind.terms + 1, _MANY)
+        return min(sum(parts) + len(parts), _MANY)
+
+    return fold(network, behind)
 
 
 def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The order of a machine's sums, found by running it (after FPRev: Xie, Gao, Zhang and Hu, USENIX
+"""The order of a machine's sums, found by running it (after FPRev: Xie, Gao, Wang and Xue, USENIX
 ATC 2025).
 
 Let one term be ``M``, another one ``−M``, so large that whatever is added to either is lost, and
@@ -90,6 +90,9 @@ def sum_order(
         if len(classes) > _MOST_CLASSES:
             raise NoOrder(f"outputs have more than {_MOST_CLASSES} orders")
         search = _Search(probes, classes)
+        # No run is made where there would be too many.
+        if search.least > most:
+            raise NoOrder(f"finding it would take more than {most} runs")
         split = search.run()
         if split is None:
             return _together(search, bias), probes.made
@@ -108,6 +111,16 @@ class _Search:
     probes: Probes
     classes: list[Array]
     joins: list[dict[int, list[int]]] = field(default_factory=list)
+
+    @property
+    def least(self) -> int:
+        """How many runs it takes at least: one for every term that an output's first one meets."""
+        met: dict[int, Array] = {}
+        for outputs in self.classes:
+            terms = self.probes.valid[:, outputs[0]]
+            pivot = int(terms.argmax())
+            met[pivot] = met.get(pivot, False) | terms
+        return sum(int(terms.sum()) - 1 for terms in met.values())
 
     def run(self) -> Array | None:
         """Finds all trees; or, where outputs of one class differ, what tells them apart, ``(m,)``.

@@ -33,7 +33,7 @@ _TWICE = 2.0**20
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class SummedLayer:
     """A node with constant ``weight`` and perhaps ``bias``, and the input and output shapes that
     it has in the file for one sample."""
 
@@ -173,7 +173,7 @@ class Layer:
 _Term = tuple[Array, Array | None]
 
 
-def _terms(layer: Layer, operator: Operator, values: Array) -> Callable[[int], _Term]:
+def _terms(layer: SummedLayer, operator: Operator, values: Array) -> Callable[[int], _Term]:
     """Of each term its two factors, which broadcast to the outputs; a bias has one."""
     assert isinstance(operator, Convolution | Dense)
     read, places = operator.reader(torch.from_numpy(values)[None]), len(operator.out_shape)

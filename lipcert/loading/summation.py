@@ -5,7 +5,7 @@ one sample (``sum_probes``, ``sum_order``). Then the file itself is run, with wh
 nodes and comes out of them kept, and the results must be those of the order that was found, to the
 last bit: products are rounded once or fused, sums are in float32 and round to nearest, and the node
 does in the file what it does alone. What is no tree of such additions ends in a refusal. Layers
-that are not covered, or too dear to probe, stay with any order, and the record says so.
+that are not covered, or too costly to probe, stay with any order, and the record says so.
 
 The order is that of one machine: onnxruntime of this version and build, as ``loading.runtime`` runs
 it (no graph optimisations, so that no weight is changed and nothing is merged; one thread), one
@@ -32,7 +32,7 @@ from lipcert.loading.onnx_file import inlined, opset
 from lipcert.loading.reader import network_of, read
 from lipcert.loading.runtime import Runtime
 from lipcert.loading.sum_order import NoOrder, NoSum, sum_order
-from lipcert.loading.sum_probes import Layer
+from lipcert.loading.sum_probes import SummedLayer
 from lipcert.loading.value import place
 from lipcert.machine import processor
 from lipcert.network import Network
@@ -50,13 +50,13 @@ _POINTS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class LayerSums:
     """A node of the file: as a ``layer`` of the network's ``node``, where it is one, and its order,
     or why it has none."""
 
     name: str
     node: int = -1
-    layer: Layer | None = None
+    layer: SummedLayer | None = None
     order: SumOrder | None = None
     runs: int = 0
     reason: str = ""
@@ -178,19 +178,21 @@ class _Runs:
         return cls(values)
 
 
-def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator[Found]:
+def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator[LayerSums]:
     """The products of the file; those that are read as one operator with the same numbers have a
     layer."""
     constants = {t.name: t for t in content.graph.initializer}
     for node in content.graph.node:
+        if _encloses(node):
+            yield LayerSums(place(node), reason="its products are those of a branch or a loop")
         if node.op_type in KINDS:
             names = [name for name in node.input[1:] if name]
             tensors = [constants[name] for name in names if name in constants]
             if node.input[0] not in runs.values or len(tensors) < len(names):
-                yield Found(place(node), reason="its weights are no constants of the file")
+                yield LayerSums(place(node), reason="its weights are no constants of the file")
                 continue
             weight, *bias = [onnx.numpy_helper.to_array(tensor) for tensor in tensors]
-            layer = Layer(
+            layer = SummedLayer(
                 node, weight, bias[0] if bias else None,
                 runs.values[node.input[0]][0].shape, runs.values[node.output[0]][0].shape,
                 opset(content), content.ir_version,
@@ -201,12 +203,18 @@ def _layers(content: onnx.ModelProto, network: Network, runs: _Runs) -> Iterator
                 if network.nodes[i].origin == place(node) and _same(layer, operator)
             ]
             if len(read) == 1:
-                yield Found(place(node), read[0], layer)
+                yield LayerSums(place(node), read[0], layer)
             else:
-                yield Found(place(node), reason="it is not read as one sum of products")
+                yield LayerSums(place(node), reason="it is not read as one sum of products")
 
 
-def _same(layer: Layer, operator: Any) -> bool:
+def _encloses(node: onnx.NodeProto) -> bool:
+    """Whether there are products in a graph of the node's own."""
+    inner = [one for a in node.attribute for graph in (a.g, *a.graphs) for one in graph.node]
+    return any(one.op_type in KINDS or _encloses(one) for one in inner)
+
+
+def _same(layer: SummedLayer, operator: Any) -> bool:
     """Whether an operator is what the layer computes, number by number."""
     if not isinstance(operator, Convolution | Dense) or layer.weight.ndim != operator.weight.dim():
         return False
@@ -216,8 +224,11 @@ def _same(layer: Layer, operator: Any) -> bool:
 
 
 def _measured(
-    one: Found, network: Network, runs: _Runs, known: dict[Any, tuple[SumOrder | None, int, str]]
-) -> Found:
+    one: LayerSums,
+    network: Network,
+    runs: _Runs,
+    known: dict[Any, tuple[SumOrder | None, int, str]],
+) -> LayerSums:
     """With its order; layers that are the same to the runtime share it, in ``known``. Raises
     ``CannotCertify``."""
     layer = one.layer
@@ -241,7 +252,7 @@ def _measured(
     return replace(one, order=order, runs=made, reason=reason)
 
 
-def _probed(layer: Layer, operator: Any) -> tuple[SumOrder | None, int, str]:
+def _probed(layer: SummedLayer, operator: Any) -> tuple[SumOrder | None, int, str]:
     try:
         layer.check()
         if layer.terms * layer.outputs > _ANSWERS:

@@ -6,7 +6,6 @@ samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of C
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
-from lipcert.network.walk import Forward, forward
+from lipcert.network.walk import Forward, ancestors, forward
 from lipcert.numbers import EXACT, Outward, SumOrder, outward_of
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
@@ -43,7 +42,7 @@ class Network:
 
     @property
     def classes(self) -> int:
-        return math.prod(self.nodes[-1].shape)
+        return self.nodes[-1].size
 
     @property
     def output(self) -> int:
@@ -53,6 +52,11 @@ class Network:
     def activations(self) -> tuple[int, ...]:
         """The nodes that are activations, in order."""
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Activation))
+
+    @cached_property
+    def sums(self) -> tuple[int, ...]:
+        """The nodes that are sums, in order."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Sum))
 
     @cached_property
     def joints(self) -> tuple[int, ...]:
@@ -76,7 +80,17 @@ class Network:
     @cached_property
     def largest(self) -> int:
         """How many values a node has at most."""
-        return max(math.prod(node.shape) for node in self.nodes)
+        return max(node.size for node in self.nodes)
+
+    @cached_property
+    def size(self) -> int:
+        """How many values all nodes have together."""
+        return sum(node.size for node in self.nodes)
+
+    @property
+    def products(self) -> int:
+        """The numbers that the affine operators multiply for one sample: ``Node.products``."""
+        return sum(self.nodes[i].products for i in self.operators)
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
@@ -114,6 +128,15 @@ class Network:
     def sinks(self) -> frozenset[int]:
         """The nodes that activations and joints read."""
         return frozenset(j for i in self.sources for j in self.nodes[i].inputs)
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For every node those that read it, in order, each of them once."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in set(node.inputs):
+                found[j].append(i)
+        return tuple(map(tuple, found))
 
     @property
     def parameters(self) -> int:
@@ -226,11 +249,7 @@ class NetworkBuilder:
 
     def build(self, output: int) -> Network:
         """The network up to ``output``, without nodes that it does not use."""
-        used = {output}
-        for i in range(output, -1, -1):
-            if i in used:
-                used.update(self.nodes[i].inputs)
-        kept = sorted(used | {0})
+        kept = sorted({0, *ancestors(Network(tuple(self.nodes)), output)})
         place = {old: new for new, old in enumerate(kept)}
         return Network(
             tuple(

@@ -87,7 +87,9 @@ class _Lowering(Forward[int]):
 def _pairs(
     builder: NetworkBuilder, kind: MaxMin, source: int, origin: str, like: Tensor
 ) -> tuple[int, set[int]]:
-    """MaxMin: its pairs along a new last axis, sorted there, and put back.
+    """MaxMin: its pairs along a new last axis, sorted there, and put back. A value that passes is a
+    pair with 0 of which neither the sum nor the difference is bent: ``v/2 + v/2``, which like a
+    pair is made shorter by ``√2`` and longer again.
 
     Beside it the nodes that stand for what a file rounds where it writes a comparison out: the
     half-sum and the half-difference times 8 and by 8, as often as it takes. These are two products
@@ -95,23 +97,34 @@ def _pairs(
     """
     shape = builder.shape(source)
     places = torch.arange(math.prod(shape), device=like.device).reshape(shape)
-    paired = torch.stack(places.chunk(2, dim=kind.axis), -1)
+    first, second, rest = kind.parts(places, kind.axis)
+    nothing = torch.full_like(rest, -1)
+    sides = ((first, rest), (second, nothing))
+    paired = torch.stack([torch.cat(side, kind.axis) for side in sides], -1)
     node = builder.operator(Select.of(paired, shape), source, origin)
-    node, charged = _sorted_pairs(builder, node, origin, like, kind.spelling)
+    bent = torch.cat([torch.ones_like(first), torch.zeros_like(rest)], kind.axis)
+    slopes = torch.stack([torch.ones_like(bent), 1 - 2 * bent], -1).to(like.dtype)
+    slopes = slopes if kind.passing else like.new_tensor([1.0, -1.0])
+    node, charged = _sorted_pairs(builder, node, origin, slopes, kind.spelling)
     moved = torch.arange(paired.numel(), device=like.device).reshape(paired.shape)
-    back = torch.cat([moved[..., 0], moved[..., 1]], dim=kind.axis)
+    half = first.shape[kind.axis]
+    back = torch.cat(
+        [moved[..., 0].narrow(kind.axis, 0, half), moved[..., 1].narrow(kind.axis, 0, half),
+         moved[..., 0].narrow(kind.axis, half, kind.passing)], dim=kind.axis,
+    )  # fmt: skip
     return builder.operator(Select.of(back, tuple(paired.shape)), node, origin), charged
 
 
 def _sorted_pairs(
-    builder: NetworkBuilder, source: int, origin: str, like: Tensor, spelling: float
+    builder: NetworkBuilder, source: int, origin: str, slopes: Tensor, spelling: float
 ) -> tuple[int, set[int]]:
-    """``(…, a, b)`` becomes ``(…, max, min)``."""
-    dense, charged = _dense(builder, origin, like), set[int]()
+    """``(…, a, b)`` becomes ``(…, max, min)``, where the ``slopes`` of sum and difference are 1 and
+    −1."""
+    dense, charged = _dense(builder, origin, slopes), set[int]()
     node = dense(source, [[0.5, 0.5], [0.5, -0.5]])
-    node = builder.activation(PReLU(like.new_tensor([1.0, -1.0])), node, origin)
+    node = builder.activation(PReLU(slopes), node, origin)
     for factor in (8.0, 0.125) * math.ceil(spelling / 8):
-        scale = Diagonal.of(like.new_tensor(factor), None, builder.shape(node))
+        scale = Diagonal.of(slopes.new_tensor(factor), None, builder.shape(node))
         node = builder.operator(scale, node, origin)
         charged.add(node)
     return dense(node, [[1.0, 1.0], [1.0, -1.0]]), charged

@@ -51,5 +51,10 @@ class Node:
             case Joint() as joint:
                 return joint.products
             case Activation():
-                return math.prod(self.shape)
+                return self.size
         return 0
+
+    @property
+    def size(self) -> int:
+        """How many values it is."""
+        return math.prod(self.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -69,8 +68,7 @@ def training_threads(network: Network) -> int:
     """For a training, which one process does: as many as the widest layer of a batch of 32 keeps
     busy, up to one a core."""
     cores = min(torch.get_num_threads(), usable_cores())
-    widest = max(math.prod(node.shape) for node in network.nodes)
-    return max(1, min(cores, 32 * widest // _ONE_THREAD))
+    return max(1, min(cores, 32 * network.largest // _ONE_THREAD))
 
 
 def suitable_workers(network: Network, options: Options, execution: Execution, samples: int) -> int:

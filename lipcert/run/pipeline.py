@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -52,8 +52,7 @@ class Certify(Certifying, Protocol):
     @property
     def global_failure_probability(self) -> float: ...
 
-    @property
-    def layer_norms(self) -> list[LayerNorm]: ...
+    def layer_norms_asked(self, samples: Iterable[Sample]) -> list[LayerNorm]: ...
 
 
 class MakeCertifier(Protocol):
@@ -194,7 +193,7 @@ def _certificate(
         notes=notes,
         threat_model=threat_model(pixel_domain=options.pixel_domain, space=task.dataset.unit),
         cascade=cascade(samples),
-        layers=with_eliminated(certifier.layer_norms, samples),
+        layers=with_eliminated(certifier.layer_norms_asked(samples), samples),
         coins=None if sure.kind != "randomised" else _coins_json(coins),
     )
 

@@ -103,6 +103,13 @@ def distillation(logits: Tensor, taught: Tensor) -> Tensor:
     return _DISTILLED_TEMPERATURE**2 * each
 
 
+def features_apart(features: Tensor, taught: Tensor) -> Tensor:
+    """``1 − cos`` of the angle between the features of each sample and those of the network that
+    came in, ``(B, n)`` both: from 0 to 2, whatever their lengths are, which bounds of margins need
+    to change and a balancing of norms does."""
+    return 1 - F.cosine_similarity(features, taught, dim=1)
+
+
 def _each(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 

@@ -86,6 +86,13 @@ class PatchTrainable(Trainable):
         margins = logits.gather(1, labels[:, None]) - logits - eps * apart
         return Estimate(self.template, logits, margins, {})
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Its layers turn what they are given without loss."""
+        raise UsageError(
+            f"--distil-features: --arch {self.name} has layers of isometries, of which no features "
+            "are kept; give --distil"
+        )
+
     @torch.no_grad()
     def project(self) -> None:
         """Bring what the optimiser did to the skew matrices into the orthogonal ones."""

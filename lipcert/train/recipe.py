@@ -37,8 +37,9 @@ class Recipe:
     epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
     clock (see ``lipcert.train.plan``), ``epochs`` at most and ``warmup`` and ``ramp`` in
     proportion; None: as long as the epochs take. ``class_weights``: how much a sample counts by its
-    class; None: all the same. ``distil``: the weight of the distillation from the file that came
-    in, at the start; it falls to 0 over the ramp. ``precision``: of the layers of a patch network
+    class; None: all the same. ``distil``, ``distil_features``: the weights of the distillation
+    of logits, and of the input of the last layer, from the file that came in, at the start; they
+    fall to 0 over the ramp. ``precision``: of the layers of a patch network
     in a step; everything else, and every validation, is in float32.
     """
 
@@ -73,6 +74,7 @@ class Recipe:
     minutes: float | None = None
     class_weights: ClassWeights | None = None
     distil: float = 0.0
+    distil_features: float = 0.0
     precision: Precision = "float32"
     seed: int = 0
 
@@ -128,6 +130,7 @@ class Recipe:
             ("--power-steps", self.power_steps, 1, 1000),
             ("--ema", self.ema, 0, 1 - 1e-9),
             ("--distil", self.distil, 0, math.inf),
+            ("--distil-features", self.distil_features, 0, math.inf),
             ("--seed", self.seed, 0, 2**31 - 1),
         ):
             # Written so that a NaN fails it as well.

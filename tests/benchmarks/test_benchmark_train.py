@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.benchmark, needs_models]
 
 BATCH, ROUNDS = 256, 5
 MODELS = {"mnist_convsmall_point_eran": "0.5", "cifar10_wide_sgd": "36/255"}
-MOST = {"local": 12, "anchored": 30, "dual": 30}
+MOST = {"global": 6, "local": 12, "anchored": 30, "dual": 30, "tube": 80}
 
 
 def prepared(name: str, bound: str) -> tuple[Trainable, torch.Tensor, torch.Tensor, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from loading.sorting import SORTINGS, Sorting
 from torch import Tensor, nn
 
 from lipcert.bounds import GlobalBound, Layers
+from lipcert.certification import Certifier
 from lipcert.certification.deployed import Deployment
 from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
@@ -22,6 +24,7 @@ from lipcert.network import Network, NetworkBuilder, lower, simplify
 from lipcert.network.activations import Clip, GroupSort, MaxMin, PReLU, relu
 from lipcert.network.operators import Dense, Diagonal, Select
 from lipcert.norms import SegmentNorms
+from lipcert.options import Epsilon, Options
 from lipcert.rounding import BFLOAT16, HALF, SINGLE, Arithmetic
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -219,6 +222,144 @@ def by_relu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return b + d, a - d
 
 
+Compare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def by_maximum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.max(a, b), torch.min(a, b)
+
+
+def by_magnitude(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    s, d = (a + b) / 2, (a - b).abs() / 2
+    return s + d, s - d
+
+
+def one_by_one(z: Tensor, compare: Compare) -> Tensor:
+    """Seven values, sorted by neighbours; the last is left alone."""
+    parts = list(z.chunk(8, 1))
+    for start in range(7):
+        for i in range(start % 2, 6, 2):
+            parts[i], parts[i + 1] = compare(parts[i], parts[i + 1])
+    return torch.cat(parts, 1)
+
+
+def in_two_stages(z: Tensor, compare: Compare) -> Tensor:
+    """No sorting: pairs, then pairs of neighbours of these, past the first and the last."""
+    z = torch.stack(compare(z[:, ::2], z[:, 1::2]), 2).flatten(1, 2)
+    inner = torch.stack(compare(z[:, 1:-1:2], z[:, 2:-1:2]), 2).flatten(1, 2)
+    return torch.cat([z[:, :1], inner, z[:, -1:]], 1)
+
+
+@pytest.mark.parametrize("compare", [by_relu, by_magnitude, by_maximum])
+@pytest.mark.parametrize("network", [one_by_one, in_two_stages])
+def test_stages_of_comparisons_cost_what_sorting_costs(
+    network: Callable[[Tensor, Compare], Tensor], compare: Compare, tmp_path: Path
+) -> None:
+    """However they are written, and whether or not they sort: each is an isometry in pieces."""
+
+    def way(z: Tensor) -> Tensor:
+        return network(z, compare)
+
+    model = Sorted([way, way], images=False)
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    found = load_model(path).network
+    assert {type(found.nodes[i].kind) for i in found.activations} <= {MaxMin, GroupSort}
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(found) <= own * 1.0001
+    assert product(lower(simplify(found))) <= own * 1.0001
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(found.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+def test_a_value_that_is_compared_and_read_again_stays_a_branch(tmp_path: Path) -> None:
+    """Joined to what it was compared to it would cost √2 of both."""
+
+    class Beside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = x.chunk(2, 1)
+            return torch.cat([1000 * torch.max(a, b), a], 1)
+
+    path = exported(Beside(), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    assert all(getattr(network.nodes[i].kind, "passing", 0) == 0 for i in network.activations)
+    assert product(network) <= 1001.1
+
+
+class Through(nn.Module):
+    def __init__(self, way: Sorting) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.first = way, nn.Linear(8, 8)
+        self.first.weight = nn.Parameter(torch.linalg.qr(torch.randn(8, 8))[0])
+        self.last = nn.Linear(way(torch.zeros(1, 8)).shape[1], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.way(self.first(x)))
+
+
+def positive_and_negative(z: Tensor) -> Tensor:
+    return torch.cat([torch.relu(z), torch.relu(-z)], 1)
+
+
+def above_and_below(z: Tensor) -> Tensor:
+    return torch.cat([z.clamp(min=0), z.clamp(max=0)], 1)
+
+
+def both_at_once(z: Tensor) -> Tensor:
+    return torch.relu(torch.cat([z, -z], 1))
+
+
+def sum_and_distance(z: Tensor) -> Tensor:
+    a, b = z.chunk(2, 1)
+    return torch.cat([(a + b) / math.sqrt(2), (a - b).abs() / math.sqrt(2)], 1)
+
+
+def distance_first(z: Tensor) -> Tensor:
+    a, b = z[:, ::2] * math.sqrt(0.5), z[:, 1::2] * math.sqrt(0.5)
+    return torch.stack([torch.relu(b - a) + torch.relu(a - b), a + b], 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [positive_and_negative, above_and_below, both_at_once, sum_and_distance, distance_first],
+)
+def test_what_sorting_makes_costs_what_sorting_costs(way: Sorting, tmp_path: Path) -> None:
+    """Both parts of a value, and the sum and the distance of two, move as far as what they are of;
+    and what they round is charged."""
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [kind] = [network.nodes[i].kind for i in network.activations]
+    assert isinstance(kind, MaxMin)
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+    z = x * 10.0 ** torch.randint(-6, 7, x.shape, generator=torch.Generator().manual_seed(2))
+    off = (way(z).double() - way(z.double())).abs().amax(1)
+    assert bool((off <= 2 * kind.spelling * SINGLE.unit * z.double().abs().amax(1)).all())
+
+
+def test_one_bend_alone_is_no_sorting() -> None:
+    """``relu(a)``, ``|a − b|`` and ``2 |a|`` beside ``3 |a|`` are no two parts of a pair."""
+    for names, kind in (((0,), relu()), ((0, 0), PReLU(-ONE))):
+        builder = NetworkBuilder((1, 4))
+        bent = builder.activation(kind, 0)
+        parts = []
+        for k, _ in enumerate(names):
+            index = torch.full((1, 4 * len(names)), -1)
+            index[0, 4 * k : 4 * k + 4] = torch.arange(4)
+            scale = Diagonal.of(ONE * (2 + k), None, (1, 4))
+            moved = Select.of(index, (1, 4))
+            parts.append(builder.operator(moved, builder.operator(scale, bent)))
+        rows = torch.eye(4 * len(names), dtype=torch.float64)
+        last = builder.operator(Dense.of(rows, None, tuple(rows[:1].shape)), builder.sum(parts))
+        network = builder.build(last)
+        assert respelled(network) is network
+
+
 def test_comparisons_of_what_was_compared(tmp_path: Path) -> None:
     x = torch.randn(3, 8)
     network = load_model(exported(Nested(), x, tmp_path / "m.onnx", dynamo=False)).network
@@ -393,3 +534,151 @@ def test_values_that_are_put_anywhere_else_are_refused(
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(CannotCertify, match=why):
         load_model(tmp_path / "m.onnx")
+
+
+def gathered(z: Tensor) -> Tensor:
+    return z.gather(1, z.argsort(1))
+
+
+def gathered_in_groups(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], -1, 4)
+    return v.gather(2, v.argsort(2, descending=True)).reshape(z.shape)
+
+
+def largest_by_places(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], 2, -1)
+    return v.gather(1, v.topk(2, 1)[1][:, :1]).flatten(1)
+
+
+def of_other_values(z: Tensor) -> Tensor:
+    return z.flip(1).gather(1, z.argsort(1))
+
+
+def of_other_groups(z: Tensor) -> Tensor:
+    v = z.reshape(z.shape[0], -1, 4)
+    return v.gather(2, v.argsort(2).flip(1)).reshape(z.shape)
+
+
+def weighed_by_places(z: Tensor) -> Tensor:
+    return z * z.argsort(1)
+
+
+@pytest.mark.parametrize("way", [gathered, gathered_in_groups, largest_by_places])
+def test_values_taken_by_the_places_of_sorted_ones_are_sorted(way: Sorting, tmp_path: Path) -> None:
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    assert len(network.activations) == 1
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    # Some of them equal.
+    x = torch.randint(-2, 3, (50, 8), generator=torch.Generator().manual_seed(1)).float()
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [of_other_values, of_other_groups, weighed_by_places])
+def test_what_else_is_read_by_places_is_refused(way: Sorting, tmp_path: Path) -> None:
+    path = exported(Through(way), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    with pytest.raises(CannotCertify, match="reads by the places of sorted values: it jumps"):
+        load_model(path)
+
+
+def below_a_limit(limit: float) -> Sorting:
+    def way(z: Tensor) -> Tensor:
+        a, b = z.chunk(2, 1)
+        d = nn.functional.hardtanh(a - b, 0, limit)
+        return torch.cat([d + b, a - d], 1)
+
+    return way
+
+
+def test_limits_far_out_hide_no_sorting_and_hold_where_they_are(tmp_path: Path) -> None:
+    """Nothing is known of values that could pass half of such a limit; a nearer one is a limit."""
+    model = Through(below_a_limit(2e6)).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [kind] = [network.nodes[i].kind for i in network.activations]
+    assert isinstance(kind, MaxMin)
+    labels, eps = torch.zeros(1, dtype=torch.int64), torch.tensor([1e-3], dtype=torch.float64)
+    for size, known in ((1.0, True), (1e5, True), (1e7, False)):
+        x = torch.full((1, 8), size, dtype=torch.float64)
+        x[:, 4:] = -size
+        for arithmetic in (SINGLE, None):
+            deployment = Deployment.of(network, arithmetic=arithmetic, softmax=False)
+            errors = deployment.pair_errors(deployment.centre(x), labels, eps)
+            assert math.isfinite(float(errors[0, 1])) == known, (size, arithmetic)
+    model = Through(below_a_limit(9e5)).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "near.onnx", dynamo=False)
+    assert any(
+        isinstance(node.kind, Clip) and node.kind.upper is not None
+        for node in load_model(path).network.nodes
+    )
+
+
+def test_two_ways_of_one_maximum_are_not_told_apart_for_free(tmp_path: Path) -> None:
+    """A file whose logits are what two writings of a maximum differ by: 0, but for rounding, which
+    stays charged though both become one comparison."""
+
+    class Difference(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = x.chunk(2, 1)
+            one, other = torch.relu(a - b) + b, a + torch.relu(b - a)
+            return 1e6 * (one - other)[:, :2] + torch.tensor([0.1, 0.0])
+
+    path = exported(Difference(), torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) / 3
+    with torch.no_grad():
+        off = (Difference()(x).double() - torch.tensor([0.1, 0.0]).double()).abs().amax()
+    assert float(off) > 0.05
+    labels = torch.zeros(1, dtype=torch.int64)
+    options = Options((Epsilon.parse("0.001"),), seed=0)
+    [sample] = Certifier(network, options, samples=1)(x[:1].double(), labels, [0])
+    assert not sample.radius
+
+
+def twice_less_itself(z: Tensor) -> Tensor:
+    return 2 * torch.relu(z) - z
+
+
+def of_either_sign(z: Tensor) -> Tensor:
+    return torch.relu(z) + torch.relu(-z)
+
+
+def larger_of_both_signs(z: Tensor) -> Tensor:
+    return torch.max(z, -z)
+
+
+def leaky_by_parts(z: Tensor) -> Tensor:
+    return torch.relu(z) - 0.25 * torch.relu(-z)
+
+
+@pytest.mark.parametrize(
+    ("way", "slope"),
+    [(twice_less_itself, -1), (of_either_sign, -1), (larger_of_both_signs, -1),
+     (leaky_by_parts, 0.25)],
+)  # fmt: skip
+def test_bends_that_are_written_out_cost_what_they_bend(
+    way: Sorting, slope: float, tmp_path: Path
+) -> None:
+    """And what their writing rounds is charged in front of them."""
+    model = Through(way).eval()
+    path = exported(model, torch.randn(1, 8), tmp_path / "m.onnx", dynamo=False)
+    network = load_model(path).network
+    [i] = network.activations
+    kind = network.nodes[i].kind
+    assert isinstance(kind, PReLU)
+    assert bool((kind.slope == slope).all())
+    own = float(torch.linalg.matrix_norm(model.last.weight, 2))
+    assert product(network) <= own * 1.0001
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(network.logits(x.double()).float(), model(x), atol=1e-5)
+    off = ((way(x).double() - way(x.double())).abs() / way(x.double()).abs()).max()
+    products = sum(
+        isinstance(node.kind, Diagonal) and node.kind.scale is not None
+        and float(node.kind.scale.abs().flatten()[0]) in (8.0, 0.125)
+        for node in network.nodes
+    )  # fmt: skip
+    assert float(off) <= 4 * products * SINGLE.unit

@@ -101,5 +101,9 @@ def test_outputs_at_an_edge_leave_terms_out():
 
 
 def test_runs_are_limited():
+    runs = []
     with pytest.raises(NoOrder, match="more than 20 runs"):
-        sum_order(lambda v: np.array([run(sequential(N), v)]), one(N), most=20)
+        sum_order(lambda v: runs.append(v) or np.array([run(sequential(N), v)]), one(N), most=20)
+    assert not runs
+    with pytest.raises(NoOrder, match="more than 50 runs"):
+        sum_order(lambda v: np.array([run(blocked(N, 4), v)]), one(N), most=50)

@@ -14,7 +14,7 @@ from sums import backwards
 from lipcert.errors import CannotCertify
 from lipcert.loading import load_model
 from lipcert.loading.model import LoadedModel
-from lipcert.loading.sum_probes import Layer
+from lipcert.loading.sum_probes import SummedLayer
 from lipcert.loading.summation import measured
 from lipcert.numbers import SumOrder, SumTree
 
@@ -83,14 +83,14 @@ def test_measuring_again_finds_the_same(model, tmp_path):
     assert measured(small(tmp_path)).summation == model.summation
 
 
-def layer_of(model: LoadedModel, name: str) -> tuple[Layer, int]:
+def layer_of(model: LoadedModel, name: str) -> tuple[SummedLayer, int]:
     content = onnx.ModelProto.FromString(model.runtime_bytes)
     [node] = [node for node in content.graph.node if node.name == name]
     given = {t.name: numpy_helper.to_array(t) for t in content.graph.initializer}
     place = next(i for i, n in enumerate(model.network.nodes) if n.origin == name and n.order)
     kind = model.network.operators[place]
     bias = given[node.input[2]] if len(node.input) > 2 else None
-    layer = Layer(
+    layer = SummedLayer(
         node, given[node.input[1]], bias, kind.in_shape, kind.out_shape, 17, content.ir_version
     )
     return layer, place
@@ -166,3 +166,27 @@ def test_a_layer_with_other_numbers_than_were_read_has_no_order(tmp_path):
     found = measured(replace(model, runtime_bytes=content.SerializeToString()))
     assert found.summation is not None
     assert found.summation["layers"][3]["reason"] == "it is not read as one sum of products"
+
+
+def test_products_of_a_branch_are_listed_with_any_order(tmp_path):
+    def graph(nodes: list, out: str) -> onnx.GraphProto:
+        shape = helper.make_tensor_value_info(out, TensorProto.FLOAT, [1, 4])
+        return helper.make_graph(nodes, out, [], [shape])
+
+    node = helper.make_node
+    branch = graph([node("MatMul", ["x", "w"], ["t"], name="inner")], "t")
+    other = graph([node("Identity", ["x"], ["e"])], "e")
+    model = saved(
+        tmp_path,
+        [
+            node("If", ["c"], ["m"], name="choice", then_branch=branch, else_branch=other),
+            node("MatMul", ["m", "v"], ["y"], name="outer"),
+        ],
+        (1, 4),
+        [*constants(w=(4, 4), v=(4, 3)), numpy_helper.from_array(np.array(True), "c")],
+    )
+    found = measured(model)
+    assert found.summation is not None
+    told = [(one["layer"], one["order"]) for one in found.summation["layers"]]
+    assert told == [("choice", "any"), ("outer", "measured")]
+    assert [n.order is not None for n in found.network.nodes if n.origin == "inner"] == [False]

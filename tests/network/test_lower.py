@@ -6,9 +6,11 @@ import pytest
 import torch
 from laws import DTYPES, normal, pick, random_network, seeded, uniform
 
+from lipcert.bounds import GlobalBound, Layers
 from lipcert.network import Input, NetworkBuilder, Sum, lower, simplify
 from lipcert.network.activations import Activation, Elementwise, GroupMax, MaxMin
 from lipcert.network.operators import Diagonal, Operator, Select
+from lipcert.norms import SegmentNorms
 
 SAMPLES = 50
 PAIRED = [((4,), 0), ((1, 4, 3, 2), 1), ((1, 4, 3, 2), 3), ((2, 6, 4), 0), ((2, 6, 4), 1),
@@ -93,6 +95,21 @@ def test_a_lowered_network_stays():
 def test_maxmin_on_each_axis(shape, axis, dtype):
     network = network_of(shape, MaxMin(axis), dtype=dtype)
     assert_same(network, normal((SAMPLES, *shape), seeded(1), dtype), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "passing"), [((5,), 0, 1), ((1, 4, 3), 1, 2), ((2, 7), 1, 7)]
+)
+def test_maxmin_past_others(shape, axis, passing):
+    """What passes is exactly what it was, and a stage that is lowered is no longer than 1."""
+    network = network_of(shape, MaxMin(axis, 5.0, passing=passing))
+    x = normal((SAMPLES, *shape), seeded(1))
+    assert_same(network, x, rounds=1)
+    rest = values(lower(network), x).narrow(axis + 1, shape[axis] - passing, passing)
+    assert torch.equal(rest, x.narrow(axis + 1, shape[axis] - passing, passing))
+    layers = Layers.of(simplify(lower(network)))
+    norms = {(edge.source, edge.sink): SegmentNorms.of(edge) for edge in layers.edges}
+    assert GlobalBound.of(layers, norms).product <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

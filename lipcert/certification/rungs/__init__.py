@@ -40,19 +40,22 @@ def ladder(analysis: Analysis, published: Published) -> tuple[Rung, ...]:
     if options.radii:
         last = [Radius(published, name)]
     if options.method != "auto":
-        return Largest(published, name), *last
-    rungs: list[Rung] = [Largest(published), Attacked(analysis)]
+        return Largest(published.found(), name), *last
+    attack = Attacked(analysis)
     # A tube is nothing without coins.
     if is_deep(analysis.loaded) and not options.deterministic:
         kept = analysis.kept.lowered_double
         if TubePlan.of(kept, pace.tube) is not None:
-            # Of what Lipschitz constants settle no tube is asked.
-            settled = Radius(published, share=SETTLED)
-            return *rungs, settled, TubeRadius.of(analysis, _LATER), *last
+            # Of what Lipschitz constants settle no tube is asked, and of others no norms.
+            largest = Largest(published, share=SETTLED)
+            settled = Radius(published, share=SETTLED, rough=True)
+            tube = TubeRadius.of(analysis, _LATER)
+            return attack, largest, settled, tube, Radius(published, rough=True)
         # Nothing begins that would not end; a few layers the duals may do.
         if len(kept.sinks) > FEW_LAYERS:
-            return *rungs, *last
+            return Largest(published.found()), attack, *last
     duals = Duals.of(analysis, _LATER)
+    rungs: list[Rung] = [Largest(published.found()), attack]
     rungs += [DualRadius(duals)] if options.radii else []
     few = min(pace.leaves, _FEW_LEAVES)
     for eps in (eps.rounded_up for eps in options.eps):

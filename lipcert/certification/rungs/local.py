@@ -24,22 +24,30 @@ _STEPS, _OFF, _MOST = 4, 1e-3, 0.5
 
 @dataclass(frozen=True)
 class Largest:
-    """Decides every sample at the largest eps, and bounds its local Lipschitz constant."""
+    """Decides every sample at the largest eps, and bounds its local Lipschitz constant; where a
+    ``share`` is given, only of those that estimates lead there, or so far of the distance to the
+    attack: of others no norms are found."""
 
     published: Published
     name: str = "local"
+    share: float | None = None
 
     def climb(self, samples: Samples, known: Findings) -> Step:
-        published, options = self.published, known.options
         rows = torch.arange(len(samples), device=known.margin.device)
-        if not options.radii:
+        top = torch.full_like(known.margin, known.options.largest.rounded_up)
+        if self.share is not None:
+            nearer = (self.share * known.attacked).minimum(top).clamp(min=SMALLEST_BALL)
+            slack = self.published.estimated_slack(samples, nearer, rough=True)
+            rows = (known.correct & (slack > 0)).nonzero().flatten()
+        elif not known.options.radii:
             # Nothing is asked of the others.
             rows = known.correct.nonzero().flatten()
-            if not len(rows):
-                return Step(self.name, rows)
-            samples = samples.select(rows)
-        top = torch.full_like(known.margin[rows], options.largest.rounded_up)
-        ball = top.clamp(min=SMALLEST_BALL)
+        if not len(rows):
+            return Step(self.name, rows)
+        return self._decided(samples.select(rows), rows, known, top[rows])
+
+    def _decided(self, samples: Samples, rows: Tensor, known: Findings, top: Tensor) -> Step:
+        published, ball = self.published, top.clamp(min=SMALLEST_BALL)
         boxes = published.boxes(samples, ball)
         facts = published.first(samples, ball, boxes)
         slack, deployed = published.slack(samples, top, facts, boxes)
@@ -104,11 +112,12 @@ class LocalAt:
 class Radius:
     """Finds the largest radius of the method alone; in ``auto``, which so is never below ``local``,
     only where that may reach further by estimates, and at least so large a ``share`` of the
-    distance to the attack."""
+    distance to the attack; ``rough`` ones, so that norms are found only where it may."""
 
     published: Published
     name: str = "local"
     share: float = 0.0
+    rough: bool = False
 
     def climb(self, samples: Samples, known: Findings) -> Step:
         published, rows = self.published, known.correct.nonzero().flatten()
@@ -123,7 +132,7 @@ class Radius:
             else:
                 further = torch.where(radius > 0, radius * _FURTHER, top)
             further = further.clamp(min=SMALLEST_BALL, max=self._reach)
-            better = published.estimated_slack(part, further) > 0
+            better = published.estimated_slack(part, further, rough=self.rough) > 0
             chosen = (better & (further < known.attacked[rows])).nonzero().flatten()
         if len(chosen):
             found, error = published.largest_certified(part.select(chosen), further[chosen])

@@ -16,7 +16,8 @@ from lipcert.network.operators.base import Shape
 
 @dataclass(frozen=True, eq=False)
 class MaxMin(Activation):
-    """Halves ``(a, b)`` along ``axis`` of a sample become ``(max(a, b), min(a, b))``.
+    """Halves ``(a, b)`` along ``axis`` of a sample become ``(max(a, b), min(a, b))``; the last
+    ``passing`` values along it are in no half, and stay as they are.
 
     Never constant, as in the paper. Clipped MaxMin is this followed by ``Clip`` with
     ``upper = θ⁺`` on the first half and ``lower = θ⁻`` on the second.
@@ -29,17 +30,24 @@ class MaxMin(Activation):
     axis: int
     spelling: float = 0.0
     additions: float = 0.0
+    passing: int = 0
 
     def out_shape(self, in_shape: Shape) -> Shape:
-        if not 0 <= self.axis < len(in_shape) or in_shape[self.axis] % 2:
+        compared = in_shape[self.axis] - self.passing if 0 <= self.axis < len(in_shape) else -1
+        if compared < 0 or compared % 2:
             raise ValueError(f"axis {self.axis} of {list(in_shape)} has no two halves")
         return in_shape
 
+    def parts(self, z: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Both halves along an axis of a tensor, and what passes."""
+        half = (z.shape[axis] - self.passing) // 2
+        first, second = z.narrow(axis, 0, half), z.narrow(axis, half, half)
+        return first, second, z.narrow(axis, 2 * half, self.passing)
+
     def value(self, z: Tensor) -> Tensor:
-        first, second = z.chunk(2, dim=self.axis + 1)
-        return torch.cat(
-            [torch.maximum(first, second), torch.minimum(first, second)], dim=self.axis + 1
-        )
+        first, second, rest = self.parts(z, self.axis + 1)
+        both = torch.maximum(first, second), torch.minimum(first, second)
+        return torch.cat([*both, rest], dim=self.axis + 1)
 
     def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         return self.value(lower), self.value(upper)
@@ -51,8 +59,9 @@ class MaxMin(Activation):
         return torch.ones_like(lower, dtype=torch.bool)
 
     def perturbation(self, lower: Tensor, upper: Tensor, error: Tensor) -> Tensor:
-        larger = torch.maximum(*error.chunk(2, dim=self.axis + 1))
-        return torch.cat([larger, larger], dim=self.axis + 1)
+        first, second, rest = self.parts(error, self.axis + 1)
+        larger = torch.maximum(first, second)
+        return torch.cat([larger, larger, rest], dim=self.axis + 1)
 
     def pull_back(
         self, lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
@@ -60,15 +69,16 @@ class MaxMin(Activation):
         """``Δmax = α Δa + (1 − α) Δb`` and ``Δmin = (1 − α) Δa + α Δb`` for some α in [0, 1]:
         0 or 1 where one half is surely the larger, else each coefficient lies between both."""
         axis = self.axis + 1
-        (below_a, below_b), (above_a, above_b) = lower.chunk(2, axis), upper.chunk(2, axis)
+        below_a, below_b, _ = self.parts(lower, axis)
+        above_a, above_b, _ = self.parts(upper, axis)
         first, second = below_a >= above_b, below_b >= above_a
         sides = []
         for side, either in ((low, torch.minimum), (high, torch.maximum)):
-            larger, smaller = side.chunk(2, axis)
+            larger, smaller, rest = self.parts(side, axis)
             both = either(larger, smaller)
             a = torch.where(first, larger, torch.where(second, smaller, both))
             b = torch.where(first, smaller, torch.where(second, larger, both))
-            sides.append(torch.cat([a, b], axis))
+            sides.append(torch.cat([a, b, rest], axis))
         return sides[0], sides[1]
 
     @property

@@ -20,6 +20,7 @@ from lipcert.loading import DeployedFile
 from lipcert.loading.deployed_file import relative_difference
 from lipcert.loading.heads import CUT
 from lipcert.options import Options
+from lipcert.rounding import exceeds
 from lipcert.run.checks import CROSS_CHECK_SAMPLES, check_domain
 from lipcert.run.environment import environment, threads
 from lipcert.run.intervals.batches import Enclosing
@@ -93,7 +94,7 @@ def enclose(
             samples += batches.enclosed([int(i) for i in indices[first : first + _AT_ONCE]])
         watch.stop()
     spent = encloser.budget.spent_shared + sum(sample.failure_probability for sample in samples)
-    if spent > options.failure_probability * (1 + 1e-6) and not options.deterministic:
+    if exceeds(spent, 0.0 if options.deterministic else options.failure_probability):
         raise InternalError(f"the norms fail with probability {spent}; please report this")
     record = _record(
         task, samples, spent, coins, tolerance=tolerance,
