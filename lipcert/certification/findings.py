@@ -254,7 +254,7 @@ class Findings:
             margin=float(self.margin[row]),
             radius=None if estimate else radius,
             lipschitz=None if estimate else known,
-            method=self._method(row),
+            method=self._method(row, tuple(seconds)),
             seconds=sum(seconds.values()),
             rungs=seconds,
             decided_by=self.ledger.decided(row),
@@ -270,13 +270,15 @@ class Findings:
             top=() if self.top is None or not finite else tuple(self.top[row].tolist()),
         )
 
-    def _method(self, row: int) -> str:
+    def _method(self, row: int, passed: tuple[str, ...]) -> str:
         """The rung that found the radius; where there is none, the published bound of the run, or
-        the first rung of a run that has none."""
+        the first rung of a run that has none; the last of those ``passed`` by a sample that did not
+        come so far."""
         if float(self.radius[row]) >= 0:
             return self.rungs[int(self.rung[row])]
         published = "local" if self.options.method == "auto" else self.options.method
-        return published if published in self.rungs or not self.rungs else self.rungs[0]
+        named = published if published in self.rungs or not self.rungs else self.rungs[0]
+        return named if named in passed or not passed else passed[-1]
 
     def _reached(self, row: int) -> tuple[str, ...]:
         radius = float(self.radius[row])
