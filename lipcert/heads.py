@@ -35,14 +35,17 @@ def claim(options: Mapping[str, Any], names: Mapping[int, str] | None = None) ->
 
 
 def accuracy(options: Mapping[str, Any]) -> str:
-    """What the share of samples that have it is called: ``accuracy`` for the plain claim."""
+    """What the share of samples that have it is called: ``accuracy`` for the plain claim, of any
+    order of sums; a certificate for one runtime alone is never taken for it."""
     top_k, classes, margin = of_record(options)
     best = f"top-{top_k} " if top_k > 1 else ""
     among = f" ({len(classes)} classes)" if classes else ""
     above = f" (margin {margin:g})" if margin else ""
-    return f"{best}accuracy{among}{above}"
+    sums = " (measured sums)" if options.get("summation") == "measured" else ""
+    return f"{best}accuracy{among}{above}{sums}"
 
 
 def clean(options: Mapping[str, Any]) -> str:
-    """What the share of right answers is called; no probability makes an answer right."""
-    return f"clean {accuracy({**options, 'margin': 0.0})}"
+    """What the share of right answers is called; no probability makes an answer right, and no order
+    of sums."""
+    return f"clean {accuracy({**options, 'margin': 0.0, 'summation': 'any'})}"

@@ -1,12 +1,16 @@
-"""What this machine has for a process: cores."""
+"""What this machine has for a process: cores, and of what kind."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 from pathlib import Path
 
 # Microseconds of processor time in so many of wall clock.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
@@ -18,3 +22,21 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no container, or "max": no limit
         granted = usable or 1
     return max(1, min(usable or 1, granted))
+
+
+def processor() -> dict[str, str]:
+    """Its model, and a digest of the features that programs choose their instructions by."""
+    told: dict[str, str] = {}
+    try:
+        lines = _PROCESSOR.read_text().splitlines()
+    except OSError:  # not on Linux: the platform says what there is
+        lines = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            told.setdefault(name.strip().lower(), value.strip())
+    parts = [told.get(name, "") for name in ("vendor_id", "cpu family", "model", "stepping")]
+    features = " ".join(sorted((told.get("flags") or told.get("features") or "").split()))
+    kind = told.get("model name") or platform.processor() or platform.machine()
+    seen = json.dumps([platform.machine(), *parts, features])
+    return {"processor": kind, "features": hashlib.sha256(seen.encode()).hexdigest()[:16]}

@@ -18,6 +18,7 @@ Method = Literal["auto", "local", "global"]
 Effort = Literal["fast", "standard", "max"]
 NormMethod = Literal["randomised", "deterministic", "estimate"]
 Deployed = Literal["float32", "float64", "float16", "bfloat16", "real"]
+Summation = Literal["any", "measured"]
 Dtype = Literal["float64", "float32"]
 
 _SUCH = "give a number ≥ 0 or a fraction such as 36/255"
@@ -69,6 +70,7 @@ class OptionValues(TypedDict, total=False):
     failure_probability: float
     seed: int | str | None
     deployed: Deployed
+    summation: Summation
     effort: Effort
     pixel_domain: bool
     time_per_sample: float | None
@@ -76,6 +78,7 @@ class OptionValues(TypedDict, total=False):
     top_k: int
     only_classes: tuple[int, ...] | None
     margin: float
+    radii: bool
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ class Options:
     nothing: such results are never ``certified``). ``failure_probability``: the whole run's, over
     lipcert's own coins; 0 means deterministic. ``seed``: of those coins, None for fresh
     ones of the system. ``deployed``: the format
-    whose rounding a certificate covers, in any summation order, or ``real`` for none.
+    whose rounding a certificate covers, or ``real`` for none. ``summation``: ``any`` order of its
+    sums, or the one that is ``measured`` in the runtime of this machine, which the certificate
+    then names and holds for alone.
     ``pixel_domain``: only images count, points of the ball with all pixels in [0, 1].
     ``time_per_sample``: seconds after which ``auto`` begins no other rung, the samples of a batch
     together; None for no limit. ``dtype``: the type that bounds are found in, with what rounding in
@@ -98,6 +103,10 @@ class Options:
     What is claimed of the outputs: ``top_k``, that the label is among so many best; of
     ``only_classes``, where they are given, the numbers of the outputs that compete; ``margin``,
     that its softmax probability is more than so much above every other one.
+
+    ``radii``: whether the largest radius of every sample is sought too; else only whether it is
+    certified at each ``eps``, and its radius is the largest of these. A tube of a deep network
+    seeks it all the same.
     """
 
     eps: tuple[Epsilon, ...]
@@ -113,6 +122,8 @@ class Options:
     top_k: int = 1
     only_classes: tuple[int, ...] | None = None
     margin: float = 0.0
+    summation: Summation = "any"
+    radii: bool = True
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -124,11 +135,17 @@ class Options:
             ("--method", self.method, get_args(Method)),
             ("--norms", self.norms, get_args(NormMethod)),
             ("--deployed", self.deployed, get_args(Deployed)),
+            ("--summation", self.summation, get_args(Summation)),
             ("--effort", self.effort, get_args(Effort)),
             ("--dtype", self.dtype, get_args(Dtype)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+        if self.summation == "measured" and self.deployed != "float32":
+            raise UsageError(
+                f"--summation measured: is for --deployed float32, not {self.deployed}; leave one "
+                "of them out"
+            )
         if self.time_per_sample is not None and not self.time_per_sample > 0:
             raise UsageError("--time-per-sample: give a number of seconds above 0")
         if not 0 <= self.failure_probability < 1:
@@ -163,9 +180,10 @@ class Options:
         return max(self.eps, key=lambda eps: eps.value)
 
     def to_json(self) -> dict[str, Any]:
-        """As certificates have them; of the head only what is not the plain one's."""
+        """As certificates have them; of the head, the order of sums and ``radii`` only what is not
+        the plain one."""
         record = asdict(self) | {"eps": [eps.text for eps in self.eps]}
-        plain = {"top_k": 1, "only_classes": None, "margin": 0.0}
+        plain = {"top_k": 1, "only_classes": None, "margin": 0.0, "summation": "any", "radii": True}
         record = {k: v for k, v in record.items() if k not in plain or v != plain[k]}
         if self.only_classes is not None:
             record["only_classes"] = list(self.only_classes)

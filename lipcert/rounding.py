@@ -64,6 +64,16 @@ def gamma(terms: float, unit: float = FLOAT64) -> float:
     return product / (1 - product) if product < 1 else float("inf")
 
 
+def exceeds(spent: float, allowed: float) -> bool:
+    """Whether probabilities come to more than was allowed, and not by the rounding of their sum.
+
+    Each is a product of a few numbers, at most ``2^33`` are added, in any order, and all of them
+    are 0 or more: ``γ`` of that many roundings, 9.5e-7 of it, is what the computed sum may be above
+    the exact one. NaN exceeds everything.
+    """
+    return not spent <= allowed * (1 + gamma(2.0**33))
+
+
 def arithmetic_of(dtype: torch.dtype) -> Arithmetic:
     """That of the tensors of an analysis, ``torch.float32`` or ``torch.float64``."""
     return {"torch.float32": SINGLE, "torch.float64": DOUBLE}[str(dtype)]

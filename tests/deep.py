@@ -4,7 +4,7 @@ that are out to deceive an analysis; and attacks on what a sketched tube certifi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from assault import Outcome, assault
@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.findings import Findings
 from lipcert.certification.ieee import ieee_arithmetic
+from lipcert.certification.pace import PACES, Pace, TubePace
 from lipcert.certification.rungs.attack import Attacked
 from lipcert.certification.rungs.tube import Nothing, TubeRadius
 from lipcert.certification.samples import Samples
@@ -26,6 +27,8 @@ from lipcert.norms import Budget
 from lipcert.options import Deployed, Epsilon, Options
 
 IN_SHAPE = (1, 3, 6, 6)
+# Of most networks that are attacked: as deep, and a third of the work.
+_SMALL = (1, 3, 4, 4)
 _CHANNELS, _GROWTH = 4, 2
 
 
@@ -33,15 +36,21 @@ class DeepGrower:
     """Pieces of deep networks, each put after a node and returning its last one. ``seen``: inputs
     by which values are normalised. ``hostile``: whether weights are spoiled here and there."""
 
-    def __init__(self, generator: Generator, *, hostile: bool) -> None:
-        self.generator, self.hostile = generator, hostile
-        self.builder = NetworkBuilder(IN_SHAPE)
-        self.seen = uniform((3, *IN_SHAPE), generator)
+    def __init__(
+        self, generator: Generator, *, hostile: bool, shape: tuple[int, ...] = IN_SHAPE
+    ) -> None:
+        self.generator, self.hostile, self.small = generator, hostile, shape == _SMALL
+        self.builder = NetworkBuilder(shape)
+        self.seen = uniform((3, *shape), generator)
         self.kind = self._activation()
 
     def _activation(self) -> Activation:
         leaky = PReLU(torch.full((), 0.1, dtype=torch.float64))
-        return pick([relu(), relu(), relu(), leaky, Silu()], self.generator)
+        # Bounds of smooth ones take longest.
+        kinked = (
+            3 * [relu(), relu(), relu(), leaky] if self.small else [relu(), relu(), relu(), leaky]
+        )
+        return pick([*kinked, Silu()], self.generator)
 
     def _sometimes(self, chance: float = 0.25) -> bool:
         return self.hostile and float(uniform((), self.generator)) < chance
@@ -142,9 +151,12 @@ class DeepGrower:
         return self.builder.build(self.builder.operator(dense, node, "head"))
 
 
-def deep_network(generator: Generator, *, blocks: int = 8, hostile: bool = True) -> Network:
+def deep_network(
+    generator: Generator, *, blocks: int = 8, hostile: bool = True,
+    shape: tuple[int, ...] = IN_SHAPE,
+) -> Network:  # fmt: skip
     """Some 10 to 25 layers, 4 classes, with one pooling in the middle."""
-    grower = DeepGrower(generator, hostile=hostile)
+    grower = DeepGrower(generator, hostile=hostile, shape=shape)
     node = grower.bent(grower.normalised(grower.convolution(0, _CHANNELS)))
     for block in range(blocks):
         kinds = [grower.residual, grower.residual, grower.dense, grower.dense, grower.plain]
@@ -152,16 +164,33 @@ def deep_network(generator: Generator, *, blocks: int = 8, hostile: bool = True)
     return grower.head(node, 4)
 
 
+class Lean(Analysis):
+    """With tubes of few tangents, whose radii are a little smaller."""
+
+    @property
+    def pace(self) -> Pace:
+        return replace(PACES["fast"], tube=TubePace(192, 128, 48, 32, 3, 1, 120.0, 2.0**32))
+
+
+class SideBySide(TubeRadius):
+    """Samples of small networks take little more time together than one of them."""
+
+    at_once = 128
+
+
 @ieee_arithmetic()
-def tube_radii(network: Network, x: Tensor, labels: Tensor, options: Options) -> Tensor:
+def tube_radii(
+    network: Network, x: Tensor, labels: Tensor, options: Options,
+    kind: type[Analysis] = Analysis,
+) -> Tensor:  # fmt: skip
     """Certified radii ``(B,)`` by the attack and the tube alone, at any depth, without the norms
     that other bounds need; 0 and less where there are none."""
     budget = Budget(
         Coins.of(options.seed).seed, probability=options.failure_probability, samples=len(x),
         shards=1, device="cpu",
     )  # fmt: skip
-    analysis = Analysis.of(network, options, budget, device="cpu", reach=None, softmax=False)
-    rungs = Nothing(), Attacked(analysis), TubeRadius.of(analysis, 0.5)
+    analysis = kind.of(network, options, budget, device="cpu", reach=None, softmax=False)
+    rungs = Nothing(), Attacked(analysis), SideBySide.of(analysis, 0.5)
     batch = Samples.of(analysis, x, labels, budget.open(torch.arange(len(x))))
     known = Findings.of(batch.x, batch.logits, batch.labels, options)
     for rung in rungs:
@@ -183,11 +212,16 @@ class Attack:
         return 0 if self.outcome is None else int(self.outcome.broken.sum())
 
 
-def attacked(seed: int, *, samples: int = 4, steps: int = 10, shrink: float = 1.0) -> Attack:
+def attacked(
+    seed: int, *, samples: int = 4, steps: int = 10, shrink: float = 1.0, lean: bool = False
+) -> Attack:
     """A network of this seed, tubes around samples, and an attack within ``1/shrink`` times their
-    radii."""
+    radii; ``lean``: a smaller network, and tubes of few tangents."""
     generator = seeded(seed)
-    network = deep_network(generator, blocks=pick([6, 8, 10], generator), hostile=seed % 4 != 0)
+    network = deep_network(
+        generator, blocks=pick([6, 8, 10], generator), hostile=seed % 4 != 0,
+        shape=_SMALL if lean else IN_SHAPE,
+    )  # fmt: skip
     names: tuple[Deployed, ...] = ("float32", "real", "float32", "float16")
     deployed = names[seed // 4 % 4]
     dtype = {"real": torch.float64, "float16": torch.float16}.get(deployed, torch.float32)
@@ -198,7 +232,7 @@ def attacked(seed: int, *, samples: int = 4, steps: int = 10, shrink: float = 1.
         failure_probability=1e-6,
     )  # fmt: skip
     try:
-        radii = tube_radii(network, x, labels, options)
+        radii = tube_radii(network, x, labels, options, Lean if lean else Analysis)
     except CannotCertify as refused:
         # Hostile weights may lie outside the deployed format, which is said and certifies nothing.
         if "overflows the deployed format" not in str(refused):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,8 @@ from lipcert.audit.claims import Claims, Contradiction, Record, read
 from lipcert.audit.progress import AuditWatch
 from lipcert.audit.provenance import Sources, find_data, find_model, pixels
 from lipcert.audit.reach import LONG
-from lipcert.audit.report import Audit, ReplayedProofs
+from lipcert.audit.report import Audit, Audited, ReplayedProofs
+from lipcert.audit.summation import check_summation
 from lipcert.data import Dataset
 from lipcert.errors import CannotCertify, UsageError
 from lipcert.version import VERSION
@@ -57,28 +60,15 @@ def audit(
     found = _labels(claims, dataset)
     shape = tuple(dataset.images.shape[1:])
     model = find_model(claims, sources, shape)
-    chosen = _chosen(claims, samples, seed)
-    points = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
-    saved = saved_points(points, len(claims.samples), shape)
+    check_summation(claims, model)
+    chosen, saved = _chosen(claims, samples, seed), _saved(claims, shape)
     proofs_file = _proofs(claims) if proofs else None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         watch.stage("reading the model a second time, and bounding its norms")
         auditor = Auditor(claims, model, shape, effort or Effort(), proofs_file)
-        first = [pixels(dataset, sample["index"]) for sample in chosen[:_COMPARED]]
-        auditor.model.check_reading(np.stack(first))
+        auditor.model.check_reading(_images(dataset, chosen[:_COMPARED]))
         watch.stage(f"auditing {len(chosen)} of {len(claims.samples)} samples")
-        watch.start(len(chosen))
-        for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
-            auditor.replay(few, np.stack([pixels(dataset, sample["index"]) for sample in few]))
-        audited = []
-        for sample in chosen:
-            image, index = pixels(dataset, sample["index"]), sample["index"]
-            audited.append(auditor(sample, image, seed + index, saved.get(index)))
-            watch.advance(audited[-1])
-    finally:
-        torch.set_num_threads(threads)
+        audited = _audited(auditor, dataset, chosen, seed, saved, watch)
     return Audit(
         lipcert=VERSION,
         files=dict(claims.digests) | dict(claims.certificate["model"]["files"]),
@@ -91,10 +81,41 @@ def audit(
         proofs=_replayed(proofs_file, auditor),
         precision=f"{np.finfo(LONG).nmant + 1} bits",
         files_contradict=found,
-        samples=tuple(audited),
+        samples=audited,
         seconds=time.perf_counter() - began,
         unit=claims.certificate["threat_model"]["space"],
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _images(dataset: Dataset, samples: list[Record]) -> Array:
+    return np.stack([pixels(dataset, sample["index"]) for sample in samples])
+
+
+def _audited(
+    auditor: Auditor, dataset: Dataset, chosen: list[Record], seed: int, saved: dict[int, Array],
+    watch: AuditWatch,
+) -> tuple[Audited, ...]:  # fmt: skip
+    """What is found of every sample, in their order; proofs are replayed first, many at once."""
+    watch.start(len(chosen))
+    for few in (chosen[k : k + _REPLAYED] for k in range(0, len(chosen), _REPLAYED)):
+        auditor.replay(few, _images(dataset, few))
+    audited = []
+    for sample in chosen:
+        index = sample["index"]
+        image = pixels(dataset, index)
+        audited.append(auditor(sample, image, seed + index, saved.get(index)))
+        watch.advance(audited[-1])
+    return tuple(audited)
 
 
 def _labels(claims: Claims, dataset: Dataset) -> tuple[Contradiction, ...]:
@@ -140,6 +161,11 @@ def _replayed(path: Path | None, auditor: Auditor) -> ReplayedProofs | None:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ReplayedProofs(path.name, digest, auditor.risk)
+
+
+def _saved(claims: Claims, shape: tuple[int, ...]) -> dict[int, Array]:
+    points = claims.path.with_name(f"counterexamples{claims.suffix}.npz")
+    return saved_points(points, len(claims.samples), shape)
 
 
 def saved_points(path: Path, count: int, shape: tuple[int, ...]) -> dict[int, Array]:

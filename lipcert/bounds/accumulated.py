@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lipcert.bounds.boxes import Centre
+from lipcert.bounds.ordered import Moves
 from lipcert.bounds.rounded import times
 from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
@@ -55,10 +57,16 @@ def accumulated(
 
 @dataclass(frozen=True, eq=False)
 class _Real(Place):
-    """``box``: of the real values; ``moved``: ``‖Δv‖₂`` of them; ``sizes``: at the sample."""
+    """``box``: of the real values; ``moved``: ``‖Δv‖₂`` of them; at the sample ``value``, but for
+    an ``error``."""
 
     moved: Tensor
-    sizes: Tensor
+    value: Tensor
+    error: Tensor
+
+    @property
+    def sizes(self) -> Tensor:
+        return OUT64.add(self.value.abs(), self.error)
 
 
 class _FromReal(RoundingSweep[_Real]):
@@ -79,8 +87,7 @@ class _FromReal(RoundingSweep[_Real]):
             moved = times(parts[0].here.moved, _steepest(kind, parts[0]))
         elif parts:
             moved = times(OUT64.add(*(p.here.moved for p in parts)), self.tools.norms[i])
-        sizes = OUT64.add(self.centre.values[i].abs(), self.centre.errors[i])
-        return _Real(self.boxes[i], moved, sizes)
+        return _Real(self.boxes[i], moved, self.centre.values[i], self.centre.errors[i])
 
     def past(self, activation: Activation, before: Rounded[_Real]) -> tuple[Tensor, Tensor]:
         passed = activation.perturbation(*before.here.box, before.total)
@@ -95,6 +102,12 @@ class _FromReal(RoundingSweep[_Real]):
         size = OUT64.add(before.here.sizes, 2 * before.total)
         moves = OUT64.times(rows, column(before.here.moved, rows))
         return OUT64.add(OUT64.magnitude(operator, size), moves)
+
+    def moves(self, before: Rounded[_Real]) -> Moves:
+        here, (low, high) = before.here, before.here.box
+        way = OUT64.up(torch.maximum(high - here.value, here.value - low).clamp(min=0), 1)
+        spread = OUT64.add(here.error, 2 * before.total)
+        return Moves(here.value, spread, way, here.moved, before.size != 0)
 
 
 def _steepest(activation: Activation, before: Rounded[_Real]) -> Tensor:

@@ -19,6 +19,7 @@ from lipcert.bounds.reverse import RigorousSweep
 from lipcert.bounds.state import State
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
+from lipcert.numbers import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,9 @@ class AnchoredBound(Bound):
     def sweep(self) -> RigorousSweep:
         return RigorousSweep(self.layers.network.exact)
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
+    def prepare(
+        self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None
+    ) -> Facts:
         return self.prepare_state(centre, eps, norm_of)[0]
 
     def prepare_state(
@@ -83,7 +86,10 @@ class AnchoredBound(Bound):
         edges = self.layers.edges_into
         return anchored_state(self.propagation, edges, centre, eps, facts, noise_of)
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
+    def margins(
+        self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts,
+        boxes: list[Box] | None = None,
+    ) -> Tensor:  # fmt: skip
         return self.margins_in(centre, labels, self.state(centre, eps, facts))
 
     def margins_in(self, centre: Centre, labels: Tensor, state: State) -> Tensor:

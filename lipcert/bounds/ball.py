@@ -17,7 +17,7 @@ from lipcert.network import Forward, Network, Node, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
-from lipcert.norms import operator_norm, row_norms
+from lipcert.norms import absolute_norm, operator_norm, row_norms
 from lipcert.numbers import EXACT, OUT64, Outward
 from lipcert.rounding import rounded_up
 
@@ -32,16 +32,22 @@ def node_constants(
     network: Network,
     norms: Mapping[Edge, Scalar],
     norm_of: Callable[[Operator], float] = operator_norm,
+    *,
+    rough: bool = False,
 ) -> list[Scalar]:
     """For each node an upper bound of the L2 Lipschitz constant from the input to it.
 
     ``norms`` holds those of whole segments, by (source, sink); a sink whose segments are all there
     is bounded by them, any other affine node by its operator's own norm, ``norm_of``. A residual
     block that does not expand counts as such (``bounds.residual``), where norms are numbers.
+    ``rough``: where norms are estimated, and no more of them is to be found than has to.
     """
     own = EXACT if network.rough else OUT64
     known = norms and all(isinstance(norm, float) for norm in norms.values())
-    blocks = residual_blocks(network) if known else {}
+    blocks = residual_blocks(network, fitting=rough) if known else {}
+    if rough and not blocks:
+        # Whole segments say all.
+        norm_of = absolute_norm
     return list(forward(network, _Constants(network, norms, norm_of, own, blocks)).values())
 
 

@@ -90,11 +90,11 @@ class Propagation:
     @cached_property
     def norms(self) -> list[float]:
         """Of each operator the norm, where another one or a sum goes on from it, else infinite."""
-        nodes = self.network.exact.nodes
-        passed = {j for node in nodes if not isinstance(node.kind, Activation) for j in node.inputs}
-        found = [math.inf] * len(nodes)
-        for i, operator in self.network.exact.operators.items():
-            found[i] = self.norm_of(operator) if i in passed else math.inf
+        exact = self.network.exact
+        found = [math.inf] * len(exact.nodes)
+        for i, operator in exact.operators.items():
+            if any(not isinstance(exact.nodes[j].kind, Activation) for j in exact.readers[i]):
+                found[i] = self.norm_of(operator)
         return found
 
     def centre(self, x: Tensor) -> Centre:

@@ -15,8 +15,8 @@ from torch import Tensor
 from lipcert.bounds.state import Layer, State, half_diagonal
 from lipcert.network.activations import Elementwise, Identity
 from lipcert.network.joints import Derivative
-from lipcert.numbers import OUT64, Box, around
-from lipcert.rounding import FLOAT64, SINGLE
+from lipcert.numbers import OUT32, OUT64, Box, around
+from lipcert.rounding import FLOAT64
 
 # A claim leaves room for what two passes differ by: more where that costs next to nothing, as of a
 # neuron that stays on its side of a kink.
@@ -170,7 +170,7 @@ def alone_of(rest: Tensor, most: int, dtype: torch.dtype) -> Tensor:
     if count <= 0 or bool(((flat > 0).sum(1) > half).any()):
         return none
     values, places = flat.topk(count, dim=1)
-    single = (values * (1 + 4 * SINGLE.unit)).to(dtype).double()
+    single = OUT32.up(values, 1).to(dtype).double()
     # An infinite one, or one that is as good as 0, is no column.
     single = torch.where((single >= values) & (single < math.inf), single, 0.0)
     found: Tensor = none.flatten(1).scatter(1, places, single)

@@ -22,7 +22,7 @@ from lipcert.bounds.objectives import DualVariables
 from lipcert.bounds.state import Layer, State
 from lipcert.network import Network
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
-from lipcert.rounding import FLOAT64
+from lipcert.numbers import OUT64
 
 # Of neurons with a smaller gain ``(Δσ/w)² ≤ Δz²`` is taken, which divides by nothing.
 _THIN = 0.01
@@ -129,7 +129,7 @@ def taken_sizes(layer: Layer, moved: Tensor, output: Tensor, lipschitz: float) -
     """
     way = torch.maximum(layer.upper - layer.anchor, layer.anchor - layer.lower)
     whole = 4 * output + lipschitz * (way + layer.anchor.abs())
-    parts = moved + lipschitz * way + 8 * FLOAT64 * whole
+    parts = moved + lipschitz * way + OUT64.error(whole, 8)
     risen, straight = shares(layer.gain)
     return risen * parts * whole + straight * way.square()
 

@@ -20,30 +20,23 @@ pass as they are; their balls are the half-diagonals of these boxes, and say not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lipcert.bounds.ascent import StepSize, ascend
+from lipcert.bounds.charged import ChargedPass
 from lipcert.bounds.coupled import LayerMultipliers, layer_multipliers
 from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.relaxed import RelaxedState
-from lipcert.bounds.reverse import RigorousSweep, carry_back, length
+from lipcert.bounds.reverse import RigorousSweep, carry_back
 from lipcert.bounds.state import Layer, State, to_dtype
-from lipcert.bounds.terms import (
-    drift_worth,
-    error_worth,
-    least_at_input,
-    rounding_of,
-)
-from lipcert.bounds.underflow import MOST_OF_JOINTS
+from lipcert.bounds.terms import drift_worth
 from lipcert.network import Network
 from lipcert.network.activations import Elementwise
 from lipcert.network.joints import Joint
-from lipcert.numbers import EXACT, OUT64
-from lipcert.rounding import gamma
+from lipcert.numbers import EXACT
 
 # Where the search starts: a multiplier of so much ‖A‖/ρ; 0.3 is best where balls count, less where
 # boxes do.
@@ -96,7 +89,7 @@ class DualBound:
 
         def go(i: int, value: Tensor) -> tuple[Tensor, Tensor]:
             layer, kind = relaxed.state[i], relaxed.kind(i)
-            slope = _crown(kind, layer, value) if crown else kind.derivative(layer.anchor)
+            slope = crown_slopes(kind, layer, value) if crown else kind.derivative(layer.anchor)
             slope = found.slopes[i] = (slope * layer.varying).expand_as(value)
             size = value.flatten(1).norm(dim=1).clamp(min=1e-12)
             first = size / layer.radius.clamp(min=1e-12)
@@ -182,68 +175,13 @@ class DualBound:
         return losses
 
     def certified(self, state: State, objectives: Objectives, found: DualVariables) -> Tensor:
-        """As ``change``, with every rounding charged: ``(N,)``, in float64.
-
-        Let ``v`` be what the coefficients on an activation's output should be, and ``w`` what was
-        computed for them since the last activation, ``‖v − w‖₂ ≤ E``. As ``v·Δa ≥ w·Δa − E ‖Δa‖₂``,
-        ``E ‖Δa‖₂`` is charged there, with the box's ``Δa``, and the pass goes on from ``w`` as if
-        it were exact. So no error is carried past an activation, where it would grow like a product
-        of norms with the depth; at the input it costs ``E eps``. What values drift from those of
-        the layers before is charged value by value. The sums are charged by ``γ`` of their absolute
-        terms.
-        """
+        """As ``change``, with every rounding charged: ``(N,)``, in float64 (``charged.py``)."""
         state, found = to_dtype(state, torch.float64), found.to(torch.float64)
         objectives = objectives.to(self.network.anchor.dtype)
-        eps, unit = state[0].radius, self.network.outward.unit
-        total, charge, steep = torch.zeros_like(eps), torch.zeros_like(eps), torch.ones_like(eps)
-        relaxed = RelaxedState(self.network, state)
-        multipliers_at = layer_multipliers(self.network, state, found)
-
-        def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-            nonlocal total, charge
-            layer, dtype = state[i], value.dtype
-            if relaxed.is_kept(i):
-                charge = OUT64.add(charge, error_worth(error, layer))
-                if layer.drift is not None:
-                    charge = OUT64.add(charge, drift_worth(value, layer, OUT64))
-                return value, torch.zeros_like(error)
-            value, multipliers, slope = value.double(), multipliers_at(i), found.slopes[i]
-            slope = slope * layer.varying
-            passed, gained = relaxed.passed(i, value, slope, multipliers)
-            total, passed = total + gained, passed.to(dtype)
-            charge = charge + rounding_of(relaxed.kind(i), value, error, layer, slope, multipliers)
-            # The product with the slope is rounded, and to the network's type.
-            error = OUT64.times(length(passed), 4 * unit)
-            if layer.drift is not None:
-                lost = OUT64.times(error, layer.drifted)
-                charge = OUT64.add(charge, drift_worth(passed, layer, OUT64), lost)
-            return passed, error
-
-        def join(i: int, joint: Joint, value: Tensor, error: Tensor) -> list[tuple[Tensor, Tensor]]:
-            nonlocal charge, steep
-            relaxation, dtype = relaxed.joints[i], value.dtype
-            line = relaxation.line
-            norms = line.steepness(joint.in_shapes, joint.out_shape, value.double())
-            steep = steep * torch.stack(norms).sum(0).clamp(min=1)
-            kept, lost = relaxation.relaxed(value.double(), OUT64)
-            # An error of the objective meets what goes through the map and what that leaves.
-            charge = OUT64.add(charge, lost, OUT64.times(error, length(relaxation.rest)))
-            # Of the transpose, as it is computed, and of rounding to the network's type.
-            made = OUT64.times(length(value), 4 * unit * (line.transposed_terms + 9))
-            error, parts = OUT64.add(error, made), line.transpose(kept[:, None])
-            pairs = zip(parts, norms, strict=True)
-            return [(part[:, 0].to(dtype), OUT64.times(error, norm)) for part, norm in pairs]
-
-        reached = self._sweep(objectives.node, objectives.coefficients, relax, join)
-        # What squares that underflow can cost was bounded for joints that amplify no more.
-        charge = torch.where(steep <= MOST_OF_JOINTS, charge, torch.inf)
-        if reached is not None:
-            rest, error = reached
-            least, sizes = least_at_input(rest.double(), state[0], images=self.images)
-            total = total + least
-            charge = charge + eps * error + gamma(math.prod(rest.shape[1:]) + 32) * sizes
-        summed = OUT64.gamma(4 * len(state) + 16) * total.abs()
-        return OUT64.below(total, OUT64.up(charge, 8 * (len(state) + 4)), summed)
+        charged = ChargedPass(self.network, state, found)
+        start = objectives.node, objectives.coefficients
+        reached = self._sweep(*start, charged.relax, charged.join)
+        return charged.proven(reached, images=self.images)
 
     def optimise(
         self,
@@ -275,7 +213,7 @@ class DualBound:
         return torch.maximum(first, best), better.replaced(worse, found.select(worse))
 
 
-def _crown(kind: Elementwise, layer: Layer, value: Tensor) -> Tensor:
+def crown_slopes(kind: Elementwise, layer: Layer, value: Tensor) -> Tensor:
     """CROWN's slopes for objectives: the chord above, and below the slope in the box's middle."""
     wide = layer.upper - layer.lower
     rise = kind.value(layer.upper) - kind.value(layer.lower)

@@ -34,35 +34,39 @@ from lipcert.bounds.lipschitz import (
 from lipcert.bounds.residual import Tail, residual_blocks, tail_of
 from lipcert.network import Segment
 from lipcert.norms import SegmentNorms, WeightedMap
-from lipcert.numbers import OUT64
+from lipcert.numbers import OUT64, Box
 
 AnyBound = TypeVar("AnyBound", bound="Bound")
 
 
 @dataclass(frozen=True, eq=False)
 class Bound(ABC):
-    """Lower bounds of the margins of one (simplified) network; ``norms`` are its segments'."""
+    """Lower bounds of the margins of one (simplified) network; ``norms`` are its segments';
+    ``estimated``: these are no bounds."""
 
     layers: Layers
     norms: Mapping[Edge, SegmentNorms]
     constants: Sequence[Scalar]
     propagation: Propagation
+    estimated: bool = False
 
     @classmethod
-    def of(cls, layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> Self:
+    def of(
+        cls, layers: Layers, norms: Mapping[Edge, SegmentNorms], *, estimated: bool = False
+    ) -> Self:
         whole = {edge: found.norm.value for edge, found in norms.items()}
-        constants = node_constants(layers.network, whole)
-        return cls(layers, norms, constants, Propagation.of(layers.network, constants))
+        constants = node_constants(layers.network, whole, rough=estimated)
+        return cls(layers, norms, constants, Propagation.of(layers.network, constants), estimated)
 
     def replaced(self, kind: type[AnyBound]) -> AnyBound:
         """Another bound on the same network and norms."""
-        return kind(self.layers, self.norms, self.constants, self.propagation)
+        return kind(self.layers, self.norms, self.constants, self.propagation, self.estimated)
 
     @cached_property
     def tail(self) -> Tail | None:
         """What follows the last residual block that does not expand, where that is all."""
         network = self.layers.network
-        end = tail_of(network, residual_blocks(network))
+        end = tail_of(network, residual_blocks(network, fitting=self.estimated))
         if end is None or not math.isfinite(float(self.constants[end])):
             return None
         rows, noise = rows_of(Segment(network.exact, end, network.output))
@@ -74,22 +78,38 @@ class Bound(ABC):
             return margins
         return torch.maximum(margins, tail_margins(self.tail, centre, labels, eps).to(margins))
 
-    @abstractmethod
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
-        """The facts that hold over the balls of radius ``eps``; ``norm_of`` finds the norms."""
+    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
+        """The boxes of all nodes over these balls, for ``prepare`` and ``margins`` to share; none
+        of a bound that has no use for them."""
+        return []
 
     @abstractmethod
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
+    def prepare(
+        self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None
+    ) -> Facts:
+        """The facts that hold over the balls of radius ``eps``; ``norm_of`` finds the norms.
+        ``boxes``: those of these balls, where they are at hand."""
+
+    @abstractmethod
+    def margins(
+        self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts,
+        boxes: list[Box] | None = None,
+    ) -> Tensor:  # fmt: skip
         """``(B, K)``, for real arithmetic; ``eps`` at most the radius that was prepared."""
 
 
 class GlobalBound(Bound):
     """The product of norms over all segments but the last, times ``‖w_y − w_j‖``."""
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
+    def prepare(
+        self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None
+    ) -> Facts:
         return Facts()
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
+    def margins(
+        self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts,
+        boxes: list[Box] | None = None,
+    ) -> Tensor:  # fmt: skip
         found = global_margins(self.layers, centre, labels, self.constants, eps)
         return self.through_tail(found, centre, labels, eps)
 
@@ -110,9 +130,14 @@ class LocalBound(Bound):
 
     cut = True
 
-    def prepare(self, centre: Centre, eps: Tensor, norm_of: NormOf) -> Facts:
+    def boxes(self, centre: Centre, eps: Tensor) -> list[Box]:
+        return self.propagation.boxes(centre, eps)
+
+    def prepare(
+        self, centre: Centre, eps: Tensor, norm_of: NormOf, boxes: list[Box] | None = None
+    ) -> Facts:
         network = self.layers.network
-        boxes = self.propagation.boxes(centre, eps)
+        boxes = self.boxes(centre, eps) if boxes is None else boxes
         gain, mask = gains(network, boxes), masks(network, boxes)
         found = {
             (edge.source, edge.sink): norm_of(
@@ -125,16 +150,23 @@ class LocalBound(Bound):
         still = [(mask[edge.sink] == 0).flatten(1).sum(1) for edge in self.layers.edges]
         return Facts(norms=found, fixed=torch.stack(still, 1) if still else None)
 
-    def margins(self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts) -> Tensor:
-        network, boxes = self.layers.network, self.propagation.boxes(centre, eps)
+    def margins(
+        self, centre: Centre, labels: Tensor, eps: Tensor, facts: Facts,
+        boxes: list[Box] | None = None,
+    ) -> Tensor:  # fmt: skip
+        network = self.layers.network
+        boxes = self.boxes(centre, eps) if boxes is None else boxes
         gain, radii = gains(network, boxes), local_radii(self.layers, facts.norms, eps)
         change = {i: change_box(network, centre, i, boxes[i]) for i in self.layers.last}
         found = local_margins(self.layers, centre, labels, gain, change, radii, cut=self.cut)
         return self.through_tail(found, centre, labels, eps)
 
-    def constant(self, centre: Centre, eps: Tensor, facts: Facts) -> Tensor:
+    def constant(
+        self, centre: Centre, eps: Tensor, facts: Facts, boxes: list[Box] | None = None
+    ) -> Tensor:
         """The local Lipschitz constant of the logits over the balls, from above: ``(B,)``."""
-        gain = gains(self.layers.network, self.propagation.boxes(centre, eps))
+        boxes = self.boxes(centre, eps) if boxes is None else boxes
+        gain = gains(self.layers.network, boxes)
         growth = local_radii(self.layers, facts.norms, torch.ones_like(eps))
         found = logit_constant(self.layers, gain, growth)
         return found if self.tail is None else found.clamp(max=self.tail.product)

@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lipcert.bounds.ordered import Moves
 from lipcert.bounds.reach import Reach, joined, through
 from lipcert.bounds.rounding_sweep import Place, Rounded, RoundingSweep
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.state import Layer, Noised, State
-from lipcert.network import Input, Network, Node, Sum, ancestors, forward
+from lipcert.network import Input, Network, Node, ancestors, forward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.joints.base import ways_of
@@ -200,6 +201,11 @@ class _FromState(RoundingSweep[_Run]):
         size = OUT64.add(run.reference.abs(), run.residual, 2 * before.total)
         return OUT64.add(OUT64.magnitude(operator, size), here.reach.width)
 
+    def moves(self, before: Rounded[_Run]) -> Moves:
+        run = before.here
+        spread = OUT64.add(run.residual, 2 * before.total)
+        return Moves(run.reference, spread, run.reach.width, run.reach.whole, before.size != 0)
+
     def found(self, i: int, node: Node, value: Rounded[_Run]) -> Rounded[_Run]:
         """An activation's own rounding, of limits in a narrower analysis too, is behind it."""
         if i not in self.noise.partners:
@@ -211,9 +217,8 @@ class _FromState(RoundingSweep[_Run]):
 def _outline(network: Network) -> tuple[int, list[tuple[type, Shape]]]:
     """How many sums there are, and the kinds and input shapes of the activations and joints."""
     nodes = network.nodes
-    sums = sum(isinstance(node.kind, Sum) for node in nodes)
     kinds = [(type(nodes[i].kind), nodes[nodes[i].inputs[0]].shape) for i in network.sources if i]
-    return sums, kinds
+    return len(network.sums), kinds
 
 
 def some_inputs(network: Network) -> Tensor:

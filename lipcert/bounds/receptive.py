@@ -17,9 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.bounds.state import Layer, State, half_diagonal
-from lipcert.network import Input, Network, NetworkBuilder, Node, Sum, ancestors
-from lipcert.network.activations import Elementwise
-from lipcert.network.operators import Convolution, Diagonal, Select, Shape
+from lipcert.network import (
+    Backward,
+    Input,
+    Network,
+    NetworkBuilder,
+    Node,
+    Sum,
+    ancestors,
+    backward,
+)
+from lipcert.network.activations import Activation, Elementwise
+from lipcert.network.joints import Joint
+from lipcert.network.operators import Convolution, Diagonal, Operator, Select, Shape
 from lipcert.network.operators.base import move_tensors
 
 
@@ -41,6 +51,10 @@ class Extent:
         return Extent(self.step, begin, max(self.end, other.end) - begin)
 
 
+# One for each axis of an image.
+Extents = tuple[Extent, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ReceptiveFields:
     """The windows of one node: the small ``network``, and the ``extents`` of the whole one's
@@ -56,7 +70,7 @@ class ReceptiveFields:
         """None where a neuron's objectives do not stay in a window, or windows hold more than the
         share ``most`` of all values, which is not worth the trouble."""
         path = ancestors(network, node)
-        extents = _extents(network, node, path)
+        extents = _extents(network, node)
         if extents is None or not all(_is_steady(network.nodes[i]) for i in path):
             return None
         sources = [i for i in network.sources if i in extents]
@@ -148,32 +162,53 @@ class ReceptiveFields:
         )
 
 
-def _extents(
-    network: Network, node: int, path: Sequence[int]
-) -> dict[int, tuple[Extent, ...]] | None:
-    """Of every node on the path, None where one is no image or of no fixed stride."""
+class _Seen(Backward[Extents | None]):
+    """The windows of every node, in ``found``; None where one is no image or of no fixed stride."""
+
+    def __init__(self, network: Network, axes: int) -> None:
+        self.network, self.axes = network, axes
+        self.found: dict[int, Extents | None] = {}
+
+    def arrived(self, i: int, value: Extents | None) -> Extents | None:
+        shape = self.network.nodes[i].shape
+        is_image = len(shape) == self.axes + 2 and shape[0] == 1
+        self.found[i] = value if is_image else None
+        return self.found[i]
+
+    def affine(self, i: int, operator: Operator, value: Extents | None) -> Extents | None:
+        if value is None or isinstance(operator, Diagonal):
+            return value
+        if not isinstance(operator, Convolution):
+            return None
+        padded = any(max(pad) > 0 for pad in operator.padding)
+        if padded and not _is_still_outside(self.network, self.network.nodes[i].inputs[0]):
+            return None
+        return _before(operator, value)
+
+    def activation(self, i: int, activation: Activation, value: Extents | None) -> Extents | None:
+        return value if isinstance(activation, Elementwise) else None
+
+    def joint(self, i: int, joint: Joint, value: Extents | None) -> list[Extents | None]:
+        return [None] * len(joint.in_shapes)
+
+    def add(self, one: Extents | None, other: Extents | None) -> Extents | None:
+        if one is None or other is None:
+            return None
+        pairs = list(zip(one, other, strict=True))
+        if any(a.step != b.step for a, b in pairs):
+            return None
+        return tuple(a.hull(b) for a, b in pairs)
+
+
+def _extents(network: Network, node: int) -> dict[int, Extents] | None:
+    """Of every node before it, None where one is no image or of no fixed stride."""
     axes = len(network.nodes[node].shape) - 2
     if axes < 1:
         return None
-    extents = {node: (Extent(1, 0, 1),) * axes}
-    for i in reversed(path):
-        at = network.nodes[i]
-        if len(at.shape) != axes + 2 or at.shape[0] != 1:
-            return None
-        wanted = extents[i]
-        if isinstance(at.kind, Convolution):
-            padded = any(max(pad) > 0 for pad in at.kind.padding)
-            if padded and not _is_still_outside(network, at.inputs[0]):
-                return None
-            wanted = _before(at.kind, wanted)
-        elif not isinstance(at.kind, Input | Sum | Diagonal | Elementwise):
-            return None
-        for j in at.inputs:
-            known = extents.get(j, wanted)
-            if any(one.step != other.step for one, other in zip(known, wanted, strict=True)):
-                return None
-            extents[j] = tuple(one.hull(other) for one, other in zip(known, wanted, strict=True))
-    return extents
+    seen = _Seen(network, axes)
+    backward(network, node, (Extent(1, 0, 1),) * axes, seen)
+    known = {i: windows for i, windows in seen.found.items() if windows is not None}
+    return known if len(known) == len(seen.found) else None
 
 
 def _is_still_outside(network: Network, node: int) -> bool:

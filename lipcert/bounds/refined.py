@@ -21,8 +21,8 @@ from lipcert.bounds.terms import against
 from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
-from lipcert.numbers import Box
-from lipcert.rounding import FLOAT64, rounded_up
+from lipcert.numbers import OUT64, Box
+from lipcert.rounding import rounded_up
 
 # Values of the subnetwork at once: more samples and neurons in one pass cost memory, and no longer
 # save time once they leave the processor's caches.
@@ -115,30 +115,10 @@ def refined_box(
     full = 2 * varying.sum(1) * subnetwork.size <= refinement.work
     work = bends.sum((0, 2)) * subnetwork.size
     tried = (work > refinement.work) & (work <= refinement.tried)
-    anchor, error = here.flatten(1), off.flatten(1)
-    chunk = at_once(_CHUNK, here.device, each=subnetwork.size)
+    anchor = here.flatten(1)
 
     def refine(wanted: Tensor, steps: int) -> None:
-        steps = 0 if subnetwork.rough else steps
-        places = wanted.nonzero()
-        for some in slices(len(places), chunk):
-            side, row, neuron = places[some].unbind(1)
-            sign = 1.0 - 2.0 * side
-            seen = subnetwork.state(state, row, neuron)
-            objectives = subnetwork.objectives(row, neuron, anchor)
-            signed = replace(
-                objectives,
-                coefficients=against(sign, objectives.coefficients) * objectives.coefficients,
-            )
-            found = _bounded(subnetwork.duals, seen, signed, steps)
-            at, found = anchor[row, neuron], found - error[row, neuron]
-            found = at + sign * (found - 4 * FLOAT64 * (at.abs() + found.abs()))
-            # Rounded outwards, where the box is in a narrower type.
-            found = -sign * rounded_up(-sign * found, sides.dtype)
-            now = sides[side, row, neuron]
-            # A NaN never wins; the side only moves inwards.
-            better = sign * found > sign * now
-            sides[side, row, neuron] = torch.where(better, found, now)
+        _move_inwards(subnetwork, state, sides, wanted, anchor, off.flatten(1), steps)
 
     shrunk = torch.full_like(centre.logits[:, 0], math.nan)
     if refinement.tried and bool(tried.any()):
@@ -152,6 +132,32 @@ def refined_box(
     refine(varying & full[:, None] | bends & little, refinement.steps)
     refine(bends & pays[:, None], refinement.steps + refinement.more)
     return (sides[0].reshape(box[0].shape), sides[1].reshape(box[1].shape)), shrunk
+
+
+def _move_inwards(
+    subnetwork: Subnetwork, state: State, sides: Tensor, wanted: Tensor, anchor: Tensor,
+    error: Tensor, steps: int,
+) -> None:  # fmt: skip
+    """Bounds the ``wanted`` ones of all sides, ``(2, B, m)``, by the dual, in place; a side only
+    moves inwards. ``anchor`` and ``error`` are ``(B, m)``."""
+    steps = 0 if subnetwork.rough else steps
+    places = wanted.nonzero()
+    for some in slices(len(places), at_once(_CHUNK, anchor.device, each=subnetwork.size)):
+        side, row, neuron = places[some].unbind(1)
+        sign = 1.0 - 2.0 * side
+        seen = subnetwork.state(state, row, neuron)
+        objectives = subnetwork.objectives(row, neuron, anchor)
+        signed = against(sign, objectives.coefficients) * objectives.coefficients
+        objectives = replace(objectives, coefficients=signed)
+        found = _bounded(subnetwork.duals, seen, objectives, steps)
+        at, found = anchor[row, neuron], found - error[row, neuron]
+        found = at + sign * (found - OUT64.error(at.abs() + found.abs(), 4))
+        # Rounded outwards, where the box is in a narrower type.
+        found = -sign * rounded_up(-sign * found, sides.dtype)
+        now = sides[side, row, neuron]
+        # A NaN never wins.
+        better = sign * found > sign * now
+        sides[side, row, neuron] = torch.where(better, found, now)
 
 
 def _bends(kind: Elementwise, lower: Tensor, upper: Tensor) -> Tensor:

@@ -71,14 +71,16 @@ class Block:
     factor: float
 
 
-def residual_blocks(network: Network) -> dict[int, Block]:
-    """The blocks of this form, by the sums that end them."""
+def residual_blocks(network: Network, *, fitting: bool = False) -> dict[int, Block]:
+    """The blocks of this form, by the sums that end them; ``fitting``: only where ``V`` explains
+    the most of ``U``, as others gain next to nothing and all take norms."""
     exact, found = network.exact, dict[int, Block]()
-    for i, node in enumerate(exact.nodes):
-        if isinstance(node.kind, Sum) and len(node.inputs) == 2:
-            for x, end in (node.inputs, node.inputs[::-1]):
+    for i in exact.sums:
+        inputs = exact.nodes[i].inputs
+        if len(inputs) == 2:
+            for x, end in (inputs, inputs[::-1]):
                 pair = _pair(exact, x, end)
-                if pair is not None:
+                if pair is not None and (not fitting or _fits(*pair)):
                     found[i] = Block(x, _factor(*pair, rough=network.rough))
     return {i: block for i, block in found.items() if math.isfinite(block.factor)}
 
@@ -115,9 +117,7 @@ def _factor(inner: Turned, turned: Turned, *, rough: bool) -> float:
 
 def _found(inner: Turned, turned: Turned, rough: bool) -> float:
     v, u = inner.weight.double(), turned.weight.double()
-    rows = range(1, v.dim())
-    fitted = -(u * v).sum(tuple(rows)) / v.square().sum(tuple(rows)).clamp(min=FLOAT64)
-    root = _spread(fitted.clamp(min=0).sqrt(), v)
+    root = _spread(_fitted(u, v).sqrt(), v)
     weighted = replace(inner, weight=root * v, bias=None)
     scaled = _structural(weighted)
     if scaled**2 > 2:
@@ -132,6 +132,20 @@ def _found(inner: Turned, turned: Turned, rough: bool) -> float:
     square = OUT64.add(OUT64.times(excess, OUT64.add(excess, 2.0)), 1.0)
     plain = _structural(replace(inner, weight=v, bias=None))
     return OUT64.add(OUT64.up(math.sqrt(square), 1), OUT64.times(off, plain))
+
+
+def _fitted(u: Tensor, v: Tensor) -> Tensor:
+    """The diagonal of ``D``, by least squares."""
+    rows = tuple(range(1, v.dim()))
+    fitted = -(u * v).sum(rows) / v.square().sum(rows).clamp(min=FLOAT64)
+    return fitted.clamp(min=0)
+
+
+def _fits(inner: Turned, turned: Turned) -> bool:
+    """Whether ``‖U + Vᵀ D‖_F² ≤ ‖U‖_F² / 2``."""
+    v, u = inner.weight.double(), turned.weight.double()
+    rest = u + _spread(_fitted(u, v), v) * v
+    return bool(2 * rest.square().sum() <= u.square().sum())
 
 
 def _contracts(kind: Elementwise) -> bool:

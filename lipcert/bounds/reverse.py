@@ -16,7 +16,7 @@ from lipcert.network import Backward, Network, backward
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
-from lipcert.norms import absolute_norm, operator_norm
+from lipcert.norms import absolute_norm, ready_norm
 from lipcert.numbers import OUT64
 
 # From coefficients on an activation's output to those on its input.
@@ -101,7 +101,7 @@ class RigorousSweep:
         operator = self.network.nodes[node].kind
         assert isinstance(operator, Operator)
         rounding = self.network.outward.gamma(operator.transposed_terms + _FUSED)
-        return operator_norm(operator), OUT64.times(absolute_norm(operator), rounding)
+        return ready_norm(operator), OUT64.times(absolute_norm(operator), rounding)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from lipcert.bounds.ordered import Moves, Summed, in_any_order, in_order
 from lipcert.bounds.rounded import grown, holds, of_activation, of_comparison, of_storing, times
 from lipcert.bounds.roundoff import Roundoff
 from lipcert.bounds.scaled import Scaled
@@ -37,7 +38,7 @@ from lipcert.network.joints import Joint, MatrixProduct, Product
 from lipcert.network.lower import comparators
 from lipcert.network.operators import Operator
 from lipcert.numbers import OUT64, Box, largest, widened
-from lipcert.rounding import DOUBLE, Arithmetic, coarsest, column, gamma
+from lipcert.rounding import DOUBLE, SINGLE, Arithmetic, coarsest, column, gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,10 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
     @abstractmethod
     def near(self, operator: Operator, rows: Tensor, before: Rounded[P], here: P) -> Tensor:
         """``|A| |v|`` of an operator, from the values at the sample; ``rows`` its rows' norms."""
+
+    @abstractmethod
+    def moves(self, before: Rounded[P]) -> Moves:
+        """Where the values of a deployed run are."""
 
     def format(self, i: int) -> Arithmetic | None:
         """What a node is computed in: the deployed format, or the file's own where that is coarser.
@@ -230,19 +235,20 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
             return _Step(passed, length, fused, behind + additions, chain)
         whole = OUT64.add(whole, bias)
         result = torch.fmin(whole, OUT64.add(largest(here.box), passed, fused))
-        constants, factors = operator.roundings
-        sums = own.accumulator.unit
-        made = (constants * own.unit + factors * sums) * whole + own.unit * result
-        made = made + sums * (additions * (whole + result) / 2 + behind * bias)
+        summed = Summed(whole, result, additions, behind, bias)
+        ordered = self.tools.orders.get(i) if own == SINGLE else None
+        if ordered is None:
+            made = in_any_order(own, operator, summed)
+        else:
+            made = in_order(own, ordered, self.moves(before), summed)
         # Factors of a product that are too small for the format, and products that are.
         most = column(before.size.flatten(1).amax(1) + operator.heaviest, passed) + additions + 8
         lost = own.tiny * (operator.terms + 1) * most
         scaled = before.scaled.through(operator, rows, before.size)
         if scaled.merges:
             lost = lost + column(scaled.lost(own), lost)
-        rounded = behind + additions + factors
-        fresh = grown(own, made + lost, constants + 2, rounded, result, whole)
-        return _Step(passed, length, fresh + fused, behind + additions, chain, scaled)
+        fresh = grown(own, made.error + lost, made.stored + 2, made.added, result, whole)
+        return _Step(passed, length, fresh + fused, made.later, chain, scaled)
 
     def _rounded(self, i: int, here: P, parts: list[Rounded[P]], step: _Step) -> Rounded[P]:
         """All of a node. What is made by hand above, sums of numbers that are 0 or more, has fewer

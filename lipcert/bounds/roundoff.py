@@ -6,27 +6,30 @@ What a run rounds at each node is found by ``rounding_sweep``; errors add up fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
 
+from lipcert.bounds.ordered import Ordered
 from lipcert.bounds.underflow import underflow
 from lipcert.network import Network
 from lipcert.network.activations import Activation
-from lipcert.norms import operator_norm, row_norms
+from lipcert.norms import ready_norm, row_norms
 from lipcert.rounding import DOUBLE, Arithmetic
 
 
 @dataclass(frozen=True, eq=False)
 class Roundoff:
     """One network, in float64, with each node's L2 norm (activations: Lipschitz constant) and row
-    norms. ``analysis``: the arithmetic of the bounds that roundings are found for."""
+    norms. ``analysis``: the arithmetic of the bounds that roundings are found for; ``orders``: of
+    the operators whose sums are in one that is known."""
 
     network: Network
     norms: list[float]
     rows: list[Tensor | None]
     analysis: Arithmetic = DOUBLE
+    orders: dict[int, Ordered] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: Network, analysis: Arithmetic = DOUBLE) -> Roundoff:
@@ -37,9 +40,14 @@ class Roundoff:
             assert isinstance(kind, Activation)
             norms[i] = kind.lipschitz
         for i, operator in network.operators.items():
-            norms[i] = operator_norm(operator)
+            norms[i] = ready_norm(operator)
             rows[i] = row_norms(operator, network.anchor)
-        return cls(network, norms, rows, analysis)
+        orders = {
+            i: Ordered.of(operator, order)
+            for i, operator in network.operators.items()
+            if (order := network.nodes[i].order) is not None
+        }
+        return cls(network, norms, rows, analysis, orders)
 
     @property
     def unit(self) -> float:

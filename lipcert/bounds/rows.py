@@ -71,6 +71,10 @@ def explicit_chain(sweep: RigorousSweep, node: int, state: State, mask: Tensor) 
     return Chain(sources, torch.cat([weights[:, :-1], weights[:, -1:] * shares], 1), norm)
 
 
+# Rows with an upper bound of the Euclidean error of each, by the node that they have come to.
+_Rows = dict[int, tuple[Tensor, Tensor]]
+
+
 def _grams(
     sweep: RigorousSweep, node: int, sources: tuple[int, ...], state: State, mask: Tensor,
     drifts: Tensor,
@@ -80,26 +84,9 @@ def _grams(
 
     Only the rows of neurons that vary are swept.
     """
-    network, batch, size = sweep.network, len(mask), mask[0].numel()
-    unit = network.outward.unit
+    batch, size = len(mask), mask[0].numel()
     rows, neurons = mask.flatten(1).nonzero().unbind(1)
     objectives = mask.new_zeros(len(rows), size).scatter_(1, neurons[:, None], 1.0)
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-    along: dict[int, tuple[Tensor, Tensor]] = {}
-    ranges = {}
-    for i in sources[1:]:
-        kind = network.nodes[i].kind
-        assert isinstance(kind, Elementwise)
-        ranges[i] = middle_and_half(kind, state[i], network.outward)
-
-    def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-        middle, half = (side[rows] for side in ranges[i])
-        ranged, passed = value * half, value * middle
-        widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
-        # A product is rounded, and so are errors; twice that is charged.
-        seen[i] = ranged, OUT64.add(OUT64.times(error, widest), 2 * unit * length(ranged))
-        along[i] = passed, OUT64.add(OUT64.times(error, steepest), 2 * unit * length(passed))
-        return along[i]
 
     def matrix(block: Tensor) -> Tensor:
         whole = objectives.new_zeros(batch, size, max(1, block.numel() // max(1, len(block))))
@@ -109,9 +96,7 @@ def _grams(
     def summed(error: Tensor) -> Tensor:
         return error.new_zeros(batch).index_add(0, rows, error.square())
 
-    reached = sweep(node, objectives.reshape(-1, *network.nodes[node].shape), relax)
-    assert reached is not None
-    seen[0] = reached
+    seen, along = _swept(sweep, node, sources, state, rows, objectives)
     blocks, errors = [matrix(seen[i][0]) for i in sources], [summed(seen[i][1]) for i in sources]
     grams = [block @ block.mT for block in blocks]
     squares = [block.square().sum((1, 2)) for block in blocks]
@@ -131,3 +116,34 @@ def _grams(
         torch.stack([*errors, error], 1),
         torch.stack(shares, 1),
     )
+
+
+def _swept(
+    sweep: RigorousSweep, node: int, sources: tuple[int, ...], state: State, rows: Tensor,
+    objectives: Tensor,
+) -> tuple[_Rows, _Rows]:  # fmt: skip
+    """The rows at every source, times half the range of its slopes, the input's as they are; and
+    at every activation among them, times the middle of its slopes, as they go on. ``rows`` says of
+    which sample each of the objectives is."""
+    network, unit = sweep.network, sweep.network.outward.unit
+    ranges = {}
+    for i in sources[1:]:
+        kind = network.nodes[i].kind
+        assert isinstance(kind, Elementwise)
+        ranges[i] = middle_and_half(kind, state[i], network.outward)
+    seen: _Rows = {}
+    along: _Rows = {}
+
+    def relax(i: int, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        middle, half = (side[rows] for side in ranges[i])
+        ranged, passed = value * half, value * middle
+        widest, steepest = half.flatten(1).amax(1), middle.flatten(1).abs().amax(1)
+        # A product is rounded, and so are errors; twice that is charged.
+        seen[i] = ranged, OUT64.add(OUT64.times(error, widest), 2 * unit * length(ranged))
+        along[i] = passed, OUT64.add(OUT64.times(error, steepest), 2 * unit * length(passed))
+        return along[i]
+
+    reached = sweep(node, objectives.reshape(-1, *network.nodes[node].shape), relax)
+    assert reached is not None
+    seen[0] = reached
+    return seen, along

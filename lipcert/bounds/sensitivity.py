@@ -42,7 +42,7 @@ class Coefficients:
 
     def __add__(self, other: Coefficients) -> Coefficients:
         middle = self.middle + other.middle
-        radius = OUT64.add(self.radius, other.radius, 2 * OUT64.unit * middle.abs())
+        radius = OUT64.add(self.radius, other.radius, OUT64.error(middle.abs(), 2))
         return Coefficients(middle, radius, OUT64.add(self.length, other.length))
 
     @property
@@ -92,7 +92,7 @@ class _Sensitivity(Backward[Coefficients]):
         lower, upper = (side[self.rows] for side in self.roundings.boxes[source])
         low, high = activation.pull_back(lower, upper, *around(value.middle, value.radius))
         # Ends are products, rounded.
-        ends = 4 * OUT64.unit * torch.maximum(low.abs(), high.abs())
+        ends = OUT64.error(torch.maximum(low.abs(), high.abs()), 4)
         middle, radius = halves(widened((low, high), ends), OUT64)
         steep = activation.gain(lower, upper).flatten(1).amax(1)
         return Coefficients(middle, radius, times(value.length, steep))

@@ -25,22 +25,12 @@ from lipcert.chunks import at_once, slices
 from lipcert.network import ancestors
 from lipcert.network.activations import Elementwise
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear
-from lipcert.rounding import FLOAT64
+from lipcert.numbers import OUT64
 
 # As many neurons as are bounded at once, over all leaves.
 _CACHED = 2**19
 # Slopes start near their optimum, which steps of full length would leave for many steps.
 _RATE = 0.3
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be spent: leaves for each objective, steps of the slopes for each leaf, and seconds
-    for all objectives together."""
-
-    leaves: int = 1000
-    steps: int = 25
-    seconds: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +100,7 @@ class Splitter:
     ) -> None:  # fmt: skip
         self.dual, self.guide, self.objectives = dual, guide, objectives
         # What the change has to exceed, with the rounding of this difference and of the sum.
-        self.needed = needed - clean + 8 * FLOAT64 * (needed.abs() + clean.abs())
+        self.needed = needed - clean + OUT64.error(needed.abs() + clean.abs(), 8)
         nodes, path = dual.network.nodes, ancestors(dual.network, objectives.node)
         # The node itself may be an activation, and others need not lead to it.
         self.state = {i: layer for i, layer in state.items() if i in path}
@@ -119,33 +109,37 @@ class Splitter:
         self.neurons = max(1, sum(self.sizes.values()))
         self.at_once = at_once(_CACHED, needed.device, each=self.neurons)
 
-    def proven(self, found: DualVariables, limits: Limits) -> Tensor:
+    def proven(
+        self, found: DualVariables, *, leaves: int = 1000, steps: int = 25,
+        seconds: float = math.inf,
+    ) -> Tensor:  # fmt: skip
         """Which objectives are proven, ``(N,)``; ``found`` are multipliers for the whole
-        objectives.
+        objectives. ``leaves`` may be spent for each of them, ``steps`` of the slopes for each leaf,
+        and ``seconds`` for all together.
 
         All objectives go one cut deeper in each round, so that those soon proven come first. An
         objective is given up when its leaves are spent, and with it all objectives of its sample.
         """
         if not self.kinds:
             return torch.zeros_like(self.needed, dtype=torch.bool)
-        end = time.monotonic() + limits.seconds
-        leaves = Leaves.whole(found, self.needed.to(self.objectives.coefficients.dtype))
+        end = time.monotonic() + seconds
+        left = Leaves.whole(found, self.needed.to(self.objectives.coefficients.dtype))
         spent, lost = (
-            torch.ones_like(leaves.objective),
+            torch.ones_like(left.objective),
             torch.zeros_like(self.needed, dtype=torch.bool),
         )
-        while len(leaves) and time.monotonic() < end:
-            leaves = self.cut(leaves)
-            spent += torch.bincount(leaves.objective, minlength=len(spent))
-            lost |= spent > limits.leaves
+        while len(left) and time.monotonic() < end:
+            left = self.cut(left)
+            spent += torch.bincount(left.objective, minlength=len(spent))
+            lost |= spent > leaves
             lost = torch.isin(self.objectives.rows, self.objectives.rows[lost])
-            leaves = leaves.select(~lost[leaves.objective])
-            parts = [leaves.select(some) for some in self._some(len(leaves))]
-            leaves = Leaves.joined(
-                [self.unproven(part, limits.steps) if time.monotonic() < end else part
+            left = left.select(~lost[left.objective])
+            parts = [left.select(some) for some in self._some(len(left))]
+            left = Leaves.joined(
+                [self.unproven(part, steps) if time.monotonic() < end else part
                  for part in parts]
-            ) if parts else leaves  # fmt: skip
-        lost[leaves.objective] = True
+            ) if parts else left  # fmt: skip
+        lost[left.objective] = True
         return ~lost
 
     def _some(self, count: int) -> list[slice]:

@@ -12,7 +12,7 @@ from lipcert.bounds.reverse import length
 from lipcert.bounds.state import Layer
 from lipcert.network.activations import Elementwise
 from lipcert.numbers import OUT64, Outward
-from lipcert.rounding import FLOAT64, gamma
+from lipcert.rounding import gamma
 
 # Steps of the fixed point for the multiplier of ball and box together. Any multiplier is sound;
 # each step passes all inputs of all objectives once more.
@@ -54,7 +54,7 @@ def least_at_input(objective: Tensor, ball: Layer, *, images: bool) -> tuple[Ten
     if not images:
         return -eps * size, eps * size
     with torch.no_grad():
-        slack = 2 * FLOAT64 * (ball.anchor.abs() + ball.lower.abs() + ball.upper.abs())
+        slack = OUT64.error(ball.anchor.abs() + ball.lower.abs() + ball.upper.abs(), 2)
         low, high = ball.lower - ball.anchor - slack, ball.upper - ball.anchor + slack
         wanted = size / (2 * eps)
         for _ in range(_INPUT_STEPS):
@@ -83,7 +83,7 @@ def rounding_of(
     low, high = torch.minimum(low, here), torch.maximum(high, here)
     output = torch.maximum(low.abs(), high.abs())
     way = torch.maximum(upper - anchor, anchor - lower)
-    moved = torch.minimum(high - low, layer.gain * way) + 8 * FLOAT64 * output
+    moved = torch.minimum(high - low, layer.gain * way) + OUT64.error(output, 8)
     sizes = value.abs() * (4 * output + (slope.abs() + layer.gain + 1) * (way + anchor.abs()))
     sizes = (sizes + against(multipliers.multiplier, value) * way.square()) * layer.varying
     if multipliers.taken is not None:

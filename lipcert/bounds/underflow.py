@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lipcert.network import Backward, Forward, Network, backward, forward
+from lipcert.network import Backward, Network, backward, fold
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator
@@ -33,7 +33,8 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
     is, and for radii up to the input's diameter: the sum of it all.
     """
     nodes = network.nodes
-    before = forward(network, _Growth(norms))
+    # The product of norms from the input, summed over all ways.
+    before = fold(network, lambda i, parts: norms[i] * sum(parts) if parts else 1.0)
     decay = _Decay(norms, [0.0] * len(nodes))
     backward(network, network.output, 1.0, decay)
     after = decay.after
@@ -44,37 +45,15 @@ def underflow(network: Network, norms: Sequence[float], analysis: Arithmetic) ->
     if analysis == DOUBLE:
         most = _BETWEEN_JOINTS if network.joints else _AMPLIFICATION
         return _UNDERFLOW if all(p <= most for p in products) else math.inf
-    sizes = [math.sqrt(math.prod(node.shape)) for node in nodes]
+    sizes = [math.sqrt(node.size) for node in nodes]
     short = _LENGTHS * math.sqrt(analysis.tiny) * (1 + sizes[0])
     lost = short * sum(size * p for size, p in zip(sizes, products, strict=True))
     return lost if lost < math.inf else math.inf
 
 
 @dataclass(frozen=True)
-class _Growth(Forward[float]):
-    """The product of norms from the input, summed over all ways."""
-
-    norms: Sequence[float]
-
-    def input(self, i: int) -> float:
-        return 1.0
-
-    def sum(self, i: int, parts: list[float]) -> float:
-        return self.norms[i] * sum(parts)
-
-    def affine(self, i: int, operator: Operator, before: float) -> float:
-        return self.norms[i] * before
-
-    def activation(self, i: int, activation: Activation, before: float) -> float:
-        return self.norms[i] * before
-
-    def joint(self, i: int, joint: Joint, parts: list[float]) -> float:
-        return self.norms[i] * sum(parts)
-
-
-@dataclass(frozen=True)
 class _Decay(Backward[float]):
-    """The same from each node to the logits, kept in ``after``."""
+    """The product of norms from each node to the logits, summed over all ways, in ``after``."""
 
     norms: Sequence[float]
     after: list[float]

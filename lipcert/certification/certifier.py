@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from lipcert.certification.layer_norms import LayerNorm, layer_norms
 from lipcert.certification.published import Published
 from lipcert.certification.rungs import Rung, ladder
 from lipcert.certification.rungs.base import SMALLEST_BALL
+from lipcert.certification.rungs.local import Largest
 from lipcert.certification.samples import Samples
 from lipcert.coins import Coins
 from lipcert.errors import CannotCertify, UsageError
@@ -103,7 +104,16 @@ class Certifier:
     @ieee_arithmetic()
     def layer_norms(self) -> list[LayerNorm]:
         """The norm of every segment between activations, then that of the rows to the logits."""
-        return layer_norms(self.published.bound.layers, self.published.norms.shared)
+        return layer_norms(self.published.layers, self.published.norms.shared)
+
+    @ieee_arithmetic()
+    def layer_norms_asked(self, samples: Iterable[Sample]) -> list[LayerNorm]:
+        """The same as far as these samples asked for them: of a deep network's, whose tubes need
+        none, only some do."""
+        lazy = any(isinstance(rung, Largest) and rung.share is not None for rung in self.ladder)
+        if not lazy or any(sample.eliminated for sample in samples):
+            return self.layer_norms
+        return layer_norms(self.published.layers, None)
 
     @property
     @ieee_arithmetic()
@@ -151,8 +161,8 @@ class Certifier:
             known = known.after(rung.climb(batch, known))
         deployed = known.deployed
         rows = (known.correct & (known.radius < 0)).nonzero().flatten()
-        # Where there are joints only the tube knows it.
-        if rows.numel() and not self.analysis.loaded.joints:
+        # Where there are joints only the tube knows it, and verdicts alone do not say it.
+        if rows.numel() and not self.analysis.loaded.joints and self.options.radii:
             # What stood against a certificate, in the ball of the largest eps.
             ball = torch.full_like(deployed[rows], self.options.largest.rounded_up)
             error = self.published.rounding(batch.select(rows), ball.clamp(min=SMALLEST_BALL))

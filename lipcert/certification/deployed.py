@@ -33,7 +33,7 @@ from lipcert.certification.heads import PLAIN, Head
 from lipcert.chunks import at_once, slices
 from lipcert.errors import CannotCertify
 from lipcert.network import Network, simplify
-from lipcert.network.operators import Operator
+from lipcert.norms import ready_norm
 from lipcert.numbers import OUT64, Box
 from lipcert.rounding import DOUBLE, Arithmetic, coarsest
 
@@ -79,7 +79,7 @@ class Deployment:
         _check_range(network, arithmetic)
         leaves, each, network = network.leaves, network.each, simplify(network, moves_only=True)
         roundoff = Roundoff.of(network, analysis)
-        propagation = Propagation.of(network, node_constants(network, {}))
+        propagation = Propagation.of(network, node_constants(network, {}, ready_norm))
         return cls(propagation, roundoff, arithmetic, softmax, leaves, each, head)
 
     def centre(self, x: Tensor) -> Centre:
@@ -151,7 +151,7 @@ class Deployment:
             if self.head.inner:
                 undecided = self.head.among(undecided, labels, False)
         rows, others = undecided.nonzero().unbind(1)
-        values = sum(math.prod(node.shape) for node in self.propagation.network.nodes)
+        values = self.propagation.network.size
         most = at_once(_CACHED * values, rows.device, each=values)
         for some in slices(len(rows), most):
             row, other = rows[some], others[some]
@@ -177,14 +177,15 @@ class Deployment:
 
 
 def _check_range(network: Network, deployed: Arithmetic | None) -> None:
-    for node in network.nodes:
-        arithmetic = coarsest(deployed, node.format)
-        if isinstance(node.kind, Operator) and arithmetic is not None:
-            for numbers in (node.kind.entries(), node.kind.bias):
-                most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
-                if most * (1 + arithmetic.unit) > arithmetic.largest:
-                    raise CannotCertify(
-                        f"{node.origin or type(node.kind).__name__}: a weight of {most:.3g} "
-                        f"overflows the deployed format, whose largest number is "
-                        f"{arithmetic.largest:.6g}; choose a wider --deployed"
-                    )
+    for i, operator in network.operators.items():
+        arithmetic = coarsest(deployed, network.nodes[i].format)
+        if arithmetic is None:
+            continue
+        for numbers in (operator.entries(), operator.bias):
+            most = 0.0 if numbers is None or not numbers.numel() else float(numbers.abs().max())
+            if most * (1 + arithmetic.unit) > arithmetic.largest:
+                raise CannotCertify(
+                    f"{network.nodes[i].origin or type(operator).__name__}: a weight of {most:.3g} "
+                    f"overflows the deployed format, whose largest number is "
+                    f"{arithmetic.largest:.6g}; choose a wider --deployed"
+                )

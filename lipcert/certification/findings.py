@@ -60,11 +60,11 @@ class Findings:
     place ``rung`` in ``rungs``; ``deployed``: the deployed error that it was charged, or that of
     the ball of the largest eps. ``constant``: of Lipschitz, in the ball of the largest eps.
     ``attacked``: the distance of the nearest misclassified point, in ``points``. ``fixed``: how
-    many neurons of each layer cannot vary. ``spent``: failure probability. ``ends``: when no other
-    rung may begin, by the clock; ``late``: it was over before every rung was tried.
-    ``contradicted``: by row, what the deployed file says against the certificate. ``right``: the
-    answer is; ``correct``: and what is claimed holds at the sample itself. ``top``: the best
-    classes ``(B, k)``, where more than one counts. The others as in ``Step``.
+    many neurons of each layer cannot vary, −1 where nobody asked. ``spent``: failure probability.
+    ``ends``: when no other rung may begin, by the clock; ``late``: it was over before every rung
+    was tried. ``contradicted``: by row, what the deployed file says against the certificate.
+    ``right``: the answer is; ``correct``: and what is claimed holds at the sample itself. ``top``:
+    the best classes ``(B, k)``, where more than one counts. The others as in ``Step``.
     """
 
     options: Options
@@ -141,7 +141,10 @@ class Findings:
             )
         if step.constant is not None:
             constant = found.constant.index_copy(0, rows, step.constant)
-            found = replace(found, constant=constant, fixed=step.fixed)
+            found = replace(found, constant=constant)
+        if step.fixed is not None:
+            unknown = torch.full_like(step.fixed[:1], -1).repeat(len(self.label), 1)
+            found = replace(found, fixed=unknown.index_copy(0, rows, step.fixed))
         if step.guess is not None:
             found = replace(found, guess=found.guess.index_copy(0, rows, step.guess))
         if step.hopeless is not None:
@@ -241,7 +244,7 @@ class Findings:
         reached = self._reached(row)
         verdict, message = self._verdict(row, reached)
         seconds = self.ledger.seconds(row)
-        counted = self.fixed is not None and verdict != "error"
+        counted = self.fixed is not None and verdict != "error" and int(self.fixed[row].min()) >= 0
         attacked = self.was_attacked and verdict != "error"
         return Sample(
             index=index,
@@ -293,7 +296,8 @@ class Findings:
             return "falsified", None
         if bool(self.late[row]):
             return "timeout", f"open after --time-per-sample {self.options.time_per_sample:g}"
-        if not (reached or math.isfinite(deployed)):
+        told = self.options.radii or not math.isnan(deployed)
+        if told and not (reached or math.isfinite(deployed)):
             return "unknown", f"a value could overflow {self.options.deployed} in the ball"
         if not reached and deployed >= float(self.margin[row]):
             return "unknown", f"rounding in {self.options.deployed} could alone exceed the margin"

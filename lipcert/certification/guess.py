@@ -22,7 +22,7 @@ from lipcert.bounds.refined import Refinement
 from lipcert.bounds.state import Noised, State, select
 from lipcert.certification.duals import Duals
 from lipcert.certification.samples import Samples
-from lipcert.certification.search import largest_radius
+from lipcert.certification.search import largest_radius, on_grid
 from lipcert.certification.warm_start import WarmStart
 from lipcert.norms import GramMap, SegmentNorms, WeightedMap
 from lipcert.numbers import Box
@@ -95,11 +95,14 @@ class Guess:
         hopeless = doubtful & ~(head.least(values, labels) > 0)
         return Guess(duals, samples, self.centre, self.limit, kept, hopeless)
 
-    def radius(self, start: Tensor, asked_for: Tensor) -> tuple[Tensor, Tensor, WarmStart]:
+    def radius(
+        self, start: Tensor, asked_for: Tensor, looks: int | None = None
+    ) -> tuple[Tensor, Tensor, WarmStart]:
         """Guesses the largest radius that the dual proves, −1 where none was found, and where its
         proof is to begin: as far again as boxes may lead that are only refined for it, or at the
         least radius that was looked at in vain, if that was nearly one, or at that
-        ``asked_for``; ``(B,)`` each. The multipliers come with it.
+        ``asked_for``; ``(B,)`` each. The multipliers come with it. ``looks``: how many radii are
+        looked at, as many as the effort says by default.
         """
         duals, samples, guide = self.duals, self.samples, self.duals.prover.guide
         pace, whole = duals.analysis.pace, samples.clean
@@ -116,7 +119,7 @@ class Guess:
             if which is None:
                 ahead = self._ahead(facts)
             # The first look starts from nothing.
-            steps = pace.guess_steps * (_FIRST_GUESS if which is None else 1)
+            steps = pace.guess_steps * (_FIRST_GUESS if which is None and looks != 1 else 1)
             which = self._nearest(margins) if which is None else which
             best = duals.prover.untold(samples)
             for objectives, others in self._objectives(which & asked[:, None]):
@@ -137,8 +140,9 @@ class Guess:
             return values
 
         radius = largest_radius(
-            slack, start, clean=clean, limit=self.limit, resolution=1.01, steps=pace.guesses
-        )
+            slack, on_grid(start), clean=clean, limit=self.limit, resolution=1.01,
+            steps=pace.guesses if looks is None else looks,
+        )  # fmt: skip
         begin = torch.where(short > -_NEARLY * clean, failed, failed.minimum(asked_for))
         return radius, torch.where(radius > 0, radius * ahead, begin), found_before
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import UsageError
+from lipcert.numbers import outward_of
 from lipcert.options import Options
 from lipcert.rounding import Arithmetic
 
@@ -133,7 +134,10 @@ class Head:
 
         With all margins ``m_j`` between ``y`` and others, ``p_y − max p_j = (1 − e^−m) / (1 +
         Σ e^−m_j)``, which is above ``P`` exactly where ``e^−m + P Σ e^−m_j < 1 − P``, so where
-        ``m > log(1 + P Σ e^(m − m_j)) − log(1 − P)``. That is rounded up.
+        ``m > log(1 + P Σ e^(m − m_j)) − log(1 − P)``. That is rounded up: an exponential errs by
+        ``u (4 + |m − m_j|)`` of itself, hence by ``5u`` of the 1 that the least margin adds to the
+        sum; ``n`` such and the sum's roundings, the logarithms and the rest are fewer than
+        ``6 n + 64``, and neither logarithm makes a relative error larger.
         """
         least = margins.amin(1)
         if not self.margin < 1:
@@ -141,7 +145,7 @@ class Head:
         others = (least[:, None] - margins).exp().sum(1)
         needed = torch.log1p(self.margin * others) - math.log1p(-self.margin)
         eps = torch.finfo(needed.dtype).eps
-        needed = needed * (1 + (margins.shape[1] + 32) * eps)
+        needed = outward_of(needed.dtype).up(needed, 6 * margins.shape[1] + 64)
         return least - needed - 4 * eps * (1 + least.abs() + needed)
 
     def _others(self, like: Tensor) -> Tensor:

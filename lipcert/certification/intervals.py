@@ -52,7 +52,7 @@ class Intervals:
         positive where every point of them does."""
         left = torch.minimum(target + tolerance - self.upper, self.lower - target + tolerance)
         sizes = target.abs() + tolerance + torch.maximum(self.lower.abs(), self.upper.abs())
-        return (left - 8 * OUT64.unit * sizes).nan_to_num(-math.inf, math.inf, -math.inf).amin(1)
+        return (left - OUT64.error(sizes, 8)).nan_to_num(-math.inf, math.inf, -math.inf).amin(1)
 
 
 class Encloser:
@@ -78,6 +78,7 @@ class Encloser:
         for wrong, said in (
             (options.method != "auto", f"--method {options.method}: bounds margins of classes"),
             (options.estimate, "--norms estimate: bounds nothing"),
+            (not options.radii, "--no-radii: there are no verdicts on classes"),
         ):
             if wrong:
                 raise CannotCertify(f"{said}; leave it out")
@@ -148,7 +149,7 @@ class Encloser:
             value = prover.certified(samples, region.state, objectives, others, found)
             slack = value - needed[place]
             # The difference is rounded.
-            slack = slack - 2 * OUT64.unit * (value.abs() + needed[place].abs())
+            slack = slack - OUT64.error(value.abs() + needed[place].abs(), 2)
             best[place] = torch.fmax(best[place], slack)
         best = best.nan_to_num(-math.inf, math.inf, -math.inf)
         return best.masked_fill(~held[:, None], -math.inf)

@@ -11,13 +11,13 @@ from lipcert.bounds import Layers
 from lipcert.bounds.ball import Edge
 from lipcert.certificate import Sample
 from lipcert.network import Segment
-from lipcert.norms import SegmentNorms
+from lipcert.norms import Norm, SegmentNorms
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """One segment's norm, from ``source`` to ``sink``, with what it rests on; ``neurons``: how many
-    values the sink has."""
+    """One segment's norm, from ``source`` to ``sink``, with what it rests on, infinite where it was
+    not asked for; ``neurons``: how many values the sink has."""
 
     source: str
     sink: str
@@ -27,12 +27,12 @@ class LayerNorm:
     neurons: int
 
 
-def layer_norms(layers: Layers, norms: Mapping[Edge, SegmentNorms]) -> list[LayerNorm]:
+def layer_norms(layers: Layers, norms: Mapping[Edge, SegmentNorms] | None) -> list[LayerNorm]:
     """Of every segment between activations, in the order of ``layers.edges``, then of the rows to
-    the logits."""
-    rows = []
+    the logits; without ``norms`` only the latter have values."""
+    rows, none = [], Norm(math.inf, "not asked for")
     for edge in layers.edges:
-        norm = norms[edge.source, edge.sink].norm
+        norm = none if norms is None else norms[edge.source, edge.sink].norm
         rows.append(_described(edge, norm.value, norm.assurance))
     for source, matrix in layers.last.items():
         value = float(layers.last_norm(source, matrix.new_ones(1, matrix.shape[1]))[0])

@@ -20,14 +20,13 @@ from lipcert.bounds.facts import Facts
 from lipcert.bounds.lipschitz import Layers
 from lipcert.bounds.noise import Noise, NoiseSweep
 from lipcert.bounds.objectives import DualVariables, Objectives, margin_objectives
-from lipcert.bounds.split import Limits, Splitter
+from lipcert.bounds.split import Splitter
 from lipcert.bounds.state import State, select, to_dtype
 from lipcert.certification.analysis import Analysis
 from lipcert.certification.samples import Samples
 from lipcert.certification.warm_start import WarmStart
 from lipcert.chunks import at_once, slices
 from lipcert.numbers import OUT64
-from lipcert.rounding import FLOAT64
 
 # On a CPU so many objectives are sought at once, and so many proven, in twice the precision.
 _SOUGHT, _PROVEN = 128, 32
@@ -172,7 +171,7 @@ class MarginProver:
             _clean_of(samples, objectives, others), open_.region.needed[objectives.rows, others],
         )  # fmt: skip
         leaves = min(leaves, int(self.analysis.pace.leaf_work / splitter.neurons))
-        proven = splitter.proven(found, Limits(leaves=leaves, seconds=seconds))
+        proven = splitter.proven(found, leaves=leaves, seconds=seconds)
         slack = open_.slack.clone()
         place = objectives.rows, others
         slack[place] = torch.where(proven, math.inf, slack[place])
@@ -242,7 +241,7 @@ class MarginProver:
         for some in self.parts(len(objectives), _PROVEN):
             part = objectives.select(some)
             change = self.dual.certified(select(state, part.rows), part, found.select(some))
-            slack = 2 * FLOAT64 * (clean[some].abs() + change.abs())
+            slack = OUT64.error(clean[some].abs() + change.abs(), 2)
             values.append(clean[some] + change - slack)
         return torch.cat(values)
 
@@ -254,6 +253,6 @@ def _clean_of(samples: Samples, objectives: Objectives, others: Tensor) -> Tenso
     label, other = samples.labels[objectives.rows][:, None], others[:, None]
     clean = logits.gather(1, label) - logits.gather(1, other)
     # The difference of logits is rounded.
-    made = 2 * OUT64.unit * clean.abs()
+    made = OUT64.error(clean.abs(), 2)
     found = OUT64.below(clean, errors.gather(1, label), errors.gather(1, other), made)
     return found.squeeze(1)

@@ -22,7 +22,8 @@ class Samples:
     ``near``: the samples as the analysis has them, in float64 still, and ``distance`` ``(B,)`` how
     far these are from the given ones, None where they are the same. A ball around a sample lies in
     a ball around the near one that is larger by so much: that one is analysed. ``centre`` has the
-    values of one version of the network there, ``deployed`` those of the deployed one.
+    values of one version of the network there, ``runs`` those of the deployed one, None where these
+    are found once they are asked for.
     """
 
     analysis: Analysis
@@ -32,18 +33,24 @@ class Samples:
     near: Tensor
     distance: Tensor | None
     centre: Centre
-    deployed: Centre
+    runs: Centre | None
 
     @classmethod
     def of(cls, analysis: Analysis, x: Tensor, labels: Tensor, allowance: Allowance) -> Samples:
-        """Finds the values of the simplified network, and their errors from the real ones."""
+        """Finds the values of the simplified network, and their errors from the real ones; for
+        verdicts alone those of the deployed one only of samples that they are asked of."""
         near, distance = rounded(x, analysis.simplified)
         centre = Propagation.of(analysis.simplified).centre(near)
-        deployed = analysis.deployment.centre(near)
-        return cls(analysis, x, labels, allowance, near, distance, centre, deployed)
+        runs = analysis.deployment.centre(near) if analysis.options.radii else None
+        return cls(analysis, x, labels, allowance, near, distance, centre, runs)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def deployed(self) -> Centre:
+        """The values of the deployed network at the near samples."""
+        return self.analysis.deployment.centre(self.near) if self.runs is None else self.runs
 
     @cached_property
     def anchored(self) -> Samples:
@@ -60,15 +67,14 @@ class Samples:
             near=near,
             distance=distance,
             centre=Propagation.of(network).anchors(near),
-            deployed=self.deployed if same else self.analysis.deployment.centre(near),
+            runs=self.runs if same else None,
         )
 
     def of_analysis(self, analysis: Analysis) -> Samples:
         """The same as another version of the analysis has the deployed network."""
         if analysis is self.analysis:
             return self
-        deployed = analysis.deployment.centre(self.near)
-        return replace(self, analysis=analysis, deployed=deployed)
+        return replace(self, analysis=analysis, runs=analysis.deployment.centre(self.near))
 
     def select(self, rows: Tensor) -> Samples:
         """Takes some of the samples."""
@@ -80,7 +86,7 @@ class Samples:
             near=self.near[rows],
             distance=None if self.distance is None else self.distance[rows],
             centre=self.centre.select(rows),
-            deployed=self.deployed.select(rows),
+            runs=None if self.runs is None else self.runs.select(rows),
         )
 
     def ball(self, eps: Tensor) -> Tensor:

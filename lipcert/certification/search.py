@@ -34,9 +34,9 @@ def largest_radius(
     the last value vanishes, until it has a radius on either side; then to where the chord of the
     two vanishes, or to the middle where chords make no headway. It ends at the ratio
     ``resolution``, after so many ``steps``, or with the first radius after ``enough`` of them.
-    Nothing above ``limit``, ``(B,)``, is tried.
+    Nothing above ``limit``, ``(B,)``, is tried; all but ``start`` and ``limit`` lies on the grid.
     """
-    trial = on_grid(start).clamp(max=limit)
+    trial = start.clamp(max=limit)
     low, high = torch.full_like(start, -1), torch.full_like(start, torch.inf)
     low_slack, high_slack = torch.full_like(start, torch.nan), torch.full_like(start, -torch.inf)
     clean, nudge = clean.clamp(min=0), resolution**0.25

@@ -23,7 +23,7 @@ from lipcert.cli.shared import ARCH_HELP, DATA_HELP, EXPECTS, SAMPLES, AllowCode
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate import Thresholds, by_eps
-from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options
+from lipcert.options import Deployed, Dtype, Effort, Epsilon, Method, NormMethod, Options, Summation
 
 if TYPE_CHECKING:
     from lipcert.report.results import Results
@@ -83,6 +83,7 @@ def certify(
         _how(f"{shared.SEED_HELP} --random uses it too, else 0."),
     ] = None,
     deployed: Annotated[Deployed, _how(shared.DEPLOYED_HELP)] = "float32",
+    summation: Annotated[Summation, _how(shared.SUMMATION_HELP)] = "any",
     dtype: Annotated[
         Dtype, _how("The type that bounds are computed in; its own rounding is accounted for.")
     ] = "float64",
@@ -90,6 +91,14 @@ def certify(
         float | None,
         _how("Seconds a sample, over a batch, after which auto begins nothing further."),
     ] = None,
+    no_radii: Annotated[
+        bool,
+        _how(
+            "Only decide at each --eps, and seek no larger radius: a radius is then the largest "
+            "--eps that holds. Several times as fast.",
+            flag="--no-radii",
+        ),
+    ] = False,
     pixel_domain: Annotated[
         bool,
         _how(
@@ -155,7 +164,10 @@ def certify(
     debug: Debug = False,
     batch_size: Annotated[
         int | None,
-        _run("Samples at once; by default 20, on a GPU what fits, fewer where memory runs out."),
+        _run(
+            "Samples at once; by default 20, up to 100 with --no-radii, on a GPU what fits, fewer "
+            "where memory runs out."
+        ),
     ] = None,
     workers: Annotated[
         int | None, _run("Processes that share the batches; by default one a core on a CPU.")
@@ -229,12 +241,14 @@ def certify(
             failure_probability=failure_probability,
             seed=None if seed is None else parse_seed(seed),
             deployed=deployed,
+            summation=summation,
             pixel_domain=pixel_domain,
             time_per_sample=time_per_sample,
             dtype=dtype,
             top_k=top_k,
             only_classes=parse.classes("--only-classes", only_classes),
             margin=margin,
+            radii=not no_radii,
         ),
         preprocessing=expectation.preprocessing(),
         execution=Execution(

@@ -14,7 +14,7 @@ from lipcert.cli.shared import ARCH_HELP, EXPECTS, SAMPLES, AllowCode, Debug, Sh
 from lipcert.coins import parse_seed
 from lipcert.errors import UsageError
 from lipcert.gate.levels import share
-from lipcert.options import Deployed, Dtype, Effort, Epsilon, NormMethod, Options
+from lipcert.options import Deployed, Dtype, Effort, Epsilon, NormMethod, Options, Summation
 
 
 def _option(panel: str, help: str, *names: str) -> Any:
@@ -55,6 +55,7 @@ def interval(
         Deployed,
         _option(_HOW, shared.DEPLOYED_HELP),
     ] = "float32",
+    summation: Annotated[Summation, _option(_HOW, shared.SUMMATION_HELP)] = "any",
     dtype: Annotated[Dtype, _option(_HOW, "The type that bounds are computed in.")] = "float64",
     pixel_domain: Annotated[
         bool,
@@ -96,6 +97,7 @@ def interval(
         failure_probability=failure_probability,
         seed=None if seed is None else parse_seed(seed),
         deployed=deployed,
+        summation=summation,
         dtype=dtype,
         pixel_domain=pixel_domain,
     )

@@ -24,9 +24,10 @@ SEED_HELP = (
     "Repeats a run: its random numbers follow from this number, and the certificate covers only "
     "models made without knowing it. If not given, they come from the system."
 )
-DEPLOYED_HELP = (
-    "The format that the model is run in, whose rounding is covered in any order of sums; real: "
-    "no rounding."
+DEPLOYED_HELP = "The format that the model is run in, whose rounding is covered; real: no rounding."
+SUMMATION_HELP = (
+    "any: every order of the model's sums is covered; measured: the one in which onnxruntime adds "
+    "them on this machine, found by probing; results then hold for that runtime alone."
 )
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, gtsrb; a file (.npz, .npy, "

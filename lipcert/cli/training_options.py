@@ -78,10 +78,11 @@ Sweep = Annotated[
     ),
 ]
 Bound = Annotated[
-    Literal["global", "local", "anchored", "dual"] | None,
+    Literal["global", "local", "anchored", "dual", "tube"] | None,
     typer.Option(
         help="The bound inside the loss: global, the product of norms, whose steps are the "
-        "fastest; local, the published one; anchored and dual are tighter and take longer.",
+        "fastest; local, the published one; anchored and dual are tighter and take longer; tube is "
+        "what certifies deep networks, and takes 40 times as long as a step without a bound.",
         rich_help_panel=_AIM,
     ),
 ]
@@ -147,6 +148,14 @@ Distil = Annotated[
     typer.Option(
         help="Weight of keeping to the logits of the model that came in, which falls to 0 as eps "
         "rises.",
+        rich_help_panel=_AIM,
+    ),
+]
+DistilFeatures = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight of keeping to the features of the model that came in, the direction of what "
+        "its last layer is given, which falls to 0 as eps rises.",
         rich_help_panel=_AIM,
     ),
 ]
@@ -238,6 +247,7 @@ def training(
     temperature: Temperature = None,
     select: Select = None,
     distil: Distil = None,
+    distil_features: DistilFeatures = None,
     eps_factor: EpsFactor = None,
     patience: Patience = None,
     warmup: Warmup = None,
@@ -279,6 +289,7 @@ def training(
             "temperature": temperature,
             "select": None if select is None else Selection.parse(select),
             "distil": distil,
+            "distil_features": distil_features,
             "eps_factor": eps_factor,
             "patience": patience,
             "warmup": warmup,

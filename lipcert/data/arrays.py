@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,17 +50,9 @@ def to_dataset(
     images, labels, expected = np.asarray(images), np.asarray(labels), expected or Expected()
     for array in (images, labels):  # a view may be larger than what it is of
         check_size(source, array.nbytes, DATASET_BYTES)
-    numbers, found = label_numbers(labels, source)
-    numbers, signs = _without_signs(numbers, source)
-    found = found or signs
-    if signs:
-        notes = (*notes, _SIGNS)
-    if images.dtype.kind not in "biuf":
-        raise UsageError(f"{source}: the values must be real numbers, not {images.dtype}")
-    if images.dtype.kind == "b":  # black and white
-        images = images.astype(np.float32)
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise UsageError(f"{source}: the data hold NaN or infinite values")
+    numbers, found, told_of_signs = _numbered(labels, source)
+    notes = (*notes, *told_of_signs)
+    images = _real_numbers(images, source)
     least, most = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
     if value_range is not None:
         _check_range(value_range)
@@ -73,14 +64,23 @@ def to_dataset(
     stored, unit = _scaled(images, (least, most), value_range, pictures, source)
     if classes is None:
         classes = len(found) or int(numbers.max(initial=-1)) + 1
-    reading: dict[str, Any] = {"layout": told}
-    if value_range is not None:
-        reading["value_range"] = list(value_range)
+    ranged = {} if value_range is None else {"value_range": list(value_range)}
     return Dataset(
         name, split, np.ascontiguousarray(channels_first(stored, told)), numbers, classes, source,
         unit=unit, names=tuple(names) or found, by_name=by_name or bool(found and not names),
-        notes=tuple(notes), reading=reading,
+        notes=tuple(notes), reading={"layout": told, **ranged},
     )  # fmt: skip
+
+
+def _real_numbers(images: Array, source: str) -> Array:
+    """The values, black and white as 0 and 1. Raises `UsageError` for what are no finite ones."""
+    if images.dtype.kind not in "biuf":
+        raise UsageError(f"{source}: the values must be real numbers, not {images.dtype}")
+    if images.dtype.kind == "b":
+        images = images.astype(np.float32)
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise UsageError(f"{source}: the data hold NaN or infinite values")
+    return images
 
 
 def label_numbers(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -107,6 +107,16 @@ def label_numbers(labels: Array, source: str) -> tuple[NDArray[np.int64], tuple[
         raise UsageError(f"{source}: labels must be whole numbers, not {wrong:g}")
     _check_numbers(labels, source)
     return labels.astype(np.int64), ()
+
+
+def _numbered(
+    labels: Array, source: str
+) -> tuple[NDArray[np.int64], tuple[str, ...], tuple[str, ...]]:
+    """The numbers of the classes, their names where labels have some, and what is to be said of
+    it."""
+    numbers, found = label_numbers(labels, source)
+    numbers, signs = _without_signs(numbers, source)
+    return numbers, found or signs, (_SIGNS,) if signs else ()
 
 
 def _without_signs(

@@ -5,13 +5,12 @@ Looking for spellings goes through every value, and most networks have none.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import torch
 
 from lipcert.loading.forms import MAGNITUDES, Forms, is_sparse
-from lipcert.network import Network
+from lipcert.network import Network, fold
 from lipcert.network.activations import Activation, Clip, GroupMax, MaxMin, PReLU
 from lipcert.network.nodes import Kind, Sum
 from lipcert.network.operators import Diagonal, Operator, Select
@@ -22,25 +21,27 @@ _BENDS = (Clip, PReLU, MaxMin)
 
 def candidates(forms: Forms) -> set[int]:
     """The nodes that are made of magnitudes of differences, or of values alone."""
-    network, reached = forms.network, set[int]()
+    network = forms.network
     read = Counter(j for node in network.nodes for j in node.inputs)
     bent = Counter(
         _source(network, node.inputs[0])
         for node in network.nodes if forms.alone and isinstance(node.kind, _BENDS)
     )  # fmt: skip
-    for i, node in enumerate(network.nodes):
+
+    def reached(i: int, parts: list[bool]) -> bool:
+        node = network.nodes[i]
         if not isinstance(node.kind, Activation):
             starts = False
         elif forms.alone:
             starts = isinstance(node.kind, _BENDS) and _again(network, node.inputs[0], bent, read)
         else:
             starts = _mixes(network, i)
-        if not (starts or reached.intersection(node.inputs)) or not forms.is_transparent(i):
-            continue
+        if not (starts or any(parts)) or not forms.is_transparent(i):
+            return False
         form = forms.of(i)
-        if bool((form.live & (form.terms >= MAGNITUDES)).any()):
-            reached.add(i)
-    return reached
+        return bool((form.live & (form.terms >= MAGNITUDES)).any())
+
+    return {i for i, found in enumerate(fold(network, reached)) if found}
 
 
 def _again(network: Network, i: int, bent: Counter[int], read: Counter[int]) -> bool:
@@ -80,17 +81,17 @@ def _is_repeated(network: Network, i: int) -> bool:
     if not _moves(network, i):
         return False
     source = network.nodes[_source(network, i)]
-    return math.prod(network.nodes[i].shape) > math.prod(source.shape)
+    return network.nodes[i].size > source.size
 
 
 def _is_one_of_few(network: Network, i: int) -> bool:
     """Whether the node's values, moved and scaled, are compared or put together with few others."""
+    kinds = {j: network.nodes[j].kind for j in network.readers[i]}
     return any(
         _is_one_of_few(network, j)
         if _moves(network, j)
-        else isinstance(node.kind, Activation) or _takes_few(node.kind)
-        for j, node in enumerate(network.nodes)
-        if i in node.inputs
+        else isinstance(kind, Activation) or _takes_few(kind)
+        for j, kind in kinds.items()
     )
 
 

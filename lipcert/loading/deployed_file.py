@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,11 @@ class DeployedFile:
         self.rough = rounds_to_half(model.network)
         self._content, self._output = model.runtime_bytes, model.output_name
         self._classes, self._front = model.network.classes, _preprocessing(model, network)
-        self._in_batches, self._checked = model.any_batch, False
+        # A measured order is that of one sample at a time.
+        self._in_batches = model.any_batch and model.summation is None
+        self._checked = False
         # How many samples may run together, from the numbers that each of them takes.
-        self.at_once = max(1, NUMBERS // sum(math.prod(n.shape) for n in model.network.nodes))
+        self.at_once = max(1, NUMBERS // model.network.size)
         self._session: Runtime | None = None
 
     @property

@@ -86,6 +86,18 @@ def one_by_one(model: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, str 
     kind = source.type.tensor_type.elem_type if source is not None else 0
     if source is None or count <= 1 or any(d.dim_value < 1 for d in dims):
         return model, None
+    free = _freed(model, count)
+    shape = [d.dim_value for d in dims]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    values = np.random.default_rng(0).random(shape)
+    samples = (values if np.dtype(dtype).kind == "f" else 255 * values).astype(dtype)
+    if not _alike_alone(model, free, samples, name):
+        return model, None
+    return free, f"takes {count} samples at once, each by itself: certified for any number"
+
+
+def _freed(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
+    """The model of ``count`` samples for any number of them."""
     free = onnx.ModelProto()
     free.CopyFrom(model)
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -114,10 +126,13 @@ def one_by_one(model: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, str 
         if len(own) and own[0].dim_value == count:
             own[0].Clear()
             own[0].dim_param = "batch"
-    shape = [d.dim_value for d in dims]
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    values = np.random.default_rng(0).random(shape)
-    samples = (values if np.dtype(dtype).kind == "f" else 255 * values).astype(dtype)
+    return free
+
+
+def _alike_alone(
+    model: onnx.ModelProto, free: onnx.ModelProto, samples: np.ndarray, name: str
+) -> bool:
+    """Whether onnxruntime gives each sample alone what it gives them together."""
     together = Runtime(model.SerializeToString(), name)
     alone = Runtime(free.SerializeToString(), name)
     try:
@@ -125,10 +140,10 @@ def one_by_one(model: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, str 
             whole = together.run(samples, output.name)
             parts = np.concatenate([alone.run(x[None], output.name) for x in samples])
             if whole.shape != parts.shape or not np.allclose(whole, parts, _SAME, _SAME):
-                return model, None
+                return False
     except (CannotCertify, ValueError):
-        return model, None
-    return free, f"takes {count} samples at once, each by itself: certified for any number"
+        return False
+    return True
 
 
 def real(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:

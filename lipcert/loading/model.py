@@ -18,7 +18,16 @@ from torch import nn
 from lipcert.errors import UsageError
 from lipcert.loading.entry import WHOLE, bound, one_by_one, real
 from lipcert.loading.factory import export, from_weights, try_on
-from lipcert.loading.heads import ALONE, CUT, TWO, Threshold, probability, scores, two_classes
+from lipcert.loading.heads import (
+    ALONE,
+    CUT,
+    TWO,
+    ScoreModel,
+    Threshold,
+    probability,
+    scores,
+    two_classes,
+)
 from lipcert.loading.onnx_file import check, deployed_part, open_onnx, opset, weights_alone
 from lipcert.loading.operator_row import OperatorRow
 from lipcert.loading.reader import ReadGraph, network_of, read
@@ -41,7 +50,8 @@ class LoadedModel:
     what the output does not need, so that running it takes no more than was allowed; it takes
     ``any_batch`` or one sample at a time, in float64 (``double``), float16 (``half``) or float32;
     there its input of ``whole`` numbers is one of real numbers. Of a file of one score a threshold
-    was put ``beside`` it, and class 1 may lie ``below`` that.
+    was put ``beside`` it, and class 1 may lie ``below`` that. ``summation``: the record of
+    the orders of sums that were measured, and that the network has.
     """
 
     network: Network
@@ -63,6 +73,7 @@ class LoadedModel:
     whole: bool = False
     below: bool = False
     beside: float | None = None
+    summation: dict[str, Any] | None = None
 
 
 def load_model(
@@ -214,15 +225,7 @@ def understood(
         notes.append(HALVES)
     rows = tuple(OperatorRow.of(node, opset(model), True, CUT) for node in head.cut)
     if reading.network is not None and head.cut:
-        shape = reading.network.nodes[-1].shape
-        extents = [shape[axis] for axis in head.axes if -len(shape) <= axis < len(shape)]
-        if extents != [math.prod(shape)] * len(head.axes):
-            told = f"{head.cut[0].op_type} along axis {head.axes[0]} of {list(shape)}: decides at "
-            told += "every place by itself; only a decision among all classes is certified"
-            reading = replace(reading, network=None, problems=(told,))
-        else:
-            kinds = ", ".join(dict.fromkeys(node.op_type for node in head.cut))
-            notes.append(f"{kinds} at the end {CUT}, at {head.output!r}")
+        reading = _all_at_once(head, reading, notes)
     part = head.model if head.output is None else deployed_part(head.model, head.output)
     threshold, classes = head.threshold, 0
     if reading.network is not None:
@@ -233,20 +236,41 @@ def understood(
         part = two_classes(part, reading.output_name, threshold)
         reading = replace(read(part, name), operators=reading.operators)
         notes.append(TWO.format(threshold.side, f"{threshold.value:.6g}"))
-    elif classes and threshold is not None and threshold.below:
-        told = f"{head.cut[0].op_type} at the end marks scores that are small; name the scores"
-        reading = replace(reading, network=None, problems=(told,))
-    elif (
-        classes
-        and threshold is not None
-        and (classes, reading.stripped, threshold.value) != (2, "Softmax", 0.5)
-    ):
-        told = ALONE.format(classes, f"{threshold.value:.6g}")
-        notes.append(f"{head.cut[0].op_type} at the end {told}")
+    elif classes and threshold is not None:
+        reading = _compared_alone(head, threshold, reading, classes, notes)
     reading = replace(reading, operators=reading.operators + rows)
     beside = threshold.value if classes == 1 and threshold is not None else None
     below = threshold is not None and threshold.below
     return Understood(part, reading, tuple(notes), below, beside)
+
+
+def _all_at_once(head: ScoreModel, reading: ReadGraph, notes: list[str]) -> ReadGraph:
+    """Of a file whose end decides for a class, which is cut off: noted, or a problem where the
+    decision is not among all scores."""
+    assert reading.network is not None
+    shape = reading.network.nodes[-1].shape
+    extents = [shape[axis] for axis in head.axes if -len(shape) <= axis < len(shape)]
+    if extents != [math.prod(shape)] * len(head.axes):
+        told = f"{head.cut[0].op_type} along axis {head.axes[0]} of {list(shape)}: decides at "
+        told += "every place by itself; only a decision among all classes is certified"
+        return replace(reading, network=None, problems=(told,))
+    kinds = ", ".join(dict.fromkeys(node.op_type for node in head.cut))
+    notes.append(f"{kinds} at the end {CUT}, at {head.output!r}")
+    return reading
+
+
+def _compared_alone(
+    head: ScoreModel, threshold: Threshold, reading: ReadGraph, classes: int, notes: list[str]
+) -> ReadGraph:
+    """Of a file whose end holds each of several scores against a threshold: noted where that is not
+    the decision for the larger one, or a problem where small scores are marked."""
+    if threshold.below:
+        told = f"{head.cut[0].op_type} at the end marks scores that are small; name the scores"
+        return replace(reading, network=None, problems=(told,))
+    if (classes, reading.stripped, threshold.value) != (2, "Softmax", 0.5):
+        told = ALONE.format(classes, f"{threshold.value:.6g}")
+        notes.append(f"{head.cut[0].op_type} at the end {told}")
+    return reading
 
 
 def affordable(

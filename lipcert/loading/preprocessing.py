@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lipcert.errors import UsageError
 from lipcert.loading.assembler import Assembler, Variable, number, places
-from lipcert.network import Network
+from lipcert.network import Network, fold
 from lipcert.network.operators import Diagonal, Select, Shape
 
 
@@ -44,15 +44,7 @@ def with_preprocessing(
     """
     assembler = Assembler((1, *image_shape), "pixels" if len(image_shape) == 3 else "data")
     assembler.origin = "preprocessing"
-    low, high = (float(bound) for bound in value_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(
-            f"--range {low:g},{high:g}: give two finite numbers, the smaller first, such as 0,255"
-        )
-    x, given = assembler.input, image_shape
-    if (low, high) != (0.0, 1.0):
-        scale = None if high - low == 1 else number(high - low)
-        x = assembler.diagonal(x, scale, number(low) if low else None)
+    x, given = _ranged(assembler, value_range), image_shape
     if channels is not None:
         order = _colours(channels, image_shape)
         x = assembler.select(x, places(x.shape)[:, order])
@@ -72,6 +64,19 @@ def with_preprocessing(
         replace(node, inputs=tuple(x.node + i for i in node.inputs)) for node in network.nodes[1:]
     ]
     return Network((*front, *moved), leaves=network.leaves, each=network.each)
+
+
+def _ranged(assembler: Assembler, value_range: tuple[float, float]) -> Variable:
+    """The data in the range that the network takes."""
+    low, high = (float(bound) for bound in value_range)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(
+            f"--range {low:g},{high:g}: give two finite numbers, the smaller first, such as 0,255"
+        )
+    if (low, high) == (0.0, 1.0):
+        return assembler.input
+    scale = None if high - low == 1 else number(high - low)
+    return assembler.diagonal(assembler.input, scale, number(low) if low else None)
 
 
 def _statistic(name: str, values: Sequence[float], image_shape: Shape) -> Tensor:
@@ -179,12 +184,13 @@ def normalisation_found(network: Network) -> str | None:
 
     It may be a normalisation, a part of one, or a layer that was trained: nothing tells them apart.
     """
-    read, found = {0}, []
-    for i, node in enumerate(network.nodes):
-        if not read.intersection(node.inputs) or not isinstance(node.kind, Select | Diagonal):
-            continue
-        read.add(i)
-        if isinstance(node.kind, Diagonal):
+
+    def only_moved(i: int, parts: list[bool]) -> bool:
+        return not parts or (any(parts) and isinstance(network.nodes[i].kind, Select | Diagonal))
+
+    found = []
+    for node, is_first in zip(network.nodes, fold(network, only_moved), strict=True):
+        if is_first and isinstance(node.kind, Diagonal):
             bias, scale = node.kind.bias, node.kind.scale
             if scale is not None and bool((scale != 1).any()):
                 found.append(f"a scale of {_told(scale)} at {node.origin!r}")

@@ -16,11 +16,25 @@ CHOICE = (
     "Hardshrink and Threshold do; use an activation without a jump, such as ReLU or leaky ReLU"
 )
 _OTHER = "not supported for values that depend on the network's input"
+_QUANTISED = (
+    f"it rounds to whole numbers: it {JUMPS}; certify the model of real numbers that the file was "
+    "quantised from, which says nothing of this one"
+)
 _RECURRENT = "recurrent layers are not supported"
 _REASONS = {
     "MeanVarianceNormalization": "not supported; LayerNormalization and GroupNormalization are",
     **dict.fromkeys(("Ceil", "Floor", "Mod", "Round", "Sign"), JUMPS),
-    **dict.fromkeys(("DynamicQuantizeLinear", "QuantizeLinear"), f"it rounds: it {JUMPS}"),
+    **dict.fromkeys(
+        (
+            "ConvInteger",
+            "DynamicQuantizeLinear",
+            "MatMulInteger",
+            "QLinearConv",
+            "QLinearMatMul",
+            "QuantizeLinear",
+        ),
+        _QUANTISED,
+    ),
     **dict.fromkeys(("ArgMax", "ArgMin", "Hardmax", "NonZero", "OneHot"), f"it {JUMPS}"),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
     **dict.fromkeys(("Loop", "Scan"), "loops are not supported; unroll them in the export"),

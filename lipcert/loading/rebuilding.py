@@ -36,7 +36,7 @@ class Rebuilding(Forward[int], Generic[T]):
         self.ends = {
             i for i in known
             if i == network.output
-            or any(i in node.inputs and j not in known for j, node in enumerate(network.nodes))
+            or any(j not in known for j in network.readers[i])
         }  # fmt: skip
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Rebuilding(Forward[int], Generic[T]):
 def starts(network: Network) -> list[int]:
     """The number of each node's first value, where the values of all nodes are numbered in order;
     after them how many there are."""
-    return [0, *itertools.accumulate(math.prod(node.shape) for node in network.nodes)]
+    return [0, *itertools.accumulate(node.size for node in network.nodes)]
 
 
 def _agree(one: Network, other: Network, near: float) -> bool:

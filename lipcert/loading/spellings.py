@@ -27,7 +27,7 @@ from lipcert.loading.forms import Forms
 from lipcert.loading.mirrors import NEAR, Mirrored, mirrored
 from lipcert.loading.rebuilding import Rebuilding
 from lipcert.loading.sorted_values import Sorted, sorted_values
-from lipcert.network import Network
+from lipcert.network import Network, fold
 from lipcert.network.activations import Activation, MaxMin, PReLU
 from lipcert.network.operators import (
     Convolution,
@@ -217,15 +217,16 @@ class _Making(Rebuilding[Sorted | Mirrored | Bent]):
 
 def _additions(network: Network) -> list[int]:
     """How many additions each value may have behind it since the last activation, at most."""
-    found: list[int] = []
-    for node in network.nodes:
-        before = sum(found[j] for j in node.inputs) + len(node.inputs)
-        if not node.inputs or isinstance(node.kind, Activation):
-            before = 0
-        elif isinstance(node.kind, Dense | Convolution | TransposedConvolution):
-            before = node.kind.terms + 1
-        found.append(min(before, _MANY))
-    return found
+
+    def behind(i: int, parts: list[int]) -> int:
+        kind = network.nodes[i].kind
+        if not parts or isinstance(kind, Activation):
+            return 0
+        if isinstance(kind, Dense | Convolution | TransposedConvolution):
+            return min(kind.terms + 1, _MANY)
+        return min(sum(parts) + len(parts), _MANY)
+
+    return fold(network, behind)
 
 
 def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,11 @@ from lipcert.records import Frame
 from lipcert.records.certificate_rules import check_claims
 from lipcert.report import json_file
 from lipcert.report.json_file import ESTIMATE, certificate_text
+from lipcert.rounding import exceeds
 from lipcert.tally import FAILED_INSIDE, Tally
 
 # Bytes of a file that are held at once, of all shards together.
 _HELD = 1 << 27
-# Probabilities are rounded as they are added.
-_SLACK = 1e-6
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _spent(shards: Sequence[ShardFolder]) -> float:
     other, it bounds that of all of them together."""
     stated = math.fsum(shard.certificate["assurance"]["failure_probability"] for shard in shards)
     allowed: float = shards[0].certificate["options"]["failure_probability"]
-    if stated > allowed * (1 + _SLACK):
+    if exceeds(stated, allowed):
         raise CannotCertify(
             f"the shards fail with probability {stated:.3g} together, above the {allowed:.3g} that "
             "was asked for: an earlier version of lipcert made them; certify them again"

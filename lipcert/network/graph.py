@@ -6,7 +6,6 @@ samples in a further leading dimension, so ``(B, 1, 3, 32, 32)`` is a batch of C
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +17,8 @@ from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.nodes import Input, Kind, Node, Sum
 from lipcert.network.operators import Operator, Shape
-from lipcert.network.walk import Forward, forward
-from lipcert.numbers import EXACT, Outward, outward_of
+from lipcert.network.walk import Forward, ancestors, forward
+from lipcert.numbers import EXACT, Outward, SumOrder, outward_of
 from lipcert.rounding import DOUBLE, Arithmetic, arithmetic_of
 
 
@@ -43,7 +42,7 @@ class Network:
 
     @property
     def classes(self) -> int:
-        return math.prod(self.nodes[-1].shape)
+        return self.nodes[-1].size
 
     @property
     def output(self) -> int:
@@ -53,6 +52,11 @@ class Network:
     def activations(self) -> tuple[int, ...]:
         """The nodes that are activations, in order."""
         return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Activation))
+
+    @cached_property
+    def sums(self) -> tuple[int, ...]:
+        """The nodes that are sums, in order."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.kind, Sum))
 
     @cached_property
     def joints(self) -> tuple[int, ...]:
@@ -76,7 +80,17 @@ class Network:
     @cached_property
     def largest(self) -> int:
         """How many values a node has at most."""
-        return max(math.prod(node.shape) for node in self.nodes)
+        return max(node.size for node in self.nodes)
+
+    @cached_property
+    def size(self) -> int:
+        """How many values all nodes have together."""
+        return sum(node.size for node in self.nodes)
+
+    @property
+    def products(self) -> int:
+        """The numbers that the affine operators multiply for one sample: ``Node.products``."""
+        return sum(self.nodes[i].products for i in self.operators)
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
@@ -114,6 +128,15 @@ class Network:
     def sinks(self) -> frozenset[int]:
         """The nodes that activations and joints read."""
         return frozenset(j for i in self.sources for j in self.nodes[i].inputs)
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For every node those that read it, in order, each of them once."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in set(node.inputs):
+                found[j].append(i)
+        return tuple(map(tuple, found))
 
     @property
     def parameters(self) -> int:
@@ -199,10 +222,13 @@ class NetworkBuilder:
     def shape(self, node: int) -> Shape:
         return self.nodes[node].shape
 
-    def operator(self, operator: Operator, source: int, origin: str = "") -> int:
+    def operator(
+        self, operator: Operator, source: int, origin: str = "", order: SumOrder | None = None
+    ) -> int:
+        """``order``: of its sums, where it has the terms of one whose sums were measured."""
         if operator.in_shape != self.shape(source):
             raise ValueError(f"{origin}: {operator} does not take {list(self.shape(source))}")
-        return self._add(operator, (source,), operator.out_shape, origin)
+        return self._add(operator, (source,), operator.out_shape, origin, order)
 
     def activation(self, activation: Activation, source: int, origin: str = "") -> int:
         return self._add(activation, (source,), activation.out_shape(self.shape(source)), origin)
@@ -223,11 +249,7 @@ class NetworkBuilder:
 
     def build(self, output: int) -> Network:
         """The network up to ``output``, without nodes that it does not use."""
-        used = {output}
-        for i in range(output, -1, -1):
-            if i in used:
-                used.update(self.nodes[i].inputs)
-        kept = sorted(used | {0})
+        kept = sorted({0, *ancestors(Network(tuple(self.nodes)), output)})
         place = {old: new for new, old in enumerate(kept)}
         return Network(
             tuple(
@@ -236,6 +258,9 @@ class NetworkBuilder:
             )
         )
 
-    def _add(self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str) -> int:
-        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format))
+    def _add(
+        self, kind: Kind, inputs: tuple[int, ...], shape: Shape, origin: str,
+        order: SumOrder | None = None,
+    ) -> int:  # fmt: skip
+        self.nodes.append(Node(kind, inputs, tuple(shape), origin, self.format, order))
         return len(self.nodes) - 1

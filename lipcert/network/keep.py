@@ -8,8 +8,6 @@ it would be one of its own on each of them.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from lipcert.network.activations import Activation, Identity
 from lipcert.network.graph import Network, NetworkBuilder
 from lipcert.network.joints import Joint
@@ -28,7 +26,6 @@ class _Keeping(Forward[int]):
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.readers = Counter(j for node in network.nodes for j in set(node.inputs))
         self.builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
         self.kept: dict[int, int] = {}
 
@@ -44,7 +41,8 @@ class _Keeping(Forward[int]):
         return self._shared(i, self.builder.sum(parts, self._origin(i)))
 
     def affine(self, i: int, operator: Operator, before: int) -> int:
-        place = self.builder.operator(operator, before, self._origin(i))
+        order = self.network.nodes[i].order
+        place = self.builder.operator(operator, before, self._origin(i), order)
         # What only moves rounds nothing.
         return place if isinstance(operator, Select) else self._shared(i, place)
 
@@ -56,7 +54,7 @@ class _Keeping(Forward[int]):
         return self.builder.joint(joint, [self._keep(part, origin) for part in parts], origin)
 
     def _shared(self, i: int, place: int) -> int:
-        several = self.readers[i] > 1
+        several = len(self.network.readers[i]) > 1
         return self._keep(place, self.network.nodes[i].origin) if several else place
 
     def _keep(self, place: int, origin: str) -> int:

@@ -58,7 +58,8 @@ class _Lowering(Forward[int]):
         return self.builder.sum(parts, self._origin(i))
 
     def affine(self, i: int, operator: Operator, before: int) -> int:
-        return self.builder.operator(operator, before, self._origin(i))
+        order = self.network.nodes[i].order
+        return self.builder.operator(operator, before, self._origin(i), order)
 
     def activation(self, i: int, activation: Activation, before: int) -> int:
         builder, origin = self.builder, self._origin(i)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lipcert.network.activations import Activation
 from lipcert.network.joints import Joint
 from lipcert.network.operators import Operator, Shape
+from lipcert.numbers import SumOrder
 from lipcert.rounding import Arithmetic
 
 
@@ -30,6 +31,7 @@ class Node:
 
     ``format``: the format that the file itself computes the value in, whatever it is deployed in:
     it rounds and overflows there at least as much. None where only the deployed one counts.
+    ``order``: in which the deployed network sums the terms of an operator; None for any.
     """
 
     kind: Kind
@@ -37,6 +39,7 @@ class Node:
     shape: Shape
     origin: str
     format: Arithmetic | None = None
+    order: SumOrder | None = None
 
     @property
     def products(self) -> int:
@@ -48,5 +51,10 @@ class Node:
             case Joint() as joint:
                 return joint.products
             case Activation():
-                return math.prod(self.shape)
+                return self.size
         return 0
+
+    @property
+    def size(self) -> int:
+        """How many values it is."""
+        return math.prod(self.shape)

@@ -15,7 +15,6 @@ to a network of which only moves and clips were merged.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import replace
 
 import torch
@@ -51,7 +50,6 @@ class _Merging(Forward[int]):
 
     def __init__(self, network: Network, moves_only: bool) -> None:
         self.network, self.moves_only = network, moves_only
-        self.uses = Counter(i for node in network.nodes for i in node.inputs)
         self.builder = NetworkBuilder(network.in_shape, network.nodes[0].origin)
 
     def _origin(self, i: int) -> str:
@@ -68,8 +66,9 @@ class _Merging(Forward[int]):
     def affine(self, i: int, operator: Operator, before: int) -> int:
         origin = self._origin(i)
         if self.moves_only and not isinstance(operator, Select):
-            return self.builder.operator(operator, before, origin)
-        alone = self.uses[self.network.nodes[i].inputs[0]] == 1
+            order = self.network.nodes[i].order
+            return self.builder.operator(operator, before, origin, order)
+        alone = len(self.network.readers[self.network.nodes[i].inputs[0]]) == 1
         return _operator(self.builder, operator, before, alone, origin)
 
     def activation(self, i: int, activation: Activation, before: int) -> int:

@@ -18,10 +18,10 @@ box, a linear objective with its error) is the type parameter ``T`` of the rules
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lipcert.network.activations import Activation
@@ -113,6 +113,32 @@ def forward(
     return values
 
 
+@dataclass(frozen=True)
+class _Alike(Forward[T]):
+    rule: Callable[[int, list[T]], T]
+
+    def input(self, i: int) -> T:
+        return self.rule(i, [])
+
+    def sum(self, i: int, parts: list[T]) -> T:
+        return self.rule(i, parts)
+
+    def affine(self, i: int, operator: Operator, before: T) -> T:
+        return self.rule(i, [before])
+
+    def activation(self, i: int, activation: Activation, before: T) -> T:
+        return self.rule(i, [before])
+
+    def joint(self, i: int, joint: Joint, parts: list[T]) -> T:
+        return self.rule(i, parts)
+
+
+def fold(network: Graph, rule: Callable[[int, list[T]], T]) -> list[T]:
+    """What one rule for nodes of all kinds finds at every node, from what was found at the nodes
+    that it reads; of these the input has none."""
+    return list(forward(network, _Alike(rule)).values())
+
+
 class Backward(ABC, Generic[T]):
     """What an objective on a node's value becomes on the values of the nodes that it reads."""
 
@@ -185,7 +211,7 @@ def ancestors(network: Graph, node: int) -> tuple[int, ...]:
 def held(network: Graph) -> int:
     """How many values of one vector are held at the same time, at most, by a ``forward`` that
     releases them."""
-    sizes = [math.prod(node.shape) for node in network.nodes]
+    sizes = [node.size for node in network.nodes]
     readers = Counter(j for node in network.nodes for j in set(node.inputs))
     now = most = 0
     for i, node in enumerate(network.nodes):

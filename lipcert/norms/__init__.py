@@ -7,13 +7,14 @@ from lipcert.norms.bounds import (
     schur_bound,
 )
 from lipcert.norms.budget import Account, Allowance, Budget, NormCoins, Preparation, Projections
-from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration
+from lipcert.norms.krylov import chebyshev_bound, lanczos, power_iteration, stretched
 from lipcert.norms.matrix import largest_eigenvalue, spectral_norm
 from lipcert.norms.spectrum import convolution_norm
 from lipcert.norms.structure import (
     absolute_norm,
     largest_sums,
     operator_norm,
+    ready_norm,
     row_norms,
     structural_norm,
 )
@@ -24,6 +25,6 @@ __all__ = [
     "Account", "Allowance", "Budget", "GramMap", "Norm", "NormCoins", "Preparation", "Projections",
     "SegmentNorms", "WeightedMap", "absolute_norm", "chebyshev_bound", "convolution_norm",
     "lanczos", "largest_eigenvalue", "largest_sums", "operator_norm", "power_iteration",
-    "randomised_norm", "rough_norm", "row_norms", "schur_bound", "spectral_norm",
-    "structural_norm", "times", "written_norm",
+    "randomised_norm", "ready_norm", "rough_norm", "row_norms", "schur_bound", "spectral_norm",
+    "stretched", "structural_norm", "times", "written_norm",
 ]  # fmt: skip

@@ -241,6 +241,11 @@ class Preparation(Projections):
             self.key, self.streams, coin(0), [coin(1 + p) for p in range(PROBES)], self.probability
         )
 
+    def give_back(self, number: int) -> None:
+        """The coins of a norm that was not found after all, as where memory ran out: what they have
+        shown is forgotten, so they may be asked for once more."""
+        self._taken.discard(number)
+
     def _next(self) -> Tensor:
         number = len(self._taken)
         self._take(number)

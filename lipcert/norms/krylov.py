@@ -2,6 +2,35 @@
 
 Power iteration and Lanczos converge from below and certify nothing; they only choose the scale
 ``t`` of the bound, which is right for every ``t``.
+
+**The bound** (``chebyshev_bound``), of a Gram map ``G`` of dimension n by P probes, and its proof.
+
+A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
+``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
+``x = 2λ/t − 1`` is its eigenvalue there; with ``x = cosh θ`` that is ``cosh(kθ) ≤ y/τ``, and
+``λ = t/2 · (1 + cosh θ)``. All P probes must fail for the largest of their bounds to fail:
+``δ^P``. Where ``x < 1``, and ``θ`` is imaginary, ``λ < t``, and no bound here is below ``t``.
+
+Rounding, step by step. What is computed is ``w_0 = v``, ``w_1 = X w_0 + e_1`` and
+``w_j = 2X w_{j−1} − w_{j−2} + e_j``.
+
+1. The recurrence is linear. An error ``e_j`` alone, made at step j and followed by none, is the
+   start ``0, e_j`` of the same recurrence, which after k − j more steps is ``U_{k−j}(X) e_j``,
+   the Chebyshev polynomial of the second kind: ``1, 2X, 4X² − I, …``; for j = 1 too. So
+   ``w_k = T_k(X) v + Σ_{j=1..k} U_{k−j}(X) e_j``.
+2. Only the component along ``u`` counts: ``‖w_k‖ ≥ |⟨u, w_k⟩|``, whatever the others are, and
+   ``⟨u, U_m(X) e⟩ = U_m(x) ⟨u, e⟩`` as ``X`` is symmetric. No other eigenvalue enters.
+3. With ``ε_j ≥ ‖e_j‖`` and ``U_m(cosh θ) = sinh((m+1)θ)/sinh θ``:
+   ``‖w_k‖ ≥ τ cosh(kθ) − Σ_j ε_j sinh((k−j+1)θ)/sinh θ``.
+4. ``sinh(aθ)/cosh(kθ) ≤ e^{−(k−a)θ}`` for ``a ≤ k``, so that the sum is at most
+   ``cosh(kθ) g(θ)`` with ``g(θ) = Σ_j ε_j e^{−(j−1)θ}/sinh θ``, which falls as ``θ`` grows.
+5. For any ``θ₀ > 0``, then, ``θ ≤ θ₀`` or ``cosh(kθ) ≤ ‖w_k‖ / (τ − g(θ₀))``.
+
+Step j is made of vectors no longer than ``L_j = max(‖w_{j−2}‖, ‖w_{j−1}‖, ‖w_j‖)``. Its Gram
+map errs by ``L_j`` times ``mapping.rounding`` and what underflows; the product with ``4/t``,
+itself rounded, by two roundings more, for which there is room in that; the two differences, by
+one rounding each of their result and one of the first result again, ``3u L_j`` in all, for
+which ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
 """
 
 from __future__ import annotations
@@ -30,6 +59,17 @@ def power_iteration(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
         square = _length(v)
         v = v / _column(torch.where(square > 0, square, 1), v)
     return square.sqrt()
+
+
+def stretched(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
+    """About the unit vectors that the Gram map stretches most, ``(B, *shape)``, by so many power
+    steps; 0 where the map vanishes."""
+    v = start
+    for _ in range(steps):
+        v = mapping.gram(v)
+        size = _length(v)
+        v = v / _column(torch.where(size > 0, size, 1), v)
+    return v
 
 
 def lanczos(mapping: GramMap, start: Tensor, steps: int) -> Tensor:
@@ -89,35 +129,9 @@ def chebyshev_bound(
     support of the Gram map ``G``, of dimension n. ``scale``: ``t > 0``, near ``‖M‖²``.
     ``absolute``: an upper bound of ``‖ |M| ‖₂``.
 
-    A probe ``v`` has a component below ``τ`` on the top eigenvector ``u`` with probability at most
-    ``δ = τ sqrt(2n/π)``. Else ``y = ‖T_k(X) v‖ ≥ τ T_k(x)``, where ``X = 2G/t − I`` and
-    ``x = 2λ/t − 1`` is its eigenvalue there; with ``x = cosh θ`` that is ``cosh(kθ) ≤ y/τ``, and
-    ``λ = t/2 · (1 + cosh θ)``. All P probes must fail for the largest of their bounds to fail:
-    ``δ^P``. Where ``x < 1``, and ``θ`` is imaginary, ``λ < t``, and no bound here is below ``t``.
-
-    Rounding, step by step. What is computed is ``w_0 = v``, ``w_1 = X w_0 + e_1`` and
-    ``w_j = 2X w_{j−1} − w_{j−2} + e_j``.
-
-    1. The recurrence is linear. An error ``e_j`` alone, made at step j and followed by none, is the
-       start ``0, e_j`` of the same recurrence, which after k − j more steps is ``U_{k−j}(X) e_j``,
-       the Chebyshev polynomial of the second kind: ``1, 2X, 4X² − I, …``; for j = 1 too. So
-       ``w_k = T_k(X) v + Σ_{j=1..k} U_{k−j}(X) e_j``.
-    2. Only the component along ``u`` counts: ``‖w_k‖ ≥ |⟨u, w_k⟩|``, whatever the others are, and
-       ``⟨u, U_m(X) e⟩ = U_m(x) ⟨u, e⟩`` as ``X`` is symmetric. No other eigenvalue enters.
-    3. With ``ε_j ≥ ‖e_j‖`` and ``U_m(cosh θ) = sinh((m+1)θ)/sinh θ``:
-       ``‖w_k‖ ≥ τ cosh(kθ) − Σ_j ε_j sinh((k−j+1)θ)/sinh θ``.
-    4. ``sinh(aθ)/cosh(kθ) ≤ e^{−(k−a)θ}`` for ``a ≤ k``, so that the sum is at most
-       ``cosh(kθ) g(θ)`` with ``g(θ) = Σ_j ε_j e^{−(j−1)θ}/sinh θ``, which falls as ``θ`` grows.
-    5. For any ``θ₀ > 0``, then, ``θ ≤ θ₀`` or ``cosh(kθ) ≤ ‖w_k‖ / (τ − g(θ₀))``.
-
-    Step j is made of vectors no longer than ``L_j = max(‖w_{j−2}‖, ‖w_{j−1}‖, ‖w_j‖)``. Its Gram
-    map errs by ``L_j`` times ``mapping.rounding`` and what underflows; the product with ``4/t``,
-    itself rounded, by two roundings more, for which there is room in that; the two differences, by
-    one rounding each of their result and one of the first result again, ``3u L_j`` in all, for
-    which ``16u`` are charged. (Step 1 has ``2/t`` and one difference.)
-
-    The same probes may be asked again with any other scale and degree: what can fail is that their
-    component along ``u`` is small, whatever polynomial they are given to.
+    The proof is at the head of this module. The same probes may be asked again with any other scale
+    and degree: what can fail is that their component along ``u`` is small, whatever polynomial they
+    are given to.
     """
     batch = mapping.batch
     copies = probes.shape[0] // batch
@@ -127,27 +141,12 @@ def chebyshev_bound(
     # The probe itself has unit length, and its place on the sphere, only up to rounding.
     tau = single * torch.sqrt(math.pi / (2 * size.clamp(min=1))) - 32 * FLOAT64
 
-    before, now = probes, mapping.gram(probes).mul_(_column(2 / t, probes)).sub_(probes)
-    lengths = [_length(before), _length(now)]
-    twice = _column(4 / t, now)
-    for _ in range(degree - 1):
-        following = mapping.gram(now).mul_(twice).sub_(now, alpha=2).sub_(before)
-        before, now = now, following
-        lengths.append(_length(now))
-    sizes = OUT64.up(torch.stack(lengths), math.prod(now.shape[1:]) + 1)
+    sizes = _chebyshev_lengths(mapping, probes, t, degree)
     y = sizes[-1]
-
-    lost = mapping.underflow.to(torch.float64).repeat(copies)
-    per_gram = OUT64.add(mapping.rounding(absolute).repeat(copies), lost)
     first = torch.acosh((y / tau.clamp(min=FLOAT64)).clamp(min=1)) / degree
     first = torch.maximum(first, torch.full_like(first, 1 / degree))
-    # Step j starts from the two vectors before it.
-    longest = sizes.unfold(0, 2, 1).amax(2)
-    longest = torch.cat([longest[:1], torch.maximum(longest[1:], longest[:-1])])
+    errors = _step_errors(mapping, absolute, sizes, t, size)
     decay = torch.exp(-torch.arange(degree, device=t.device)[:, None] * first)
-    per_step = OUT64.add(OUT64.quotient(4 * per_gram, t), 16 * FLOAT64)
-    fresh = OUT64.add(OUT64.quotient(4 * lost, t), FLOAT64_TINY * size)
-    errors = OUT64.add(OUT64.times(longest, per_step), fresh)
     # Exponentials and hyperbolic functions are right to a few units.
     kept = tau - OUT64.up((errors * decay).sum(0) / torch.sinh(first), 2 * degree + 16)
     theta = torch.acosh((y / kept).clamp(min=1)) / degree
@@ -158,6 +157,33 @@ def chebyshev_bound(
     bound = torch.where(sound & torch.isfinite(bound), bound, torch.inf)
     bound = bound.reshape(copies, batch).amax(0)
     return torch.where(size[:batch] == 0, 0, bound)
+
+
+def _chebyshev_lengths(mapping: GramMap, probes: Tensor, t: Tensor, degree: int) -> Tensor:
+    """``‖w_0‖ … ‖w_k‖`` of the recurrence, from above: ``(k + 1, P·B)``."""
+    before, now = probes, mapping.gram(probes).mul_(_column(2 / t, probes)).sub_(probes)
+    lengths = [_length(before), _length(now)]
+    twice = _column(4 / t, now)
+    for _ in range(degree - 1):
+        following = mapping.gram(now).mul_(twice).sub_(now, alpha=2).sub_(before)
+        before, now = now, following
+        lengths.append(_length(now))
+    return OUT64.up(torch.stack(lengths), math.prod(now.shape[1:]) + 1)
+
+
+def _step_errors(
+    mapping: GramMap, absolute: Tensor, sizes: Tensor, t: Tensor, dimension: Tensor
+) -> Tensor:
+    """``ε_1 … ε_k``, what each step of the recurrence may round: ``(k, P·B)``."""
+    copies = len(t) // mapping.batch
+    lost = mapping.underflow.to(torch.float64).repeat(copies)
+    per_gram = OUT64.add(mapping.rounding(absolute).repeat(copies), lost)
+    # Step j starts from the two vectors before it.
+    longest = sizes.unfold(0, 2, 1).amax(2)
+    longest = torch.cat([longest[:1], torch.maximum(longest[1:], longest[:-1])])
+    per_step = OUT64.add(OUT64.quotient(4 * per_gram, t), 16 * FLOAT64)
+    fresh = OUT64.add(OUT64.quotient(4 * lost, t), FLOAT64_TINY * dimension)
+    return OUT64.add(OUT64.times(longest, per_step), fresh)
 
 
 def degree_for(excess: float, failure_probability: float, copies: int, dimension: int) -> int:

@@ -38,6 +38,37 @@ def convolution_norm(operator: Convolution) -> float | None:
     return _largest_symbol(taps, grid)
 
 
+def symbol_work(operator: Convolution) -> float:
+    """About how many products the symbols' singular values take: at every frequency the Gram matrix
+    on the smaller side, in real numbers."""
+    strides, grid = math.prod(operator.stride), 1.0
+    for size, pad, step, width in zip(
+        operator.in_shape[2:], operator.padding, operator.stride, operator.weight.shape[2:],
+        strict=True,
+    ):  # fmt: skip
+        grid *= math.ceil((size + max(0, sum(pad))) / step) + math.ceil(width / step)
+    sides = operator.weight.shape[0] / operator.groups, operator.weight.shape[1] * strides
+    return operator.groups * grid / 2 * (2 * min(sides)) ** 2 * 2 * max(sides)
+
+
+def unfolded_norm(operator: Convolution) -> float:
+    """An upper bound of ``‖A‖₂`` from its kernel alone (Singla and Feizi, ICLR 2021).
+
+    With ``W_t`` the matrix of the tap ``t`` and ``P_t`` what picks the input of each output there,
+    ``A = Σ_t W_t ⊗ P_t``, and every ``P_t`` picks no input twice. ``A`` is ``[W_1 … W_T]`` behind
+    the stack of all ``P_t``, of which each input is picked at most ``T`` times: so
+    ``‖A‖ ≤ √T ‖[W_1 … W_T]‖``; and in the same way from the other side ``√T`` times the norm of all
+    ``W_t`` one over the other. For a group of channels each.
+    """
+    weight = operator.weight.double().cpu()
+    taps = math.prod(weight.shape[2:])
+    groups = weight.reshape(operator.groups, -1, *weight.shape[1:]).flatten(3)
+    wide = groups.flatten(2)
+    tall = groups.transpose(2, 3).flatten(1, 2)
+    least = min(float(spectral_norm(side).max()) for side in (wide, tall))
+    return OUT64.times(least, OUT64.up(math.sqrt(taps), 1))
+
+
 def torus_norm(operator: Convolution) -> float | None:
     """The same where the padding continues the input around, so that the map is circular on the
     grid itself, or a part of that; strides must divide its extents."""

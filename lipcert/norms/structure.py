@@ -24,11 +24,14 @@ from lipcert.network.operators import (
 )  # fmt: skip
 from lipcert.norms.matrix import spectral_norm
 from lipcert.norms.merged import merged
-from lipcert.norms.spectrum import convolution_norm
+from lipcert.norms.spectrum import convolution_norm, symbol_work, unfolded_norm
 from lipcert.numbers import OUT64, Outward, outward_of
 from lipcert.rounding import FLOAT64_TINY
 
 _NORMS: WeakKeyDictionary[Operator, float] = WeakKeyDictionary()
+_UNFOLDED: WeakKeyDictionary[Operator, float] = WeakKeyDictionary()
+# More products than this take some ten seconds.
+_READY = 1.5e10
 _SUMS: WeakKeyDictionary[Operator, tuple[float, float]] = WeakKeyDictionary()
 
 
@@ -38,6 +41,17 @@ def operator_norm(operator: Operator) -> float:
     if operator not in _NORMS:
         _NORMS[operator] = min(_norm_by_structure(operator), absolute_norm(operator))
     return _NORMS[operator]
+
+
+def ready_norm(operator: Operator) -> float:
+    """The same, or what takes no long time where that would, for roundings, which are small: there
+    a larger bound costs next to nothing."""
+    convolution = operator.convolution if isinstance(operator, TransposedConvolution) else operator
+    if not isinstance(convolution, Convolution) or symbol_work(convolution) <= _READY:
+        return operator_norm(operator)
+    if operator not in _UNFOLDED:
+        _UNFOLDED[operator] = min(unfolded_norm(convolution), absolute_norm(operator))
+    return _UNFOLDED[operator]
 
 
 def row_norms(operator: Operator, like: Tensor, own: Outward = OUT64) -> Tensor:

@@ -12,6 +12,7 @@ from lipcert.numbers.boxes import (
     widened,
 )
 from lipcert.numbers.outward import EXACT, OUT32, OUT64, Outward, for_samples, outward_of
+from lipcert.numbers.summation import SumOrder, SumTree
 
 __all__ = [
     "EXACT",
@@ -19,6 +20,8 @@ __all__ = [
     "OUT64",
     "Box",
     "Outward",
+    "SumOrder",
+    "SumTree",
     "around",
     "for_samples",
     "halves",

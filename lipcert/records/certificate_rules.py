@@ -18,6 +18,7 @@ from lipcert.errors import CannotCertify
 from lipcert.records.figures import Figures
 from lipcert.records.frame import Frame
 from lipcert.records.strict_json import Record
+from lipcert.rounding import exceeds
 
 Rule = Callable[[Record, Figures, Frame], str | None]
 
@@ -25,8 +26,6 @@ Rule = Callable[[Record, Figures, Frame], str | None]
 _IMAGES = {"nchw", "nhwc", "nhw", "flat"}
 # Of sums in another order.
 _SLACK = 1e-9
-# Probabilities are rounded upwards as they are added.
-_PROBABILITY_SLACK = 1e-6
 
 
 def check_certificate(certificate: Record, figures: Figures, frame: Frame, where: str) -> None:
@@ -47,6 +46,16 @@ def is_of_one_version(certificate: Record, _: Figures, __: Frame) -> str | None:
     """The version is that of the environment."""
     found, there = certificate["lipcert"], certificate["environment"]["lipcert"]
     return None if found == there else f"lipcert {found} in an environment with lipcert {there}"
+
+
+def names_the_runtime_that_it_holds_for(
+    certificate: Record, _: Figures, frame: Frame
+) -> str | None:
+    """A runtime is named exactly where the order of its sums was measured."""
+    asked, named = frame.options.summation == "measured", "summation" in certificate["model"]
+    if asked != named:
+        return f"the model {'names a' if named else 'names no'} runtime whose sums were measured"
+    return None
 
 
 def holds_against_its_threat_model(certificate: Record, _: Figures, frame: Frame) -> str | None:
@@ -99,10 +108,10 @@ def assures_what_it_may(certificate: Record, figures: Figures, frame: Frame) -> 
     kinds = {layer["assurance"] for layer in certificate.get("layers", ())}
     if kind == "deterministic" and "randomised" in kinds:
         return "assurance is deterministic, of layers that are randomised"
-    if stated > options.failure_probability * (1 + _PROBABILITY_SLACK):
+    if exceeds(stated, options.failure_probability):
         return f"failure probability {stated}, above the {options.failure_probability} asked for"
     spent = figures.spent
-    if not frame.estimate and spent > stated * (1 + _PROBABILITY_SLACK):
+    if not frame.estimate and exceeds(spent, stated):
         return f"the samples' failure probabilities sum to {spent}, above the {stated} stated"
     return None
 
@@ -173,7 +182,7 @@ def is_merged_of_all_its_shards(certificate: Record, _: Figures, __: Frame) -> s
         return f"it is merged of shards {', '.join(names[:8])}"
     stated = certificate["assurance"]["failure_probability"]
     due = math.fsum(shard["failure_probability"] for shard in shards)
-    if stated < due * (1 - _PROBABILITY_SLACK):
+    if exceeds(due, stated):
         return f"failure probability {stated}, while its shards state {due} together"
     seconds = math.fsum(shard["seconds"] for shard in shards)
     return differing("seconds", certificate["seconds"], seconds)
@@ -192,6 +201,7 @@ def check_claims(certificate: Record, spent: float, frame: Frame, where: str) ->
 CLAIMS: tuple[Rule, ...] = (
     options_have_their_digest,
     is_of_one_version,
+    names_the_runtime_that_it_holds_for,
     holds_against_its_threat_model,
     is_in_the_unit_of_its_data,
     maps_labels_to_classes,

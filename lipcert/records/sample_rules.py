@@ -12,6 +12,7 @@ from lipcert.errors import CannotCertify
 from lipcert.records import schemas
 from lipcert.records.frame import Frame
 from lipcert.records.strict_json import Record, parse
+from lipcert.rounding import exceeds
 
 Rule = Callable[[Record, Frame], str | None]
 
@@ -195,7 +196,7 @@ def spends_what_it_may(sample: Record, frame: Frame) -> str | None:
     """A sample's failure probability is at most the run's, and 0 where norms may not fail."""
     allowed = 0.0 if frame.options.deterministic else frame.options.failure_probability
     spent = sample["failure_probability"]
-    if not frame.estimate and spent > allowed * (1 + 1e-6):
+    if not frame.estimate and exceeds(spent, allowed):
         return f"failure probability {spent}, of {allowed} for the whole run"
     return None
 

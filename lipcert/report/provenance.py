@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lipcert.certificate import Assurance
@@ -29,7 +29,7 @@ def provenance(results: Results) -> Iterator[tuple[str, str]]:
         effort += f", in {options['dtype']}"
     yield "method", f"{options['method']}{effort}, {norms(options)}"
     if not results.estimate:
-        yield "arithmetic", arithmetic(options["deployed"], results.summary)
+        yield "arithmetic", arithmetic(options, model, results.summary)
     for name, digest in model["files"].items():
         yield "model", f"{name}, sha256 {digest}"
     yield "preprocessing", _preprocessing(model["preprocessing"])
@@ -79,17 +79,34 @@ def norms(options: dict[str, Any]) -> str:
     return f"norms {kind}"
 
 
-def arithmetic(deployed: str, summary: dict[str, Any]) -> str:
+def arithmetic(
+    options: Mapping[str, Any], model: Mapping[str, Any], summary: Mapping[str, Any]
+) -> str:
     """Whether rounding is covered, in one sentence, and how much of the margins it took."""
+    deployed: str = options["deployed"]
     if deployed == "real":
         return "covers exact real arithmetic only; the rounding of a deployed model is not covered"
     covered = f"covers the deployed {deployed} model, its rounding in any summation order included"
+    if measured := model.get("summation"):
+        covered = f"covers the {deployed} model {summation(measured)}"
     if deployed in ("float16", "bfloat16"):
         covered += ", sums accumulated in float32"
     found = summary.get("deployed_error")
     if found is None:
         return covered
     return f"{covered}: it took {rounded_up(found['median_share'])} of the margin in the median"
+
+
+def summation(record: Mapping[str, Any]) -> str:
+    """What a certificate holds for whose order of sums was measured."""
+    layers = record["layers"]
+    known = sum(layer["order"] == "measured" for layer in layers)
+    return (
+        f"only as {record['runtime']} {record['version']} runs it on {record['processor']} "
+        f"(features {record['features']}), without graph optimisations, on one thread, one sample "
+        f"at a time: the order of its sums was MEASURED there, in {known} of {len(layers)} layers; "
+        "its rounding included"
+    )
 
 
 def _preprocessing(record: dict[str, Any]) -> str:

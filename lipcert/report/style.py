@@ -46,7 +46,7 @@ __FILTERS__
   border-radius: .6rem; padding: .8rem 1rem; margin: 0 }
 .cards strong { display: block; font-size: 1.7rem; line-height: 1.25;
   font-variant-numeric: tabular-nums }
-.figures { display: grid; gap: 1rem;
+.figures { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)) }
 figcaption { font-size: .9rem; margin-top: .4rem }
 svg { display: block; width: 100%; height: auto; max-width: 40rem }
@@ -77,8 +77,9 @@ th { font-weight: 600 } .number { text-align: right; white-space: nowrap }
 .wrap td, .wrap th { overflow-wrap: anywhere } .wrap th { white-space: nowrap }
 .pass { color: var(--pass) } .warn { color: var(--warn) } .fail { color: var(--fail) }
 .pass, .warn, .fail { font-weight: 700 }
-.images { display: flex; flex-wrap: wrap; gap: .8rem; margin: .4rem 0; padding: 0;
-  list-style: none }
+.images { display: grid; gap: .8rem; margin: .4rem 0; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) }
+.images li:has(img + img) { grid-column: span 2 }
 .images li { font-size: .85rem; color: var(--muted); line-height: 1.3 }
 .images img { width: 80px; height: 80px; object-fit: contain; image-rendering: pixelated;
   display: inline-block; margin-right: .2rem; border: 1px solid var(--rule); background: #000 }

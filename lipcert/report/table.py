@@ -58,7 +58,10 @@ def rows(certificate: Certificate) -> Iterator[Row]:
     yield "assurance", assurance(certificate.assurance)
     yield "method", _method(certificate.options)
     if certificate.assurance.kind != "estimate":
-        yield "arithmetic", arithmetic(certificate.options["deployed"], certificate.summary)
+        yield (
+            "arithmetic",
+            arithmetic(certificate.options, certificate.model, certificate.summary),
+        )
     yield from _model(certificate.model)
     if names := certificate.data.get("class_names"):
         yield "classes", f"{len(names)}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"

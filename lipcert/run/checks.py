@@ -45,10 +45,24 @@ def check_proofs(options: Options, execution: Execution) -> None:
             "--save-proofs: proofs say that the label is the best of all classes; leave them out, "
             "or --top-k, --only-classes and --margin"
         )
+    if execution.save_proofs and options.summation == "measured":
+        raise UsageError(
+            "--save-proofs: proofs cover sums in any order; leave them out, or --summation measured"
+        )
     if execution.save_proofs and options.estimate:
         raise UsageError(
             "--save-proofs: --norms estimate certifies nothing; choose --norms randomised or "
             "deterministic, or leave it out"
+        )
+
+
+def check_summation(options: Options, execution: Execution) -> None:
+    """Raises ``UsageError`` where other machines would take part in a run whose order of sums is
+    that of this one."""
+    if options.summation == "measured" and execution.cluster is not None:
+        raise UsageError(
+            "--summation measured: the order is that of this machine's runtime, and a cluster has "
+            "others; leave --cluster out"
         )
 
 

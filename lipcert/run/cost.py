@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from lipcert.certification import is_deep
 from lipcert.certification.pace import PACES
 from lipcert.certification.rungs.plan import TubePlan, not_within
 from lipcert.network import Network, keep, lower, simplify
-from lipcert.network.operators import Operator
 from lipcert.options import Options
 
 # What a sample takes for each value of its network, at the least: twice as much on examples/digits;
@@ -26,12 +23,11 @@ _MUCH = 30.0
 
 def least_seconds(network: Network, options: Options, samples: int) -> float:
     """Of processor time, for so many samples, by the size of the network."""
-    values = sum(math.prod(node.shape) for node in network.nodes)
+    values = network.size
     guesses = options.method == "auto" and options.effort == "fast"
-    if options.method == "auto" and not options.deterministic and is_deep(network):
-        plan = TubePlan.of(_kept(network), PACES[options.effort].tube)
-        if plan is not None:
-            return samples * plan.seconds
+    plan = tube_plan(network, options)
+    if plan is not None:
+        return samples * plan.seconds
     return samples * values * (_SECONDS_TO_GUESS if guesses else _SECONDS)
 
 
@@ -39,7 +35,7 @@ def cost_of(network: Network, options: Options | None) -> dict[str, int | float 
     """What ``lipcert inspect`` says of it, from the graph alone: the values and the products of one
     sweep, the bounds that ``--method auto`` takes, and of the norms about the processor time."""
     found: dict[str, int | float | str] = {
-        "values": sum(math.prod(node.shape) for node in network.nodes),
+        "values": network.size,
         "products": sum(node.products for node in network.nodes),
         "bounds": "tube" if is_deep(network) else "dual",
     }
@@ -53,13 +49,17 @@ def norm_seconds(network: Network, options: Options) -> float:
     every layer, where they are bounded by coins."""
     if options.deterministic or options.estimate:
         return 0.0
-    products = sum(node.products for node in network.nodes if isinstance(node.kind, Operator))
-    return 2 * _SWEEPS * products / _PRODUCTS
+    return 2 * _SWEEPS * network.products / _PRODUCTS
 
 
-def norms_told(network: Network, options: Options, less: str) -> str:
+def norms_told(network: Network, options: Options, less: str, *, every: bool = False) -> str:
     """That norms are being bounded; where that takes much, about how much, and with what less; and
-    what each sample of a deep network will take after them, as long as nothing has begun."""
+    what each sample of a deep network will take after them, as long as nothing has begun. With
+    tubes norms are bounded when a sample asks for them, unless ``every`` one is wanted."""
+    plan = None if every else tube_plan(network, options)
+    if plan is not None:
+        text = f"the network is deep: {network.parameters:,} parameters"
+        return text if plan.seconds < _MUCH else f"{text}, {plan.told}"
     text = f"bounding operator norms: {network.parameters:,} parameters"
     seconds, tube = norm_seconds(network, options), tube_told(network, options)
     if seconds >= _MUCH:
@@ -89,12 +89,18 @@ def tube_told(network: Network, options: Options) -> str | None:
     networks, or methods."""
     if options.method != "auto" or options.deterministic or not is_deep(network):
         return None
-    pace = PACES[options.effort].tube
-    kept = _kept(network)
-    plan = TubePlan.of(kept, pace)
+    plan = tube_plan(network, options)
     if plan is None:
-        return not_within(kept, options, pace)
+        return not_within(_kept(network), options, PACES[options.effort].tube)
     return None if plan.seconds < _MUCH else f"the network is deep, {plan.told}"
+
+
+def tube_plan(network: Network, options: Options) -> TubePlan | None:
+    """The plan of a deep network's tubes; None for other networks, or methods, and where none is
+    within what the effort pays for."""
+    if options.method != "auto" or options.deterministic or not is_deep(network):
+        return None
+    return TubePlan.of(_kept(network), PACES[options.effort].tube)
 
 
 def _kept(network: Network) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 from lipcert.machine import usable_cores
 from lipcert.network import Network
 from lipcert.options import Options
-from lipcert.run.batches import number
+from lipcert.run.batches import number, usual
 from lipcert.run.cost import least_seconds
 from lipcert.run.job import Execution
 from lipcert.run.memory import LEAST
@@ -69,8 +68,7 @@ def training_threads(network: Network) -> int:
     """For a training, which one process does: as many as the widest layer of a batch of 32 keeps
     busy, up to one a core."""
     cores = min(torch.get_num_threads(), usable_cores())
-    widest = max(math.prod(node.shape) for node in network.nodes)
-    return max(1, min(cores, 32 * widest // _ONE_THREAD))
+    return max(1, min(cores, 32 * network.largest // _ONE_THREAD))
 
 
 def suitable_workers(network: Network, options: Options, execution: Execution, samples: int) -> int:
@@ -87,5 +85,5 @@ def suitable_workers(network: Network, options: Options, execution: Execution, s
     cores = usable_cores() // (execution.threads or 1)
     if execution.memory_limit is not None:
         cores = min(cores, execution.memory_limit // LEAST)
-    batches = number(samples, execution.batch_size)
+    batches = number(samples, execution.batch_size or usual(options, network))
     return max(1, min(cores, batches, int(seconds / _SECONDS_TO_START)))

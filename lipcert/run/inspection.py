@@ -82,7 +82,8 @@ def inspect_model(
         )
     if options is None or network.joints:
         return record
-    watch.stage(norms_told(network, options, "--no-norms or --norms deterministic"))
+    less = "--no-norms or --norms deterministic"
+    watch.stage(norms_told(network, options, less, every=True))
     with threads(suitable_threads("cpu")):
         certifier = Certifier(network, options, samples=1)
         kind = assurance(options, certifier.global_failure_probability, ())

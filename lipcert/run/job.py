@@ -136,9 +136,9 @@ class Running(TypedDict, total=False):
 class Execution:
     """How the run is carried out; nothing here changes what a certified number means.
 
-    ``batch_size``: 20 where it is None; it halves where memory runs out. ``workers``: processes
-    that share the batches; ``threads``: of each of them. None of ``workers`` suits the network and
-    the machine; None of ``threads`` is one on a CPU.
+    ``batch_size``: 20 where it is None, up to 100 for verdicts alone; it halves where memory runs
+    out. ``workers``: processes that share the batches; ``threads``: of each of them. None of
+    ``workers`` suits the network and the machine; None of ``threads`` is one on a CPU.
     ``output``: the folder of the journal and the results; None keeps both in memory.
     ``cluster``: the address of a ray cluster that the batches go to, ``auto`` for the one that this
     machine belongs to. ``memory_limit``: bytes, of all processes of this machine together, within

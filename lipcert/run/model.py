@@ -11,8 +11,11 @@ import onnx
 from lipcert.data import Expected
 from lipcert.loading import LoadedModel, load_model, with_preprocessing
 from lipcert.loading.onnx_file import LARGEST_FILE
+from lipcert.loading.summation import measured
 from lipcert.network import Network
+from lipcert.options import Options
 from lipcert.run.job import ModelSource, Preprocessing
+from lipcert.run.progress import Watch
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,29 @@ class Model:
             "parameters": loaded.network.parameters,
             "stripped": loaded.stripped,
             "preprocessing": self.preprocessing.to_json(),
-        } | ({} if loaded.output is None else {"output": loaded.output})
+        } | {
+            name: value
+            for name, value in (("output", loaded.output), ("summation", loaded.summation))
+            if value is not None
+        }
+
+
+def with_summation(model: Model, options: Options, watch: Watch) -> Model:
+    """The model; where the options ask for it, with the orders of its sums that are measured here.
+
+    Raises ``CannotCertify`` where there are none.
+    """
+    if options.summation == "any":
+        return model
+    watch.stage("measuring the order of the runtime's sums")
+    found = measured(model.loaded)
+    assert found.summation is not None
+    layers = found.summation["layers"]
+    known = sum(layer["order"] == "measured" for layer in layers)
+    watch.say(
+        f"sums: measured in {known} of {len(layers)} layers, {found.summation['probes']} runs"
+    )
+    return replace(model, loaded=found)
 
 
 def expected_by(source: ModelSource) -> Expected:

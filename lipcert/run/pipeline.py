@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -18,7 +18,12 @@ from lipcert.loading import CrossCheck, DeployedFile
 from lipcert.network import Network
 from lipcert.options import Options
 from lipcert.report import json_file
-from lipcert.run.checks import check_counterexamples, check_domain, check_proofs
+from lipcert.run.checks import (
+    check_counterexamples,
+    check_domain,
+    check_proofs,
+    check_summation,
+)
 from lipcert.run.comparing import compared
 from lipcert.run.computing import computed
 from lipcert.run.cost import norms_told
@@ -33,7 +38,7 @@ from lipcert.run.executors import Certifying
 from lipcert.run.folder import check_output, recorded_coins
 from lipcert.run.job import Execution, Job
 from lipcert.run.journal import Journal
-from lipcert.run.model import Model, expected_by, open_model
+from lipcert.run.model import Model, expected_by, open_model, with_summation
 from lipcert.run.progress import Watch
 from lipcert.run.result import RunResult, assurance
 from lipcert.run.task import Indices, Task
@@ -47,8 +52,7 @@ class Certify(Certifying, Protocol):
     @property
     def global_failure_probability(self) -> float: ...
 
-    @property
-    def layer_norms(self) -> list[LayerNorm]: ...
+    def layer_norms_asked(self, samples: Iterable[Sample]) -> list[LayerNorm]: ...
 
 
 class MakeCertifier(Protocol):
@@ -110,6 +114,7 @@ def certify_dataset(
     began, watch = time.perf_counter(), watch or Watch()
     devices = Devices.of(execution.device)
     execution = replace(execution, device=devices.name)
+    model = with_summation(model, options, watch)
     task = Task(model, dataset, indices, options, execution)
     gpus = devices.gpus
     workers = len(gpus) or suitable_workers(task.network, options, execution, len(task.part))
@@ -141,6 +146,7 @@ def _check_asked(options: Options, execution: Execution) -> None:
     check_output(execution)
     check_counterexamples(options, execution)
     check_proofs(options, execution)
+    check_summation(options, execution)
     Devices.of(execution.device)
 
 
@@ -187,7 +193,7 @@ def _certificate(
         notes=notes,
         threat_model=threat_model(pixel_domain=options.pixel_domain, space=task.dataset.unit),
         cascade=cascade(samples),
-        layers=with_eliminated(certifier.layer_norms, samples),
+        layers=with_eliminated(certifier.layer_norms_asked(samples), samples),
         coins=None if sure.kind != "randomised" else _coins_json(coins),
     )
 
@@ -215,8 +221,16 @@ def _joint_notes(task: Task) -> list[str]:
     ]
 
 
+# What a reader has to know of radii that were not sought.
+_VERDICTS_ALONE = (
+    "verdicts alone: no radius was sought beyond the eps asked for, so radii are the largest of "
+    "these that hold, and no measure of how far a sample is robust"
+)
+
+
 def _notes(options: Options, samples: Sequence[Sample]) -> list[str]:
     notes = [json_file.ESTIMATE] if options.estimate else []
+    notes += [] if options.radii else [_VERDICTS_ALONE]
     errors = [sample for sample in samples if sample.verdict == "error"]
     if errors:
         notes.append(

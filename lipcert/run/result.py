@@ -10,6 +10,7 @@ from typing import Any
 from lipcert.certificate import Assurance, Certificate, Sample
 from lipcert.errors import InternalError
 from lipcert.options import Options
+from lipcert.rounding import exceeds
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def assurance(options: Options, shared: float, samples: Sequence[Sample]) -> Ass
         return Assurance("estimate", 0.0)
     spent = shared + sum(sample.failure_probability for sample in samples)
     allowed = 0.0 if options.deterministic else options.failure_probability
-    if spent > allowed * (1 + 1e-6):
+    if exceeds(spent, allowed):
         raise InternalError(
             f"the norms fail with probability {spent}, beyond {allowed}; please report this"
         )

@@ -18,6 +18,7 @@ _WORDS = {
     "lipcert": "version of lipcert",
     "model": "model file, or other weights",
     "data": "data set: the images or labels are not the same",
+    "summation": "order of sums, measured on another machine, processor or version of onnxruntime",
     "samples": "choice of samples (--limit, --indices or --random)",
 }
 # The header's own words for its options, which no digest counts.

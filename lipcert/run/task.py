@@ -79,6 +79,7 @@ class Task:
     def header(self, coins: Coins) -> Record:
         """What every number of a journal depends on."""
         eps = sorted(eps.text for eps in self.options.eps)
+        summation = self.model.loaded.summation
         return {
             "lipcert": VERSION,
             "options": self.options.digest,
@@ -91,7 +92,7 @@ class Task:
             "data": self.dataset.sha256,
             "samples": indices_digest(self.indices),
             "coins": coins.to_json(),
-        }
+        } | ({} if summation is None else {"summation": summation})
 
     @property
     def frame(self) -> Frame:

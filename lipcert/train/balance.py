@@ -17,13 +17,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lipcert.network import Network, Node
+from lipcert.network import Network, Node, fold
 from lipcert.network.activations import Clip, GroupMax, GroupSort, Identity, MaxMin, PReLU
 from lipcert.network.nodes import Input, Sum
-from lipcert.network.operators import Convolution, Dense, Operator
+from lipcert.network.operators import Operator
 from lipcert.train.provenance import Binding
 from lipcert.train.rewriting import NO_LIMIT
-from lipcert.train.trainable import Trainable
+from lipcert.train.trainable import Trainable, is_layer
 
 _STEPS = 30
 
@@ -35,15 +35,13 @@ def balance(trainable: Trainable) -> bool:
     network = trainable.template
     uses = Counter(binding.parameter for binding in trainable.bindings)
     bound = {(binding.node, binding.field): binding for binding in trainable.bindings}
-    layers = [
-        i for i, node in enumerate(network.nodes) if _is_layer(node) and (i, "weight") in bound
-    ]
+    layers = [i for i in network.operators if is_layer(network.nodes[i]) and (i, "weight") in bound]
     passed = _passed(network, layers)
     if passed is None or any(uses[bound[i, "weight"].parameter] > 1 for i in layers):
         return False
     total = len(layers)
     fixed = {k for i, k in enumerate(passed) if not _lets_pass(network.nodes[i], i, bound)}
-    norms = [operator_size(network.nodes[i].kind) for i in layers]  # type: ignore[arg-type]
+    norms = [operator_size(network.operators[i]) for i in layers]
     factors = [1.0] * total
     for start, end in pairwise(sorted({0, total} | fixed)):
         part = norms[start:end]
@@ -77,19 +75,17 @@ def operator_size(operator: Operator) -> float:
     return float(operator.apply(v).norm())
 
 
-def _is_layer(node: Node) -> bool:
-    return isinstance(node.kind, Dense | Convolution)
-
-
 def _passed(network: Network, layers: list[int]) -> list[int] | None:
     """How many layers lie before and at each node; None where two ways differ in that."""
-    found: list[int] = []
-    for i, node in enumerate(network.nodes):
-        before = {found[j] for j in node.inputs}
-        if len(before) > 1:
-            return None
-        found.append((before.pop() if before else 0) + (i in layers))
-    return found
+
+    def passed(i: int, parts: list[int | None]) -> int | None:
+        before = set(parts) or {0}
+        way = before.pop()
+        return None if way is None or before else way + (i in layers)
+
+    found = fold(network, passed)
+    counts = [count for count in found if count is not None]
+    return counts if len(counts) == len(found) else None
 
 
 def _lets_pass(node: Node, i: int, bound: dict[tuple[int, str], Binding]) -> bool:

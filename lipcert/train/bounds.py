@@ -7,7 +7,6 @@ is found is an estimate; certificates come from ``lipcert.certification`` alone.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,59 +30,19 @@ from lipcert.bounds.lipschitz import (
     local_radii,
     masks,
 )
-from lipcert.bounds.objectives import margin_objectives
 from lipcert.bounds.state import State, select
-from lipcert.network import Network, Segment, lower, segments
+from lipcert.network import Network, Segment, lower
 from lipcert.network.activations import Elementwise
 from lipcert.norms import absolute_norm
 from lipcert.numbers import EXACT, Box
+from lipcert.train.estimate import Estimate, TrainingBound, closest_rivals
 from lipcert.train.norms import WarmNorms
+from lipcert.train.tube import TubeLossBound
 
-BoundName = Literal["global", "local", "anchored", "dual"]
+BoundName = Literal["global", "local", "anchored", "dual", "tube"]
 
 # Where the factors of the dual's multipliers start (see lipcert.bounds.dual).
 _FIRST_FACTOR = 0.3
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """What a bound says of a batch.
-
-    ``logits`` ``(B, K)``; ``margins`` ``(B, K)``: estimated lower bounds of ``f_y − f_j`` over the
-    ball, 0 at ``j = y``; ``boxes``: of the input of each activation, for the sparsity loss.
-    ``network`` is the one that the nodes of ``boxes`` belong to.
-    """
-
-    network: Network
-    logits: Tensor
-    margins: Tensor
-    boxes: dict[int, Box]
-
-    def least(self, labels: Tensor) -> Tensor:
-        """The smallest margin of each sample: ``(B,)``."""
-        own = torch.nn.functional.one_hot(labels, self.margins.shape[1]).bool()
-        return self.margins.masked_fill(own, torch.inf).amin(1)
-
-
-class TrainingBound(nn.Module, ABC):
-    """A bound that a loss can be put on, with numbers of its own to learn, if it has any."""
-
-    def prepare(self, network: Network) -> list[Segment]:
-        """Make what depends on the network, before the first step; the segments whose norms will
-        be asked for."""
-        return [edge for edges in inner_edges(network).values() for edge in edges]
-
-    @abstractmethod
-    def forward(
-        self, network: Network, pixels: Tensor, labels: Tensor, eps: Tensor, norms: WarmNorms
-    ) -> Estimate:
-        """For balls of radius ``eps`` ``(B,)`` around ``pixels`` ``(B, …)``."""
-
-
-def inner_edges(network: Network) -> dict[int, tuple[Segment, ...]]:
-    """The segments that end in the input of each activation, by that node."""
-    sinks = dict.fromkeys(network.nodes[i].inputs[0] for i in network.activations)
-    return {sink: segments(network, sink) for sink in sinks}
 
 
 class GlobalLossBound(TrainingBound):
@@ -162,14 +121,8 @@ class DualLossBound(TrainingBound):
     ) -> Estimate:
         anchored = _Anchored.of(network, pixels, eps, norms)
         plain = anchored.estimate(labels)
-        batch, classes = plain.margins.shape
-        own = torch.nn.functional.one_hot(labels, classes).bool()
-        count = min(self.pairs, classes - 1)
-        closest = plain.margins.detach().masked_fill(own, torch.inf)
-        others = closest.topk(count, dim=1, largest=False).indices
-        rows = torch.arange(batch, device=labels.device).repeat_interleave(count)
-        forms = margin_objectives(plain.network, rows, labels[rows], others.flatten())
-        state = select(anchored.state, rows)
+        forms, others = closest_rivals(plain.network, plain.margins, labels, self.pairs)
+        state = select(anchored.state, forms.rows)
 
         def choose(i: int, value: Tensor) -> tuple[Tensor, LayerMultipliers]:
             layer, kind = state[i], plain.network.nodes[i].kind
@@ -181,7 +134,7 @@ class DualLossBound(TrainingBound):
             slope = kind.derivative(layer.anchor) * layer.varying
             return slope, LayerMultipliers(multiplier, multiplier * layer.radius.square())
 
-        change = DualBound(plain.network).change_by(state, forms, choose).reshape(batch, count)
+        change = DualBound(plain.network).change_by(state, forms, choose).reshape(others.shape)
         clean = plain.logits.gather(1, labels[:, None]) - plain.logits.gather(1, others)
         tighter = torch.maximum(clean + change, plain.margins.gather(1, others))
         return replace(plain, margins=plain.margins.scatter(1, others, tighter))
@@ -233,4 +186,5 @@ BOUNDS: dict[BoundName, Callable[[], TrainingBound]] = {
     "local": LocalLossBound,
     "anchored": AnchoredLossBound,
     "dual": DualLossBound,
+    "tube": TubeLossBound,
 }

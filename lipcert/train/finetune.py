@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,14 +99,21 @@ def _opened(job: FineTuning) -> _Opened:
     source = open_source(
         job.model, job.weights, job.arch, job.preprocessing, data, recipe.seed, job.output_name
     )
-    if recipe.distil and not source.pretrained:
-        raise UsageError(
-            f"--distil {recipe.distil:g}: there is no model that came in to learn from; give one, "
-            "or leave it out"
-        )
+    for name, weight in (
+        ("--distil", recipe.distil),
+        ("--distil-features", recipe.distil_features),
+    ):
+        if weight and not source.pretrained:
+            raise UsageError(
+                f"{name} {weight:g}: there is no model that came in to learn from; give one, or "
+                "leave it out"
+            )
     if not named:
         data = relabelled(data, labelling, source.model.classes)
     trainable, rewritten = make_trainable(source.model, recipe, data)
+    if recipe.distil_features:
+        # Refused before anything is trained, where there are none.
+        trainable.features(torch.zeros(1, *trainable.template.in_shape))
     balanced = balance(trainable)
     check_labels(source.model, data)
     check_test_data(job, source.model)
@@ -211,11 +217,10 @@ def _objective(opened: _Opened, train: Images) -> Objective:
     if recipe.class_weights is not None:
         found = recipe.class_weights.of(data.labels[train.indices], model.classes)
         weights = torch.from_numpy(found).float()
-    if recipe.distil:
+    if recipe.distil or recipe.distil_features:
         teacher = model.on_images(data.images.shape[1:]).to(dtype=torch.float32)
     return Objective(opened.trainable, recipe, weights, teacher)
 
 
 def _threshold_images(network: Network) -> int:
-    values = sum(math.prod(node.shape) for node in network.nodes)
-    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // values))
+    return max(_FEWEST_IMAGES, min(_THRESHOLD_IMAGES, _THRESHOLD_NUMBERS // network.size))

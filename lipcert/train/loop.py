@@ -169,8 +169,8 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.rate_at(t)
         self.optimiser.zero_grad()
-        distil = self.recipe.distil * schedule.left_at(t)
-        loss, totals = model(pixels, labels, schedule.eps_at(t), schedule.kappa_at(t), distil)
+        eps, kappa, left = schedule.eps_at(t), schedule.kappa_at(t), schedule.left_at(t)
+        loss, totals = model(pixels, labels, eps, kappa, left)
         loss.backward()
         learned = [p for p in self.objective.parameters() if p.requires_grad]
         # After the gradients were averaged, a NaN of any process is seen by all of them.

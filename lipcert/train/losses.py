@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcert.network.activations import Clip
-from lipcert.train.bounds import Estimate
+from lipcert.train.estimate import Estimate
 
 LossName = Literal["gloro", "bcp", "margin", "emma", "annealed", "offset"]
 
@@ -101,6 +101,13 @@ def distillation(logits: Tensor, taught: Tensor) -> Tensor:
     wanted = F.log_softmax(taught / _DISTILLED_TEMPERATURE, 1)
     each = F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
     return _DISTILLED_TEMPERATURE**2 * each
+
+
+def features_apart(features: Tensor, taught: Tensor) -> Tensor:
+    """``1 − cos`` of the angle between the features of each sample and those of the network that
+    came in, ``(B, n)`` both: from 0 to 2, whatever their lengths are, which bounds of margins need
+    to change and a balancing of norms does."""
+    return 1 - F.cosine_similarity(features, taught, dim=1)
 
 
 def _each(logits: Tensor, labels: Tensor) -> Tensor:

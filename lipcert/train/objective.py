@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.network import Network
-from lipcert.train.bounds import BOUNDS, Estimate
-from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
+from lipcert.train.bounds import BOUNDS
+from lipcert.train.estimate import Estimate
+from lipcert.train.losses import LOSSES, Aim, distillation, features_apart, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.patches import PatchTrainable
 from lipcert.train.recipe import Recipe
-from lipcert.train.trainable import Trainable
+from lipcert.train.trainable import Trainable, features_of
 
 # The totals of a batch, in the order in which the module returns them.
 TOTALS = ("loss", "clean", "robust", "images")
@@ -23,9 +24,9 @@ class Objective(nn.Module):
     """Loss of a batch, and its totals: summed loss, right, right in all of the ball, images.
 
     ``weights``: how much a sample of each class counts, ``(K,)``; None: all the same. ``teacher``:
-    the network that came in, whose logits the trained one keeps to while eps is small; None where
-    none is asked. The bound runs in float32 throughout, whatever mixed precision may be on around
-    it.
+    the network that came in, to whose logits and features the trained one keeps while eps is small;
+    None where none is asked. The bound runs in float32 throughout, whatever mixed precision may be
+    on around it.
     """
 
     weights: Tensor | None
@@ -65,26 +66,32 @@ class Objective(nn.Module):
         return torch.bfloat16 if coarse else torch.float32
 
     def forward(
-        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, distil: float = 0.0
+        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, left: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """``distil``: the weight of the distillation in this step."""
+        """``left``: how much of the weights of distillation is left in this step."""
         recipe = self.recipe
         estimate = self.estimate(pixels, labels, eps)
         each = LOSSES[recipe.loss](self._scaled(estimate), labels, Aim(kappa, recipe.gap, eps))
-        if self.teacher is not None and distil > 0:
-            each = each + distil * distillation(estimate.logits, self._taught(pixels))
+        if self.teacher is not None and left > 0:
+            each = each + left * self._distilled(self.teacher, pixels, estimate.logits)
         loss = (each if self.weights is None else self.weights[labels] * each).mean()
         if recipe.sparsity:
             loss = loss + recipe.sparsity * sparsity(estimate)
         return loss, _totals(estimate, labels, loss)
 
-    @torch.no_grad()
-    def _taught(self, pixels: Tensor) -> Tensor:
-        """The logits of the network that came in."""
-        assert self.teacher is not None
-        if self.teacher.anchor.device != pixels.device:
-            self.teacher = self.teacher.to(device=pixels.device)
-        return self.teacher.logits(pixels)
+    def _distilled(self, teacher: Network, pixels: Tensor, logits: Tensor) -> Tensor:
+        """What each sample has lost of the network that came in, as the recipe weighs it."""
+        if teacher.anchor.device != pixels.device:
+            self.teacher = teacher = teacher.to(device=pixels.device)
+        with torch.no_grad():
+            values = teacher.values(pixels)
+        lost = torch.zeros_like(logits[:, 0])
+        if weight := self.recipe.distil:
+            lost = lost + weight * distillation(logits, values[-1].flatten(1))
+        if weight := self.recipe.distil_features:
+            found, taught = self.trainable.features(pixels), features_of(teacher, values)
+            lost = lost + weight * features_apart(found, taught)
+        return lost
 
     def _scaled(self, estimate: Estimate) -> Estimate:
         """With logits and margins divided by the temperature that is learned, where one is."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lipcert.errors import UsageError
 from lipcert.loading.architectures import PatchArchitecture
-from lipcert.train.bounds import Estimate
+from lipcert.train.estimate import Estimate
 from lipcert.train.trainable import PreprocessingFront, Trainable
 
 # What an average pixel is taken for, where biases start.
@@ -85,6 +85,13 @@ class PatchTrainable(Trainable):
         apart = distances(rows)[labels]
         margins = logits.gather(1, labels[:, None]) - logits - eps * apart
         return Estimate(self.template, logits, margins, {})
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Its layers turn what they are given without loss."""
+        raise UsageError(
+            f"--distil-features: --arch {self.name} has layers of isometries, of which no features "
+            "are kept; give --distil"
+        )
 
     @torch.no_grad()
     def project(self) -> None:

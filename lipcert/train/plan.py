@@ -73,7 +73,7 @@ def measured(
     recipe, state = objective.recipe, to_cpu(objective.state_dict())
 
     def step() -> None:
-        loss, _ = objective(batch[0], batch[1], recipe.training_eps, recipe.kappa, recipe.distil)
+        loss, _ = objective(batch[0], batch[1], recipe.training_eps, recipe.kappa, 1.0)
         loss.backward()
         objective.zero_grad()
 

@@ -17,9 +17,8 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from lipcert.loading.reader import network_of, read
-from lipcert.network import Network
-from lipcert.network.activations import Activation
-from lipcert.network.operators import Convolution, Dense, Diagonal, Operator
+from lipcert.network import Network, fold
+from lipcert.network.operators import Convolution, Dense, Diagonal
 
 _TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)
 # Places are exact in the type of the smallest format.
@@ -113,15 +112,13 @@ def bindings(model: onnx.ModelProto, name: str, network: Network) -> tuple[Bindi
 
 def _after_normalisation(network: Network) -> list[int]:
     """Operators and activations but those that scale and shift the input itself."""
-    layered: set[int] = set()
-    chosen = []
-    for i, node in enumerate(network.nodes):
-        if isinstance(node.kind, Dense | Convolution) or layered & set(node.inputs):
-            layered.add(i)
-        normalises = isinstance(node.kind, Diagonal) and i not in layered
-        if isinstance(node.kind, Operator | Activation) and not normalises:
-            chosen.append(i)
-    return chosen
+
+    def layered(i: int, parts: list[bool]) -> bool:
+        return any(parts) or isinstance(network.nodes[i].kind, Dense | Convolution)
+
+    behind = fold(network, layered)
+    chosen = sorted((*network.operators, *network.activations))
+    return [i for i in chosen if behind[i] or not isinstance(network.nodes[i].kind, Diagonal)]
 
 
 def _binding(

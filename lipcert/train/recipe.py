@@ -37,8 +37,9 @@ class Recipe:
     epochs at the full eps bring no better one; None never. ``minutes``: the training's time by the
     clock (see ``lipcert.train.plan``), ``epochs`` at most and ``warmup`` and ``ramp`` in
     proportion; None: as long as the epochs take. ``class_weights``: how much a sample counts by its
-    class; None: all the same. ``distil``: the weight of the distillation from the file that came
-    in, at the start; it falls to 0 over the ramp. ``precision``: of the layers of a patch network
+    class; None: all the same. ``distil``, ``distil_features``: the weights of the distillation
+    of logits, and of the input of the last layer, from the file that came in, at the start; they
+    fall to 0 over the ramp. ``precision``: of the layers of a patch network
     in a step; everything else, and every validation, is in float32.
     """
 
@@ -73,10 +74,28 @@ class Recipe:
     minutes: float | None = None
     class_weights: ClassWeights | None = None
     distil: float = 0.0
+    distil_features: float = 0.0
     precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        if not 0 < self.validation < 1:
+            raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience {self.patience}: give at least 1 epoch")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes {self.minutes}: give a time above 0")
+        if self.limit is not None and self.limit < 2:
+            raise UsageError(f"--train-limit {self.limit}: give at least 2")
+        if self.warmup + self.ramp > self.epochs:
+            raise UsageError(
+                f"--warmup {self.warmup:g} and --ramp {self.ramp:g}: end after all --epochs "
+                f"{self.epochs}, so that the full eps is never trained for"
+            )
+
+    def _check_choices(self) -> None:
         for name, value, allowed in (
             ("--bound", self.bound, get_args(BoundName)),
             ("--loss", self.loss, get_args(LossName)),
@@ -90,6 +109,8 @@ class Recipe:
         ):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: choose one of {', '.join(allowed)}")
+
+    def _check_numbers(self) -> None:
         if self.eps.value <= 0:
             raise UsageError(f"--eps {self.eps.text}: training needs a radius above 0")
         for name, number, least, most in (
@@ -109,25 +130,13 @@ class Recipe:
             ("--power-steps", self.power_steps, 1, 1000),
             ("--ema", self.ema, 0, 1 - 1e-9),
             ("--distil", self.distil, 0, math.inf),
+            ("--distil-features", self.distil_features, 0, math.inf),
             ("--seed", self.seed, 0, 2**31 - 1),
         ):
             # Written so that a NaN fails it as well.
             if not least <= number <= most:
                 span = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
                 raise UsageError(f"{name} {number}: give a number {span}")
-        if not 0 < self.validation < 1:
-            raise UsageError(f"--validation {self.validation}: give a share above 0 and below 1")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"--patience {self.patience}: give at least 1 epoch")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise UsageError(f"--minutes {self.minutes}: give a time above 0")
-        if self.limit is not None and self.limit < 2:
-            raise UsageError(f"--train-limit {self.limit}: give at least 2")
-        if self.warmup + self.ramp > self.epochs:
-            raise UsageError(
-                f"--warmup {self.warmup:g} and --ramp {self.ramp:g}: end after all --epochs "
-                f"{self.epochs}, so that the full eps is never trained for"
-            )
 
     @property
     def training_eps(self) -> float:

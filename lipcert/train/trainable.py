@@ -7,7 +7,7 @@ parameter here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -17,11 +17,11 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.loading.reader import network_of, read
-from lipcert.network import Network, simplify
+from lipcert.network import Network, Node, simplify
 from lipcert.network.activations import Activation, Clip
-from lipcert.network.operators import Operator
+from lipcert.network.operators import Convolution, Dense, Operator
 from lipcert.train.provenance import bindings, parameters
 
 # Puts what the model expects of its input in front of its network.
@@ -104,6 +104,11 @@ class Trainable(nn.Module):
         )
         return self
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """As ``features_of`` has them, of the file's own layers; differentiable."""
+        network = self._with_parameters()
+        return features_of(network, network.values(pixels))
+
     @property
     def frozen(self) -> tuple[str, ...]:
         """Tensors of the file that are used as they are."""
@@ -139,3 +144,22 @@ class Trainable(nn.Module):
                 value = weights[tensor.name].numpy().astype(dtype)
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         return model
+
+
+def is_layer(node: Node) -> bool:
+    """Whether a node is a layer with a matrix of weights."""
+    return isinstance(node.kind, Dense | Convolution)
+
+
+def features_of(network: Network, values: Sequence[Tensor]) -> Tensor:
+    """What the last layer of a network is given, ``(B, n)``, of the ``values`` of all nodes.
+
+    Raises ``UsageError`` where no activation lies before it, so that there are no features.
+    """
+    last = max((i for i, node in enumerate(network.nodes) if is_layer(node)), default=0)
+    if not any(i < last for i in network.activations):
+        raise UsageError(
+            "--distil-features: the model has no activation in front of its last layer, and so no "
+            "features to keep to; leave it out"
+        )
+    return values[network.nodes[last].inputs[0]].flatten(1)

@@ -23,9 +23,10 @@ from torch.utils.flop_counter import flop_registry
 
 from lipcert.certification import Certifier
 from lipcert.options import Epsilon, Options
+from lipcert.run.batches import usual
 
 IMAGES = int(os.environ.get("LIPCERT_TEST_IMAGES", "100"))
-BATCH, COUNTED = 20, 40
+BATCH, COUNTED = 20, 50
 # NVIDIA's data sheet of the H200 (SXM): operations a second in float32 and float64 without tensor
 # cores, bytes a second of its memory. What the host takes to start a kernel is assumed.
 FLOPS, BYTES, LAUNCH = {torch.float32: 67e12, torch.float64: 34e12}, 4.8e12, 5e-6
@@ -119,11 +120,14 @@ def forward_seconds(network, data, repeats: int = 30) -> float:
 @pytest.mark.parametrize(
     ("name", "options", "most", "seconds"),
     [
-        ("cifar10_kw_small_l2_36", {"method": "local"}, 60, None),
-        ("cifar10_kw_small_l2_36", {"effort": "fast"}, 40, None),
-        ("cifar10_kw_small_l2_36", {"effort": "standard"}, 600, None),
-        ("6c2f", {"method": "local"}, 60, None),
+        ("cifar10_kw_small_l2_36", {"method": "local", "radii": False}, 60, None),
+        ("cifar10_kw_small_l2_36", {"effort": "fast", "radii": False}, 40, None),
+        ("cifar10_kw_small_l2_36", {"effort": "standard", "radii": False}, 600, None),
+        ("cifar10_kw_small_l2_36", {"method": "local"}, None, None),
+        ("cifar10_kw_small_l2_36", {"effort": "fast"}, None, None),
+        ("6c2f", {"method": "local", "radii": False}, 60, None),
         ("6c2f", {"effort": "fast"}, None, 0.3),
+        ("6c2f", {"effort": "fast", "radii": False}, None, 0.3),
     ],
 )
 def test_forward_equivalents_by_rung(name, options, most, seconds):
@@ -138,8 +142,9 @@ def test_forward_equivalents_by_rung(name, options, most, seconds):
         before = forward_seconds(forward, data)
 
     def certify(first: int, last: int) -> None:
-        for start in range(first, last, BATCH):
-            some = range(start, min(start + BATCH, last))
+        batch = usual(options, network)
+        for start in range(first, last, batch):
+            some = range(start, min(start + batch, last))
             certifier(
                 torch.from_numpy(data.pixels(some)), torch.from_numpy(data.labels[some]), some
             )
@@ -163,6 +168,7 @@ def test_forward_equivalents_by_rung(name, options, most, seconds):
             forward.logits(torch.from_numpy(data.pixels(range(COUNTED))).float())
     one = sum(of_one.flops.values()) / COUNTED
     chosen = options.effort if options.method == "auto" else options.method
+    chosen += "" if options.radii else " without radii"
     print(f"\n{name}, {chosen}, {IMAGES} images: {each:.4f} s of processor time a sample, "
           f"{each / once:.0f} forward passes of {once * 1e6:.0f} µs; two cores: "
           f"{each / 2:.4f} s a sample by the clock")  # fmt: skip

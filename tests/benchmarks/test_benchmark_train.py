@@ -20,7 +20,8 @@ from lipcert.data import Dataset
 from lipcert.network import Network
 from lipcert.options import Epsilon
 from lipcert.run import Model, Preprocessing
-from lipcert.train.bounds import BOUNDS, inner_edges
+from lipcert.train.bounds import BOUNDS
+from lipcert.train.estimate import inner_edges
 from lipcert.train.losses import Aim, gloro, sparsity
 from lipcert.train.norms import WarmNorms
 from lipcert.train.recipe import Recipe
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.benchmark, needs_models]
 
 BATCH, ROUNDS = 256, 5
 MODELS = {"mnist_convsmall_point_eran": "0.5", "cifar10_wide_sgd": "36/255"}
-MOST = {"local": 12, "anchored": 30, "dual": 30}
+MOST = {"global": 6, "local": 12, "anchored": 30, "dual": 30, "tube": 80}
 
 
 def prepared(name: str, bound: str) -> tuple[Trainable, torch.Tensor, torch.Tensor, float]:

@@ -26,7 +26,7 @@ from lipcert.bounds.coupled import coupled, coupled_minimum, shares
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import DualVariables, Objectives
 from lipcert.bounds.reverse import carry_back
-from lipcert.bounds.split import Limits, Splitter
+from lipcert.bounds.split import Splitter
 from lipcert.bounds.state import Layer, State, select, to_dtype
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations.piecewise_linear import PiecewiseLinear, relu
@@ -302,7 +302,7 @@ def test_coupled_leaves_come_close_to_the_exact_radius(kink: str, seed: int) -> 
         assert found.couplings
         _, found = guide.optimise(single, small, found, 60)
         splitter = Splitter(case.dual, guide, own, objectives, clean, torch.zeros_like(clean))
-        proven = splitter.proven(found, Limits(leaves=40, steps=25))
+        proven = splitter.proven(found, leaves=40, steps=25)
         every = torch.ones(2, dtype=torch.bool)
         every[objectives.rows[~proven]] = False
         if share < 1:

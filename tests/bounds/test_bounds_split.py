@@ -11,7 +11,7 @@ from laws import ENDINGS, normal, random_network, seeded
 from lipcert.bounds.coupled import coupled
 from lipcert.bounds.dual import DualBound
 from lipcert.bounds.objectives import Objectives, margin_objectives
-from lipcert.bounds.split import Leaves, Limits, Splitter
+from lipcert.bounds.split import Leaves, Splitter
 from lipcert.bounds.state import Layer, State, select, to_dtype
 from lipcert.network import Network, NetworkBuilder
 from lipcert.network.activations import PReLU
@@ -104,7 +104,7 @@ def test_nothing_is_proven_that_an_attack_breaks(seed: int) -> None:
         case, rows = search.case, search.objectives.rows
         found = smallest_margins(case.network, case.x, case.labels, search.eps, steps=12)
         reached = found[rows, search.others] + 1e-11
-        proven = search.splitter(reached).proven(search.found, Limits(leaves=16, steps=5))
+        proven = search.splitter(reached).proven(search.found, leaves=16, steps=5)
         assert not proven.any()
 
 
@@ -170,7 +170,7 @@ def test_small_networks_are_bounded_nearly_exactly(kink: str, seed: int, bent: b
 
     def proven(needed: torch.Tensor, leaves: int) -> torch.Tensor:
         splitter = Splitter(DualBound(network), guide, state, objectives, clean[0] - 1e-12, needed)
-        return splitter.proven(found, Limits(leaves=leaves, steps=50))
+        return splitter.proven(found, leaves=leaves, steps=50)
 
     assert proven(wanted, 400).all()
     assert not proven(smallest, 60).any()
@@ -180,15 +180,15 @@ def test_nothing_is_proven_without_a_budget_or_of_no_number() -> None:
     search = Search(0, 0.1)
     low = torch.full_like(search.clean, -1e3)
     splitter = search.splitter(low)
-    assert splitter.proven(search.found, Limits(leaves=8, steps=2)).all()
-    assert not splitter.proven(search.found, Limits(leaves=2, steps=2)).any()
-    assert not splitter.proven(search.found, Limits(seconds=0.0)).any()
-    assert not search.splitter(low * math.nan).proven(search.found, Limits(leaves=8)).any()
+    assert splitter.proven(search.found, leaves=8, steps=2).all()
+    assert not splitter.proven(search.found, leaves=2, steps=2).any()
+    assert not splitter.proven(search.found, seconds=0.0).any()
+    assert not search.splitter(low * math.nan).proven(search.found, leaves=8).any()
     i = max(search.state)
     broken = search.state[i].map(lambda t: t.clone())
     broken.lower[0].fill_(math.nan)
     search.state = search.state | {i: broken}
-    proven = search.splitter(low).proven(search.found, Limits(leaves=8, steps=2))
+    proven = search.splitter(low).proven(search.found, leaves=8, steps=2)
     row = search.objectives.rows[0]
     assert not proven[search.objectives.rows == row].any()
     assert proven[search.objectives.rows != row].all()

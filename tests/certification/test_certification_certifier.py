@@ -203,6 +203,14 @@ def test_without_a_search_over_multipliers_a_batch_changes_nothing_but_rounding(
             assert alone.failure_probability == together[i].failure_probability
 
 
+@pytest.mark.parametrize(("seed", "eps"), [(2, "0.7"), (5, "0.05")])
+def test_no_radius_ends_just_below_an_eps_that_was_asked_for(seed: int, eps: str) -> None:
+    """A proof at the nearest number of the grid below it could as well have been one at it."""
+    network, x, labels = random_case(seed, batch=8)
+    for sample in Certifier(network, options(eps, effort="fast"), samples=8)(x, labels, range(8)):
+        assert not 0.999 * float(eps) < sample.radius < float(eps)
+
+
 def test_the_deployed_error_is_that_of_the_certified_radius() -> None:
     """And not of a larger one that the search tried last."""
     for seed in (4, 6, 9):

@@ -60,6 +60,7 @@ def test_the_digest_depends_on_every_option_and_on_nothing_else() -> None:
         Options(eps=base.eps, seed=1),
         Options(eps=base.eps, deployed="real"),
         Options(eps=base.eps, dtype="float32"),
+        Options(eps=base.eps, radii=False),
     ]
     assert len({options.digest for options in [base, *others]}) == len(others) + 1
 

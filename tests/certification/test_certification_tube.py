@@ -17,9 +17,10 @@ from lipcert.certification.rungs import Rung, is_deep
 from lipcert.certification.rungs.attack import Attacked
 from lipcert.certification.rungs.tube import Nothing, TubeRadius
 from lipcert.errors import UsageError
-from lipcert.network import Network, NetworkBuilder
+from lipcert.network import Network, NetworkBuilder, Segment
 from lipcert.network.activations import Activation, Silu, absolute, relu
 from lipcert.network.operators import Convolution, Dense, Diagonal, Select
+from lipcert.norms import SegmentNorms
 from lipcert.options import Effort, Epsilon, Options
 
 
@@ -118,10 +119,19 @@ def test_deep_networks_get_radii_that_no_attack_breaks(
 
 
 def test_what_lipschitz_constants_settle_takes_no_tube() -> None:
-    """A deep network of moves, shifts and absolute values is 1-Lipschitz."""
+    network = permuted_network()
+    assert is_deep(network)
+    x = uniform((2, *network.in_shape), seeded(12)).float().double()
+    samples = certified(network, x, "real", "auto")
+    assert all(sample.method == "local" and "tube" not in sample.rungs for sample in samples)
+    assert all(sample.radius > 0.6 * sample.margin for sample in samples)
+
+
+def permuted_network(layers: int = 72) -> Network:
+    """A deep network of moves, shifts and absolute values, which is 1-Lipschitz."""
     generator, size = seeded(7), 3 * 12 * 12
     builder, node = NetworkBuilder((1, 3, 12, 12)), 0
-    for _ in range(72):
+    for _ in range(layers):
         order = torch.randperm(size, generator=generator)[None]
         node = builder.operator(Select.of(order, builder.shape(node)), node, "shuffle")
         shift = 0.2 * normal((1, size), generator)
@@ -130,12 +140,34 @@ def test_what_lipschitz_constants_settle_takes_no_tube() -> None:
         )
         node = builder.activation(absolute(), node)
     rows, _ = torch.linalg.qr(normal((size, 4), generator))
-    network = builder.build(builder.operator(Dense.of(rows.T, None, (1, size)), node, "head"))
-    assert is_deep(network)
-    x = uniform((2, *network.in_shape), seeded(12)).float().double()
-    samples = certified(network, x, "real", "auto")
-    assert all(sample.method == "local" and "tube" not in sample.rungs for sample in samples)
-    assert all(sample.radius > 0.6 * sample.margin for sample in samples)
+    return builder.build(builder.operator(Dense.of(rows.T, None, (1, size)), node, "head"))
+
+
+def test_norms_are_found_only_where_a_sample_asks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network of tubes needs none; one that is settled by them has them listed."""
+    found: list[Segment] = []
+    whole = SegmentNorms.of
+
+    def counted(segment: Segment, *args: Any, **kwargs: Any) -> SegmentNorms:
+        found.append(segment)
+        return whole(segment, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentNorms, "of", counted)
+    options = Options(eps=(Epsilon.parse("1e-5"),), effort="fast", deployed="real", seed=3)
+    for network, asked in ((residual_network(seeded(11), 20, relu()), False),
+                           (permuted_network(), True)):  # fmt: skip
+        x = uniform((1, *network.in_shape), seeded(12)).float().double()
+        certifier = Certifier(network, options, samples=1)
+        assert not found
+        samples = certifier(x, network.logits(x).argmax(1), range(1))
+        assert samples[0].radius > 1e-5
+        assert bool(found) == bool(samples[0].eliminated) == asked
+        norms = certifier.layer_norms_asked(samples)[:-1]
+        assert all((norm.assurance != "not asked for") == asked for norm in norms)
+        assert all(math.isfinite(norm.value) == asked for norm in norms)
+        found.clear()
 
 
 def test_a_batch_of_wrong_predictions_takes_no_tube() -> None:

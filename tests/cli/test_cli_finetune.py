@@ -176,6 +176,7 @@ def test_wrong_use_is_one_line(tmp_path, monkeypatch, capsys, arguments, said):
         (("--log", "wandb"), "pip install 'lipcert[wandb]'"),
         (("--check", "0"), "--check 0"),
         (("--distil", "-1"), "--distil -1"),
+        (("--distil-features", "-1"), "--distil-features -1"),
         (("--sweep", "0,2"), "--sweep '0,2': give the weights of the clean loss"),
         (("--sweep", "0,0"), "each once"),
         (("--sweep", "0,1", "--loss", "emma"), "the loss emma has no κ; give --loss annealed, bcp"),
@@ -190,11 +191,12 @@ def test_wrong_use_of_what_trainers_expect(tmp_path, monkeypatch, capsys, argume
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_from_scratch_there_is_nothing_to_distil(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("option", ["--distil", "--distil-features"])
+def test_from_scratch_there_is_nothing_to_distil(tmp_path, monkeypatch, capsys, option):
     monkeypatch.chdir(tmp_path)
-    given = ["--arch", "2c2f", "--data", "digits", "--eps", "0.3", "--distil", "1"]
+    given = ["--arch", "2c2f", "--data", "digits", "--eps", "0.3", option, "1"]
     assert main(["finetune", *given, "--output", "run"]) == 2
-    assert "no model that came in" in capsys.readouterr().err
+    assert f"{option} 1: there is no model that came in" in capsys.readouterr().err
 
 
 def test_a_sweep_is_a_table_of_trainings_and_keeps_every_one(tmp_path, monkeypatch, capsys):

@@ -391,6 +391,22 @@ def test_weights_in_fewer_bits_are_the_numbers_that_they_stand_for(
     agrees(path, (1, 1, 4, 4))
 
 
+def test_values_in_whole_numbers_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """As onnxruntime's static quantisation writes them, in both of its formats."""
+    quantised = N("QuantizeLinear", ["f", "s", "z"], ["q"])
+    given = {"s": np.float32(0.01), "z": np.uint8(0)}
+    for name, nodes, more in (
+        ("qdq", [N("DequantizeLinear", ["q", "s", "z"], ["d"]),
+                 N("Gemm", ["d", "w", "b"], ["y"], transB=1)], LAYER_WEIGHTS),
+        ("integers", [N("MatMulInteger", ["q", "i"], ["m"]), N("Cast", ["m"], ["y"], to=1)],
+         {"i": WHOLE.T.copy()}),
+    ):  # fmt: skip
+        layers = [N("Flatten", ["x"], ["f"]), quantised, *nodes]
+        path = write(tmp_path / f"{name}.onnx", layers, given | more, ["N", 1, 4, 4])
+        with pytest.raises(CannotCertify, match="the file was quantised from, which says nothing"):
+            load_model(path)
+
+
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("nested", [True, False])

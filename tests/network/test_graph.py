@@ -199,3 +199,13 @@ def test_random_networks_hold_every_kind_of_node():
     assert kinds(branched) == {Input, Sum, *operators, *held}
     assert Sum not in kinds(chains)
     assert {network.classes for network in chains} == {3, 4, 5}
+
+
+def test_readers_and_sizes_are_those_of_the_nodes():
+    builder = NetworkBuilder((1, 3))
+    twice = builder.sum([0, 0])
+    first = builder.activation(Identity(), twice)
+    network = builder.build(builder.sum([first, twice]))
+    assert network.readers == ((1,), (2, 3), (3,), ())
+    assert (network.sums, network.activations) == ((1, 3), (2,))
+    assert (network.size, network.largest, network.products) == (12, 3, 0)

@@ -1,12 +1,15 @@
 """The walk: every computation over a network is rules over its two loops."""
 
+import ast
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from laws import random_network, seeded, uniform
 from torch import Tensor
 
+import lipcert
 from lipcert.network import (
     Backward,
     Forward,
@@ -15,6 +18,7 @@ from lipcert.network import (
     Node,
     ancestors,
     backward,
+    fold,
     forward,
     lower,
 )
@@ -135,3 +139,29 @@ def test_rules_without_a_rule_for_a_node_say_so() -> None:
 def test_ancestors_leave_out_what_is_not_needed() -> None:
     assert ancestors(diamond(), 2) == (0, 1, 2)
     assert ancestors(diamond(), 4) == (0, 1, 2, 3, 4)
+
+
+def test_one_rule_for_nodes_of_all_kinds_sees_what_each_of_them_reads():
+    network = diamond()
+    ways = fold(network, lambda i, parts: sum(parts) if parts else 1)
+    assert ways == [1, 1, 1, 1, 3]
+    seen = fold(network, lambda i, parts: (i, len(parts)))
+    assert seen == [(i, len(node.inputs)) for i, node in enumerate(network.nodes)]
+
+
+def test_no_other_loop_goes_from_nodes_to_those_that_they_read():
+    """The audit shares nothing, on purpose; ``Network.readers`` only turns the arrows round."""
+    package = Path(lipcert.__file__).parent
+    found = set()
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package).as_posix()
+        if place.startswith("audit/") or place == "network/walk.py":
+            continue
+        for loop in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(loop, ast.For):
+                names = {getattr(n, "attr", getattr(n, "id", None)) for n in ast.walk(loop.iter)}
+                read = {n.attr for part in loop.body for n in ast.walk(part)
+                        if isinstance(n, ast.Attribute)}  # fmt: skip
+                if "nodes" in names and "inputs" in read:
+                    found.add(place)
+    assert found == {"network/graph.py"}

@@ -95,6 +95,27 @@ def test_a_coin_twice_raises() -> None:
         run.open(SAMPLES).select(torch.tensor([0, 0])).preparation(account)
 
 
+def test_a_norm_has_the_same_coins_whatever_was_asked_before() -> None:
+    def probes(*numbers: int) -> dict[int, Tensor]:
+        run = budget()
+        shared = run.shared(run.account(1.0, preparations=1, draws=1, shared_draws=3))
+        return {number: shared.norm(number).probes(LIKE[:1]) for number in numbers}
+
+    every, last = probes(0, 1, 2), probes(2)
+    assert torch.equal(every[2], last[2])
+    assert not torch.equal(every[1], every[2])
+
+
+def test_coins_of_a_norm_that_was_not_found_may_be_asked_for_again() -> None:
+    run = budget()
+    shared = run.shared(run.account(1.0, preparations=1, draws=1, shared_draws=2))
+    first = shared.norm(1).probes(LIKE[:1])
+    shared.give_back(1)
+    assert torch.equal(shared.norm(1).probes(LIKE[:1]), first)
+    with pytest.raises(InternalError, match="draw 1 of a preparation were issued before"):
+        shared.norm(1)
+
+
 def test_more_samples_than_the_run_has_raise() -> None:
     run = budget(samples=4)
     run.open(SAMPLES)

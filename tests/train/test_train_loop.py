@@ -19,13 +19,14 @@ from lipcert.loading.reader import network_of, read
 from lipcert.train.boards import opened
 from lipcert.train.data import Batches, held_out
 from lipcert.train.loop import Training
+from lipcert.train.losses import features_apart
 from lipcert.train.metrics import Metrics
 from lipcert.train.objective import Objective
 from lipcert.train.processes import ProcessGroup
 from lipcert.train.rewriting import rewrite
 from lipcert.train.selection import Selection
 from lipcert.train.thresholds import start_thresholds
-from lipcert.train.trainable import Trainable
+from lipcert.train.trainable import Trainable, features_of
 from lipcert.train.watch import TrainingWatch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def records(folder):
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
-@pytest.mark.parametrize("bound", ["local", "dual"])
+@pytest.mark.parametrize("bound", ["local", "dual", "tube"])
 @pytest.mark.parametrize("stop", [3, 4])
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path, bound, stop):
     whole = training(tmp_path / "whole", bound=bound)
@@ -259,6 +260,14 @@ def kept(made):
         return float((made.objective.trainable(pixels) - came_in().logits(pixels)).abs().mean())
 
 
+def apart(made):
+    """How far what the last layer is given has turned from that of the model that came in."""
+    pixels, teacher = made.validation.batch(np.arange(len(made.validation)))[0], came_in()
+    with torch.no_grad():
+        found, values = made.objective.trainable.features(pixels), teacher.values(pixels)
+        return float(features_apart(found, features_of(teacher, values)).mean())
+
+
 def test_distillation_keeps_to_what_came_in_and_ends_with_the_ramp(tmp_path):
     changed = {"activation": "maxmin", "epochs": 6, "ramp": 6.0, "eps_factor": 1e-3, "rate": 1e-3}
     plain = training(tmp_path / "plain", **changed)
@@ -266,6 +275,9 @@ def test_distillation_keeps_to_what_came_in_and_ends_with_the_ramp(tmp_path):
     taught = training(tmp_path / "taught", teacher=came_in(), distil=30.0, **changed)
     taught.run(resume=False)
     assert kept(taught) < 0.8 * kept(plain)
+    shown = training(tmp_path / "shown", teacher=came_in(), distil_features=30.0, **changed)
+    shown.run(resume=False)
+    assert apart(shown) < 0.7 * apart(plain)
     # No ramp is left at the end of it.
     schedule = taught.recipe.schedule
     assert (schedule.left_at(0), schedule.left_at(3), schedule.left_at(6)) == (1, 0.5, 0)

@@ -14,7 +14,6 @@ from lipcert.errors import UsageError
 from lipcert.network import NetworkBuilder
 from lipcert.network.activations import Clip
 from lipcert.options import Epsilon
-from lipcert.train.bounds import Estimate
 from lipcert.train.data import (
     Batches,
     Images,
@@ -23,7 +22,8 @@ from lipcert.train.data import (
     held_out,
     natural,
 )
-from lipcert.train.losses import LOSSES, Aim, distillation, sparsity
+from lipcert.train.estimate import Estimate
+from lipcert.train.losses import LOSSES, Aim, distillation, features_apart, sparsity
 from lipcert.train.schedules import Schedule
 
 
@@ -269,6 +269,13 @@ def test_distillation_is_nothing_where_nothing_was_lost_and_by_hand():
     p = 1 / (1 + math.exp(-1))
     expected = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_are_as_far_apart_as_their_directions():
+    taught = torch.tensor([[3.0, 4.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    found = torch.tensor([[0.6, 0.8], [0.0, 2.0], [-5.0, 0.0], [1.0, 1.0]])
+    expected = torch.tensor([0.0, 1.0, 2.0, 1 - math.sqrt(0.5)])
+    assert torch.allclose(features_apart(found, taught), expected, atol=1e-6)
 
 
 def test_photographs_are_told_from_drawings():

@@ -51,6 +51,14 @@ def test_photographs_keep_their_accuracy_and_small_images_have_some_to_spare():
     assert wanted().recipe(SMALL).eps_factor == 1.1
 
 
+def test_what_came_in_for_photographs_takes_many_long_steps():
+    found, scratch = (wanted().recipe(Situation(True, False, came)) for came in (True, False))
+    assert (found.batch_size, found.rate) == (64, 4e-3)
+    assert found.batch_size < scratch.batch_size
+    assert found.rate > scratch.rate
+    assert found.ramp < scratch.ramp
+
+
 def test_what_is_asked_for_outranks_the_preset():
     found = wanted(
         "quick",

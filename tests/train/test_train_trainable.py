@@ -7,7 +7,7 @@ import torch
 from onnx import helper, numpy_helper
 from train_models import CONV, CONV_TENSORS, GRAPHS, SHAPE, graph, rewritten, run, trainable
 
-from lipcert.errors import CannotCertify
+from lipcert.errors import CannotCertify, UsageError
 from lipcert.network.operators import Diagonal
 from lipcert.train.trainable import Trainable
 
@@ -240,3 +240,25 @@ def test_a_network_that_has_maxmin_keeps_it_and_gets_thresholds():
     assert len(found.thresholds) == 2
     made = Trainable(found.model, "model.onnx", lambda network: network)
     assert torch.allclose(made(images()), run(model, images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["keep", "maxmin", "clipped"])
+@pytest.mark.parametrize("name", ["conv", "residual"])
+def test_features_are_what_the_last_layer_is_given(name, activation):
+    made, x = trainable(GRAPHS[name], activation), images()
+    by_name = dict(zip(made.names, made.tensors, strict=True))
+    weight = by_name["l.w"] if name == "conv" else by_name["l.w"].mT
+    assert torch.allclose(made.features(x) @ weight + by_name["l.b"], made(x), atol=1e-5)
+    made.features(x).sum().backward()
+    assert by_name["l.w"].grad is None
+    assert bool(made.tensors[0].grad.any())
+
+
+def test_a_linear_model_has_no_features():
+    model = graph(
+        [("Flatten", "x", "f", {}), ("Gemm", "f l.w l.b", "y", {"transB": 1})],
+        {"l.w": (3, 72), "l.b": (3,)},
+        SHAPE,
+    )
+    with pytest.raises(UsageError, match="no activation in front of its last layer"):
+        Trainable(model, "model.onnx", lambda network: network).features(images())

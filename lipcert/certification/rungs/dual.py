@@ -22,6 +22,8 @@ _DOUBT = 0.1
 # A radius is sought further out where more than this share of the margin is left, by so much of
 # that share, and nearer where it was found below this share of the radius that was aimed at.
 _SPARE, _RAISE, _SHORT = 0.03, 0.75, 0.94
+# An eps that is by so much further out than what a radius is aimed at is as good an aim.
+_NEAR = 1.04
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class DualRadius:
                 guess = Guess.of(duals, part, limit, doubtful[alive])
             first = torch.full_like(limit, known.options.largest.rounded_up)
             reach[alive], top, begun = guess.radius((limit / 3).clamp(min=SMALLEST_BALL), first)
-            top = on_grid(top.minimum(limit).clamp(min=SMALLEST_BALL))
+            top = _aimed(top.minimum(limit).clamp(min=SMALLEST_BALL), known)
             found = prove_radius(duals, part, top, begun)
             start = found.start.spread(alive, len(rows))
             radius[alive], deployed[alive], still = self._again(part, top, limit, found, known)
@@ -82,7 +84,7 @@ class DualRadius:
                 return low, deployed, chosen
             between = (torch.maximum(low, high / 4) * high).sqrt()
             further = torch.minimum(low * (1 + _RAISE * spare), limit)
-            aim = on_grid(torch.where(far, further, between)[chosen])
+            aim = _aimed(torch.where(far, further, between)[chosen], known)
             some = samples.select(chosen)
             found = prove_radius(self.duals, some, aim, first.start.select(chosen))
             better, reached = found.radius > low[chosen], found.radius >= aim
@@ -91,6 +93,43 @@ class DualRadius:
             low[chosen] = torch.maximum(low[chosen], found.radius)
             spare = spare.index_copy(0, chosen, torch.where(reached, found.spare, 0))
         return low, deployed, chosen[:0]
+
+
+def _aimed(radii: Tensor, known: Findings) -> Tensor:
+    """Radii on the grid, or at an eps that was asked for where one is hardly further out: the
+    radius then is the verdict too."""
+    aims = on_grid(radii)
+    for eps in (eps.rounded_up for eps in known.options.eps):
+        aims = torch.where((aims < eps) & (eps <= _NEAR * aims), eps, aims)
+    return aims
+
+
+@dataclass(frozen=True)
+class DualWithin:
+    """Guesses, for verdicts alone, of which samples duals reach ``eps``; proves nothing."""
+
+    duals: Duals
+    eps: float
+    name: str = "dual"
+
+    def climb(self, samples: Samples, known: Findings) -> Step:
+        duals, rows = self.duals, open_at(known, self.eps).nonzero().flatten()
+        if not len(rows):
+            return Step(self.name, rows)
+        if known.seconds_left <= 0:
+            return Step(self.name, rows[:0], late=rows)
+        part, pace = samples.anchored.select(rows), duals.analysis.pace
+        at = torch.full_like(known.radius[rows], self.eps).clamp(min=SMALLEST_BALL)
+        limit = known.attacked[rows].clamp(max=duals.analysis.reach).maximum(at)
+        doubtful = ~(duals.analysis.deployment.usual <= _DOUBT * part.decisive)
+        guess = Guess.of(duals, part, limit, doubtful)
+        # Who goes on only up to the guess has to know no more than whether it holds here.
+        looks = 1 if pace.near <= 1 else None
+        found, nearly, start = guess.radius(at, torch.zeros_like(at), looks)
+        reach = torch.where(found > 0, found, nearly)
+        # What was looked at lies on a grid, right below.
+        reach = torch.where(reach >= on_grid(at), reach.maximum(at), reach)
+        return Step(self.name, rows, guess=reach, hopeless=guess.hopeless, start=start)
 
 
 @dataclass(frozen=True)

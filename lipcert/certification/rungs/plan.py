@@ -10,7 +10,6 @@ from lipcert.bounds.claims import Rows
 from lipcert.bounds.sketch import COLUMN_BYTES
 from lipcert.certification.pace import PACES, TubePace
 from lipcert.network import Network, ancestors, held, lower, simplify
-from lipcert.network.operators import Operator
 from lipcert.options import Options
 
 # Networks whose activations are computed from more values than this, in all, are deep. Counted over
@@ -76,8 +75,7 @@ def is_deep(network: Network) -> bool:
     if network.joints:
         return True
     simple = simplify(lower(simplify(network)))
-    sizes = [math.prod(node.shape) for node in simple.nodes]
-    work = sum(sizes[j] for sink in simple.sinks for j in ancestors(simple, sink))
+    work = sum(simple.nodes[j].size for sink in simple.sinks for j in ancestors(simple, sink))
     small = held(simple) * _WIDEST <= PACES["fast"].tube.memory
     return work > _DEEP and (small or len(simple.sinks) > FEW_LAYERS)
 
@@ -113,13 +111,8 @@ def _plans(network: Network, pace: TubePace) -> list[TubePlan]:
 
 
 def _priced(network: Network, plan: TubePlan, pace: TubePace) -> TubePlan:
-    products = sum(
-        math.prod(node.kind.out_shape) * node.kind.terms
-        for node in network.nodes
-        if isinstance(node.kind, Operator)
-    )
-    neurons = sum(math.prod(network.nodes[sink].shape) for sink in network.sinks)
-    single, double = (a * products + b * neurons for a, b in (_SINGLE, _DOUBLE))
+    neurons = sum(network.nodes[sink].size for sink in network.sinks)
+    single, double = (a * network.products + b * neurons for a, b in (_SINGLE, _DOUBLE))
     exact, columns = plan.rows.exact, plan.rows.columns
     claimed = plan.claims + (math.prod(network.in_shape) + columns if exact else plan.claims)
     proven = plan.projections * (1 if exact else 2)

@@ -218,7 +218,7 @@ class TubeRadius:
             )  # fmt: skip
             return self._slack(sample, claim, sweep)
 
-        start = (limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL)
+        start = on_grid((limit * _FIRST_GUESS).clamp(min=SMALLEST_BALL))
         return largest_radius(
             slack, start, clean=sample.decisive, limit=limit, resolution=1.05,
             steps=pace.searches,

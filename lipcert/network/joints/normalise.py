@@ -147,8 +147,9 @@ class InverseLength(Joint):
         )
 
     def _unknown(self, least: Tensor) -> Tensor:
-        """Where a length of at least this may be 0 or below the floor."""
-        return ~(least > self.floor * self.factor * (1 + 1e-6))
+        """Where a length of at least this may be 0 or below the floor. Elsewhere the floor changes
+        no value, and a run's own length, rounded below it, is only brought nearer by it."""
+        return ~(least > outward_of(least.dtype).up(self.floor * self.factor, 2))
 
     def image(self, boxes: Sequence[Box]) -> Box:
         least, most = self._lengths(boxes[0])

@@ -6,7 +6,7 @@ Average pooling is one of them: each channel convolved with a constant kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -99,6 +99,29 @@ class Convolution(Operator):
     def _way(self) -> Way:
         pads = tuple(before if self._native else 0 for before, _ in self.padding)
         return self.stride, pads, self.dilation, self.groups
+
+    def reader(self, v: Tensor) -> Callable[[int], Tensor]:
+        """By the number of a product, what it reads of values ``(B, *in_shape)`` for every output,
+        0 for padding; broadcast to the outputs."""
+        laid, (channels, *kernel) = _fit(v, self.padding), self.weight.shape[1:]
+
+        def read(k: int) -> Tensor:
+            windows = []
+            for width, step, gap, size in zip(
+                kernel[::-1], self.stride[::-1], self.dilation[::-1], self.out_shape[:1:-1],
+                strict=True,
+            ):  # fmt: skip
+                k, tap = divmod(k, width)
+                windows.append(slice(tap * gap, tap * gap + step * (size - 1) + 1, step))
+            found = laid[(slice(None), slice(None), slice(k, None, channels), *windows[::-1])]
+            each = self.out_shape[1] // self.groups
+            return found if self.groups == 1 else found.repeat_interleave(each, 2)
+
+        return read
+
+    def column(self, k: int) -> Tensor:
+        """What the product ``k`` of every output multiplies that with."""
+        return self.weight.flatten(1)[:, k].reshape(-1, *(1,) * len(self.stride))
 
     @property
     def terms(self) -> int:

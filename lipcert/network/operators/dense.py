@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -33,6 +34,15 @@ class Dense(Operator):
     def _backward(self, v: Tensor, entries: Tensor | None) -> Tensor:
         assert entries is not None
         return v @ entries
+
+    def reader(self, v: Tensor) -> Callable[[int], Tensor]:
+        """By the number of a product, what it reads of values ``(B, *in_shape)`` for every output;
+        broadcast to the outputs."""
+        return lambda k: v[..., k : k + 1]
+
+    def column(self, k: int) -> Tensor:
+        """What the product ``k`` of every output multiplies that with."""
+        return self.weight[:, k]
 
     @property
     def terms(self) -> int:

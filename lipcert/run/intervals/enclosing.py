@@ -20,13 +20,14 @@ from lipcert.loading import DeployedFile
 from lipcert.loading.deployed_file import relative_difference
 from lipcert.loading.heads import CUT
 from lipcert.options import Options
+from lipcert.rounding import exceeds
 from lipcert.run.checks import CROSS_CHECK_SAMPLES, check_domain
 from lipcert.run.environment import environment, threads
 from lipcert.run.intervals.batches import Enclosing
 from lipcert.run.intervals.inputs import Goal
 from lipcert.run.intervals.record import Enclosed, IntervalResult, summarised
 from lipcert.run.job import Execution
-from lipcert.run.model import Model
+from lipcert.run.model import Model, with_summation
 from lipcert.run.progress import Watch
 from lipcert.run.task import Task
 from lipcert.version import VERSION
@@ -73,6 +74,7 @@ def enclose(
         raise CannotCertify(f"{dataset.source}: holds no sample, so there is nothing to enclose")
     outputs = outputs_of(model)
     goal = Goal.of(targets, tolerance, len(dataset), len(outputs))
+    model = with_summation(model, options, watch)
     task = Task(model, dataset, np.asarray(indices), options, Execution())
     with threads(1):
         file = DeployedFile(model.loaded, task.network)
@@ -92,9 +94,22 @@ def enclose(
             samples += batches.enclosed([int(i) for i in indices[first : first + _AT_ONCE]])
         watch.stop()
     spent = encloser.budget.spent_shared + sum(sample.failure_probability for sample in samples)
-    if spent > options.failure_probability * (1 + 1e-6) and not options.deterministic:
+    if exceeds(spent, 0.0 if options.deterministic else options.failure_probability):
         raise InternalError(f"the norms fail with probability {spent}; please report this")
-    record = {
+    record = _record(
+        task, samples, spent, coins, tolerance=tolerance,
+        found={"outputs": len(outputs), "cross_check": difference}, began=began,
+    )  # fmt: skip
+    return IntervalResult(record, tuple(samples))
+
+
+def _record(
+    task: Task, samples: Sequence[Enclosed], spent: float, coins: Coins, *,
+    tolerance: float | None, found: dict[str, Any], began: float,
+) -> dict[str, Any]:  # fmt: skip
+    """What is written of a run; ``found``: what else is to be said of the model."""
+    options, dataset, judged = task.options, task.dataset, tolerance is not None
+    return {
         "schema": SCHEMA,
         "lipcert": VERSION,
         "threat_model": threat_model(pixel_domain=options.pixel_domain, space=dataset.unit),
@@ -102,18 +117,17 @@ def enclose(
             "kind": "randomised" if spent else "deterministic", "failure_probability": spent,
         },
         "coins": coins.to_json() if spent else None,
-        "options": options.to_json() | ({} if goal is None else {"tolerance": tolerance}),
-        "model": model.to_json() | {"outputs": len(outputs), "cross_check": difference},
+        "options": options.to_json() | ({"tolerance": tolerance} if judged else {}),
+        "model": task.model.to_json() | found,
         "data": {
             "source": dataset.source, "sha256": dataset.sha256, "size": len(dataset),
-            "chosen": len(indices),
+            "chosen": len(task.indices),
         },
-        "summary": summarised(samples, options, judged=goal is not None),
+        "summary": summarised(samples, options, judged=judged),
         "environment": environment("cpu", 1, 0),
         "seconds": time.perf_counter() - began,
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }  # fmt: skip
-    return IntervalResult(record, tuple(samples))
 
 
 def _compared(task: Task, file: DeployedFile) -> float:

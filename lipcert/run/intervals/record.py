@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lipcert.options import Options
+from lipcert.report.provenance import summation
 
 Pairs = tuple[tuple[float, float], ...]
 NOTHING = (-math.inf, math.inf)
@@ -111,7 +112,16 @@ def rows(result: IntervalResult) -> Iterator[tuple[str, str]]:
         yield "verdicts", told
     chance = record["assurance"]["failure_probability"]
     yield "assurance", f"{record['assurance']['kind']}, failing with p ≤ {chance:.2g}"
-    yield "arithmetic", f"covers the deployed {record['options']['deployed']} model"
+    deployed = record["options"]["deployed"]
+    measured = record["model"].get("summation")
+    yield (
+        "arithmetic",
+        (
+            f"covers the {deployed} model {summation(measured)}"
+            if measured
+            else f"covers the deployed {deployed} model"
+        ),
+    )
     difference = record["model"]["cross_check"]
     yield "cross-check", f"relative difference {difference:.2g} from onnxruntime"
     yield "time", f"{record['seconds']:.1f} s"
