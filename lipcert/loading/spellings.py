@@ -203,7 +203,8 @@ class _Making(Rebuilding[Sorted | Mirrored | Bent]):
             return 0.0
         values = torch.cat([known.first[known.pair], known.second[known.pair]])
         owners = self.owners(values[values >= 0])
-        return 2.0 * max(self.behind[i] for i in set(owners.tolist()))
+        most: int = max(self.behind[i] for i in set(owners.tolist()))
+        return 2.0 * most
 
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum
