@@ -145,6 +145,11 @@ class RoundingSweep(Forward[Rounded[P]], ABC):
                 own, activation, activation.perturbation(*before.here.box, before.size)
             )
             additions = additions + activation.additions
+        if isinstance(activation, MaxMin) and activation.passing:
+            # What passes is still the sum that it was.
+            *both, _ = activation.parts(additions, activation.axis + 1)
+            rest = activation.parts(before.additions, activation.axis + 1)[2]
+            additions = torch.cat([*both, rest + activation.additions], activation.axis + 1)
         step = _Step(passed, length, fresh, additions)
         return self._rounded(i, here, [before], step)
 

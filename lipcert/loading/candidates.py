@@ -33,7 +33,8 @@ def candidates(forms: Forms) -> set[int]:
         if not isinstance(node.kind, Activation):
             starts = False
         elif forms.alone:
-            starts = isinstance(node.kind, _BENDS) and _again(network, node.inputs[0], bent, read)
+            again = isinstance(node.kind, _BENDS) and _again(network, node.inputs[0], bent, read)
+            starts = again and (_is_summed(network, i) or _is_repeated(network, node.inputs[0]))
         else:
             starts = _mixes(network, i)
         if not (starts or any(parts)) or not forms.is_transparent(i):
@@ -49,6 +50,19 @@ def _again(network: Network, i: int, bent: Counter[int], read: Counter[int]) -> 
     if read[i] > 1 or bent[_source(network, i)] > 1 or _is_repeated(network, i):
         return True
     return _moves(network, i) and _again(network, network.nodes[i].inputs[0], bent, read)
+
+
+def _is_summed(network: Network, i: int) -> bool:
+    """Whether a node's values, moved and scaled, are put together with others."""
+    for j in network.readers[i]:
+        kind = network.nodes[j].kind
+        if isinstance(kind, Sum) or (_is_scaled(kind) and _is_summed(network, j)):
+            return True
+    return False
+
+
+def _is_scaled(kind: Kind) -> bool:
+    return isinstance(kind, Select | Diagonal)
 
 
 def _mixes(network: Network, i: int) -> bool:

@@ -144,7 +144,8 @@ class _Making(Rebuilding[Sorted | Mirrored | Bent]):
         pair, shape = known.pair, tuple(node.shape)
         unique, back = _in_order(torch.stack([known.first, known.second, known.sign], 1)[pair])
         alone, which = _in_order(known.first[~pair, None])
-        kind = MaxMin(0, known.spelling + self._merged(unique), known.additions, len(alone))
+        additions = known.additions + self._linear(known)
+        kind = MaxMin(0, known.spelling + self._merged(unique), additions, len(alone))
         name = (
             unique.numpy().tobytes(), alone.numpy().tobytes(), kind.spelling, kind.additions,
             known.within,
@@ -194,6 +195,16 @@ class _Making(Rebuilding[Sorted | Mirrored | Bent]):
             node = self.builder.operator(Diagonal.of(None, None, shape), node, origin)
             self.builder.format = own
         return node
+
+    def _linear(self, known: Sorted) -> float:
+        """A sum of both values bends nothing in the file, so that what made them is still behind
+        it."""
+        if not bool(((known.larger == known.smaller) & known.pair).any()):
+            return 0.0
+        values = torch.cat([known.first[known.pair], known.second[known.pair]])
+        owners = self.owners(values[values >= 0])
+        most: int = max(self.behind[i] for i in set(owners.tolist()))
+        return 2.0 * most
 
     def _merged(self, pairs: Tensor) -> float:
         """Where both values of a pair are sums of their own, either may be merged into the sum

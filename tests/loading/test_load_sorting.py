@@ -682,3 +682,19 @@ def test_bends_that_are_written_out_cost_what_they_bend(
         for node in network.nodes
     )  # fmt: skip
     assert float(off) <= 4 * products * SINGLE.unit
+
+
+def test_what_passes_a_comparison_is_still_the_sum_that_it_was() -> None:
+    """A large value that is added behind it may be what its 64 products are added to."""
+    builder = NetworkBuilder((1, 64))
+    rows = torch.full((3, 64), 0.01, dtype=torch.float64)
+    sums = builder.operator(Dense.of(rows, None, (1, 64)), 0)
+    past = builder.activation(MaxMin(1, passing=1), sums)
+    large = builder.operator(Select.of(torch.tensor([[-1, -1, 0]]), (1, 64)), 0)
+    large = builder.operator(Diagonal.of(ONE * 1024, None, (1, 3)), large)
+    network = builder.build(builder.sum([past, large]))
+    x, eps = torch.ones(1, 64, dtype=torch.float64), torch.tensor([1e-6], dtype=torch.float64)
+    deployment = Deployment.of(network, arithmetic=SINGLE, softmax=False)
+    labels = torch.full((1,), 2)
+    errors = deployment.pair_errors(deployment.centre(x), labels, eps)
+    assert float(errors[0, 0]) >= 64 * 1024 * SINGLE.unit
