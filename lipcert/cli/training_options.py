@@ -49,7 +49,7 @@ Augment = Annotated[
     Literal["auto", "none", "crop", "flip", "crop-flip"],
     typer.Option(
         help="crop: moved by up to 4 pixels; flip: mirrored or not; auto: both of photographs, "
-        "none of anything else.",
+        "flip alone for lip-patch, none of anything else.",
         rich_help_panel=_DATA,
     ),
 ]

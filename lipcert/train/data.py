@@ -113,14 +113,17 @@ class Batches:
             yield pixels[mine], labels[mine]
 
 
-def chosen_augment(asked: Augment, data: Dataset) -> Augment:
-    """``auto`` is ``crop-flip`` of photographs and ``none`` of all else.
+def chosen_augment(asked: Augment, data: Dataset, patches: bool = False) -> Augment:
+    """``auto`` is ``crop-flip`` of photographs and ``none`` of all else. Of photographs that a
+    network reads in ``patches`` of fixed places it is ``flip``: moved by a pixel all of them are
+    others, and in short trainings that costs more than it brings (tests/benchmarks/RESULTS.md).
 
     Raises ``UsageError`` where images that are flat are to be moved.
     """
     found: Augment = asked
     if asked == "auto":
-        found = "crop-flip" if natural(data) else "none"
+        moved: Augment = "flip" if patches else "crop-flip"
+        found = moved if natural(data) else "none"
     if found != "none" and data.images.ndim != 4:
         raise UsageError(f"--augment {asked}: the images are flat; give --augment none")
     return found

@@ -156,9 +156,8 @@ def _notes(opened: _Opened) -> tuple[str, ...]:
 def _recipe(job: FineTuning, data: Dataset) -> Recipe:
     if isinstance(job.recipe, Recipe):
         return job.recipe
-    wanted = ARCHITECTURES.get(job.arch or "")
-    patches, pretrained = isinstance(wanted, PatchArchitecture), job.model is not None
-    found = job.recipe.recipe(Situation(natural(data), patches, pretrained))
+    situation = Situation(natural(data), _in_patches(job), pretrained=job.model is not None)
+    found = job.recipe.recipe(situation)
     if job.recipe.given.get("batch_size") is not None:
         return found
     # No preset asks for larger batches than there are images.
@@ -166,6 +165,10 @@ def _recipe(job: FineTuning, data: Dataset) -> Recipe:
     world = job.processes.world
     most = (count - round(count * found.validation)) // world * world
     return replace(found, batch_size=max(1, min(found.batch_size, most)))
+
+
+def _in_patches(job: FineTuning) -> bool:
+    return isinstance(ARCHITECTURES.get(job.arch or ""), PatchArchitecture)
 
 
 def _training(
@@ -177,7 +180,7 @@ def _training(
     watch: TrainingWatch,
 ) -> Training:
     processes, recipe, model = job.processes, opened.recipe, opened.source.model
-    augment = chosen_augment(recipe.augment, train.data)
+    augment = chosen_augment(recipe.augment, train.data, _in_patches(job))
     batches = Batches(
         train, recipe.batch_size, recipe.seed, augment, processes.rank, processes.world
     )

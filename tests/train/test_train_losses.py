@@ -245,6 +245,9 @@ def test_crops_and_flips_move_whole_images(how):
 
 def test_auto_moves_photographs_and_flat_images_are_not_moved():
     assert chosen_augment("auto", made_up()) == "crop-flip"
+    assert chosen_augment("auto", made_up(), patches=True) == "flip"
+    assert chosen_augment("crop-flip", made_up(), patches=True) == "crop-flip"
+    assert chosen_augment("auto", made_up(shape=(1, 28, 28)), patches=True) == "none"
     assert chosen_augment("auto", made_up(shape=(1, 28, 28))) == "none"
     assert chosen_augment("crop", made_up(shape=(1, 28, 28))) == "crop"
     flat = made_up(shape=(20,))
