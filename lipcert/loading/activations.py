@@ -31,7 +31,7 @@ from lipcert.network.activations import (
 from lipcert.network.activations.base import Activation
 
 # A limit that stands for none: a logit of a million is a network's end in any case.
-_FAR = 1e6
+FAR = 1e6
 # Of more values each is compared with too many others.
 _MOST_SORTED = 512
 
@@ -60,7 +60,7 @@ def _limited(call: Call, x: Variable, lower: Tensor, upper: Tensor) -> Variable:
         raise Unsupported("a limit is NaN")
     if bool((lower == math.inf).any() or (upper == -math.inf).any()):
         raise Unsupported("a limit leaves no finite value")
-    most = min(call.assembler.own.largest, _FAR)
+    most = min(call.assembler.own.largest, FAR)
     low = None if bool((lower <= -most).all()) else lower
     high = None if bool((upper >= most).all()) else upper
     left_out = [limit.abs() for limit, kept in ((lower, low), (upper, high)) if kept is None]

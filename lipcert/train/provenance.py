@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
+from lipcert.loading.activations import FAR
 from lipcert.loading.reader import network_of, read
 from lipcert.network import Network, fold
 from lipcert.network.operators import Convolution, Dense, Diagonal
@@ -25,6 +26,8 @@ _TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _LARGEST = 2**24
 # Codes of tensors are far from small multiples of each other, so that a factor is not mistaken.
 _FIRST_CODE = 1_000_003
+# What is written is so much smaller, exactly: limits beyond ``FAR`` are none to the reader.
+_SCALE = 2.0**-24
 _TOLERANCE = 1e-7
 
 
@@ -67,12 +70,13 @@ class Binding:
 
 
 def parameters(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The file's floating tensors that have axes, by name."""
-    return {
+    """The file's floating tensors that have axes, by name, but for limits that stand for none."""
+    found = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.data_type in _TYPES and tensor.dims and np.prod(tensor.dims) < _LARGEST
     }
+    return {name: values for name, values in found.items() if (np.abs(values) < FAR).any()}
 
 
 def bindings(model: onnx.ModelProto, name: str, network: Network) -> tuple[Binding, ...]:
@@ -93,7 +97,7 @@ def bindings(model: onnx.ModelProto, name: str, network: Network) -> tuple[Bindi
         for tensor in probe.graph.initializer:
             if tensor.name in tensors:
                 old = tensors[tensor.name]
-                value = fill(names.index(tensor.name), old.size).reshape(old.shape)
+                value = _SCALE * fill(names.index(tensor.name), old.size).reshape(old.shape)
                 tensor.CopyFrom(numpy_helper.from_array(value.astype(old.dtype), tensor.name))
         readings.append(network_of(read(probe, name), name))
     if any(_outline(reading) != _outline(network) for reading in readings):
@@ -128,7 +132,7 @@ def _binding(
     names: list[str],
     tensors: dict[str, np.ndarray],
 ) -> Binding | None:
-    place, mirrored, owner = values
+    place, mirrored, owner = (value / _SCALE for value in values)
     shape = tuple(place.shape)
     if {tuple(value.shape) for value in values} != {shape} or not place.numel():
         return None

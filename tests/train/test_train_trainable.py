@@ -193,6 +193,18 @@ def test_a_file_without_weights_is_refused():
         trainable(model)
 
 
+def test_limits_that_stand_for_none_are_left_alone():
+    """As of files that write them so; the other numbers are found as without them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(rewritten(GRAPHS["conv"], "clipped").model)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(".theta"):
+            far = np.full_like(numpy_helper.to_array(tensor), 1e30)
+            tensor.CopyFrom(numpy_helper.from_array(far, tensor.name))
+    made = Trainable(model, "model.onnx", lambda network: network)
+    assert set(made.names) == set(CONV_TENSORS)
+
+
 def test_upper_thresholds_do_not_cross_zero():
     made = trainable(GRAPHS["conv"], "clipped")
     with torch.no_grad():
