@@ -47,12 +47,17 @@ def grouped(network: Network) -> Network:
 def _is_compared(network: Network, i: int, found: set[int]) -> bool:
     """Whether a node's values are compared again, in what is no order statistic of a group: then
     all of its comparisons stay, one after another (``stages``)."""
-    for j, node in enumerate(network.nodes):
-        if i in node.inputs and j not in found:
-            if isinstance(node.kind, MaxMin | GroupMax | GroupSort):
+    waiting, seen = [i], {i} | found
+    while waiting:
+        for j in network.readers[waiting.pop()]:
+            kind = network.nodes[j].kind
+            if j in seen:
+                continue
+            if isinstance(kind, MaxMin | GroupMax | GroupSort):
                 return True
-            if isinstance(node.kind, Select | Sum) and _is_compared(network, j, found):
-                return True
+            if isinstance(kind, Select | Sum):
+                seen.add(j)
+                waiting.append(j)
     return False
 
 
