@@ -114,10 +114,11 @@ def _opened(job: FineTuning) -> _Opened:
     if recipe.distil_features:
         # Refused before anything is trained, where there are none.
         trainable.features(torch.zeros(1, *trainable.template.in_shape))
-    balanced = balance(trainable)
+    # Of isometries the norms are equal; scaled ones would be other isometries.
+    balanced = not _in_patches(job) and balance(trainable)
     check_labels(source.model, data)
     check_test_data(job, source.model)
-    return _Opened(data, recipe, source, trainable, rewritten, bool(balanced))
+    return _Opened(data, recipe, source, trainable, rewritten, balanced)
 
 
 def _trained(job: FineTuning, opened: _Opened, device: str, watch: TrainingWatch) -> Record:

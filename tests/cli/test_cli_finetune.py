@@ -137,6 +137,24 @@ def test_from_scratch_with_a_named_architecture_and_settings_from_a_file(tmp_pat
     assert logits.shape == (2, 10)
 
 
+def test_a_network_of_isometries_goes_on_from_where_it_was(tmp_path):
+    """Its weights are the same function after they were read again, to the last decision."""
+    options = (
+        "--arch", "lip-patch", "--data", "digits", "--eps", "0.2", "--epochs", "1", "--batch-size",
+        "64", "--lr", "0.02", "--validation", "0.2", "--threads", "1", "--no-certify",
+    )  # fmt: skip
+    records = []
+    for weights, folder in ((), "one"), (("one/model.safetensors",), "two"):
+        done = lipcert_process("finetune", *weights, *options, "--output", folder, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        records.append([json.loads(line) for line in lines])
+    (_, ended), (begun, _) = records
+    assert ended["validation_clean"] > 0.3
+    for name in ("validation_clean", "validation_certified_estimate"):
+        assert begun[name] == ended[name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
