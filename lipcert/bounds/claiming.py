@@ -95,7 +95,8 @@ class Claiming(Forward[_Flow]):
         assurance: ProjectionAssurance, coins: RandomNumbers, count: int,
         rounding: Rounding | None, rows: Rows,
     ) -> None:  # fmt: skip
-        self.room, self.factor = assurance.room(rows.guessed or count), assurance.factor
+        room = assurance.room(rows.guessed or count)
+        self.room, self.factor = (room[0] * rows.wider, room[1] * rows.wider), assurance.factor
         if rows.exact:
             self.room, self.factor = (1.0, self.room[1]), 1.0
         self.network, self.rough, self.exact = network, rough, rows.exact

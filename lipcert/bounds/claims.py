@@ -94,11 +94,12 @@ class Rows:
     activations that are straight at most neurons, are sent through the claimed slopes as well, each
     by itself, so that their 1-norms are exact too. ``guessed``: by how many projections a claim
     would be made that this one only guesses, not to be proven, with rows from normal tangents; else
-    0."""
+    0. ``wider``: by how much more than a claim usually leaves room for."""
 
     exact: bool = False
     guessed: int = 0
     columns: int = 0
+    wider: float = 1.0
 
 
 def claimed_box(anchor: Tensor, place: Claimed) -> Box:

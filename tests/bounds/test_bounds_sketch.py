@@ -72,6 +72,27 @@ def test_proven_widths_cover_the_exact_ones(seed: int) -> None:
         assert covered(case, claim, proof)
 
 
+def test_a_wider_claim_is_left_less_often_and_no_run_leaves_what_is_proven_of_any() -> None:
+    missed = {}
+    for wider in (0.4, 1.5):
+        missed[wider] = 0
+        for seed in range(4):
+            case = Case(seed)
+            eps = torch.full((len(case.x),), 0.02, dtype=torch.float64)
+            coins = [Seeded(len(eps), seeded(k)) for k in range(2)]
+            claim = case.tube.claim(
+                case.centre, eps, ASSURANCE, coins[0], COUNT, None, Rows(wider=wider)
+            )
+            proof = case.tube.prove(case.centre, claim, ASSURANCE, coins[1])
+            missed[wider] += int(proof.missed.sum())
+            values = case.network.values(in_ball(case.x, eps, seeded(2)))
+            for i, layer in proof.state.items():
+                z = values[case.network.nodes[i].inputs[0] if i else 0]
+                outside = (z < layer.lower) | (z > layer.upper)
+                assert not bool(outside[proof.held].any()), (wider, seed, i)
+    assert missed[0.4] > missed[1.5]
+
+
 def test_what_was_only_guessed_is_not_proven() -> None:
     case = Case(1)
     eps = torch.full((len(case.x),), 1e-3, dtype=torch.float64)

@@ -43,6 +43,9 @@ _SMALLER = 0.9
 _MORE_TRIES, _MUCH_SMALLER = 2, 0.65
 # How often a radius is taken back by a claim that is as fine as the proof, before any is begun.
 _CLAIMS = 3
+# What could not be proven is claimed so much wider at the next try: a claim of few projections may
+# be too narrow at hundreds of neurons, nearer by as well.
+_WIDER = 1.15
 # A claim and a proof cost more than what is left out by aiming so much shorter than was guessed.
 _SHORT = 0.96
 # Where another bound leads so far to the attack no tube is asked: of deep networks that were not
@@ -250,8 +253,9 @@ class TubeRadius:
         coins = sample.allowance.guesses.projections(1 + number)
         rounding = None if sweep is None else sweep.before
         claim = self.tube.claim(
-            sample.centre, eps, self.assurance, coins, plan.claims, rounding, plan.rows
-        )
+            sample.centre, eps, self.assurance, coins, plan.claims, rounding,
+            replace(plan.rows, wider=_WIDER**number),
+        )  # fmt: skip
         return claim, sweep
 
     def _prove(
