@@ -78,7 +78,7 @@ PACES: dict[Effort, Pace] = {
         near=1.0, stages=(10,), coupled=False, refine=None,
         leaves=0, leaf_work=0.0, hopeless=0.0,
         attack_steps=5, attack_restarts=0,
-        tube=TubePace(320, 256, 512, 64, 4, 1, 120.0, 3 * _GIBIBYTE),
+        tube=TubePace(320, 256, 512, 64, 4, 2, 120.0, 3 * _GIBIBYTE),
     ),
     "standard": Pace(
         own_norms=True,
