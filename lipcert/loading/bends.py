@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcert.loading.affine_form import NONE
 from lipcert.loading.forms import DEEPEST, HIGHER_ORDERS, Forms
-from lipcert.loading.sorted_values import MOST, MOST_ROUNDED, Rows
+from lipcert.loading.sorted_values import MOST, MOST_ROUNDED, PairedRows
 from lipcert.network.nodes import Sum
 from lipcert.rounding import Arithmetic
 
@@ -40,7 +40,7 @@ def bent(forms: Forms, i: int) -> Bent | None:
         return None
     if len(form.formats) != 1 or form.terms.shape[1] > 2 or form.depth > DEEPEST:
         return None
-    rows = Rows.of(form, forms) if form.within == torch.inf else None
+    rows = PairedRows.of(form, forms) if form.within == torch.inf else None
     if rows is None or not bool((rows.pair & (rows.key[:, 1] == NONE)).all()):
         return None
     sides = torch.stack([rows.larger.abs(), rows.smaller.abs()])

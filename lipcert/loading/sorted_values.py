@@ -52,7 +52,7 @@ def sorted_values(forms: Forms, i: int) -> Sorted | None:
     if not form.computed and len(form.compared) < 2 and not _repeats(forms, form.compared):
         # One comparison, moved and scaled, is as it should be.
         return None
-    rows = Rows.of(form, forms)
+    rows = PairedRows.of(form, forms)
     if rows is None or not bool(rows.pair.any()):
         return None
     weight = torch.maximum(rows.larger.abs(), rows.smaller.abs())
@@ -71,7 +71,7 @@ def sorted_values(forms: Forms, i: int) -> Sorted | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class PairedRows:
     """Of every value its pair ``(a, b, r)`` of ``|a + r b|``, and what it has of both."""
 
     key: Tensor
@@ -80,7 +80,7 @@ class Rows:
     pair: Tensor
 
     @classmethod
-    def of(cls, form: AffineForm, forms: Forms) -> Rows | None:
+    def of(cls, form: AffineForm, forms: Forms) -> PairedRows | None:
         size = form.live & (form.terms >= MAGNITUDES)
         has, plain = size.any(1), form.live & ~size
         if bool((size.sum(1) > 1).any()) or not bool(form.live.any(1).all()):
@@ -117,7 +117,7 @@ def _among(keys: Tensor, some: Tensor) -> Tensor:
     return torch.isin(back[len(some) :], back[: len(some)])
 
 
-def _apart(rows: Rows, alone: Tensor, off: Tensor) -> float | None:
+def _apart(rows: PairedRows, alone: Tensor, off: Tensor) -> float | None:
     """How far the larger and the smaller of a pair have to be off for every value to be off as it
     is: with ``(p, q)`` and ``(p', q')`` of both by Cramer's rule. None where values are mixed, and
     not of two kinds."""
