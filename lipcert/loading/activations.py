@@ -30,8 +30,8 @@ from lipcert.network.activations import (
 )
 from lipcert.network.activations.base import Activation
 
-# A limit that stands for none: a logit of a million is a network's end in any case.
-FAR = 1e6
+# A limit that stands for none: no network computes anything with values so large.
+FAR = 1e12
 # Of more values each is compared with too many others.
 _MOST_SORTED = 512
 

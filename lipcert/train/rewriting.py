@@ -34,7 +34,7 @@ ActivationChoice = Literal["keep", "maxmin", "clipped", "maxmin-clipped"]
 Sharing = Literal["neuron", "channel"]
 
 # Without effect on any value, and yet a number that the reader takes for a limit.
-NO_LIMIT = 2.0**19
+NO_LIMIT = 2.0**39
 _BROADCASTING_OPSET = 8
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
